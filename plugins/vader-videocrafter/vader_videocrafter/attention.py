@@ -1,0 +1,90 @@
+"""Attention, feed-forward and the transformer block shared by the spatial and temporal transformers.
+
+Shape letters: b samples, t frames, n tokens a frame, l text tokens, d width. A "row" is one attention
+sequence of a block's self-attention: a frame (spatial) or a pixel's history (temporal).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from vader_videocrafter.norm import LayerNorm
+
+
+class Attention(nn.Module):
+    """Multi-head attention without mask or positions; queries from `x`, keys and values from `context` or `x`."""
+
+    def __init__(self, width: int, heads: int, head_width: int, context_width: int | None = None) -> None:
+        super().__init__()
+        inner = heads * head_width
+        self.heads = heads
+        self.to_q = nn.Linear(width, inner, bias=False)
+        self.to_k = nn.Linear(context_width or width, inner, bias=False)
+        self.to_v = nn.Linear(context_width or width, inner, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(inner, width))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Attends.
+
+        Args:
+            x: `[rows, n, d]`.
+            context: `[b, l, context d]` with `rows` a multiple of b (all rows of a sample adjacent); None for
+                self-attention.
+
+        Returns:
+            `[rows, n, d]`.
+        """
+        rows, tokens, _ = x.shape
+        source = x if context is None else context
+        q, k, v = self.to_q(x), self.to_k(source), self.to_v(source)
+        # Every query sees the whole text on its own, so a sample's frames can share one copy of keys and values.
+        q = q.reshape(source.shape[0], -1, q.shape[-1])
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
+        out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        return self.to_out(out.reshape(rows, tokens, -1))
+
+
+class GatedProjection(nn.Module):
+    """Linear to twice the width; the first half times the exact GELU of the second."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(width, 2 * inner)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., d]` to `[..., inner]`."""
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    """Gated feed-forward of four times the width."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        # The empty middle keeps the official index of the output layer, which follows a dropout there.
+        self.net = nn.Sequential(GatedProjection(width, 4 * width), nn.Identity(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., d]` to `[..., d]`."""
+        return self.net(x)
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm block: self-attention, attention to the text (or to itself once more), feed-forward."""
+
+    def __init__(self, width: int, heads: int, head_width: int, context_width: int | None) -> None:
+        super().__init__()
+        self.attn1 = Attention(width, heads, head_width)
+        self.ff = FeedForward(width)
+        self.attn2 = Attention(width, heads, head_width, context_width)
+        self.norm1 = LayerNorm(width)
+        self.norm2 = LayerNorm(width)
+        self.norm3 = LayerNorm(width)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """`[rows, n, d]` to `[rows, n, d]`; `context` `[b, l, d]` for the second attention."""
+        x = x + self.attn1(self.norm1(x))
+        x = x + self.attn2(self.norm2(x), context)
+        return x + self.ff(self.norm3(x))
