@@ -1,0 +1,1 @@
+"""Rewards for video diffusion: published scorers, exact, differentiable to the pixels, batched."""

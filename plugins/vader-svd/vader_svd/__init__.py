@@ -1,0 +1,1 @@
+"""Stable Video Diffusion, image to video, as a plugin of ``vader``."""

@@ -1,0 +1,364 @@
+"""The backbone contract: a video diffusion model."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vader_core.errors import VaderError
+from vader_core.geometry import Geometry, GeometryRequest
+from vader_core.prompts import Prompt
+from vader_core.randomness import Randomness
+from vader_core.sampler import Schedule
+
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a backbone uses where the user says nothing.
+
+    Args:
+        geometry: The training geometry.
+        num_steps: Sampling steps S.
+        guidance_scale: One number, or (first, last) for a scale that runs linearly over the latent frames.
+        sampler: Name of the sampler.
+        sampler_options: Options of that sampler.
+        gradient: Where the gradient flows, in the words of ``--gradient``.
+        sample_frames: Frames of ``vader sample`` where they differ from training.
+        negative_prompt: Text of the unconditional branch.
+        precision: ``fp32``, ``bf16`` or ``fp16`` on an accelerator; on a CPU the default is always ``fp32``.
+        prompts: Name of the prompt source for a bare run.
+    """
+
+    geometry: Geometry
+    num_steps: int
+    guidance_scale: float | tuple[float, float]
+    sampler: str
+    sampler_options: Mapping[str, Any] = field(default_factory=dict)
+    gradient: str = "last"
+    sample_frames: int | None = None
+    negative_prompt: str = ""
+    precision: str = "bf16"
+    prompts: str | None = None
+
+
+@dataclass(frozen=True)
+class Text:
+    """Encoded prompts, with their negative side. Every tensor has the batch axis first.
+
+    Args:
+        positive: The prompts' encodings by name, e.g. ``{"embeddings": [B, l, d], "mask": [B, l]}``.
+        negative: The same names for the negative prompts.
+    """
+
+    positive: Tensors
+    negative: Tensors
+
+    def __len__(self) -> int:
+        return len(next(iter(self.positive.values())))
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """All that the denoiser is given beside latents and time. Opaque to the core but for the batch axis.
+
+    Args:
+        tensors: [B, …] each.
+        unconditional: The same names for the unconditional branch; ``None`` where guidance is impossible.
+        shared: What does not depend on the sample (a geometry, a flag); equal in every part of a batch.
+    """
+
+    tensors: Tensors
+    unconditional: Tensors | None = None
+    shared: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    def __getitem__(self, index: slice) -> Conditioning:
+        """The samples of ``index``."""
+        unconditional = None
+        if self.unconditional is not None:
+            unconditional = {name: value[index] for name, value in self.unconditional.items()}
+        return Conditioning(
+            {name: value[index] for name, value in self.tensors.items()}, unconditional, self.shared
+        )
+
+    @property
+    def conditional_branch(self) -> Conditioning:
+        """The conditional branch alone."""
+        return Conditioning(self.tensors, None, self.shared)
+
+    @property
+    def unconditional_branch(self) -> Conditioning:
+        """The unconditional branch, as a conditioning of its own.
+
+        Raises:
+            VaderError: The backbone made none.
+        """
+        if self.unconditional is None:
+            raise VaderError("this backbone has no unconditional branch: use --guidance-scale 1")
+        return Conditioning(self.unconditional, None, self.shared)
+
+    @staticmethod
+    def cat(parts: Sequence[Conditioning]) -> Conditioning:
+        """The parts as one batch, in order. ``shared`` is the first part's."""
+        first = parts[0]
+        tensors = {name: torch.cat([part.tensors[name] for part in parts]) for name in first.tensors}
+        unconditional = None
+        if first.unconditional is not None:
+            branches = [part.unconditional_branch.tensors for part in parts]
+            unconditional = {
+                name: torch.cat([branch[name] for branch in branches]) for name in first.unconditional
+            }
+        return Conditioning(tensors, unconditional, first.shared)
+
+
+class TextCache:
+    """Encodings by content, kept on the CPU and, where a directory is given, on disk.
+
+    Args:
+        key: Words that set this encoder apart from every other (weights, length, dtype); part of the content hash.
+        directory: Where files are kept as safetensors between runs; ``None`` keeps them in memory alone.
+    """
+
+    def __init__(self, key: str, directory: Path | None = None) -> None:
+        self.key = key
+        self.directory = directory
+        self._held: dict[str, dict[str, Tensor]] = {}
+
+    def _name(self, text: str) -> str:
+        return hashlib.sha256(f"{self.key}\0{text}".encode()).hexdigest()
+
+    def get(self, text: str) -> dict[str, Tensor] | None:
+        """The encoding of ``text`` (tensors without a batch axis), or ``None``."""
+        if text in self._held:
+            return self._held[text]
+        if self.directory is None:
+            return None
+        path = self.directory / f"{self._name(text)}.safetensors"
+        if not path.is_file():
+            return None
+        from safetensors.torch import load_file
+
+        self._held[text] = load_file(path)
+        return self._held[text]
+
+    def put(self, text: str, tensors: Tensors) -> None:
+        """Keep the encoding of ``text``; a file is written beside its place and renamed into it."""
+        held = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        self._held[text] = held
+        if self.directory is None:
+            return
+        from vader_core.weights import save_tensors
+
+        self.directory.mkdir(parents=True, exist_ok=True)
+        save_tensors(held, self.directory / f"{self._name(text)}.safetensors")
+
+
+class Backbone(ABC):
+    """A video diffusion model, in two stages.
+
+    The constructor is cheap: configuration, defaults, LoRA targets, the schedule and every check of a geometry work at
+    once. :meth:`load` builds the modules on ``device`` and reads the weights; only then do ``denoiser`` and the methods
+    below it work. All modules are in eval mode and frozen; the core attaches the LoRA to ``denoiser``.
+
+    Args:
+        device: Where the modules live.
+        dtype: Of the frozen weights while computing.
+    """
+
+    #: The registered name.
+    name: ClassVar[str]
+    #: Whether ``decode(…, frames)`` gives exactly the full decode's frames.
+    decode_is_exact: ClassVar[bool] = True
+    #: Whether every prompt needs an image.
+    needs_image: ClassVar[bool] = False
+
+    denoiser: nn.Module
+
+    def __init__(self, *, device: torch.device, dtype: torch.dtype) -> None:
+        self.device = torch.device(device)
+        self.dtype = dtype
+        #: Recompute activations in the backward pass; has an effect only where gradients are recorded.
+        self.gradient_checkpointing = False
+        self.text_cache = TextCache(type(self).__name__)
+
+    # -- known before the weights are ------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def defaults(self) -> Defaults:
+        """What is used where the user says nothing."""
+
+    @property
+    @abstractmethod
+    def schedule(self) -> Schedule:
+        """The noise schedule; its ``prediction_type`` says what :meth:`predict` returns."""
+
+    @property
+    @abstractmethod
+    def lora_targets(self) -> tuple[str, ...]:
+        """Module names (peft's rule: the end of a dotted name) that get a LoRA by default."""
+
+    def resolve_geometry(self, request: GeometryRequest) -> Geometry:
+        """The user's request, filled up from the defaults and checked.
+
+        Raises:
+            VaderError: A form this backbone does not know, or a geometry it cannot make.
+        """
+        base = self.defaults.geometry
+        frames = base.num_frames if request.num_frames is None else request.num_frames
+        if isinstance(frames, str):
+            if not frames.isdigit():
+                raise VaderError(f"backbone {self.name!r}: num_frames={frames!r} is not a whole number")
+            frames = int(frames)
+        geometry = Geometry(
+            height=base.height if request.height is None else request.height,
+            width=base.width if request.width is None else request.width,
+            num_frames=frames,
+            fps=base.fps if request.fps is None else request.fps,
+        )
+        self.validate(geometry)
+        return geometry
+
+    @abstractmethod
+    def validate(self, geometry: Geometry) -> None:
+        """Refuse a geometry that the model cannot make, naming the nearest that it can.
+
+        Raises:
+            VaderError: Saying what is allowed.
+        """
+
+    @abstractmethod
+    def latent_shape(self, geometry: Geometry) -> tuple[int, int, int, int]:
+        """(C, T, h, w) of one sample's latents."""
+
+    @abstractmethod
+    def build_denoiser(self) -> nn.Module:
+        """A fresh denoiser without weights, on torch's current default device (``meta`` for counting)."""
+
+    # -- after load --------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def load(self) -> None:
+        """Build every module and read the weights; frozen, in eval mode, on ``device``.
+
+        Raises:
+            VaderError: Weights that are missing, gated or do not fit, naming what was wanted.
+        """
+
+    @abstractmethod
+    def encode_texts(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Run the text encoder: tensors [N, …] by name, without a graph. Called only for texts not in the cache."""
+
+    @torch.no_grad()
+    def encode_text(self, prompts: Sequence[Prompt]) -> Text:
+        """Both sides of ``prompts``, each distinct text encoded once and kept."""
+        positive = [prompt.text for prompt in prompts]
+        negative = [
+            self.defaults.negative_prompt if prompt.negative is None else prompt.negative
+            for prompt in prompts
+        ]
+        missing = [text for text in dict.fromkeys(positive + negative) if self.text_cache.get(text) is None]
+        if missing:
+            encoded = self.encode_texts(missing)
+            for row, text in enumerate(missing):
+                self.text_cache.put(text, {name: value[row] for name, value in encoded.items()})
+        return Text(self._stack(positive), self._stack(negative))
+
+    def _stack(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        rows = [self.text_cache.get(text) or {} for text in texts]
+        return {name: torch.stack([row[name] for row in rows]).to(self.device) for name in rows[0]}
+
+    def release_text_encoder(self) -> None:  # noqa: B027 - a backbone whose encoder is small keeps it
+        """Called when every prompt of the run is encoded; frees the encoder where that saves memory."""
+
+    @abstractmethod
+    def condition(
+        self,
+        text: Text,
+        prompts: Sequence[Prompt],
+        geometry: Geometry,
+        rng: Randomness,
+        *,
+        image: Float[Tensor, "b 3 H W"] | None = None,
+    ) -> Conditioning:
+        """All that :meth:`predict` is given, with its unconditional branch.
+
+        Args:
+            text: From :meth:`encode_text`.
+            prompts: The same prompts (their images, their metadata).
+            geometry: A validated geometry.
+            rng: For models whose conditioning is noised.
+            image: First frames in [0, 1] that take the place of the prompts' images (long video); may carry a graph.
+        """
+
+    def initial_noise(self, batch: int, geometry: Geometry, rng: Randomness) -> Float[Tensor, "b c t h w"]:
+        """Standard normal latents, float32 (float64 for a float64 backbone), one stream a sample."""
+        wide = torch.float64 if self.dtype == torch.float64 else torch.float32
+        noise = rng.normal("noise", self.latent_shape(geometry), device=self.device, dtype=wide)
+        if len(noise) != batch:
+            raise VaderError(f"noise for {batch} samples was asked of a randomness for {len(noise)}")
+        return noise
+
+    @abstractmethod
+    def predict(
+        self, latents: Float[Tensor, "b c t h w"], timestep: Float[Tensor, " b"], conditioning: Conditioning
+    ) -> Float[Tensor, "b c t h w"]:
+        """One unguided call of the denoiser, over whatever the batch holds (both guidance branches, as a rule).
+
+        Args:
+            latents: Float32 (float64 for a float64 backbone).
+            timestep: In the model's own units, as the sampler planned them; float32 (float64 likewise).
+            conditioning: A single branch: only ``tensors`` and ``shared`` are read.
+        """
+
+    @abstractmethod
+    def decode(
+        self, latents: Float[Tensor, "b c t h w"], geometry: Geometry, frames: Sequence[int] | None = None
+    ) -> Float[Tensor, "b f 3 H W"]:
+        """The video, differentiable, RGB nominally in [0, 1], not clamped.
+
+        Args:
+            latents: Clean latents.
+            geometry: The geometry they were made for.
+            frames: Video frame indices to decode, in this order; ``None`` is all. No more than they need is decoded.
+        """
+
+    def encode_video(self, video: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b c t h w"]:
+        """Latents of a video in [0, 1].
+
+        Raises:
+            VaderError: The backbone ships no encoder.
+        """
+        raise VaderError(f"backbone {self.name!r} has no encoder")
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Every loaded module by its role (``denoiser``, ``autoencoder``, ``text_encoder`` …), for memory and moving."""
+        return {"denoiser": self.denoiser}
+
+    @contextmanager
+    def checkpointing(self, on: bool) -> Iterator[None]:
+        """Within, :attr:`gradient_checkpointing` is ``on``."""
+        before = self.gradient_checkpointing
+        self.gradient_checkpointing = on
+        try:
+            yield
+        finally:
+            self.gradient_checkpointing = before
+
+
+def frozen(module: nn.Module) -> nn.Module:
+    """``module`` frozen and in eval mode."""
+    return module.requires_grad_(False).eval()

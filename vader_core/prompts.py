@@ -1,0 +1,66 @@
+"""The prompt source contract: what to ask the model for."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One request to a video model.
+
+    Args:
+        text: What the video should show.
+        negative: What it should not show; ``None`` leaves the backbone's own negative prompt.
+        image: The picture that an image-to-video model starts from, as a file.
+        metadata: Whatever else the source knows, e.g. ``{"label": "playing piano"}``; rewards may read it.
+    """
+
+    text: str
+    negative: str | None = None
+    image: Path | None = None
+    metadata: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+
+
+class PromptSource(ABC):
+    """Prompts for training and for evaluation, as a pure function of seed and index."""
+
+    @abstractmethod
+    def draw(self, indices: Sequence[int], seed: int = 0) -> list[Prompt]:
+        """The training prompts at ``indices`` (global sample indices, unbounded) of the stream that ``seed`` names.
+
+        Equal arguments give equal prompts, in any order of calls and in any process.
+        """
+
+    @abstractmethod
+    def all(self) -> list[Prompt]:
+        """Every evaluation prompt, in a fixed order; a held-out set where the source has one."""
+
+
+def shuffled_index(index: int, size: int, seed: int) -> int:
+    """Position of draw ``index`` in endless passes over ``size`` items, each pass in its own shuffled order.
+
+    Args:
+        index: Number of the draw, from 0.
+        size: How many items there are, at least 1.
+        seed: Names the stream.
+
+    Returns:
+        An integer in [0, size). Within a pass no item comes twice.
+
+    >>> sorted(shuffled_index(i, 5, seed=3) for i in range(5, 10))
+    [0, 1, 2, 3, 4]
+    """
+    import random
+
+    turn, position = divmod(index, size)
+    order = list(range(size))
+    random.Random(f"{seed}/{turn}").shuffle(order)
+    return order[position]

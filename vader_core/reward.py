@@ -1,0 +1,144 @@
+"""The reward contract: how good a video is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from vader_core.prompts import Prompt
+from vader_core.randomness import Randomness
+
+
+@dataclass(frozen=True)
+class RewardOutput:
+    """What a reward says of a batch.
+
+    Args:
+        score: [B], float32, higher is better; what is reported.
+        loss: [B], float32 (float64 where the video is); what is minimised.
+    """
+
+    score: Float[Tensor, " b"]
+    loss: Float[Tensor, " b"]
+
+
+@dataclass(frozen=True)
+class FramesNeeded:
+    """Which frames a reward must see.
+
+    Args:
+        kind: ``image`` scores frames one by one, any number of them; ``clip`` sees ``count`` frames as a clip (any number
+            from ``minimum`` where ``count`` is ``None``); ``all`` needs every frame.
+        count: Frames of a ``clip``.
+        minimum: Fewest frames of a ``clip`` of any length.
+    """
+
+    kind: str
+    count: int | None = None
+    minimum: int = 1
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.float()
+
+
+#: One frame is enough; several are averaged.
+IMAGE = FramesNeeded("image")
+#: The whole video.
+ALL = FramesNeeded("all")
+
+
+def clip(count: int | None = None, *, minimum: int = 1) -> FramesNeeded:
+    """``count`` frames as a clip, evenly spaced over the video; ``None`` is any number from ``minimum``."""
+    return FramesNeeded("clip", count, minimum)
+
+
+class Reward(ABC):
+    """How good a video is. Frozen and in eval mode; the gradient reaches the pixels alone."""
+
+    #: The registered name.
+    name: ClassVar[str]
+    #: Whether a gradient reaches the pixels; a reward without one can be monitored but not trained on.
+    differentiable: ClassVar[bool] = True
+
+    @property
+    def frames(self) -> FramesNeeded:
+        """Which frames it must see."""
+        return IMAGE
+
+    @abstractmethod
+    def __call__(
+        self, video: Float[Tensor, "b f 3 H W"], prompts: Sequence[Prompt], rng: Randomness
+    ) -> RewardOutput:
+        """Score B videos against B prompts.
+
+        Args:
+            video: RGB nominally in [0, 1], unclamped: clamp as the original scorer does.
+            prompts: One a video.
+            rng: For rewards that draw (masks, crops); the same rng gives the same score.
+        """
+
+
+class ImageReward(Reward):
+    """A reward of single frames: implement :meth:`score_frames` and, for a published target form, :meth:`loss_frames`."""
+
+    @abstractmethod
+    def score_frames(
+        self, frames: Float[Tensor, "n 3 H W"], prompts: Sequence[Prompt]
+    ) -> Float[Tensor, " n"]:
+        """One score a frame, each against its own prompt."""
+
+    def loss_frames(self, scores: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """One loss a frame; without a target form, minus the score."""
+        return -scores
+
+    def __call__(
+        self, video: Float[Tensor, "b f 3 H W"], prompts: Sequence[Prompt], rng: Randomness
+    ) -> RewardOutput:
+        """Score and loss of each frame, then the mean of each over the frames."""
+        batch, count = video.shape[:2]
+        repeated = [prompt for prompt in prompts for _ in range(count)]
+        scores = self.score_frames(rearrange(video, "b f c H W -> (b f) c H W"), repeated)
+        losses = self.loss_frames(scores)
+        return RewardOutput(
+            score=scores.float().view(batch, count).mean(dim=1),
+            loss=_wide(losses).view(batch, count).mean(dim=1),
+        )
+
+
+class ClipReward(Reward):
+    """A reward of a clip: implement :meth:`score`; the loss is minus the score unless :meth:`loss` says otherwise."""
+
+    @property
+    def frames(self) -> FramesNeeded:
+        """A clip of any length."""
+        return clip()
+
+    @abstractmethod
+    def score(
+        self, video: Float[Tensor, "b f 3 H W"], prompts: Sequence[Prompt], rng: Randomness
+    ) -> Float[Tensor, " b"]:
+        """One score a video."""
+
+    def loss(self, scores: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """One loss a video."""
+        return -scores
+
+    def __call__(
+        self, video: Float[Tensor, "b f 3 H W"], prompts: Sequence[Prompt], rng: Randomness
+    ) -> RewardOutput:
+        """Score and loss of each video."""
+        scores = self.score(video, prompts, rng)
+        return RewardOutput(score=scores.float(), loss=_wide(self.loss(scores)))
+
+
+def require_finite(output: RewardOutput) -> bool:
+    """Whether every score and loss is finite."""
+    return bool(torch.isfinite(output.score).all() and torch.isfinite(output.loss).all())

@@ -1,0 +1,273 @@
+"""Weights: where they come from, how they are read, and what each plugin wants.
+
+Nothing that could run code is ever unpickled: safetensors, or ``torch.load(weights_only=True)``, whose unpickler rebuilds
+tensors alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vader_core.errors import MachineError, VaderError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """One file that a component wants.
+
+    Args:
+        repository: Hub repository, e.g. ``xswu/HPSv2``.
+        file: File in it; ``""`` stands for the whole repository in its library's own layout.
+        revision: Commit to pin; ``None`` where none is known, shown as not pinned.
+        sha256: Checked after every read where known.
+        size: Bytes, where known.
+        licence: As the repository states it, where known.
+        gated: Whether the repository asks for an accepted licence and a token.
+        note: Anything a user must know, e.g. a second name of the repository.
+    """
+
+    repository: str
+    file: str = ""
+    revision: str | None = None
+    sha256: str | None = None
+    size: int | None = None
+    licence: str | None = None
+    gated: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class WeightSource:
+    """A parsed ``--weights`` value.
+
+    Args:
+        kind: ``pretrained``, ``path``, ``hub`` or ``random``.
+        path: For ``path``.
+        repository: For ``hub``: ``OWNER/NAME``.
+        file: For ``hub``: a file in the repository, or ``""``.
+        revision: For ``hub``: a branch, tag or commit, or ``None``.
+    """
+
+    kind: str
+    path: Path | None = None
+    repository: str = ""
+    file: str = ""
+    revision: str | None = None
+
+
+def parse_weights(text: str) -> WeightSource:
+    """Read ``pretrained``, ``random``, ``hub:OWNER/NAME[/FILE][@REVISION]`` or a path.
+
+    Raises:
+        VaderError: A ``hub:`` form without owner and name, or a path that does not exist.
+
+    >>> parse_weights("hub:xswu/HPSv2/HPS_v2_compressed.pt@main").file
+    'HPS_v2_compressed.pt'
+    """
+    if text in ("pretrained", "random"):
+        return WeightSource(text)
+    if text.startswith("hub:"):
+        where, _, revision = text.removeprefix("hub:").partition("@")
+        owner, _, rest = where.partition("/")
+        name, _, file = rest.partition("/")
+        if not owner or not name:
+            raise VaderError(f"weights {text!r}: write hub:OWNER/NAME, hub:OWNER/NAME/FILE or …@REVISION")
+        return WeightSource("hub", repository=f"{owner}/{name}", file=file, revision=revision or None)
+    path = Path(text).expanduser()
+    if not path.exists():
+        raise VaderError(
+            f"weights {text!r}: no such file or folder; allowed are `pretrained`, `random`, a path that exists, "
+            "or hub:OWNER/NAME[/FILE][@REVISION]"
+        )
+    return WeightSource("path", path=path)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def check_sha256(path: Path, expected: str | None) -> None:
+    """Refuse a file whose SHA-256 is not the expected one; ``None`` expects nothing.
+
+    Raises:
+        VaderError: Naming both sums.
+    """
+    if expected is None:
+        return
+    found = sha256_of(path)
+    if found != expected:
+        raise VaderError(
+            f"{path}: sha256 is {found}, but {expected} is known for this file; delete it and download it again"
+        )
+
+
+def fetch(wanted: WeightFile, *, needed_for: str, option: str = "--weights PATH") -> Path:
+    """The local path of a hub file (or, where ``file`` is empty, of the repository's snapshot), downloading what is missing.
+
+    Args:
+        wanted: What to fetch.
+        needed_for: What asks, e.g. ``reward 'hps'``; begins the message.
+        option: The option that names a local file instead; ends the message.
+
+    Raises:
+        VaderError: Offline and not here, gated, or not found: names repository, file, token setting and ``option``.
+    """
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        if wanted.file:
+            path = Path(hf_hub_download(wanted.repository, wanted.file, revision=wanted.revision))
+        else:
+            path = Path(snapshot_download(wanted.repository, revision=wanted.revision))
+    except GatedRepoError as error:
+        raise VaderError(
+            f"{needed_for}: {describe(wanted)} is gated: accept its licence on the hub and set HF_TOKEN, or give {option}"
+        ) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        raise VaderError(
+            f"{needed_for}: {describe(wanted)} is not here and could not be downloaded ({type(error).__name__}): "
+            f"go online (HF_TOKEN is sent where it is set), or give {option}"
+        ) from error
+    if wanted.file:
+        check_sha256(path, wanted.sha256)
+    return path
+
+
+def describe(wanted: WeightFile) -> str:
+    """``repository``, file and revision in words."""
+    file = f", file {wanted.file}" if wanted.file else ""
+    revision = f", revision {wanted.revision}" if wanted.revision else ""
+    return f"hub repository {wanted.repository}{file}{revision}"
+
+
+def locate(
+    source: WeightSource, pretrained: WeightFile, *, needed_for: str, option: str = "--weights PATH"
+) -> Path:
+    """The local path that a ``pretrained``, ``path`` or ``hub`` source means (``random`` has none).
+
+    Args:
+        source: From :func:`parse_weights`.
+        pretrained: What ``pretrained`` stands for, and the file looked for in a ``hub`` source without one.
+        needed_for: What asks, for messages.
+        option: The option that names a local file, for messages.
+    """
+    if source.kind == "path" and source.path is not None:
+        return source.path
+    if source.kind == "hub":
+        file = source.file or pretrained.file
+        pretrained = WeightFile(source.repository, file, source.revision)
+    elif source.kind != "pretrained":
+        raise VaderError(f"{needed_for}: weights {source.kind!r} have no file")
+    return fetch(pretrained, needed_for=needed_for, option=option)
+
+
+def load_tensors(path: Path, *, needed_for: str = "weights") -> dict[str, Any]:
+    """Read a ``.safetensors`` file or a torch file; nothing in it is run.
+
+    Returns:
+        For safetensors a flat dict of tensors; for a torch file whatever plain containers of tensors it holds.
+
+    Raises:
+        VaderError: Unreadable, or a pickle that asks for anything but tensors.
+    """
+    if not path.is_file():
+        raise VaderError(f"{needed_for}: {path} is not a file")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return dict(load_file(path))
+        except (SafetensorError, OSError) as error:
+            raise VaderError(f"{needed_for}: {path} is not a readable safetensors file: {error}") from error
+    import pickle
+
+    import torch
+
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise VaderError(
+            f"{needed_for}: {path} was refused: it holds more than tensors and reading it could run code; "
+            "convert it to safetensors where you trust it"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise VaderError(f"{needed_for}: {path} is not a readable torch file: {error}") from error
+    if isinstance(loaded, dict):
+        return loaded
+    return {"": loaded}
+
+
+def save_tensors(
+    tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write safetensors beside ``path`` and rename the file into place."""
+    from safetensors.torch import save_file
+
+    with replacing(path) as beside:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, beside, dict(metadata or {}))
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside ``path`` to write to; renamed over it when the block ends well, removed when it does not.
+
+    Raises:
+        MachineError: The disk is full or cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield beside
+        with beside.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        beside.replace(path)
+    except OSError as error:
+        raise MachineError(
+            f"cannot write {path}: {error.strerror or error}; free the disk or choose another --out"
+        ) from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], *, what: str) -> None:
+    """Load ``tensors`` into ``module``: every key must be there, none may be left over, every shape must fit.
+
+    Raises:
+        VaderError: Listing what is missing, unexpected or of another shape.
+    """
+    wanted = module.state_dict()
+    missing = sorted(wanted.keys() - tensors.keys())
+    unexpected = sorted(tensors.keys() - wanted.keys())
+    misfits = [
+        f"{name} {tuple(tensors[name].shape)} instead of {tuple(wanted[name].shape)}"
+        for name in sorted(wanted.keys() & tensors.keys())
+        if tensors[name].shape != wanted[name].shape
+    ]
+    if missing or unexpected or misfits:
+        raise VaderError(misfit_message(what, missing, unexpected, misfits))
+    module.load_state_dict(dict(tensors), strict=True, assign=False)
+
+
+def misfit_message(what: str, missing: list[str], unexpected: list[str], misfits: list[str]) -> str:
+    """One message for weights that do not fit: counts, then the first ten names of each kind."""
+    parts = [f"{what}: {len(missing)} missing, {len(unexpected)} unexpected, {len(misfits)} of another shape"]
+    for label, names in (("missing", missing), ("unexpected", unexpected), ("shape", misfits)):
+        if names:
+            shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+            parts.append(f"{label}: {shown}")
+    return "; ".join(parts)
