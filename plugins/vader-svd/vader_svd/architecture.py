@@ -47,6 +47,13 @@ _IMAGE_ENCODER = {
     "projection_dim": 1024,
     "hidden_act": "gelu",
 }
+_SCHEDULER = {
+    "sigma_min": 0.002,
+    "sigma_max": 700.0,
+    "prediction_type": "v_prediction",
+    "use_karras_sigmas": True,
+    "timestep_type": "continuous",
+}
 
 _TINY_UNET = {
     "sample_size": 8,
@@ -88,7 +95,7 @@ class Architecture(BaseModel):
         unet: Of diffusers' `UNetSpatioTemporalConditionModel`.
         vae: Of diffusers' `AutoencoderKLTemporalDecoder`.
         image_encoder: Of transformers' `CLIPVisionConfig`.
-        scheduler: Of diffusers' `EulerDiscreteScheduler`; read by nobody but a check of its sigmas.
+        scheduler: Of diffusers' `EulerDiscreteScheduler`; the published values where left out.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -97,3 +104,104 @@ class Architecture(BaseModel):
     vae: dict[str, Any]
     image_encoder: dict[str, Any]
     scheduler: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def vae_factor(self) -> int:
+        """Pixels to one latent position, along each side."""
+        return 2 ** (len(self.vae["block_out_channels"]) - 1)
+
+    @property
+    def latent_channels(self) -> int:
+        """C of the latents."""
+        return int(self.vae["latent_channels"])
+
+    @property
+    def sigmas(self) -> tuple[float, float]:
+        """Smallest and largest noise level.
+
+        Raises:
+            VaderError: A scheduler of another kind than the one this model was trained with.
+        """
+        for name, needed in _SCHEDULER.items():
+            found = self.scheduler.get(name, needed)
+            if name not in ("sigma_min", "sigma_max") and found != needed:
+                raise VaderError(
+                    f"backbone 'svd': the scheduler's {name}={found!r} is not supported: only {needed!r}, "
+                    "the published value"
+                )
+        both = {**_SCHEDULER, **self.scheduler}
+        return float(both["sigma_min"]), float(both["sigma_max"])
+
+
+#: `full` and `xt` differ only in the length they were trained at (14 and 25 frames).
+NAMED = {
+    "full": Architecture(unet=_UNET, vae=_VAE, image_encoder=_IMAGE_ENCODER),
+    "xt": Architecture(unet={**_UNET, "num_frames": 25}, vae=_VAE, image_encoder=_IMAGE_ENCODER),
+    "tiny": Architecture(unet=_TINY_UNET, vae=_TINY_VAE, image_encoder=_TINY_IMAGE_ENCODER),
+}
+#: The networks of a diffusers folder, each with its own `config.json`.
+PARTS = ("unet", "vae", "image_encoder")
+
+
+def resolve_architecture(value: str) -> Architecture:
+    """``full``, ``xt``, ``tiny``, a JSON file with the parts as keys, or a folder in diffusers' layout.
+
+    Raises:
+        VaderError: None of these, or a file that does not hold what it should.
+    """
+    if value in NAMED:
+        return NAMED[value]
+    path = Path(value).expanduser()
+    if path.is_dir():
+        parts = {part: read_config(path / part / "config.json") for part in PARTS}
+        return Architecture(**parts, scheduler=read_config(path / "scheduler" / "scheduler_config.json"))
+    if not path.is_file():
+        raise VaderError(
+            f"backbone 'svd': architecture {value!r} is not known: use {', '.join(NAMED)}, "
+            "a JSON file with the keys unet, vae and image_encoder, or a folder in diffusers' layout"
+        )
+    try:
+        return Architecture.model_validate(_read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise VaderError(f"backbone 'svd': architecture {path}: {where}: {first['msg']}") from error
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise VaderError(f"backbone 'svd': {path} is not readable JSON: {error}") from error
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Constructor parameters from a `config.json`; the keys that name classes and versions are left out.
+
+    Raises:
+        VaderError: No such file, or not a JSON object.
+    """
+    held = _read_json(path)
+    if not isinstance(held, dict):
+        raise VaderError(f"backbone 'svd': {path} does not hold a JSON object")
+    if isinstance(held.get("vision_config"), dict):
+        held = {**held["vision_config"], **{key: value for key, value in held.items() if key == "projection_dim"}}
+    ignored = {"architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "vision_config"}
+    return {key: value for key, value in held.items() if not key.startswith("_") and key not in ignored}
+
+
+#: Recorded by the classes but used by no computation.
+_UNUSED = {"sample_size"}
+
+
+def differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """The parameters that both name with different values, as ``name=found instead of wanted``.
+
+    >>> differences({"num_frames": 14, "in_channels": 8}, {"num_frames": 25, "in_channels": 8})
+    ['num_frames=25 instead of 14']
+    """
+    return [
+        f"{name}={found[name]} instead of {value}"
+        for name, value in wanted.items()
+        if name in found and name not in _UNUSED and json.loads(json.dumps(found[name])) != json.loads(json.dumps(value))
+    ]

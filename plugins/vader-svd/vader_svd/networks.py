@@ -1,0 +1,63 @@
+"""The three networks from their constructor parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from vader_core.errors import VaderError
+
+from vader_svd.architecture import Architecture
+
+Module = TypeVar("Module", bound=nn.Module)
+
+#: Standard deviation given to weights that an initialisation leaves at zero, so that no output is trivially zero.
+RANDOM_STD = 0.02
+
+
+def build_unet(architecture: Architecture) -> nn.Module:
+    """The denoiser, diffusers' `UNetSpatioTemporalConditionModel`, freshly initialised."""
+    from diffusers import UNetSpatioTemporalConditionModel
+
+    return _construct("unet", UNetSpatioTemporalConditionModel, architecture.unet)
+
+
+def build_autoencoder(architecture: Architecture) -> nn.Module:
+    """Diffusers' `AutoencoderKLTemporalDecoder`, freshly initialised."""
+    from diffusers import AutoencoderKLTemporalDecoder
+
+    return _construct("vae", AutoencoderKLTemporalDecoder, architecture.vae)
+
+
+def build_image_encoder(architecture: Architecture) -> nn.Module:
+    """Transformers' `CLIPVisionModelWithProjection`, freshly initialised."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    config = _construct("image_encoder", CLIPVisionConfig, architecture.image_encoder)
+    return CLIPVisionModelWithProjection(config)
+
+
+def _construct(part: str, factory: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    try:
+        return factory(**parameters)
+    except (TypeError, ValueError) as error:
+        raise VaderError(f"backbone 'svd': architecture, {part}: {error}") from error
+
+
+def randomised(build: Callable[[], Module], seed: int, device: torch.device) -> Module:
+    """Build on ``device`` from ``seed``; the global random state is left as it was.
+
+    Weights that the initialisation leaves at zero are filled with normal numbers of :data:`RANDOM_STD`; vectors
+    (biases and norms) stay as they are.
+    """
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.device(device):
+        torch.manual_seed(seed)
+        module = build()
+        with torch.no_grad():
+            for parameter in module.parameters():
+                if parameter.ndim > 1 and not parameter.any():
+                    parameter.normal_(std=RANDOM_STD)
+    return module
