@@ -1,0 +1,203 @@
+"""How a reward's model is made: architecture, weights, frozen, on its device, in its precision."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from vader_core.errors import VaderError
+from vader_core.weights import (
+    WeightFile,
+    WeightSource,
+    load_exactly,
+    load_tensors,
+    locate,
+    parse_weights,
+)
+
+Model = TypeVar("Model", bound=nn.Module)
+
+#: Standard deviation that replaces all-zero matrices of random weights, so that nothing is trivially zero.
+RANDOM_STD = 0.02
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """Autocast to ``dtype`` where it is a half type; for float32 whatever the caller has set."""
+    if dtype == torch.float32:
+        return nullcontext()
+    return torch.autocast(device.type, dtype=dtype)
+
+
+def architecture(
+    option: str | Mapping[str, Any], presets: Mapping[str, Mapping[str, Any]], *, needed_for: str
+) -> dict[str, Any]:
+    """The configuration that an ``architecture`` option means.
+
+    Args:
+        option: The name of a preset, the path of a JSON file, or the configuration itself.
+        presets: Configurations by name.
+        needed_for: What asks, for messages.
+
+    Raises:
+        VaderError: Neither a preset nor a readable JSON file.
+    """
+    if not isinstance(option, str):
+        return dict(option)
+    if option in presets:
+        return dict(presets[option])
+    return read_config(Path(option).expanduser(), needed_for=needed_for, allowed=sorted(presets))
+
+
+def read_config(path: Path, *, needed_for: str, allowed: list[str] | None = None) -> dict[str, Any]:
+    """The object in a JSON file."""
+    names = "".join(f"`{name}`, " for name in allowed or [])
+    if not path.is_file():
+        raise VaderError(f"{needed_for}: architecture {str(path)!r} is no file; use {names}or the path of a config.json")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise VaderError(f"{needed_for}: {path} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise VaderError(f"{needed_for}: {path} holds no JSON object")
+    return config
+
+
+def beside(source: WeightSource, wanted: WeightFile) -> WeightSource:
+    """Where ``wanted`` lies that belongs to the weights of ``source``: same folder, same repository."""
+    if source.kind == "hub":
+        return WeightSource("hub", repository=source.repository, file=wanted.file, revision=source.revision)
+    if source.kind == "path" and source.path is not None and source.path.is_file():
+        return WeightSource("path", path=source.path.parent)
+    return source
+
+
+def companion(weights: str, wanted: WeightFile, *, needed_for: str, hint: str) -> Path:
+    """The file (config, vocabulary) that belongs to the weights.
+
+    Raises:
+        VaderError: Not there; ends with ``hint``.
+    """
+    path = locate(beside(parse_weights(weights), wanted), wanted, needed_for=needed_for)
+    path = path / Path(wanted.file).name if path.is_dir() else path
+    if not path.is_file():
+        raise VaderError(f"{needed_for}: no {wanted.file} beside the weights ({path.parent}); {hint}")
+    return path
+
+
+def published_architecture(
+    option: str | Mapping[str, Any],
+    weights: str,
+    presets: Mapping[str, Mapping[str, Any]],
+    config: WeightFile,
+    *,
+    needed_for: str,
+) -> dict[str, Any]:
+    """As :func:`architecture`, but ``full`` with real weights reads the config.json that belongs to them (labels, sizes)."""
+    if option == "full" and weights != "random":
+        hint = "put it there, or give the option architecture=PATH"
+        return read_config(companion(weights, config, needed_for=needed_for, hint=hint), needed_for=needed_for)
+    return architecture(option, presets, needed_for=needed_for)
+
+
+def read_weights(weights: str, wanted: WeightFile, *, needed_for: str, option: str) -> dict[str, Tensor]:
+    """The flat tensors that a ``weights`` option means (not ``random``).
+
+    A folder stands for the file of the published name in it. Containers that training code wraps tensors in
+    (``state_dict``, ``model``, ``module``) are opened.
+    """
+    source = parse_weights(weights)
+    if source.kind == "pretrained" and wanted.repository.startswith("github.com/"):
+        raise VaderError(
+            f"{needed_for}: its weights are on no hub: take {wanted.file} of {wanted.repository} ({wanted.note}) and give "
+            f"{option}"
+        )
+    path = locate(source, wanted, needed_for=needed_for, option=option)
+    if path.is_dir():
+        path = path / Path(wanted.file).name
+    return flat_tensors(load_tensors(path, needed_for=needed_for), what=f"{needed_for}: {path}")
+
+
+def flat_tensors(loaded: Mapping[str, Any], *, what: str) -> dict[str, Tensor]:
+    """The tensors of a file, without their wrapping.
+
+    Raises:
+        VaderError: It holds no flat dictionary of tensors.
+    """
+    for name in ("state_dict", "model", "module"):
+        inner = loaded.get(name)
+        if isinstance(inner, Mapping):
+            loaded = inner
+            break
+    tensors = {name: value for name, value in loaded.items() if isinstance(value, Tensor)}
+    if not tensors or len(tensors) != len(loaded):
+        raise VaderError(f"{what} holds no flat dictionary of tensors")
+    return tensors
+
+
+@contextmanager
+def _own_randomness(device: torch.device) -> Iterator[None]:
+    """Seeded draws that leave the global generators as they were."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(0)
+        yield
+
+
+def _on_device(device: torch.device, build: Callable[[], Model]) -> Model:
+    with _own_randomness(device), device:
+        return build()
+
+
+def random_model(build: Callable[[], Model], device: torch.device) -> Model:
+    """A model with its own initialisation, always the same; all-zero matrices and tables get small noise."""
+    model = _on_device(device, build)
+    with _own_randomness(device), torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1 and not parameter.is_meta and not parameter.any():
+                parameter.normal_(std=RANDOM_STD)
+    return model
+
+
+def load_model(
+    build: Callable[[], Model],
+    weights: str,
+    wanted: WeightFile,
+    *,
+    device: torch.device,
+    needed_for: str,
+    option: str,
+    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
+) -> Model:
+    """A model with the weights that a ``weights`` option means.
+
+    Args:
+        build: Makes the module on the default device.
+        weights: The option's value.
+        wanted: What ``pretrained`` stands for.
+        device: Where the model goes.
+        needed_for: What asks, for messages.
+        option: The option that names a local file, for messages.
+        convert: From the file's keys to the module's.
+
+    Raises:
+        VaderError: The weights are missing, refused, or do not fit.
+    """
+    if weights == "random":
+        return random_model(build, device)
+    tensors = convert(read_weights(weights, wanted, needed_for=needed_for, option=option))
+    model = _on_device(device, build)
+    load_exactly(model, tensors, what=needed_for)
+    return model
+
+
+def frozen(model: Model, dtype: torch.dtype = torch.float32) -> Model:
+    """``model`` in ``dtype``, in eval mode, no parameter of it taking a gradient."""
+    model.to(dtype)
+    model.eval()
+    return model.requires_grad_(False)

@@ -1,0 +1,104 @@
+"""``pick_score``: PickScore v1 on CLIP ViT-H/14."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vader_core.prompts import Prompt
+from vader_core.randomness import Randomness
+from vader_core.reward import ImageReward, RewardOutput
+
+from .clip_towers import (
+    H14_PRESETS,
+    build_clip,
+    check_vocabulary,
+    clip_tokens,
+    embedding,
+    padded_to_longest,
+    unique_texts,
+    unit,
+    without_position_ids,
+)
+from .loading import architecture, autocast, frozen, load_model
+from .options import PickScoreOptions
+from .preprocessing import clip_processor_pixels
+from .weight_files import PICK_SCORE
+
+#: The loss is ``|1 - score / 100|``: 100 is the published model's exp(logit_scale), the score at cosine 1.
+FULL_SCORE = 100.0
+
+
+class PickScore(ImageReward):
+    """Which frame people would pick for its prompt: ``exp(logit_scale) * cosine``, about 20; loss ``|1 - score / 100|``.
+
+    The original scores every image against the first prompt of the batch; ``upstream=true`` does too.
+    """
+
+    name: ClassVar[str] = "pick_score"
+
+    def __init__(self, options: PickScoreOptions, *, device: torch.device, dtype: torch.dtype) -> None:
+        what = "reward 'pick_score'"
+        layout = architecture(options.architecture, H14_PRESETS, needed_for=what)
+        model = load_model(
+            lambda: build_clip(layout),
+            options.weights,
+            PICK_SCORE,
+            device=device,
+            needed_for=what,
+            option="reward.pick_score.weights=PATH",
+            convert=without_position_ids,
+        )
+        self.scale = float(model.logit_scale.detach().double().exp())
+        self.model = frozen(model, dtype)
+        self.device, self.dtype, self.upstream = device, dtype, options.upstream
+        self.size = int(layout["vision_config"]["image_size"])
+        self.vocabulary = int(model.config.text_config.vocab_size)
+
+    def pixels(self, frames: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 h w"]:
+        """Frames as the image tower wants them."""
+        return clip_processor_pixels(frames.to(self.device), self.size)
+
+    def encode_tokens(
+        self, input_ids: Int[Tensor, "n l"], attention_mask: Int[Tensor, "n l"]
+    ) -> Float[Tensor, "n d"]:
+        """Unit text embeddings, without a graph."""
+        with torch.no_grad(), autocast(self.device, self.dtype):
+            output = self.model.get_text_features(
+                input_ids=input_ids.to(self.device), attention_mask=attention_mask.to(self.device)
+            )
+        return unit(embedding(output))
+
+    def encode_prompts(self, prompts: Sequence[Prompt]) -> Float[Tensor, "n d"]:
+        """Unit text embeddings, each text encoded once."""
+        texts, index = unique_texts([prompt.text for prompt in prompts])
+        tokens = clip_tokens(texts)
+        check_vocabulary(tokens, self.vocabulary, needed_for="reward 'pick_score'")
+        return self.encode_tokens(*padded_to_longest(tokens))[index]
+
+    def scaled_cosines(
+        self, pixels: Float[Tensor, "n 3 h w"], text: Float[Tensor, "n d"]
+    ) -> Float[Tensor, " n"]:
+        """The score of each image with its own text, in float32."""
+        with autocast(self.device, self.dtype):
+            image = embedding(self.model.get_image_features(pixel_values=pixels))
+        with torch.autocast(self.device.type, enabled=False):
+            return self.scale * (unit(image) * text).sum(dim=-1)
+
+    def score_frames(self, frames: Float[Tensor, "n 3 H W"], prompts: Sequence[Prompt]) -> Float[Tensor, " n"]:
+        """The score of each frame with its own prompt."""
+        return self.scaled_cosines(self.pixels(frames), self.encode_prompts(prompts))
+
+    def loss_frames(self, scores: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """``|1 - score / 100|``, as VADER trains with."""
+        return (1.0 - scores / FULL_SCORE).abs()
+
+    def __call__(
+        self, video: Float[Tensor, "b f 3 H W"], prompts: Sequence[Prompt], rng: Randomness
+    ) -> RewardOutput:
+        """Score and loss; with ``upstream`` everything is scored against the first prompt."""
+        return super().__call__(video, [prompts[0]] * len(prompts) if self.upstream else prompts, rng)

@@ -1,0 +1,84 @@
+"""Every file that a reward wants: repository, file, revision, checksum. The one table of them."""
+
+from __future__ import annotations
+
+from vader_core.weights import WeightFile
+
+CLIP_L14 = WeightFile("openai/clip-vit-large-patch14", "model.safetensors")
+AESTHETIC_HEAD = WeightFile(
+    "trl-lib/ddpo-aesthetic-predictor",
+    "aesthetic-model.pth",
+    revision="7f639699bec8126062148a47ecb1a4312d8e6688",
+    note="a mirror of LAION's improved-aesthetic-predictor, sac+logos+ava1-l14-linearMSE.pth (3714759 bytes, "
+    "sha256 21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0)",
+)
+
+_VADER = "github.com/mihirp1998/VADER"
+_VADER_NOTE = "at commit adaf2ef; not on the hub: get it by hand, then give reward.{name}.head_weights=PATH"
+RAINY_HEAD = WeightFile(
+    _VADER,
+    "assets/rainy_reward.pt",
+    revision="adaf2ef",
+    sha256="bfa1e0f38d6a8ed08637a72a141ea26fefe05632f5c160e952aa903f24ff80d3",
+    size=3715200,
+    note=_VADER_NOTE.format(name="rainy"),
+)
+SNOWY_HEAD = WeightFile(
+    _VADER,
+    "assets/snowy_reward.pt",
+    revision="adaf2ef",
+    sha256="dae251d2b71dd08b8d43f9ea8b2550ac60159ed02f54bede6162b0108d54f991",
+    size=3715200,
+    note=_VADER_NOTE.format(name="snowy"),
+)
+COMPRESSION_HEAD = WeightFile(
+    _VADER,
+    "assets/compression_reward.pt",
+    revision="adaf2ef",
+    sha256="4834909306ec3fd210805ad9eed6506338417ecf898aab7fa2d13f9c32ea2b2d",
+    size=1857371,
+    note=_VADER_NOTE.format(name="compression"),
+)
+
+HPS = {
+    "v2.0": WeightFile("xswu/HPSv2", "HPS_v2_compressed.pt"),
+    "v2.1": WeightFile("xswu/HPSv2", "HPS_v2.1_compressed.pt"),
+}
+PICK_SCORE = WeightFile("yuvalkirstain/PickScore_v1", "model.safetensors")
+
+ACTPRED = WeightFile("MCG-NJU/videomae-base-finetuned-kinetics", "model.safetensors")
+ACTPRED_CONFIG = WeightFile("MCG-NJU/videomae-base-finetuned-kinetics", "config.json")
+
+_DETECTOR_REPOSITORIES = {
+    "yolos_base": "hustvl/yolos-base",
+    "yolos_tiny": "hustvl/yolos-tiny",
+    "grounding_dino_base": "IDEA-Research/grounding-dino-base",
+    "grounding_dino_tiny": "IDEA-Research/grounding-dino-tiny",
+}
+DETECTORS = {name: WeightFile(place, "model.safetensors") for name, place in _DETECTOR_REPOSITORIES.items()}
+DETECTOR_CONFIGS = {name: WeightFile(place, "config.json") for name, place in _DETECTOR_REPOSITORIES.items()}
+DETECTOR_VOCABULARIES = {
+    name: WeightFile(place, "vocab.txt") for name, place in _DETECTOR_REPOSITORIES.items() if "dino" in name
+}
+
+VJEPA = WeightFile("facebook/vjepa2-vitl-fpc64-256", "model.safetensors", note="ViT-L; larger siblings fit too")
+VJEPA_CONFIG = WeightFile("facebook/vjepa2-vitl-fpc64-256", "config.json")
+VICLIP = WeightFile(
+    "OpenGVLab/ViCLIP", "ViClip-InternVid-10M-FLT.pth", note="ViT-L/14, a pickle: tensors under `model`"
+)
+
+#: What ``vader weights`` lists, by reward.
+BY_REWARD: dict[str, tuple[WeightFile, ...]] = {
+    "aesthetic": (CLIP_L14, AESTHETIC_HEAD),
+    "hps": tuple(HPS.values()),
+    "pick_score": (PICK_SCORE,),
+    "aesthetic_hps": (CLIP_L14, AESTHETIC_HEAD, *HPS.values()),
+    "actpred": (ACTPRED, ACTPRED_CONFIG),
+    "object_detection": (*DETECTORS.values(), *DETECTOR_CONFIGS.values(), *DETECTOR_VOCABULARIES.values()),
+    "compression": (CLIP_L14, COMPRESSION_HEAD),
+    "rainy": (CLIP_L14, RAINY_HEAD),
+    "snowy": (CLIP_L14, SNOWY_HEAD),
+    "vjepa": (VJEPA, VJEPA_CONFIG),
+    "viclip": (VICLIP,),
+    "jpeg_size": (),
+}
