@@ -1,0 +1,1 @@
+"""VideoCrafter2 for vader: the backbone `videocrafter` and the sampler `ddim_videocrafter`."""

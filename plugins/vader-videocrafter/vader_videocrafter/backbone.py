@@ -1,0 +1,257 @@
+"""VideoCrafter2 as a backbone."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from vader_core import (
+    Backbone,
+    Conditioning,
+    Defaults,
+    Geometry,
+    Prompt,
+    Randomness,
+    Text,
+    VaderError,
+    VariancePreserving,
+)
+from vader_core.backbone import TextCache
+from vader_core.weights import load_exactly, locate, parse_weights
+
+from vader_videocrafter.architecture import resolve_architecture
+from vader_videocrafter.autoencoder import FrameCodec, build_autoencoder
+from vader_videocrafter.checkpoint import read_checkpoint
+from vader_videocrafter.materialise import empty_module, fill_randomly
+from vader_videocrafter.options import VideoCrafterOptions
+from vader_videocrafter.plugin import CHECKPOINT
+from vader_videocrafter.schedule import videocrafter_schedule
+from vader_videocrafter.text_encoder import build_text_model, encode_tokens, tokenize
+from vader_videocrafter.unet import VideoUNet
+
+FULL_SIZE = (320, 512)
+"""Height and width of the released model (`inference_t2v_512_v2.0.yaml`)."""
+
+FAMILIAR_FRAMES = 24
+"""The most frames that VADER's own scripts ask of the model."""
+
+
+class VideoCrafter(Backbone):
+    """VideoCrafter2 (Chen et al. 2024): latent diffusion of 320x512 video from text.
+
+    Args:
+        options: Weights, sizes and memory options.
+        device: Where it computes.
+        dtype: Of the frozen weights.
+    """
+
+    name: ClassVar[str] = "videocrafter"
+    decode_is_exact: ClassVar[bool] = True
+
+    def __init__(self, options: VideoCrafterOptions, *, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__(device=device, dtype=dtype)
+        self.options = options
+        self.architecture = resolve_architecture(options.architecture)
+        self._source = parse_weights(options.weights)
+        self._schedule = videocrafter_schedule()
+        self._text_rests_on_cpu = options.offload_text_encoder
+        self.text_cache = TextCache(self._cache_key())
+
+    def _cache_key(self) -> str:
+        weights = self.options.weights
+        if self._source.path is not None:
+            status = self._source.path.stat()
+            weights = f"{self._source.path.resolve()} {status.st_size} {status.st_mtime_ns}"
+        return f"{self.name} {weights} {self.architecture.text!r} {self.dtype} {self.device.type}"
+
+    # Known before the weights are.
+
+    @property
+    def defaults(self) -> Defaults:
+        """The released settings: 12 frames to train, 24 to sample, 25 steps, guidance 12, eta 1, fps 24."""
+        height, width = FULL_SIZE if self.options.architecture == "full" else self._small_size()
+        return Defaults(
+            geometry=Geometry(height=height, width=width, num_frames=12, fps=24),
+            num_steps=25,
+            guidance_scale=12.0,
+            sampler="ddim_videocrafter",
+            sampler_options={"eta": 1.0},
+            gradient="last",
+            sample_frames=24,
+        )
+
+    def _small_size(self) -> tuple[int, int]:
+        multiple = self.architecture.size_multiple
+        return (5 * multiple, 8 * multiple)
+
+    @property
+    def schedule(self) -> VariancePreserving:
+        """Latent Diffusion's betas, noise prediction, clean latents scaled from 1 down to 0.7."""
+        return self._schedule
+
+    @property
+    def lora_targets(self) -> tuple[str, ...]:
+        """Queries, keys and values of every attention: 198 layers in the full model."""
+        return ("to_q", "to_k", "to_v")
+
+    def validate(self, geometry: Geometry) -> None:
+        """Refuses sides that are no multiples of 64 pixels, and counts below one; warns past 24 frames."""
+        multiple = self.architecture.size_multiple
+        for side, value in (("height", geometry.height), ("width", geometry.width)):
+            if value < multiple or value % multiple:
+                nearest = max(1, round(value / multiple)) * multiple
+                raise VaderError(
+                    f"backbone {self.name!r}: {side}={value} is not allowed: use a multiple of {multiple} "
+                    f"(nearest: {nearest})"
+                )
+        if geometry.num_frames < 1:
+            raise VaderError(
+                f"backbone {self.name!r}: num_frames={geometry.num_frames} is not allowed: use 1 or more"
+            )
+        if geometry.fps <= 0:
+            raise VaderError(f"backbone {self.name!r}: fps={geometry.fps:g} is not allowed: use more than 0")
+        if geometry.num_frames > FAMILIAR_FRAMES:
+            warnings.warn(
+                f"backbone {self.name!r}: num_frames={geometry.num_frames} is more than the {FAMILIAR_FRAMES} that "
+                "VideoCrafter2 is known to sample well; expect the motion to fall apart",
+                stacklevel=2,
+            )
+
+    def latent_shape(self, geometry: Geometry) -> tuple[int, int, int, int]:
+        """(4, num_frames, height / 8, width / 8)."""
+        factor = self.architecture.autoencoder.downsampling
+        return (
+            self.architecture.unet.in_channels,
+            geometry.num_frames,
+            geometry.height // factor,
+            geometry.width // factor,
+        )
+
+    def build_denoiser(self) -> VideoUNet:
+        """A fresh UNet."""
+        return VideoUNet(self.architecture.unet)
+
+    # Loading.
+
+    def load(self) -> None:
+        """Builds the UNet, the autoencoder and the text encoder and fills them from one file, or at random."""
+        unet = empty_module(self.build_denoiser, device=self.device, dtype=self.dtype)
+        autoencoder = empty_module(
+            lambda: build_autoencoder(self.architecture.autoencoder),
+            device=torch.device("cpu") if self.options.offload_autoencoder else self.device,
+            dtype=self.dtype,
+        )
+        text_encoder = empty_module(
+            lambda: build_text_model(self.architecture.text),
+            device=torch.device("cpu") if self._text_rests_on_cpu else self.device,
+            dtype=self.dtype,
+        )
+        if self._source.kind == "random":
+            for seed, module in enumerate((unet, autoencoder, text_encoder)):
+                fill_randomly(module, seed)
+        else:
+            self._read_into(unet, autoencoder, text_encoder)
+        self.denoiser: nn.Module = unet
+        self._unet = unet
+        self.text_encoder = text_encoder
+        self.autoencoder = autoencoder
+        self._codec = FrameCodec(
+            autoencoder,
+            device=self.device,
+            slice_size=self.options.decode_slice,
+            tiling=self.options.decode_tiling,
+        )
+
+    def _read_into(self, unet: nn.Module, autoencoder: nn.Module, text_encoder: nn.Module) -> None:
+        what = f"backbone {self.name!r}"
+        path = locate(self._source, CHECKPOINT, needed_for=what)
+        parts = read_checkpoint(path, self.architecture, what=what)
+        prefix = "text_model." if any(n.startswith("text_model.") for n in text_encoder.state_dict()) else ""
+        load_exactly(unet, parts.unet, what=f"{what}, UNet")
+        load_exactly(autoencoder, parts.autoencoder, what=f"{what}, autoencoder")
+        text = {prefix + name: value for name, value in parts.text.items()}
+        load_exactly(text_encoder, text, what=f"{what}, text encoder")
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The denoiser, the autoencoder and the text encoder."""
+        return {
+            "denoiser": self.denoiser,
+            "autoencoder": self.autoencoder,
+            "text_encoder": self.text_encoder,
+        }
+
+    # Text.
+
+    @torch.no_grad()
+    def encode_texts(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """`context` `[N, 77, 1024]`: the penultimate layer of the text tower after its final normalisation."""
+        self.text_encoder.to(self.device)
+        tokens = tokenize(texts, self.architecture.text.context_length).to(self.device)
+        context = encode_tokens(self.text_encoder, tokens)
+        if self._text_rests_on_cpu:
+            self.text_encoder.to("cpu")
+        return {"context": context}
+
+    def release_text_encoder(self) -> None:
+        """Sends the text encoder to the CPU; it visits the device again for texts not seen before."""
+        self._text_rests_on_cpu = True
+        self.text_encoder.to("cpu")
+
+    # Sampling.
+
+    def condition(
+        self,
+        text: Text,
+        prompts: Sequence[Prompt],
+        geometry: Geometry,
+        rng: Randomness,
+        *,
+        image: Float[Tensor, "b 3 H W"] | None = None,
+    ) -> Conditioning:
+        """Text tokens and the frame rate; the unconditional branch has the negative prompt and the same rate."""
+        if image is not None or any(prompt.image is not None for prompt in prompts):
+            raise VaderError(
+                f"backbone {self.name!r} makes video from text alone: use prompts without images, and one segment"
+            )
+        fps = torch.full((len(prompts),), float(geometry.fps), device=self.device)
+        return Conditioning(
+            tensors={"context": text.positive["context"], "fps": fps},
+            unconditional={"context": text.negative["context"], "fps": fps},
+        )
+
+    def predict(
+        self, latents: Float[Tensor, "b c t h w"], timestep: Float[Tensor, " b"], conditioning: Conditioning
+    ) -> Float[Tensor, "b c t h w"]:
+        """The predicted noise, in the dtype of `latents`."""
+        if self._unet.gradient_checkpointing != self.gradient_checkpointing:
+            self._unet.enable_gradient_checkpointing(self.gradient_checkpointing)
+        tensors = conditioning.tensors
+        prediction: Tensor = self.denoiser(latents, timestep, tensors["context"], tensors["fps"])
+        return prediction
+
+    def decode(
+        self, latents: Float[Tensor, "b c t h w"], geometry: Geometry, frames: Sequence[int] | None = None
+    ) -> Float[Tensor, "b f 3 H W"]:
+        """The chosen frames, each decoded on its own, mapped from [-1, 1] to [0, 1] and not clamped."""
+        total = latents.shape[2]
+        if frames is not None:
+            wrong = [frame for frame in frames if not 0 <= frame < total]
+            if wrong:
+                raise VaderError(f"backbone {self.name!r}: frame {wrong[0]} does not exist: use 0 to {total - 1}")
+            latents = latents[:, :, list(frames)]
+        batch = latents.shape[0]
+        images = self._codec.decode(
+            rearrange(latents, "b c t h w -> (b t) c h w"), recompute=self.gradient_checkpointing
+        )
+        return rearrange(images, "(b f) c h w -> b f c h w", b=batch) / 2 + 0.5
+
+    def encode_video(self, video: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b c t h w"]:
+        """Means of the latents of a video in [0, 1]."""
+        batch = video.shape[0]
+        latents = self._codec.encode(rearrange(video, "b f c h w -> (b f) c h w") * 2 - 1)
+        return rearrange(latents, "(b t) c h w -> b c t h w", b=batch)

@@ -1,0 +1,122 @@
+"""VADER's own LoRA files for VideoCrafter2, in and out."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from vader_core import VaderError
+from vader_core.lora_formats import Adapter, LoraFormat
+from vader_core.weights import load_tensors, replacing
+
+PREFIX = "base_model.model.model.diffusion_model."
+"""The official file wraps the whole model in peft; the UNet sits at `model.diffusion_model` in it."""
+
+ALPHA = 8.0
+"""Never stored: the official script leaves peft's `lora_alpha` at its default whatever the rank, so the scaling is
+8 / r."""
+
+TARGETS = ("to_q", "to_k", "to_v")
+_SIDES = (".lora_A.weight", ".lora_B.weight")
+
+
+def from_official(tensors: Mapping[str, Tensor], *, what: str = "LoRA") -> Adapter:
+    """An official LoRA as the core holds it.
+
+    Args:
+        tensors: `base_model.model.model.diffusion_model.<module>.lora_{A,B}.weight`.
+        what: The file, for messages.
+
+    Raises:
+        VaderError: A key of another form, half a pair, or ranks that differ.
+    """
+    if not tensors:
+        raise VaderError(f"{what}: it holds no tensors")
+    for key, value in tensors.items():
+        if not (key.startswith(PREFIX) and key.endswith(_SIDES) and isinstance(value, Tensor)):
+            raise VaderError(
+                f"{what}: {key!r} is not a VideoCrafter LoRA tensor; expected {PREFIX}<module>.lora_A.weight or "
+                ".lora_B.weight"
+            )
+    ours = {key.removeprefix(PREFIX): value for key, value in tensors.items()}
+    return Adapter(ours, rank=_single_rank(ours, what), alpha=ALPHA)
+
+
+def to_official(adapter: Adapter) -> dict[str, Tensor]:
+    """An adapter in the official form: float32, the prefix in front, its alpha folded into `lora_B`.
+
+    The official loader always scales by 8 / r, so `lora_B` is multiplied by alpha / 8: nothing changes at alpha 8,
+    and what the adapter does stays the same at any other.
+
+    Raises:
+        VaderError: Modules that the official loader would not wrap, half a pair, or ranks that differ.
+    """
+    what = "a VideoCrafter LoRA file"
+    foreign = sorted(
+        name for name in adapter.tensors if not name.endswith(tuple(t + side for t in TARGETS for side in _SIDES))
+    )
+    if foreign:
+        raise VaderError(
+            f"{what} holds LoRA of {', '.join(TARGETS)} only (the official loader wraps nothing else), but this "
+            f"adapter has {len(foreign)} other tensors: {', '.join(foreign[:5])}"
+        )
+    if not adapter.tensors:
+        raise VaderError(f"{what} must hold at least one tensor, but this adapter is empty")
+    _single_rank(adapter.tensors, what)
+    factor = adapter.alpha / ALPHA
+    return {
+        PREFIX + name: (value.float() * factor if name.endswith(_SIDES[1]) else value.float()).contiguous()
+        for name, value in adapter.tensors.items()
+    }
+
+
+def _single_rank(tensors: Mapping[str, Tensor], what: str) -> int:
+    ranks: set[int] = set()
+    for name, value in tensors.items():
+        side = _SIDES[0] if name.endswith(_SIDES[0]) else _SIDES[1]
+        other = name.removesuffix(side) + (_SIDES[1] if side == _SIDES[0] else _SIDES[0])
+        if other not in tensors:
+            raise VaderError(f"{what}: {name} has no counterpart {other}")
+        ranks.add(value.shape[0] if side == _SIDES[0] else value.shape[1])
+    if len(ranks) != 1:
+        raise VaderError(f"{what} has one rank for all modules, but found ranks {sorted(ranks)}")
+    return ranks.pop()
+
+
+class VideoCrafterLora(LoraFormat):
+    """The files that VADER's VideoCrafter script writes and reads (`vader_videocrafter_pickscore.pt`)."""
+
+    name = "videocrafter"
+
+    def recognises(self, path: Path) -> bool:
+        """Whether every key of `path` is a LoRA tensor of an official VideoCrafter model; reads names only."""
+        if path.suffix not in (".pt", ".pth", ".ckpt", ".bin") or not path.is_file():
+            return False
+        try:
+            names = torch.load(path, map_location="meta", mmap=True, weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError):
+            return False
+        if not isinstance(names, dict) or not names:
+            return False
+        return all(isinstance(key, str) and key.startswith(PREFIX) and key.endswith(_SIDES) for key in names)
+
+    def read(self, path: Path) -> Adapter:
+        """The adapter in `path`, with alpha 8.
+
+        Raises:
+            VaderError: Unreadable, or a key that is no VideoCrafter LoRA tensor.
+        """
+        return from_official(load_tensors(path, needed_for="LoRA"), what=f"LoRA {path}")
+
+    def write(self, adapter: Adapter, path: Path) -> None:
+        """Writes `path` as the official script would; see `to_official`.
+
+        Raises:
+            VaderError: The adapter has other modules or more than one rank.
+        """
+        tensors = to_official(adapter)
+        with replacing(path) as beside:
+            torch.save(tensors, beside)

@@ -1,0 +1,83 @@
+"""Registration; imports nothing heavy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from vader_core import WeightFile, hookimpl
+
+from vader_videocrafter.options import DDIMOptions, VideoCrafterOptions
+
+if TYPE_CHECKING:
+    import torch
+    from pydantic import BaseModel
+    from vader_core.hookspecs import Register, RegisterLoraFormat
+
+CHECKPOINT = WeightFile(
+    "VideoCrafter/VideoCrafter2",
+    "model.ckpt",
+    note="UNet, autoencoder and text encoder in one file",
+)
+LORA_FILES = (
+    WeightFile(
+        "zheyangqin/VADER_VideoCrafter_PickScore",
+        "vader_videocrafter_pickscore.pt",
+        note="optional: LoRA, rank 16, for --lora",
+    ),
+    WeightFile(
+        "zheyangqin/VADER_VideoCrafter_HPS_Aesthetic",
+        "vader_videocrafter_hps_aesthetic.pt",
+        note="optional: LoRA, rank 8, for --lora",
+    ),
+)
+
+
+def make_backbone(config: BaseModel, *, device: object, dtype: object) -> object:
+    """The backbone, without its weights."""
+    from vader_videocrafter.backbone import VideoCrafter
+
+    return VideoCrafter(
+        cast("VideoCrafterOptions", config),
+        device=cast("torch.device", device),
+        dtype=cast("torch.dtype", dtype),
+    )
+
+
+def make_ddim(config: BaseModel, *, device: object, dtype: object) -> object:
+    """The sampler; it holds no tensors, so device and dtype are of no matter."""
+    from vader_videocrafter.sampler import VideoCrafterDDIM
+
+    return VideoCrafterDDIM(eta=cast("DDIMOptions", config).eta)
+
+
+@hookimpl
+def register_backbones(register: Register) -> None:
+    """Announces `videocrafter`."""
+    register(
+        "videocrafter",
+        make_backbone,
+        config=VideoCrafterOptions,
+        summary="VideoCrafter2, text to video, 320x512 (1.41 B UNet)",
+        weights=(CHECKPOINT, *LORA_FILES),
+    )
+
+
+@hookimpl
+def register_samplers(register: Register) -> None:
+    """Announces `ddim_videocrafter`."""
+    register(
+        "ddim_videocrafter",
+        make_ddim,
+        config=DDIMOptions,
+        summary="VideoCrafter2's DDIM: scaled clean latents, noise in every step",
+    )
+
+
+@hookimpl
+def register_lora_formats(register: RegisterLoraFormat) -> None:
+    """Announces the files of VADER's VideoCrafter script."""
+    register(
+        "videocrafter",
+        "vader_videocrafter.lora_format:VideoCrafterLora",
+        summary="VADER's .pt files for VideoCrafter2 (alpha 8 at every rank)",
+    )
