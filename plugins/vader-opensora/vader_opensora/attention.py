@@ -1,0 +1,83 @@
+"""The two attentions of an Open-Sora block, through torch's fused kernels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vader_opensora.embeddings import rotate
+
+
+class HeadNorm(nn.Module):
+    """Root-mean-square norm over the channels of a head, statistics in float32 or wider."""
+
+    def __init__(self, head_dim: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(head_dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[…, head_dim] → the same."""
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class SelfAttention(nn.Module):
+    """Attention among the tokens of a frame, or among the frames of a place.
+
+    Args:
+        width: Channels.
+        num_heads: Heads.
+        temporal: Whether the sequence runs along the frames; then positions are rotary, applied after the norms.
+    """
+
+    def __init__(self, width: int, num_heads: int, *, temporal: bool) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.temporal = temporal
+        head_dim = width // num_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.q_norm = HeadNorm(head_dim)
+        self.k_norm = HeadNorm(head_dim)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
+        """[b, t, s, width] → the same."""
+        batch, frames, places, width = x.shape
+        qkv = self.qkv(x)
+        if self.temporal:
+            qkv = qkv.transpose(1, 2)
+        # [3, b, outer, heads, sequence, head_dim]
+        q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(3, 0, 1, 4, 2, 5).unbind(0)
+        q, k = self.q_norm(q), self.k_norm(k)
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
+        out = F.scaled_dot_product_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1))
+        out = out.transpose(1, 2).reshape(batch, -1, q.shape[-2], width)
+        if self.temporal:
+            out = out.transpose(1, 2)
+        return self.proj(out)
+
+
+class CrossAttention(nn.Module):
+    """Attention of every latent token to its own sample's text."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q_linear = nn.Linear(width, width)
+        self.kv_linear = nn.Linear(width, 2 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, text: Tensor, text_mask: Tensor | None) -> Tensor:
+        """[b, t, s, width] → the same.
+
+        Args:
+            x: Latent tokens.
+            text: [b, l, width].
+            text_mask: [b, 1, 1, l] bool, True where a token counts; ``None`` where all do, which lets the fastest kernel run.
+        """
+        q = self.q_linear(x).flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        k, v = self.kv_linear(text).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=text_mask)
+        return self.proj(out.transpose(1, 2).reshape(x.shape))

@@ -1,0 +1,190 @@
+"""STDiT3, the denoiser of Open-Sora 1.2, under its official key names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from vader_opensora.blocks import FinalLayer, STDiT3Block
+from vader_opensora.embeddings import (
+    CaptionEmbedder,
+    PatchEmbedder,
+    RotaryFrequencies,
+    ScalarEmbedder,
+    position_embedding,
+)
+
+
+@dataclass(frozen=True)
+class STDiT3Config:
+    """Sizes of an STDiT3; the defaults are XL/2, the published model (1,207,643,972 parameters).
+
+    Args:
+        depth: Pairs of a spatial and a temporal block.
+        hidden_size: Channels, a multiple of 4 and of ``num_heads``.
+        num_heads: Attention heads.
+        mlp_ratio: Width of the feed-forward over ``hidden_size``.
+        patch_size: Along (t, h, w).
+        in_channels: Latent channels; the prediction has twice as many, of which the first half is the velocity.
+        caption_channels: Width of the text encoder.
+        model_max_length: Text tokens.
+        input_sq_size: Side in pixels of the square at which positions have their natural scale.
+    """
+
+    depth: int = 28
+    hidden_size: int = 1152
+    num_heads: int = 16
+    mlp_ratio: float = 4.0
+    patch_size: tuple[int, int, int] = (1, 2, 2)
+    in_channels: int = 4
+    caption_channels: int = 4096
+    model_max_length: int = 300
+    input_sq_size: int = 512
+
+
+class STDiT3(nn.Module):
+    """A spatial-temporal diffusion transformer for video latents.
+
+    Args:
+        config: Sizes.
+    """
+
+    def __init__(self, config: STDiT3Config) -> None:
+        super().__init__()
+        self.config = config
+        width = config.hidden_size
+        patch = (config.patch_size[0], config.patch_size[1], config.patch_size[2])
+        self.patch = patch
+        self.out_channels = 2 * config.in_channels
+        self.gradient_checkpointing = False
+
+        def blocks(*, temporal: bool) -> nn.ModuleList:
+            block = (
+                STDiT3Block(width, config.num_heads, config.mlp_ratio, temporal=temporal)
+                for _ in range(config.depth)
+            )
+            return nn.ModuleList(block)
+
+        self.rope = RotaryFrequencies(width // config.num_heads)
+        self.x_embedder = PatchEmbedder(config.in_channels, width, patch)
+        self.t_embedder = ScalarEmbedder(width)
+        self.fps_embedder = ScalarEmbedder(width)
+        self.t_block = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        self.y_embedder = CaptionEmbedder(config.caption_channels, width, config.model_max_length)
+        self.spatial_blocks = blocks(temporal=False)
+        self.temporal_blocks = blocks(temporal=True)
+        self.final_layer = FinalLayer(width, patch, self.out_channels)
+        self._positions: dict[tuple[Any, ...], Tensor] = {}
+
+    def keep_time_wide(self, dtype: torch.dtype) -> STDiT3:
+        """Hold what time and place pass through in ``dtype`` (float32 or wider), whatever the other weights have.
+
+        Timesteps rounded to bfloat16 move the prediction by about a tenth; these modules are 1 % of the weights.
+        """
+        for module in (self.rope, self.t_embedder, self.fps_embedder, self.t_block):
+            module.to(dtype)
+        return self
+
+    def forward(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        text: Tensor,
+        text_mask: Tensor | None = None,
+        frame_mask: Tensor | None = None,
+        *,
+        fps: Tensor,
+        height: float,
+        width: float,
+    ) -> Tensor:
+        """Predict the velocity x0 - noise (first half of the channels; the second half is not used for sampling).
+
+        Args:
+            latents: [b, c, t, h, w], any sizes: padded to the patch and cropped back.
+            timesteps: [b] in 0 … 1000.
+            text: [b, l, caption_channels].
+            text_mask: [b or a divisor of it, l], nonzero where a token counts; ``None`` counts all. Fewer rows are repeated
+                in order until the batch is full.
+            frame_mask: [b, t] bool, True where a frame is being generated, False where it is given (told timestep 0).
+            fps: [b or a divisor of it].
+            height: Pixels, as told to the model.
+            width: Pixels, as told to the model.
+
+        Returns:
+            [b, 2 c, t, h, w] in float32 (float64 for a float64 model).
+        """
+        size = latents.shape[2:]
+        dtype = self.x_embedder.proj.weight.dtype
+        tokens = self.x_embedder(self._padded(latents).to(dtype))
+        grid = tokens.shape[1:4]
+        tokens = tokens.flatten(2, 3) + self._position(grid[1], grid[2], height, width, tokens)
+
+        time, modulation, time_zero = self._time(timesteps, fps, frame_mask)
+        mask = self._text_mask(text_mask, len(latents))
+        caption = self.y_embedder(text.to(dtype))
+        rotation = self.rope(grid[0])
+        recompute = self.gradient_checkpointing and torch.is_grad_enabled()
+        for spatial, temporal in zip(self.spatial_blocks, self.temporal_blocks, strict=True):
+            for block, turned in ((spatial, None), (temporal, rotation)):
+                arguments = (tokens, caption, modulation, mask, turned)
+                tokens = checkpoint(block, *arguments, use_reentrant=False) if recompute else block(*arguments)
+        tokens = self.final_layer(tokens, time, time_zero, frame_mask)
+        return self._unpatched(tokens, grid, size)
+
+    def compile_blocks(self, **options: Any) -> None:
+        """Compile each block in place; blocks of a kind share one compilation."""
+        for block in (*self.spatial_blocks, *self.temporal_blocks):
+            block.compile(**options)
+
+    # -- parts of the forward pass ---------------------------------------------------------------------
+
+    def _padded(self, latents: Tensor) -> Tensor:
+        t, h, w = (
+            -size % patch for size, patch in zip(latents.shape[2:], self.patch, strict=True)
+        )
+        return F.pad(latents, (0, w, 0, h, 0, t)) if t or h or w else latents
+
+    def _position(self, rows: int, columns: int, height: float, width: float, like: Tensor) -> Tensor:
+        scale = math.sqrt(height * width) / self.config.input_sq_size
+        key = (rows, columns, scale, like.device, like.dtype)
+        if key not in self._positions:
+            wide = torch.float64 if like.dtype == torch.float64 else torch.float32
+            self._positions[key] = position_embedding(
+                rows, columns, self.config.hidden_size, scale=scale, device=like.device, dtype=wide
+            ).to(like.dtype)
+        return self._positions[key]
+
+    def _time(
+        self, timesteps: Tensor, fps: Tensor, frame_mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        batch = len(timesteps)
+        # Autocast would round the timestep on its way in.
+        with torch.autocast(timesteps.device.type, enabled=False):
+            rate = self.fps_embedder(fps.repeat(batch // len(fps)))
+            time = self.t_embedder(timesteps) + rate
+            modulation = self.t_block(time).unflatten(-1, (6, -1))[:, None]
+            if frame_mask is None:
+                return time, modulation, None
+            time_zero = self.t_embedder(torch.zeros_like(timesteps)) + rate
+            kept = self.t_block(time_zero).unflatten(-1, (6, -1))[:, None]
+        return time, torch.where(frame_mask[:, :, None, None], modulation, kept), time_zero
+
+    @staticmethod
+    def _text_mask(mask: Tensor | None, batch: int) -> Tensor | None:
+        if mask is None:
+            return None
+        return mask.bool().repeat(batch // len(mask), 1)[:, None, None]
+
+    def _unpatched(self, tokens: Tensor, grid: Sequence[int], size: Sequence[int]) -> Tensor:
+        # [b, t, s, pt * ph * pw * c] → [b, c, t * pt, h * ph, w * pw], cropped
+        x = tokens.unflatten(2, (grid[1], grid[2])).unflatten(-1, (*self.patch, self.out_channels))
+        x = x.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+        x = x[:, :, : size[0], : size[1], : size[2]]
+        return x if x.dtype == torch.float64 else x.float()

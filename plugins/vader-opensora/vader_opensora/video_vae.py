@@ -1,0 +1,173 @@
+"""Open-Sora's video autoencoder: an image autoencoder on each frame, then the temporal one on chunks of frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from vader_opensora.temporal_vae import TemporalVAE, TemporalVAEConfig
+
+#: Of the image latents, as the official code has it (not the 0.13025 of the SDXL autoencoder whose weights they are).
+SPATIAL_SCALE = 0.18215
+#: Per-channel normalisation of the video latents; also stored in the official checkpoint.
+LATENT_SHIFT = (-0.10, 0.34, 0.27, 0.98)
+LATENT_SCALE = (3.85, 2.32, 2.33, 3.06)
+
+#: Draws standard normal numbers of a shape: the autoencoder's only randomness.
+Draw = Callable[[Sequence[int]], Tensor]
+
+_SPATIAL: Mapping[str, Any] = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "act_fn": "silu",
+    "latent_channels": 4,
+    "norm_num_groups": 32,
+    "sample_size": 512,
+}
+
+
+@dataclass(frozen=True)
+class VideoVAEConfig:
+    """Sizes of the video autoencoder; the defaults are the published ones.
+
+    Args:
+        spatial: Constructor arguments of diffusers' ``AutoencoderKL``.
+        temporal: Sizes of the temporal half.
+        chunk_frames: Frames of a chunk of the temporal half (upstream's micro_frame_size).
+        image_batch: Frames that go through the image autoencoder at once; changes no value but the order of draws.
+    """
+
+    spatial: Mapping[str, Any] = field(default_factory=lambda: dict(_SPATIAL))
+    temporal: TemporalVAEConfig = field(default_factory=TemporalVAEConfig)
+    chunk_frames: int = 17
+    image_batch: int = 4
+
+    @property
+    def chunk_latents(self) -> int:
+        """Latent frames of a whole chunk: 5 for 17 frames."""
+        return -(-self.chunk_frames // self.temporal.time_factor)
+
+    def latent_frames(self, num_frames: int) -> int:
+        """Latent frames of a clip, chunk by chunk: 51 → 15, 18 → 6.
+
+        >>> VideoVAEConfig().latent_frames(51)
+        15
+        """
+        chunks, rest = divmod(num_frames, self.chunk_frames)
+        return chunks * self.chunk_latents - (-rest // self.temporal.time_factor)
+
+
+class _Wrapped(nn.Module):
+    """Holds the image autoencoder under the name the official checkpoint gives it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+
+class VideoVAE(nn.Module):
+    """The autoencoder of Open-Sora 1.2 under its official key names.
+
+    Args:
+        config: Sizes.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, config: VideoVAEConfig) -> None:
+        super().__init__()
+        from diffusers import AutoencoderKL
+
+        self.config = config
+        self.spatial_vae = _Wrapped(AutoencoderKL(**config.spatial))
+        self.temporal_vae = TemporalVAE(config.temporal)
+        self.register_buffer("scale", torch.tensor(LATENT_SCALE)[None, :, None, None, None])
+        self.register_buffer("shift", torch.tensor(LATENT_SHIFT)[None, :, None, None, None])
+        #: Recompute each image batch in the backward pass where there is more than one.
+        self.gradient_checkpointing = False
+
+    # -- encode ------------------------------------------------------------------------------------------
+
+    def encode_images(self, images: Tensor, draw: Draw | None = None) -> Tensor:
+        """Scaled image latents: [n, 3, H, W] in [-1, 1] → [n, 4, H / 8, W / 8]; means where ``draw`` is ``None``."""
+        latents = []
+        for part in images.split(self.config.image_batch):
+            posterior = self.spatial_vae.module.encode(part).latent_dist
+            latents.append(
+                posterior.mean if draw is None else posterior.mean + posterior.std * draw(posterior.mean.shape)
+            )
+        return torch.cat(latents) * SPATIAL_SCALE
+
+    def encode(self, video: Tensor, draw: Draw | None = None) -> Tensor:
+        """Normalised latents of a video.
+
+        Args:
+            video: [b, 3, f, H, W] in [-1, 1].
+            draw: Source of standard normal numbers, called once an image batch and then once a chunk; ``None`` takes the
+                means of both posteriors.
+
+        Returns:
+            [b, 4, t, H / 8, W / 8].
+        """
+        images = self.encode_images(rearrange(video, "b c f h w -> (b f) c h w"), draw)
+        latents = rearrange(images, "(b f) c h w -> b c f h w", b=len(video))
+        chunks = []
+        for part in latents.split(self.config.chunk_frames, dim=2):
+            mean, deviation = self.temporal_vae.encode(part)
+            chunks.append(mean if draw is None else mean + deviation * draw(mean.shape))
+        return (torch.cat(chunks, dim=2) - self.shift) / self.scale
+
+    # -- decode ------------------------------------------------------------------------------------------
+
+    def decode(self, latents: Tensor, num_frames: int, frames: Sequence[int] | None = None) -> Tensor:
+        """Frames of a video, nominally in [-1, 1].
+
+        Chunks are independent of each other, and frames are once they are image latents. So only the chunks that hold
+        ``frames`` go through the temporal half and only ``frames`` through the image autoencoder, with the values of a
+        full decode.
+
+        Args:
+            latents: [b, 4, t, h, w], normalised.
+            num_frames: Frames of the whole clip, which latents alone do not tell.
+            frames: Frame indices, in this order; ``None`` is all.
+
+        Returns:
+            [b, 3, f, 8 h, 8 w].
+        """
+        wanted = range(num_frames) if frames is None else frames
+        size, step = self.config.chunk_frames, self.config.chunk_latents
+        images: dict[int, Tensor] = {}
+        for chunk in sorted({frame // size for frame in wanted}):
+            z = latents[:, :, chunk * step : (chunk + 1) * step] * self.scale + self.shift
+            held = min(size, num_frames - chunk * size)
+            decoded = self.temporal_vae.decode(z.to(self._dtype), held)
+            images |= {chunk * size + place: decoded[:, :, place] for place in range(held)}
+        chosen = torch.stack([images[frame] for frame in wanted], dim=1)
+        video = self.decode_images(chosen.flatten(0, 1))
+        return rearrange(video, "(b f) c h w -> b c f h w", b=len(latents))
+
+    def decode_images(self, latents: Tensor) -> Tensor:
+        """[n, 4, h, w] scaled image latents → [n, 3, 8 h, 8 w]."""
+        parts = (latents / SPATIAL_SCALE).split(self.config.image_batch)
+        recompute = self.gradient_checkpointing and torch.is_grad_enabled() and len(parts) > 1
+        if recompute:
+            return torch.cat([checkpoint(self._decode_images, part, use_reentrant=False) for part in parts])
+        return torch.cat([self._decode_images(part) for part in parts])
+
+    def _decode_images(self, latents: Tensor) -> Tensor:
+        return self.spatial_vae.module.decode(latents).sample
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.temporal_vae.post_quant_conv.conv.weight.dtype
