@@ -1,0 +1,267 @@
+"""ModelScope text-to-video: diffusers' 3D U-Net and image autoencoder, transformers' CLIP text model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+import torch
+from diffusers import AutoencoderKL, UNet3DConditionModel
+from diffusers.models.resnet import ResnetBlock2D, TemporalConvLayer
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from vader_core import (
+    Backbone,
+    Conditioning,
+    Defaults,
+    Geometry,
+    Prompt,
+    Randomness,
+    Text,
+    VaderError,
+    VariancePreserving,
+)
+from vader_core.backbone import TextCache, frozen
+from vader_core.weights import load_exactly, parse_weights
+from vader_modelscope.architecture import Part, find_architecture
+from vader_modelscope.checkpoint import TOKENIZER_FILES, CheckpointFiles, check_configuration, read_part
+from vader_modelscope.config import ModelScopeConfig
+from vader_modelscope.random_weights import fill_randomly
+from vader_modelscope.recompute import RecomputeSwitch, recompute_blocks
+from vader_modelscope.text_encoder import ClipTokenizer, HashedWords, Tokenizer, embed
+
+_Module = TypeVar("_Module", bound=nn.Module)
+
+#: The units of gradient checkpointing: every block of the U-Net between two skips.
+_BLOCKS = (ResnetBlock2D, TemporalConvLayer, Transformer2DModel, TransformerTemporalModel)
+
+
+class ModelScope(Backbone):
+    """ModelScope text-to-video, in latents [B, 4, F, H/8, W/8] of Stable Diffusion's image autoencoder.
+
+    Args:
+        config: The options.
+        device: Where the modules live.
+        dtype: Of the frozen U-Net and autoencoder; in 16 bits they run under autocast, as the official code
+            does. The text encoder stays in float32: it runs once a prompt.
+    """
+
+    name: ClassVar[str] = "modelscope"
+
+    def __init__(self, config: ModelScopeConfig, *, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__(device=device, dtype=dtype)
+        self.config = config
+        self._source = parse_weights(config.weights)
+        local = self._source.path if self._source.path is not None and self._source.path.is_dir() else None
+        self.architecture = find_architecture(config.architecture, local)
+        self.recompute = RecomputeSwitch()
+        self.text_cache = TextCache(self._cache_key())
+        self.autoencoder: AutoencoderKL
+        self.text_encoder: CLIPTextModel
+        self.tokenizer: Tokenizer
+
+    def _cache_key(self) -> str:
+        weights = self.config.weights
+        if self._source.path is not None:
+            weights = str(self._source.path.resolve())
+        if self._source.kind == "random":
+            weights = f"random {self.config.random_seed}"
+        return f"modelscope/{weights}/{self.architecture.text_encoder}/{self._wide}"
+
+    # -- known before the weights are ------------------------------------------------------------------
+
+    @property
+    def defaults(self) -> Defaults:
+        """16 frames at 384x384, 25 steps of DPM-Solver++ 2M at guidance 9: the official training configuration."""
+        return Defaults(
+            geometry=Geometry(height=384, width=384, num_frames=16, fps=8.0),
+            num_steps=25,
+            guidance_scale=9.0,
+            sampler="dpmpp",
+            sampler_options={"timestep_spacing": "linspace"},
+        )
+
+    @property
+    def schedule(self) -> VariancePreserving:
+        """Scaled-linear betas 0.00085 to 0.012 over 1000 steps; the U-Net predicts the noise."""
+        return VariancePreserving(VariancePreserving.scaled_linear(), "epsilon")
+
+    @property
+    def lora_targets(self) -> tuple[str, ...]:
+        """The projections of every attention, in space and time."""
+        return ("to_q", "to_k", "to_v", "to_out.0")
+
+    def validate(self, geometry: Geometry) -> None:
+        """Height and width must be multiples of 8 (of the autoencoder's stride), the frames at least 2."""
+        stride = self.architecture.vae_stride
+        for axis, size in (("height", geometry.height), ("width", geometry.width)):
+            if size < stride or size % stride:
+                below = max(stride, size // stride * stride)
+                near = f"{below}" if below > size else f"{below} or {below + stride}"
+                raise VaderError(
+                    f"backbone 'modelscope': {axis}={size} is not allowed: use a multiple of {stride}, e.g. {near} "
+                    "(trained at 256x256; the default is 384x384)"
+                )
+        if geometry.num_frames < 2:
+            raise VaderError(
+                f"backbone 'modelscope': num_frames={geometry.num_frames} is not allowed: use 2 or more (the default is 16)"
+            )
+        if geometry.fps <= 0:
+            raise VaderError(
+                f"backbone 'modelscope': fps={geometry.fps:g} is not allowed: use a number above 0"
+            )
+
+    def latent_shape(self, geometry: Geometry) -> tuple[int, int, int, int]:
+        """(4, F, H/8, W/8): every frame is encoded alone."""
+        stride = self.architecture.vae_stride
+        channels = int(self.architecture.unet["in_channels"])
+        return channels, geometry.num_frames, geometry.height // stride, geometry.width // stride
+
+    def build_denoiser(self) -> nn.Module:
+        """A bare `UNet3DConditionModel` on torch's current default device."""
+        model: nn.Module = UNet3DConditionModel(**self.architecture.part("unet"))
+        return model
+
+    # -- loading -----------------------------------------------------------------------------------------
+
+    @property
+    def _wide(self) -> torch.dtype:
+        return torch.float64 if self.dtype == torch.float64 else torch.float32
+
+    def load(self) -> None:
+        """Build the U-Net, the autoencoder and the text encoder, and read or draw their weights.
+
+        Raises:
+            VaderError: A file is missing, cannot be downloaded, or does not fit.
+        """
+        files = None if self._source.kind == "random" else CheckpointFiles(self._source)
+        if files is not None:
+            check_configuration(files, self.architecture)
+        with torch.device("meta"):
+            denoiser = self.build_denoiser()
+            autoencoder = AutoencoderKL(**self.architecture.part("vae"))
+            text_encoder = CLIPTextModel(CLIPTextConfig(**self.architecture.part("text_encoder")))
+        self.denoiser = self._fill("unet", denoiser, self.dtype, files)
+        self.autoencoder = self._fill("vae", autoencoder, self.dtype, files)
+        self.text_encoder = self._fill("text_encoder", text_encoder, self._wide, files)
+        self.tokenizer = self._find_tokenizer(files)
+        recompute_blocks(self.denoiser, _BLOCKS, self.recompute)
+
+    def _fill(
+        self, part: Part, module: _Module, dtype: torch.dtype, files: CheckpointFiles | None
+    ) -> _Module:
+        module.to(dtype).to_empty(device=self.device)
+        for name, buffer in module.named_buffers():
+            if not name.endswith("position_ids"):
+                raise VaderError(
+                    f"backbone 'modelscope': {part} has an unknown buffer {name!r}: update vader-modelscope"
+                )
+            buffer.copy_(torch.arange(buffer.numel(), device=self.device).view(buffer.shape))
+        if files is None:
+            fill_randomly(module, self.config.random_seed)
+        else:
+            wanted = module.state_dict()
+            load_exactly(module, read_part(files, part, wanted), what=f"{part} of backbone 'modelscope'")
+        frozen(module)
+        return module
+
+    def _find_tokenizer(self, files: CheckpointFiles | None) -> Tokenizer:
+        length = int(self.architecture.text_encoder["max_position_embeddings"])
+        if files is None:
+            return HashedWords(int(self.architecture.text_encoder["vocab_size"]), length)
+        optional = ("tokenizer_config.json", "special_tokens_map.json")
+        folder: Path = files.find_all("tokenizer", TOKENIZER_FILES, optional=optional)
+        return ClipTokenizer(folder, length)
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The U-Net, the autoencoder and the text encoder."""
+        return {"denoiser": self.denoiser, "autoencoder": self.autoencoder, "text_encoder": self.text_encoder}
+
+    # -- running -----------------------------------------------------------------------------------------
+
+    def encode_texts(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """`embeddings` [N, 77, 1024], float32."""
+        self.text_encoder.to(self.device)
+        return {"embeddings": embed(self.text_encoder, self.tokenizer(texts).to(self.device))}
+
+    def release_text_encoder(self) -> None:
+        """Move the text encoder to the CPU; it returns when an unknown text comes."""
+        self.text_encoder.to("cpu")
+
+    def condition(
+        self,
+        text: Text,
+        prompts: Sequence[Prompt],
+        geometry: Geometry,
+        rng: Randomness,
+        *,
+        image: Float[Tensor, "b 3 H W"] | None = None,
+    ) -> Conditioning:
+        """The prompts' embeddings; the unconditional branch has the negative prompts'.
+
+        Raises:
+            VaderError: An image was given, or a long video of several segments was asked for.
+        """
+        if image is not None:
+            raise VaderError(
+                "backbone 'modelscope' makes videos from text alone and cannot continue from an image"
+            )
+        return Conditioning(dict(text.positive), dict(text.negative))
+
+    def predict(
+        self, latents: Float[Tensor, "b c t h w"], timestep: Float[Tensor, " b"], conditioning: Conditioning
+    ) -> Float[Tensor, "b c t h w"]:
+        """The noise in ``latents``; ``timestep`` in 0 … 999."""
+        self.recompute.on = self.gradient_checkpointing
+        embeddings = conditioning.tensors["embeddings"]
+        with self._autocast():
+            prediction = self.denoiser(
+                latents.to(self.dtype),
+                timestep,
+                encoder_hidden_states=embeddings.to(self.dtype),
+                return_dict=False,
+            )[0]
+        return torch.as_tensor(prediction).to(latents.dtype)
+
+    def decode(
+        self, latents: Float[Tensor, "b c t h w"], geometry: Geometry, frames: Sequence[int] | None = None
+    ) -> Float[Tensor, "b f 3 H W"]:
+        """Each frame is decoded alone, so any choice of frames is exact."""
+        indices = list(range(geometry.num_frames)) if frames is None else list(frames)
+        chosen = rearrange(latents[:, :, indices], "b c f h w -> (b f) c h w")
+        scaled = (chosen / self.autoencoder.config["scaling_factor"]).to(self.dtype)
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            chunks = scaled.split(self.config.decode_chunk)
+            pixels = torch.cat(
+                [checkpoint(self._decode_frames, chunk, use_reentrant=False) for chunk in chunks]
+            )
+        else:
+            pixels = self._decode_frames(scaled)
+        video = rearrange(pixels, "(b f) c H W -> b f c H W", b=len(latents))
+        return video.to(latents.dtype) / 2 + 0.5
+
+    def _decode_frames(self, latents: Tensor) -> Tensor:
+        with self._autocast():
+            return torch.as_tensor(self.autoencoder.decode(latents, return_dict=False)[0])
+
+    @torch.no_grad()
+    def encode_video(self, video: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b c t h w"]:
+        """The mode of the autoencoder's distribution, scaled by 0.18215."""
+        flat = rearrange(video, "b f c H W -> (b f) c H W") * 2 - 1
+        with self._autocast():
+            mode = self.autoencoder.encode(flat.to(self.dtype)).latent_dist.mode()
+        latents = torch.as_tensor(mode).to(self._wide) * self.autoencoder.config["scaling_factor"]
+        return rearrange(latents, "(b f) c h w -> b c f h w", b=len(video))
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self.dtype not in (torch.float16, torch.bfloat16):
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)

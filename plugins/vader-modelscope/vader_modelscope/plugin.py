@@ -1,0 +1,56 @@
+"""Registration of the ModelScope backbone and of the LoRA files of its official training code."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from pydantic import BaseModel
+
+from vader_core import WeightFile, hookimpl
+from vader_modelscope.config import ModelScopeConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from vader_core.hookspecs import Register, RegisterLoraFormat
+    from vader_modelscope.backbone import ModelScope
+
+
+def _make(config: BaseModel, *, device: object, dtype: object) -> ModelScope:
+    from vader_modelscope.backbone import ModelScope
+
+    return ModelScope(
+        cast(ModelScopeConfig, config), device=cast("torch.device", device), dtype=cast("torch.dtype", dtype)
+    )
+
+
+@hookimpl
+def register_backbones(register: Register) -> None:
+    """Announce `modelscope`."""
+    register(
+        "modelscope",
+        _make,
+        config=ModelScopeConfig,
+        summary="ModelScope text-to-video 1.7b: 16 frames at 384x384 or 256x256",
+        weights=(
+            WeightFile(
+                "damo-vilab/text-to-video-ms-1.7b",
+                note="diffusers' layout; also found as ali-vilab/text-to-video-ms-1.7b",
+            ),
+        ),
+    )
+
+
+@hookimpl
+def register_lora_formats(register: RegisterLoraFormat) -> None:
+    """Announce the two LoRA layouts that the official training code writes."""
+    register(
+        "modelscope_list",
+        "vader_modelscope.lora_files:ListFormat",
+        summary="N_unet.pt of the official training code: a bare list, matched by order",
+    )
+    register(
+        "modelscope_stable_lora",
+        "vader_modelscope.lora_files:StableLoraFormat",
+        summary="N_lora_text_to_video_unet.safetensors (stable_lora)",
+    )

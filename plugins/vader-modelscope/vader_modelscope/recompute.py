@@ -1,0 +1,53 @@
+"""Gradient checkpointing for `UNet3DConditionModel`, which diffusers does not offer for this class.
+
+Blocks drop their activations in the forward pass and work them out again in the backward pass. Values and
+gradients are the same to the last bit, because the random state (dropout) is restored for the second pass.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+
+class RecomputeSwitch:
+    """Turns recomputation on and off for every block that shares it."""
+
+    def __init__(self) -> None:
+        self.on = False
+
+
+@cache
+def _recomputing(kind: type[nn.Module]) -> type[nn.Module]:
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        plain = super(subclass, self).forward
+        if not (self.recompute_switch.on and torch.is_grad_enabled()):
+            return plain(*args, **kwargs)
+        return checkpoint(plain, *args, use_reentrant=False, **kwargs)
+
+    # A subclass rather than a wrapping module or an instance attribute: names in the state dict, isinstance
+    # checks and copies all stay as they were.
+    subclass: type[nn.Module] = type(kind.__name__, (kind,), {"forward": forward, "__doc__": kind.__doc__})
+    return subclass
+
+
+def recompute_blocks(module: nn.Module, kinds: tuple[type[nn.Module], ...], switch: RecomputeSwitch) -> int:
+    """Make every block of ``kinds`` within ``module`` recompute its activations while ``switch`` is on.
+
+    Args:
+        module: Searched through; changed in place.
+        kinds: Exact classes of the blocks.
+        switch: Read at every forward pass; has an effect only where gradients are recorded.
+
+    Returns:
+        How many blocks there are.
+    """
+    blocks = [block for block in module.modules() if type(block) in kinds]
+    for block in blocks:
+        block.__class__ = _recomputing(type(block))
+        block.recompute_switch = switch  # type: ignore[assignment]
+    return len(blocks)
