@@ -10,6 +10,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
+from vader_core.errors import VaderError
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.reward import Reward, RewardOutput
@@ -34,6 +35,11 @@ class AestheticHps(Reward):
     def __init__(self, options: AestheticHpsOptions, *, device: torch.device, dtype: torch.dtype) -> None:
         self.aesthetic = Aesthetic(options.aesthetic, device=device, dtype=dtype)
         self.hps = Hps(options.hps, device=device, dtype=dtype)
+        if self.aesthetic.size != self.hps.size:
+            raise VaderError(
+                f"reward 'aesthetic_hps': both towers must see one image size, not {self.aesthetic.size} and "
+                f"{self.hps.size}; give both the same architecture kind"
+            )
 
     def __call__(
         self, video: Float[Tensor, "b f 3 H W"], prompts: Sequence[Prompt], rng: Randomness

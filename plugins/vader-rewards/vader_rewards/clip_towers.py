@@ -97,15 +97,10 @@ def build_clip_vision(architecture: Mapping[str, Any]) -> nn.Module:
     return CLIPVisionModelWithProjection(config)
 
 
-def without_position_ids(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Drops the index buffers that older transformers stored."""
-    return {name: value for name, value in tensors.items() if not name.endswith(".position_ids")}
-
-
 def vision_part(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The image tower's tensors out of the whole model's."""
     kept = ("vision_model.", "visual_projection.")
-    return {name: value for name, value in without_position_ids(tensors).items() if name.startswith(kept)}
+    return {name: value for name, value in tensors.items() if name.startswith(kept)}
 
 
 def embedding(output: Any) -> Tensor:

@@ -192,8 +192,24 @@ def load_model(
         return random_model(build, device)
     tensors = convert(read_weights(weights, wanted, needed_for=needed_for, option=option))
     model = _on_device(device, build)
-    load_exactly(model, tensors, what=needed_for)
+    load_exactly(model, completed(tensors, model), what=needed_for)
     return model
+
+
+def completed(tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """A file's tensors and what files leave out: computed index buffers, and further names of tied parameters.
+
+    Index buffers (whole numbers) come from the model, whatever the file holds: versions of transformers store them or do not.
+    """
+    own = model.state_dict(keep_vars=True)
+    result = {name: value for name, value in tensors.items() if name in own or value.is_floating_point()}
+    first_name = {id(own[name]): name for name in reversed(list(own)) if name in tensors}
+    for name, value in own.items():
+        if not value.is_floating_point():
+            result[name] = value
+        elif name not in result and id(value) in first_name:
+            result[name] = tensors[first_name[id(value)]]
+    return result
 
 
 def frozen(model: Model, dtype: torch.dtype = torch.float32) -> Model:

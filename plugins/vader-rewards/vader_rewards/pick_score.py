@@ -22,7 +22,6 @@ from .clip_towers import (
     padded_to_longest,
     unique_texts,
     unit,
-    without_position_ids,
 )
 from .loading import architecture, autocast, frozen, load_model
 from .options import PickScoreOptions
@@ -51,7 +50,6 @@ class PickScore(ImageReward):
             device=device,
             needed_for=what,
             option="reward.pick_score.weights=PATH",
-            convert=without_position_ids,
         )
         self.scale = float(model.logit_scale.detach().double().exp())
         self.model = frozen(model, dtype)
