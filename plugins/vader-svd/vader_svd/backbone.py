@@ -92,8 +92,12 @@ class SvdBackbone(Backbone):
 
     @property
     def lora_targets(self) -> tuple[str, ...]:
-        """Every projection of the spatial and the temporal attention."""
-        return ("to_q", "to_k", "to_v", "to_out.0")
+        """Every projection of the spatial and the temporal attention that can learn.
+
+        Cross-attention (``attn2``) sees one token, the image embedding, so its weight is 1 whatever query and key say:
+        their gradient is rounding noise, and they get no LoRA.
+        """
+        return ("attn1.to_q", "attn1.to_k", "to_v", "to_out.0")
 
     def validate(self, geometry: Geometry) -> None:
         """Sides must be multiples of the autoencoder's factor; there must be a frame, at 1 fps or more."""
@@ -139,7 +143,8 @@ class SvdBackbone(Backbone):
             if files:
                 tensors = read_part(files, part, self.config.variant)
                 load_exactly(module, tensors, what=f"backbone 'svd', {part}")
-            loaded[part] = frozen(module.to(self.dtype))
+            # Diffusers' own `to` warns about an empty list of modules; the plain one does the same.
+            loaded[part] = frozen(nn.Module.to(module, self.dtype))
         self.denoiser = loaded["unet"]
         self.autoencoder = loaded["vae"]
         self.image_encoder = loaded["image_encoder"]
@@ -296,16 +301,16 @@ class SvdBackbone(Backbone):
             latents: Clean latents.
             geometry: The geometry they were made for.
             frames: Frame indices, in this order. Each is decoded with the option ``neighbours``' frames of context to
-                each side, which approximates the full decode. ``None`` is all, in chunks of ``decode_chunk``.
+                each side, which approximates the full decode. ``None`` is all; all of them are decoded in chunks of
+                ``decode_chunk``.
         """
         count = geometry.num_frames
-        if frames is None:
+        wanted = range(count) if frames is None else frames
+        if len(set(wanted)) == count:
             runs = chunks(count, self.config.decode_chunk or count)
-            wanted: Sequence[int] = range(count)
         else:
             reach = count if self.config.neighbours == "all" else self.config.neighbours
-            runs = windows(frames, count, reach)
-            wanted = frames
+            runs = windows(wanted, count, reach)
         by_time = rearrange(latents, "b c t h w -> b t c h w")
         pixels = decode_runs(by_time, runs, self._decode_chunk)
         return torch.stack([pixels[frame] for frame in wanted], dim=1)
