@@ -1,0 +1,69 @@
+"""The samplers' options, apart from the samplers so that listing them imports no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Spacing = Literal["leading", "trailing", "linspace"]
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DDIMOptions(_Options):
+    """Options of ``ddim``."""
+
+    eta: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=1.0,
+        description="fresh noise a step: 0 none (DDIM), 1 as much as ancestral DDPM",
+    )
+    timestep_spacing: Spacing = Field(
+        default="leading", description="how the S timesteps are spread over the trained ones"
+    )
+    steps_offset: int = Field(default=1, ge=0, description="added to every timestep of `leading` spacing")
+    set_alpha_to_one: bool = Field(
+        default=False, description="end at no noise at all instead of at the noise of timestep 0"
+    )
+
+
+class DPMSolverOptions(_Options):
+    """Options of ``dpmpp``."""
+
+    order: Literal[1, 2] = Field(
+        default=2, description="2 uses the previous step's estimate as well (2M), 1 does not"
+    )
+    timestep_spacing: Spacing = Field(
+        default="linspace", description="how the S timesteps are spread over the trained ones"
+    )
+    steps_offset: int = Field(default=1, ge=0, description="added to every timestep of `leading` spacing")
+
+
+class EulerOptions(_Options):
+    """Options of ``euler``."""
+
+    churn: float = Field(
+        default=0.0, ge=0.0, description="total fresh noise over the steps (S_churn of Karras et al. 2022)"
+    )
+    timestep_spacing: Spacing | None = Field(
+        default=None,
+        description="how the timesteps of a discrete schedule are spread (`leading` if not given); "
+        "a Karras schedule has a spacing of its own and refuses this",
+    )
+    steps_offset: int | None = Field(
+        default=None, ge=0, description="added to every timestep of `leading` spacing (1 if not given)"
+    )
+
+
+class RectifiedFlowOptions(_Options):
+    """Options of ``rectified_flow``."""
+
+    shift: float | None = Field(
+        default=None,
+        gt=0.0,
+        description="static time shift in place of the backbone's; 1 spaces the times evenly",
+    )
