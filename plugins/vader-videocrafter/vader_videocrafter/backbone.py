@@ -195,7 +195,7 @@ class VideoCrafter(Backbone):
         context = encode_tokens(self.text_encoder, tokens)
         if self._text_rests_on_cpu:
             self.text_encoder.to("cpu")
-        return {"context": context}
+        return {"context": context.to(self.dtype)}
 
     def release_text_encoder(self) -> None:
         """Sends the text encoder to the CPU; it visits the device again for texts not seen before."""
@@ -242,8 +242,11 @@ class VideoCrafter(Backbone):
         if frames is not None:
             wrong = [frame for frame in frames if not 0 <= frame < total]
             if wrong:
-                raise VaderError(f"backbone {self.name!r}: frame {wrong[0]} does not exist: use 0 to {total - 1}")
-            latents = latents[:, :, list(frames)]
+                raise VaderError(
+                    f"backbone {self.name!r}: frame {wrong[0]} does not exist: use 0 to {total - 1}"
+                )
+            # One by one: indexing with a list would copy the indices to the device and wait for it.
+            latents = torch.stack([latents[:, :, frame] for frame in frames], dim=2)
         batch = latents.shape[0]
         images = self._codec.decode(
             rearrange(latents, "b c t h w -> (b t) c h w"), recompute=self.gradient_checkpointing

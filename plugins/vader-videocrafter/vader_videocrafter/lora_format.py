@@ -56,7 +56,9 @@ def to_official(adapter: Adapter) -> dict[str, Tensor]:
     """
     what = "a VideoCrafter LoRA file"
     foreign = sorted(
-        name for name in adapter.tensors if not name.endswith(tuple(t + side for t in TARGETS for side in _SIDES))
+        name
+        for name in adapter.tensors
+        if not name.endswith(tuple(t + side for t in TARGETS for side in _SIDES))
     )
     if foreign:
         raise VaderError(
