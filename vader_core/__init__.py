@@ -37,7 +37,7 @@ _WHERE = {
     "RewardOutput": "vader_core.reward",
 }
 
-__all__ = ["__version__", *sorted(_WHERE)]  # noqa: PLE0604 - every name is a string of the table above
+__all__ = ["__version__", *sorted(_WHERE)]
 
 
 def __getattr__(name: str) -> Any:

@@ -128,7 +128,8 @@ class TextCache:
     """Encodings by content, kept on the CPU and, where a directory is given, on disk.
 
     Args:
-        key: Words that set this encoder apart from every other (weights, length, dtype); part of the content hash.
+        key: Words that set this encoder apart from every other (weights, length, dtype); part of the content
+            hash.
         directory: Where files are kept as safetensors between runs; ``None`` keeps them in memory alone.
     """
 
@@ -169,8 +170,10 @@ class TextCache:
 class Backbone(ABC):
     """A video diffusion model, in two stages.
 
-    The constructor is cheap: configuration, defaults, LoRA targets, the schedule and every check of a geometry work at
-    once. :meth:`load` builds the modules on ``device`` and reads the weights; only then do ``denoiser`` and the methods
+    The constructor is cheap: configuration, defaults, LoRA targets, the schedule and every check of a
+    geometry work at
+    once. :meth:`load` builds the modules on ``device`` and reads the weights; only then do ``denoiser`` and
+    the methods
     below it work. All modules are in eval mode and frozen; the core attaches the LoRA to ``denoiser``.
 
     Args:
@@ -260,7 +263,9 @@ class Backbone(ABC):
 
     @abstractmethod
     def encode_texts(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Run the text encoder: tensors [N, …] by name, without a graph. Called only for texts not in the cache."""
+        """Run the text encoder: tensors [N, …] by name, without a graph. Called only for texts not in the
+        cache.
+        """
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[Prompt]) -> Text:
@@ -301,7 +306,8 @@ class Backbone(ABC):
             prompts: The same prompts (their images, their metadata).
             geometry: A validated geometry.
             rng: For models whose conditioning is noised.
-            image: First frames in [0, 1] that take the place of the prompts' images (long video); may carry a graph.
+            image: First frames in [0, 1] that take the place of the prompts' images (long video); may carry a
+                graph.
         """
 
     def initial_noise(self, batch: int, geometry: Geometry, rng: Randomness) -> Float[Tensor, "b c t h w"]:
@@ -316,7 +322,8 @@ class Backbone(ABC):
     def predict(
         self, latents: Float[Tensor, "b c t h w"], timestep: Float[Tensor, " b"], conditioning: Conditioning
     ) -> Float[Tensor, "b c t h w"]:
-        """One unguided call of the denoiser, over whatever the batch holds (both guidance branches, as a rule).
+        """One unguided call of the denoiser, over whatever the batch holds (both guidance branches, as a
+        rule).
 
         Args:
             latents: Float32 (float64 for a float64 backbone).
@@ -333,7 +340,8 @@ class Backbone(ABC):
         Args:
             latents: Clean latents.
             geometry: The geometry they were made for.
-            frames: Video frame indices to decode, in this order; ``None`` is all. No more than they need is decoded.
+            frames: Video frame indices to decode, in this order; ``None`` is all. No more than they need is
+                decoded.
         """
 
     def encode_video(self, video: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b c t h w"]:
@@ -345,7 +353,9 @@ class Backbone(ABC):
         raise VaderError(f"backbone {self.name!r} has no encoder")
 
     def modules(self) -> dict[str, nn.Module]:
-        """Every loaded module by its role (``denoiser``, ``autoencoder``, ``text_encoder`` …), for memory and moving."""
+        """Every loaded module by its role (``denoiser``, ``autoencoder``, ``text_encoder`` …), for memory and
+        moving.
+        """
         return {"denoiser": self.denoiser}
 
     @contextmanager

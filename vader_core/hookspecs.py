@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import pluggy
 from pydantic import BaseModel
@@ -18,8 +18,8 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 class Factory(Protocol):
     """Makes a component; the heavy imports happen in here."""
 
-    def __call__(self, config: BaseModel, *, device: object, dtype: object) -> object:
-        """The component, for a ``torch.device`` and a ``torch.dtype``."""
+    def __call__(self, config: Any, *, device: Any, dtype: Any) -> Any:
+        """The component, from its option model, for a ``torch.device`` and a ``torch.dtype``."""
 
 
 class Register(Protocol):
@@ -49,14 +49,18 @@ class RegisterCommand(Protocol):
     """What ``register_commands`` is given."""
 
     def __call__(self, name: str, target: str, *, summary: str = "") -> None:
-        """Announce the click command that ``target`` (``module:attribute``) names; imported only when called."""
+        """Announce the click command that ``target`` (``module:attribute``) names; imported only when
+        called.
+        """
 
 
 class RegisterLoraFormat(Protocol):
     """What ``register_lora_formats`` is given."""
 
     def __call__(self, name: str, target: str, *, summary: str = "") -> None:
-        """Announce the :class:`vader_core.lora_formats.LoraFormat` that ``target`` (``module:attribute``) names."""
+        """Announce the :class:`vader_core.lora_formats.LoraFormat` that ``target`` (``module:attribute``)
+        names.
+        """
 
 
 @hookspec

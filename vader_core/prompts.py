@@ -34,7 +34,8 @@ class PromptSource(ABC):
 
     @abstractmethod
     def draw(self, indices: Sequence[int], seed: int = 0) -> list[Prompt]:
-        """The training prompts at ``indices`` (global sample indices, unbounded) of the stream that ``seed`` names.
+        """The training prompts at ``indices`` (global sample indices, unbounded) of the stream that ``seed``
+        names.
 
         Equal arguments give equal prompts, in any order of calls and in any process.
         """

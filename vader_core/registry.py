@@ -31,7 +31,8 @@ _HOOKS: dict[Kind, str] = {
 }
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
-#: Components of the first-party plugins, so that an uninstalled one can be named with the line that installs it.
+#: Components of the first-party plugins, so that an uninstalled one can be named with the line that installs
+#: it.
 FIRST_PARTY: dict[str, tuple[str, ...]] = {
     "vader-demo": ("demo", "demo_aesthetic", "demo_alignment", "demo_action"),
     "vader-rewards": (
@@ -189,7 +190,8 @@ class Registry:
         """The component of that kind and name.
 
         Raises:
-            VaderError: None, or two, have that name; says what is installed, what is near, and what to install.
+            VaderError: None, or two, have that name; says what is installed, what is near, and what to
+                install.
         """
         if name in self.components[kind]:
             return self.components[kind][name]
@@ -314,7 +316,9 @@ def _discover() -> Iterable[tuple[metadata.EntryPoint, metadata.Distribution | N
 
 
 def load_registry() -> Registry:
-    """Load every installed plugin, each on its own: a broken one is recorded with its error and harms nothing else."""
+    """Load every installed plugin, each on its own: a broken one is recorded with its error and harms nothing
+    else.
+    """
     registry = Registry()
     for point, distribution in sorted(_discover(), key=lambda found: found[0].name):
         plugin = Plugin(

@@ -34,7 +34,8 @@ class FramesNeeded:
     """Which frames a reward must see.
 
     Args:
-        kind: ``image`` scores frames one by one, any number of them; ``clip`` sees ``count`` frames as a clip (any number
+        kind: ``image`` scores frames one by one, any number of them; ``clip`` sees ``count`` frames as a clip
+            (any number
             from ``minimum`` where ``count`` is ``None``); ``all`` needs every frame.
         count: Frames of a ``clip``.
         minimum: Fewest frames of a ``clip`` of any length.
@@ -87,7 +88,9 @@ class Reward(ABC):
 
 
 class ImageReward(Reward):
-    """A reward of single frames: implement :meth:`score_frames` and, for a published target form, :meth:`loss_frames`."""
+    """A reward of single frames: implement :meth:`score_frames` and, for a published target form,
+    :meth:`loss_frames`.
+    """
 
     @abstractmethod
     def score_frames(
@@ -114,7 +117,9 @@ class ImageReward(Reward):
 
 
 class ClipReward(Reward):
-    """A reward of a clip: implement :meth:`score`; the loss is minus the score unless :meth:`loss` says otherwise."""
+    """A reward of a clip: implement :meth:`score`; the loss is minus the score unless :meth:`loss` says
+    otherwise.
+    """
 
     @property
     def frames(self) -> FramesNeeded:

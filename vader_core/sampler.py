@@ -1,7 +1,9 @@
 """The sampler contract: how noise becomes latents.
 
-A sampler is pure. All it knows is in its arguments: the plan (numbers worked out once from the backbone's schedule), the
-step index and the state. Coefficients are Python floats worked out in float64, so that latents keep their own dtype.
+A sampler is pure. All it knows is in its arguments: the plan (numbers worked out once from the backbone's
+schedule), the
+step index and the state. Coefficients are Python floats worked out in float64, so that latents keep their own
+dtype.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ class VariancePreserving:
     Args:
         alphas_cumprod: a_t for t = 0 … N-1, float64, [N].
         prediction_type: ``epsilon`` (the noise) or ``v`` (sqrt(a) noise - sqrt(1-a) x_0).
-        scale: A model's own extra scale of x_0 per t, [N] (VideoCrafter2's ``scale_arr``); ``None`` is all ones.
+        scale: A model's own extra scale of x_0 per t, [N] (VideoCrafter2's ``scale_arr``); ``None`` is all
+            ones.
     """
 
     alphas_cumprod: Tensor
@@ -168,7 +171,9 @@ class Sampler(ABC):
 
     @abstractmethod
     def renoise(self, plan: Plan, i: int, clean: Tensor, noise: Tensor) -> State:
-        """The state before step ``i`` of a fresh path from ``clean`` latents with standard normal ``noise``."""
+        """The state before step ``i`` of a fresh path from ``clean`` latents with standard normal
+        ``noise``.
+        """
 
     def after_step(
         self, plan: Plan, i: int, state: State, conditioning: Conditioning, noise: Tensor | None

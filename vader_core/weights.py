@@ -1,6 +1,7 @@
 """Weights: where they come from, how they are read, and what each plugin wants.
 
-Nothing that could run code is ever unpickled: safetensors, or ``torch.load(weights_only=True)``, whose unpickler rebuilds
+Nothing that could run code is ever unpickled: safetensors, or ``torch.load(weights_only=True)``, whose
+unpickler rebuilds
 tensors alone.
 """
 
@@ -116,7 +117,8 @@ def check_sha256(path: Path, expected: str | None) -> None:
 
 
 def fetch(wanted: WeightFile, *, needed_for: str, option: str = "--weights PATH") -> Path:
-    """The local path of a hub file (or, where ``file`` is empty, of the repository's snapshot), downloading what is missing.
+    """The local path of a hub file (or, where ``file`` is empty, of the repository's snapshot), downloading
+    what is missing.
 
     Args:
         wanted: What to fetch.
@@ -124,7 +126,8 @@ def fetch(wanted: WeightFile, *, needed_for: str, option: str = "--weights PATH"
         option: The option that names a local file instead; ends the message.
 
     Raises:
-        VaderError: Offline and not here, gated, or not found: names repository, file, token setting and ``option``.
+        VaderError: Offline and not here, gated, or not found: names repository, file, token setting and
+            ``option``.
     """
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
@@ -180,7 +183,8 @@ def load_tensors(path: Path, *, needed_for: str = "weights") -> dict[str, Any]:
     """Read a ``.safetensors`` file or a torch file; nothing in it is run.
 
     Returns:
-        For safetensors a flat dict of tensors; for a torch file whatever plain containers of tensors it holds.
+        For safetensors a flat dict of tensors; for a torch file whatever plain containers of tensors it
+        holds.
 
     Raises:
         VaderError: Unreadable, or a pickle that asks for anything but tensors.

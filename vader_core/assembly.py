@@ -1,0 +1,370 @@
+"""From a configuration to the parts of a run: everything is checked before anything heavy is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import torch
+
+from vader_core.backbone import Backbone
+from vader_core.config import RunConfig
+from vader_core.denoise import Sampling
+from vader_core.errors import MachineError, VaderError
+from vader_core.frames import check_choice
+from vader_core.geometry import Geometry, GeometryRequest
+from vader_core.gradient import parse_gradient
+from vader_core.guidance import Guidance, format_scale, parse_scale
+from vader_core.lora import Attached, LoraSettings, attach_lora
+from vader_core.mixture import Mixture, Term
+from vader_core.prompts import Prompt, PromptSource
+from vader_core.registry import Registry
+from vader_core.step import StepSettings
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass
+class Assembly:
+    """The parts of a run. Made by :func:`prepare`; :meth:`load` reads the weights.
+
+    Args:
+        config: The configuration with every default filled in.
+        registry: Where the components come from.
+        device: Where the models live.
+        backbone: Not loaded yet.
+        settings: What a training step does.
+        prompts: The prompt source.
+    """
+
+    config: RunConfig
+    registry: Registry
+    device: torch.device
+    backbone: Backbone
+    settings: StepSettings
+    prompts: PromptSource
+    rewards: Mixture = field(default_factory=lambda: Mixture(()))
+    monitors: Mixture = field(default_factory=lambda: Mixture(()))
+
+    @property
+    def geometry(self) -> Geometry:
+        """Of one segment."""
+        return self.settings.geometry
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the frozen weights while computing."""
+        return _DTYPES[str(self.config.trainer.precision)]
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """The forward pass's precision context; fp32 needs none."""
+        if self.config.trainer.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+    def lora_settings(self) -> LoraSettings:
+        """The adapter's shape."""
+        lora = self.config.lora
+        alpha = float(lora.rank if lora.alpha is None else lora.alpha)
+        targets = tuple(lora.targets or self.backbone.lora_targets)
+        return LoraSettings(lora.rank, alpha, targets, lora.dropout, self.config.trainer.seed)
+
+    def load_backbone(self) -> None:
+        """Build the model and read its weights.
+
+        Raises:
+            MachineError: The device has too little memory.
+        """
+        with out_of_memory_named(f"loading backbone {self.config.backbone.name!r}"):
+            self.backbone.load()
+
+    def attach(self) -> Attached:
+        """Attach the adapter: the one to start from where there is one, else a fresh one."""
+        start = self.config.lora.start
+        if start is None:
+            return attach_lora(self.backbone.denoiser, self.lora_settings())
+        from vader_core.adapters import find_adapter
+        from vader_core.lora import attach_adapter
+
+        return attach_adapter(self.backbone.denoiser, find_adapter(start, self.registry), what=start)
+
+    def load_rewards(self, *, training: bool = True) -> None:
+        """Load the rewards and the monitors.
+
+        Raises:
+            VaderError: A reward without a gradient is to be trained on.
+        """
+        terms = []
+        for item in self.config.rewards:
+            component = self.registry.get("reward", item.name)
+            with out_of_memory_named(f"loading reward {item.name!r}"):
+                reward = component.make(item.options, device=self.device, dtype=self.dtype)
+            if training and not reward.differentiable:
+                raise VaderError(
+                    f"reward {item.name!r} has no gradient, so it cannot be trained on: "
+                    f"watch it with --monitor {item.name}, and train on another --reward"
+                )
+            terms.append(Term(item.name, reward, item.weight, item.cap))
+        self.rewards = Mixture(tuple(terms))
+        watched = []
+        for monitor in self.config.monitors:
+            component = self.registry.get("reward", monitor.name)
+            watched.append(
+                Term(monitor.name, component.make(monitor.options, device=self.device, dtype=self.dtype))
+            )
+        self.monitors = Mixture(tuple(watched))
+        self._check_reward_frames()
+
+    def _check_reward_frames(self) -> None:
+        """Refuse a frame choice that no reward of the run would follow."""
+        given = self.config.reward_frames
+        follows = [
+            term.name
+            for term in self.rewards.terms
+            if term.reward.frames.kind == "image"
+            or (term.reward.frames.kind == "clip" and term.reward.frames.count is None)
+        ]
+        if given is not None and self.rewards.terms and not follows:
+            raise VaderError(
+                f"--reward-frames {given} has no effect here: every reward of this run sees frames of its own choice"
+            )
+
+    def draw_prompts(self, indices: list[int]) -> list[Prompt]:
+        """Training prompts, with the run's negative prompt where a prompt has none."""
+        return self._with_negative(self.prompts.draw(indices, self.config.trainer.seed))
+
+    def held_out_prompts(self) -> list[Prompt]:
+        """Evaluation prompts, likewise.
+
+        Raises:
+            VaderError: The source has none.
+        """
+        prompts = self._with_negative(self.prompts.all())
+        if not prompts:
+            raise VaderError(f"--prompts {self.config.prompts.source}: there are no prompts to evaluate on")
+        return prompts
+
+    def _with_negative(self, prompts: list[Prompt]) -> list[Prompt]:
+        negative = self.config.prompts.negative_prompt
+        if negative is None:
+            return prompts
+        return [
+            Prompt(
+                prompt.text,
+                negative if prompt.negative is None else prompt.negative,
+                prompt.image,
+                prompt.metadata,
+            )
+            for prompt in prompts
+        ]
+
+
+def out_of_memory_named(doing: str) -> AbstractContextManager[None]:
+    """Turn the device's out-of-memory error into one message."""
+    return _OutOfMemory(doing)
+
+
+class _OutOfMemory(AbstractContextManager[None]):
+    def __init__(self, doing: str) -> None:
+        self.doing = doing
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        memory = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+            isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        )
+        if memory:
+            raise MachineError(
+                f"out of memory while {self.doing}: use fewer frames or a smaller size, --batch-size 1, --precision bf16, "
+                "-o trainer.gradient_checkpointing=true, or -o sampler.split_guidance=true"
+            ) from error
+
+
+def choose_device(config: RunConfig) -> torch.device:
+    """The device of a run.
+
+    Raises:
+        VaderError: CUDA was asked for and is not there.
+    """
+    if config.trainer.device == "cuda" and not torch.cuda.is_available():
+        raise VaderError(
+            "trainer.device=cuda: no CUDA device is available here; use cpu, or see `vader doctor`"
+        )
+    if config.trainer.device == "cpu":
+        return torch.device("cpu")
+    from accelerate.state import PartialState
+
+    return torch.device(PartialState().device)
+
+
+def _precision(config: RunConfig, backbone_default: str, device: torch.device) -> str:
+    if config.trainer.precision is None:
+        return "fp32" if device.type == "cpu" else backbone_default
+    if config.trainer.precision == "fp16" and device.type == "cpu":
+        raise VaderError("--precision fp16 needs an accelerator: use bf16 or fp32 on a CPU")
+    return config.trainer.precision
+
+
+def make_backbone(config: RunConfig, registry: Registry, device: torch.device) -> tuple[Backbone, RunConfig]:
+    """The backbone, not loaded, and the configuration with the precision settled.
+
+    Raises:
+        VaderError: None was named, or its options are wrong.
+    """
+    name = config.backbone.name
+    if name is None:
+        raise VaderError("no backbone: give --backbone NAME (`vader plugins` lists them)")
+    component = registry.get("backbone", name)
+    options = component.options(config.backbone.options)
+    config = config.model_copy(deep=True)
+    config.backbone.options = options.model_dump(mode="json", exclude_unset=True)
+    probe = component.factory(options, device=device, dtype=torch.float32)
+    precision = _precision(config, probe.defaults.precision, device)  # type: ignore[attr-defined]
+    config.trainer.precision = precision  # type: ignore[assignment]
+    if _DTYPES[precision] == torch.float32:
+        return probe, config  # type: ignore[return-value]
+    made = component.factory(options, device=device, dtype=_DTYPES[precision])
+    return made, config  # type: ignore[return-value]
+
+
+def make_sampling(config: RunConfig, registry: Registry, backbone: Backbone, geometry: Geometry) -> Sampling:
+    """Sampler, plan and guidance; the configuration must be complete."""
+    sampling = config.sampling
+    component = registry.get("sampler", str(sampling.sampler))
+    sampler = component.make(sampling.options, device=backbone.device, dtype=backbone.dtype)
+    plan = sampler.plan(backbone.schedule, int(sampling.num_steps or 0), geometry)
+    scale = parse_scale(sampling.guidance_scale if sampling.guidance_scale is not None else 1.0)
+    return Sampling(sampler, plan, Guidance(scale, sampling.split_guidance))
+
+
+def make_prompts(config: RunConfig, registry: Registry) -> PromptSource:
+    """The prompt source.
+
+    Raises:
+        VaderError: None was named, or what it names cannot be read.
+    """
+    from vader_core.builtin.prompts import parse_prompts
+
+    source = config.prompts.source
+    if source is None:
+        raise VaderError("no prompts: give --prompts NAME, file:PATH, text:… or images:FOLDER")
+    name, options = parse_prompts(source)
+    component = registry.get("prompt source", name)
+    made: PromptSource = component.make(
+        {**options, **config.prompts.options}, device=torch.device("cpu"), dtype=torch.float32
+    )
+    return made
+
+
+def prepare(config: RunConfig, registry: Registry, *, device: torch.device | None = None) -> Assembly:
+    """Check a configuration, fill in every default, and build what is cheap.
+
+    Raises:
+        VaderError: Anything in it that cannot be done.
+    """
+    device = choose_device(config) if device is None else device
+    for item in [*config.rewards, *config.monitors]:
+        item.options = (
+            registry.get("reward", item.name)
+            .options(item.options)
+            .model_dump(mode="json", exclude_unset=True)
+        )
+    _check_unique(config)
+    backbone, config = make_backbone(config, registry, device)
+    geometry = _fill_geometry(config, backbone)
+    _fill_defaults(config, backbone)
+    sampling = make_sampling(config, registry, backbone, geometry)
+    settings = make_settings(config, geometry, sampling)
+    return Assembly(config, registry, device, backbone, settings, make_prompts(config, registry))
+
+
+def _check_unique(config: RunConfig) -> None:
+    names = [item.name for item in config.rewards]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise VaderError(
+            f"--reward {repeated[0]} is given twice: give one weight, --reward {repeated[0]}:WEIGHT"
+        )
+    both = sorted(set(names) & {item.name for item in config.monitors})
+    if both:
+        raise VaderError(f"--monitor {both[0]}: it is trained on, so it cannot judge; monitor another reward")
+
+
+def _fill_geometry(config: RunConfig, backbone: Backbone) -> Geometry:
+    video = config.video
+    geometry = backbone.resolve_geometry(
+        GeometryRequest(video.height, video.width, video.num_frames, video.fps)
+    )
+    video.height, video.width = geometry.height, geometry.width
+    video.num_frames, video.fps = geometry.num_frames, geometry.fps
+    return geometry
+
+
+def _fill_defaults(config: RunConfig, backbone: Backbone) -> None:
+    defaults = backbone.defaults
+    sampling, trainer, lora = config.sampling, config.trainer, config.lora
+    if sampling.sampler is None:
+        sampling.sampler = defaults.sampler
+        sampling.options = {**defaults.sampler_options, **sampling.options}
+    if sampling.num_steps is None:
+        sampling.num_steps = defaults.num_steps
+    if sampling.guidance_scale is None:
+        sampling.guidance_scale = format_scale(defaults.guidance_scale)
+    if config.gradient is None:
+        config.gradient = defaults.gradient
+    if config.prompts.source is None:
+        config.prompts.source = defaults.prompts
+    if lora.targets is None:
+        lora.targets = list(backbone.lora_targets)
+    if lora.alpha is None:
+        lora.alpha = float(lora.rank)
+    if trainer.gradient_checkpointing is None:
+        trainer.gradient_checkpointing = backbone.device.type != "cpu"
+
+
+def make_settings(config: RunConfig, geometry: Geometry, sampling: Sampling) -> StepSettings:
+    """What a training step does, checked against the geometry and the number of steps."""
+    trainer = config.trainer
+    gradient = parse_gradient(str(config.gradient))
+    gradient.check(sampling.plan.num_steps)
+    chosen = trainer.gradient_segments
+    if chosen is not None and (not chosen or any(not 0 <= index < trainer.segments for index in chosen)):
+        raise VaderError(f"trainer.gradient_segments={chosen}: segments run from 0 to {trainer.segments - 1}")
+    if trainer.low_variance:
+        _check_low_variance(config)
+    settings = StepSettings(
+        geometry=geometry,
+        sampling=sampling,
+        gradient=gradient,
+        detach_input=trainer.detach_input,
+        reward_frames=config.reward_frames or "random",
+        segments=trainer.segments,
+        gradient_segments=None if chosen is None else tuple(chosen),
+        carry_gradient=trainer.carry_gradient,
+        low_variance=trainer.low_variance,
+        base_weight=trainer.base_weight,
+        checkpointing=bool(trainer.gradient_checkpointing),
+    )
+    check_choice(settings.reward_frames, settings.joined_frames)
+    return settings
+
+
+def _check_low_variance(config: RunConfig) -> None:
+    trainer = config.trainer
+    if config.gradient != "last":
+        raise VaderError(
+            f"trainer.low_variance re-noises the last step, so --gradient {config.gradient} does not fit: use last"
+        )
+    clashing = {
+        "segments": trainer.segments > 1,
+        "detach_input": trainer.detach_input,
+        "base_weight": trainer.base_weight > 0,
+    }
+    for name, on in clashing.items():
+        if on:
+            raise VaderError(
+                f"trainer.low_variance and trainer.{name} cannot be used together: leave one out"
+            )
+
+
+AutocastFactory = Callable[[], AbstractContextManager[None]]

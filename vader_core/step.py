@@ -1,0 +1,271 @@
+"""The training step, as the paper's Algorithm 1 reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vader_core.backbone import Backbone, Conditioning, Text
+from vader_core.denoise import Rollout, Sampling, base_distance, denoise
+from vader_core.geometry import Geometry
+from vader_core.gradient import NO_GRADIENT, Drawn, GradientChoice, Last
+from vader_core.mixture import FrameChoice, Mixture, MixtureOutput
+from vader_core.prompts import Prompt
+from vader_core.randomness import Randomness
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """What a step does, beside the model and the rewards.
+
+    Args:
+        geometry: Of one segment.
+        sampling: Sampler, plan and guidance.
+        gradient: Where the gradient flows.
+        detach_input: Detach the latents that a differentiated prediction is given (DRTune).
+        reward_frames: The frame choice, in the words of ``--reward-frames``.
+        segments: Long video: how many segments, each continuing from the last frame of the one before.
+        gradient_segments: Which of them carry a graph; ``None`` is the last.
+        carry_gradient: Let the graph run through the frame that joins two segments.
+        low_variance: 0 is off; n re-noises the clean latents n times and differentiates n last steps
+            (DRaFT-LV).
+        base_weight: Weight of the squared distance to the base prediction at the differentiated steps.
+        checkpointing: Recompute activations of the differentiated steps in the backward pass.
+    """
+
+    geometry: Geometry
+    sampling: Sampling
+    gradient: GradientChoice = field(default_factory=Last)
+    detach_input: bool = False
+    reward_frames: str = "random"
+    segments: int = 1
+    gradient_segments: tuple[int, ...] | None = None
+    carry_gradient: bool = False
+    low_variance: int = 0
+    base_weight: float = 0.0
+    checkpointing: bool = False
+
+    @property
+    def joined_frames(self) -> int:
+        """Frames of the joined video: the repeated boundary frame of each later segment is dropped."""
+        return self.geometry.num_frames + (self.segments - 1) * (self.geometry.num_frames - 1)
+
+    def carries_gradient(self, segment: int) -> bool:
+        """Whether that segment's rollout has a graph."""
+        chosen = (self.segments - 1,) if self.gradient_segments is None else self.gradient_segments
+        return segment in chosen
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step reports.
+
+    Args:
+        loss: Mean loss over the batch, detached.
+        scores: Each reward's score [B], detached.
+        base_distance: Mean squared distance to the base prediction, where it was asked for.
+        steps: Differentiated steps of the last segment.
+        frames: Video frames that were decoded for the rewards.
+        reward_queries: Videos that were scored.
+    """
+
+    loss: Tensor
+    scores: dict[str, Tensor]
+    base_distance: Tensor | None
+    steps: frozenset[int]
+    frames: tuple[int, ...]
+    reward_queries: int
+
+
+def _backward(loss: Tensor) -> None:
+    loss.backward()
+
+
+def reward_gradient_step(
+    backbone: Backbone,
+    rewards: Mixture,
+    prompts: Sequence[Prompt],
+    settings: StepSettings,
+    rng: Randomness,
+    *,
+    backward: Callable[[Tensor], None] = _backward,
+    adapter_off: Callable[[], AbstractContextManager[None]] = nullcontext,
+    autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> StepResult:
+    """Sample videos, score them, and send the reward's gradient back into the LoRA.
+
+    Args:
+        backbone: A loaded backbone with a LoRA attached.
+        rewards: What to maximise.
+        prompts: B of them.
+        settings: What the step does.
+        rng: This micro-step's random numbers, for B samples.
+        backward: Called with the mean loss; may scale it.
+        adapter_off: Context in which the model is the base model; needed where ``base_weight`` is not 0.
+        autocast: Context of the forward pass.
+    """
+    with autocast():
+        text = backbone.encode_text(prompts)
+        frames = rewards.choose_frames(settings.reward_frames, settings.joined_frames, rng)
+        if settings.low_variance:
+            return _low_variance_step(
+                backbone, rewards, prompts, text, settings, frames, rng, backward, autocast
+            )
+        video, rollout, conditioning, drawn = _rollout_video(backbone, prompts, text, settings, frames, rng)
+        output = rewards(video, frames, prompts, rng)
+        loss = output.loss.mean()
+        distance = None
+        if settings.base_weight and rollout.record:
+            with adapter_off():
+                distance = base_distance(backbone, settings.sampling, rollout, conditioning).mean()
+            loss = loss + settings.base_weight * distance
+    with backbone.checkpointing(settings.checkpointing):
+        backward(loss)
+    return StepResult(
+        loss=loss.detach(),
+        scores=output.scores,
+        base_distance=None if distance is None else distance.detach(),
+        steps=drawn.steps,
+        frames=frames.union,
+        reward_queries=len(prompts),
+    )
+
+
+def _rollout_video(
+    backbone: Backbone,
+    prompts: Sequence[Prompt],
+    text: Text,
+    settings: StepSettings,
+    frames: FrameChoice,
+    rng: Randomness,
+) -> tuple[Tensor, Rollout, Conditioning, Drawn]:
+    """Sample every segment and decode the frames that the rewards need, joined in order."""
+    geometry = settings.geometry
+    pieces: list[Tensor] = []
+    image: Tensor | None = None
+    for segment in range(settings.segments):
+        own = rng if settings.segments == 1 else rng.within("segment", segment)
+        drawn = NO_GRADIENT
+        if settings.carries_gradient(segment):
+            chosen = settings.gradient.draw(settings.sampling.plan.num_steps, own)
+            drawn = Drawn(chosen.steps, chosen.ends_at, settings.detach_input)
+        graph = bool(drawn.steps) or (image is not None and image.requires_grad)
+        with torch.set_grad_enabled(graph), backbone.checkpointing(settings.checkpointing):
+            conditioning = backbone.condition(text, prompts, geometry, own, image=image)
+            noise = backbone.initial_noise(len(prompts), geometry, own)
+            rollout = denoise(backbone, settings.sampling, noise, conditioning, drawn, own)
+            wanted = _local_frames(frames.union, segment, geometry.num_frames)
+            boundary = segment + 1 < settings.segments
+            decoded = _decode(backbone, rollout.latents, geometry, wanted, boundary)
+        if wanted:
+            pieces.append(decoded[:, : len(wanted)])
+        if boundary:
+            image = decoded[:, -1].clamp(0, 1)
+            image = image if settings.carry_gradient else image.detach()
+    return torch.cat(pieces, dim=1), rollout, conditioning, drawn
+
+
+def _local_frames(union: Sequence[int], segment: int, num_frames: int) -> list[int]:
+    """The frames of one segment among ``union``, as its own indices.
+
+    >>> _local_frames((0, 3, 4, 6), 1, 4)
+    [1, 3]
+    """
+    if segment == 0:
+        return [index for index in union if index < num_frames]
+    start = segment * (num_frames - 1)
+    return [index - start for index in union if 0 < index - start < num_frames]
+
+
+def _decode(
+    backbone: Backbone, latents: Tensor, geometry: Geometry, wanted: list[int], boundary: bool
+) -> Tensor:
+    """The wanted frames, and the last one behind them where the next segment starts from it."""
+    last = geometry.num_frames - 1
+    asked = [*wanted, last] if boundary and last not in wanted else wanted
+    if not asked:
+        return latents.new_zeros(len(latents), 0, 3, geometry.height, geometry.width)
+    return backbone.decode(latents, geometry, asked)
+
+
+def _low_variance_step(
+    backbone: Backbone,
+    rewards: Mixture,
+    prompts: Sequence[Prompt],
+    text: Text,
+    settings: StepSettings,
+    frames: FrameChoice,
+    rng: Randomness,
+    backward: Callable[[Tensor], None],
+    autocast: Callable[[], AbstractContextManager[None]],
+) -> StepResult:
+    """DRaFT-LV (Clark et al. 2023): one rollout, n re-noised last steps, the mean of their gradients.
+
+    Each of the n terms is backpropagated on its own, so that memory does not grow with n.
+    """
+    sampling, geometry, count = settings.sampling, settings.geometry, settings.low_variance
+    last = sampling.plan.num_steps - 1
+    with torch.no_grad():
+        conditioning = backbone.condition(text, prompts, geometry, rng)
+        noise = backbone.initial_noise(len(prompts), geometry, rng)
+        clean = denoise(backbone, sampling, noise, conditioning, NO_GRADIENT, rng).latents
+    losses: list[Tensor] = []
+    outputs: list[MixtureOutput] = []
+    for repeat in range(count):
+        own = rng.within("low variance", repeat)
+        fresh = own.normal("renoise", clean.shape[1:], device=clean.device, dtype=clean.dtype)
+        with autocast(), backbone.checkpointing(settings.checkpointing):
+            state = sampling.sampler.renoise(sampling.plan, last, clean, fresh)
+            latents = sampling.sampler.model_input(sampling.plan, last, state)
+            timestep = torch.full((len(latents),), sampling.plan.timesteps[last], device=latents.device)
+            timestep = timestep.to(latents.dtype)
+            prediction = sampling.guidance.predict(backbone, latents, timestep, conditioning)
+            estimate = sampling.sampler.clean(sampling.plan, last, state, prediction)
+            video = backbone.decode(estimate, geometry, list(frames.union))
+            output = rewards(video, frames, prompts, own)
+            loss = output.loss.mean() / count
+        with backbone.checkpointing(settings.checkpointing):
+            backward(loss)
+        losses.append(loss.detach())
+        outputs.append(output)
+    names = outputs[0].scores
+    return StepResult(
+        loss=torch.stack(losses).sum(),
+        scores={name: torch.stack([output.scores[name] for output in outputs]).mean(dim=0) for name in names},
+        base_distance=None,
+        steps=frozenset({last}),
+        frames=frames.union,
+        reward_queries=len(prompts) * count,
+    )
+
+
+@torch.no_grad()
+def sample_video(
+    backbone: Backbone,
+    prompts: Sequence[Prompt],
+    settings: StepSettings,
+    rng: Randomness,
+    *,
+    autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> tuple[Float[Tensor, "b f 3 H W"], Rollout, Conditioning]:
+    """Whole videos without a graph: every frame of every segment, in float32, not clamped.
+
+    Returns:
+        The joined video, and the last segment's rollout and conditioning.
+    """
+    everything = FrameChoice(tuple(range(settings.joined_frames)), ())
+    plain = StepSettings(
+        geometry=settings.geometry,
+        sampling=settings.sampling,
+        segments=settings.segments,
+        gradient_segments=(),
+    )
+    with autocast():
+        text = backbone.encode_text(prompts)
+        video, rollout, conditioning, _ = _rollout_video(backbone, prompts, text, plain, everything, rng)
+    return (video if video.dtype == torch.float64 else video.float()), rollout, conditioning
