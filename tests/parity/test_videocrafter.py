@@ -1,7 +1,7 @@
 """VideoCrafter2 against the numbers of the official code, float32 on the CPU.
 
-Tolerances are those of the goldens' own fact sheet: float32 rounding measured against float64 is 2e-6 to 1e-5 on
-values of order one, so 1e-4 leaves room for another order of sums and for nothing else.
+Tolerances are those of the goldens' own fact sheet: float32 rounding measured against float64 is 2e-6 to 1e-5
+on values of order one, so 1e-4 leaves room for another order of sums and for nothing else.
 """
 
 from __future__ import annotations
@@ -14,14 +14,6 @@ import torch
 from goldens import golden_paths
 from safetensors.torch import load_file
 from torch import Tensor
-from vader_core.backbone import Conditioning
-from vader_core.denoise import Sampling, denoise
-from vader_core.geometry import Geometry
-from vader_core.gradient import Drawn, From
-from vader_core.guidance import Guidance
-from vader_core.lora import LoraSettings, adapter_parameters, attach_adapter, attach_lora
-from vader_core.lora_formats import Adapter
-from vader_core.randomness import Randomness
 from vader_videocrafter.architecture import (
     Architecture,
     AutoencoderArchitecture,
@@ -38,6 +30,15 @@ from vader_videocrafter.sampler import VideoCrafterDDIM
 from vader_videocrafter.schedule import videocrafter_schedule
 from vader_videocrafter.text_encoder import build_text_model, encode_tokens, tokenize
 from vader_videocrafter.unet import VideoUNet
+
+from vader_core.backbone import Conditioning
+from vader_core.denoise import Sampling, denoise
+from vader_core.geometry import Geometry
+from vader_core.gradient import Drawn, From
+from vader_core.guidance import Guidance
+from vader_core.lora import LoraSettings, adapter_parameters, attach_adapter, attach_lora
+from vader_core.lora_formats import Adapter
+from vader_core.randomness import Randomness
 
 pytestmark = pytest.mark.golden
 PLUGIN = "videocrafter"
@@ -109,7 +110,7 @@ def test_goldens_are_there(pattern):
     assert golden_paths(PLUGIN, pattern), f"no golden matches {pattern}; set VADER_GOLDENS"
 
 
-# -- the UNet --------------------------------------------------------------------------------------------------
+# -- the UNet ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module", params=folders("unet_*"), ids=named)
@@ -167,7 +168,7 @@ def test_recomputation_changes_no_number(unet_folder):
     assert torch.equal(*gradients)
 
 
-# -- the autoencoder -------------------------------------------------------------------------------------------
+# -- the autoencoder --------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module", params=folders("vae_*"), ids=named)
@@ -207,7 +208,7 @@ def test_autoencoder_key_map(vae_folder):
     assert ours == {official: entry["diffusers"] for official, entry in theirs.items()}
 
 
-# -- the text tower --------------------------------------------------------------------------------------------
+# -- the text tower ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module", params=folders("text_*"), ids=named)
@@ -244,7 +245,7 @@ def test_tokens(text_folder):
     assert tokens.tolist() == stored["token_ids"]
 
 
-# -- the sampler -----------------------------------------------------------------------------------------------
+# -- the sampler ------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module", params=folders("ddim_*"), ids=named)
@@ -363,7 +364,7 @@ def test_whole_sampling_trace(ddim_folder, split):
         assert (estimate - theirs).abs().max().item() <= TOLERANCE * largest
 
 
-# -- the gradient of a whole VADER step ------------------------------------------------------------------------
+# -- the gradient of a whole VADER step -------------------------------------------------------------
 
 
 def vader_cases() -> list[tuple[Path, str]]:
@@ -414,7 +415,7 @@ def test_vader_gradient(folder, case, checkpointing):
         assert ((parameter.grad - theirs).norm() / theirs.norm()).item() <= 1e-3, name
 
 
-# -- the full-size model, counted without memory ---------------------------------------------------------------
+# -- the full-size model, counted without memory ----------------------------------------------------
 
 
 @pytest.mark.parametrize("path", golden_paths(PLUGIN, "manifest_full.json"), ids=named)

@@ -1,4 +1,4 @@
-"""Sizes of the three networks of a VideoCrafter2 model, and the two sets of sizes that ship with the plugin."""
+"""Sizes of the three networks of a VideoCrafter2 model, and the two sets that ship with the plugin."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class UNetArchitecture(BaseModel):
     def _only_what_videocrafter2_uses(self) -> UNetArchitecture:
         if self.use_relative_position or self.use_causal_attention or not self.temporal_selfatt_only:
             raise ValueError(
-                "VideoCrafter2 has no relative positions, no causal attention and temporal self-attention only; "
+                "VideoCrafter2 has no relative positions, no causal attention, temporal self-attention only: "
                 "use_relative_position and use_causal_attention must be false, temporal_selfatt_only true"
             )
         if self.model_channels % 32:
@@ -153,6 +153,7 @@ def resolve_architecture(value: str | dict[str, Any] | Architecture) -> Architec
         return Architecture.model_validate(value)
     if value not in NAMED:
         raise ValueError(
-            f"architecture={value!r} is unknown: use full, tiny, or a mapping with the keys unet, autoencoder, text"
+            f"architecture={value!r} is unknown: use full, tiny, or a mapping with the keys unet, "
+            "autoencoder, text"
         )
     return NAMED[value]

@@ -7,13 +7,13 @@ sequence of a block's self-attention: a frame (spatial) or a pixel's history (te
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from vader_videocrafter.norm import LayerNorm
 
 
 class Attention(nn.Module):
-    """Multi-head attention without mask or positions; queries from `x`, keys and values from `context` or `x`."""
+    """Multi-head attention without mask or positions; keys and values from `context`, or from `x`."""
 
     def __init__(self, width: int, heads: int, head_width: int, context_width: int | None = None) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Attention(nn.Module):
         rows, tokens, _ = x.shape
         source = x if context is None else context
         q, k, v = self.to_q(x), self.to_k(source), self.to_v(source)
-        # Every query sees the whole text on its own, so a sample's frames can share one copy of keys and values.
+        # Every query sees the whole text on its own, so a sample's frames share one copy of it.
         q = q.reshape(source.shape[0], -1, q.shape[-1])
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,19 +12,17 @@ from torch.utils.checkpoint import checkpoint
 
 from vader_videocrafter.architecture import AutoencoderArchitecture
 
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
-
 TILE_SIZE = 256
 """Pixels along the side of a tile when decoding in tiles (diffusers' size for Stable Diffusion)."""
 
 
-def build_autoencoder(architecture: AutoencoderArchitecture) -> AutoencoderKL:
+def build_autoencoder(architecture: AutoencoderArchitecture) -> nn.Module:
     """A fresh `AutoencoderKL` without trained weights, on torch's current default device."""
     from diffusers import AutoencoderKL
 
     levels = len(architecture.block_out_channels)
-    return AutoencoderKL(
+    build: Any = AutoencoderKL
+    module: nn.Module = build(
         in_channels=3,
         out_channels=3,
         down_block_types=("DownEncoderBlock2D",) * levels,
@@ -36,14 +34,15 @@ def build_autoencoder(architecture: AutoencoderArchitecture) -> AutoencoderKL:
         sample_size=TILE_SIZE,
         scaling_factor=architecture.scaling_factor,
     )
+    return module
 
 
 class _Direction(nn.Module):
-    """One direction of the autoencoder as a module of its own, so that its weights can be swapped for a call."""
+    """One direction of the autoencoder as a module, so that its weights can be swapped for a call."""
 
     def __init__(self, autoencoder: nn.Module, *, decode: bool) -> None:
         super().__init__()
-        self.autoencoder = autoencoder
+        self.autoencoder: Any = autoencoder
         self.decode = decode
 
     def forward(self, x: Tensor) -> Tensor:
@@ -59,11 +58,11 @@ class FrameCodec:
         autoencoder: diffusers' `AutoencoderKL`, frozen.
         device: Where the work is done.
         slice_size: Frames decoded or encoded at once; None is all. Changes no number beyond rounding.
-        tiling: Decode in overlapping tiles that are blended; saves memory, changes the picture near their borders.
+        tiling: Decode in overlapping, blended tiles; saves memory, changes the picture near their borders.
     """
 
     def __init__(
-        self, autoencoder: AutoencoderKL, *, device: torch.device, slice_size: int | None, tiling: bool
+        self, autoencoder: Any, *, device: torch.device, slice_size: int | None, tiling: bool
     ) -> None:
         self.autoencoder = autoencoder
         self.device = device
@@ -77,7 +76,7 @@ class FrameCodec:
 
         Args:
             latents: `[n, 4, h, w]`, scaled as the denoiser uses them.
-            recompute: Keep the activations of one slice at a time for the backward pass and recompute the rest.
+            recompute: Hold the activations of one slice at a time in the backward pass.
 
         Returns:
             `[n, 3, H, W]`, nominally in [-1, 1], not clamped, dtype of `latents`.

@@ -10,20 +10,14 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
-from vader_core import (
-    Backbone,
-    Conditioning,
-    Defaults,
-    Geometry,
-    Prompt,
-    Randomness,
-    Text,
-    VaderError,
-    VariancePreserving,
-)
-from vader_core.backbone import TextCache
-from vader_core.weights import load_exactly, locate, parse_weights
 
+from vader_core.backbone import Backbone, Conditioning, Defaults, Text, TextCache
+from vader_core.errors import VaderError
+from vader_core.geometry import Geometry
+from vader_core.prompts import Prompt
+from vader_core.randomness import Randomness
+from vader_core.sampler import VariancePreserving
+from vader_core.weights import load_exactly, locate, parse_weights
 from vader_videocrafter.architecture import resolve_architecture
 from vader_videocrafter.autoencoder import FrameCodec, build_autoencoder
 from vader_videocrafter.checkpoint import read_checkpoint
@@ -117,8 +111,8 @@ class VideoCrafter(Backbone):
             raise VaderError(f"backbone {self.name!r}: fps={geometry.fps:g} is not allowed: use more than 0")
         if geometry.num_frames > FAMILIAR_FRAMES:
             warnings.warn(
-                f"backbone {self.name!r}: num_frames={geometry.num_frames} is more than the {FAMILIAR_FRAMES} that "
-                "VideoCrafter2 is known to sample well; expect the motion to fall apart",
+                f"backbone {self.name!r}: num_frames={geometry.num_frames} is more than the "
+                f"{FAMILIAR_FRAMES} that VideoCrafter2 is known to sample well; look at the motion",
                 stacklevel=2,
             )
 
@@ -139,7 +133,7 @@ class VideoCrafter(Backbone):
     # Loading.
 
     def load(self) -> None:
-        """Builds the UNet, the autoencoder and the text encoder and fills them from one file, or at random."""
+        """Builds UNet, autoencoder and text encoder and fills them from one file, or at random."""
         unet = empty_module(self.build_denoiser, device=self.device, dtype=self.dtype)
         autoencoder = empty_module(
             lambda: build_autoencoder(self.architecture.autoencoder),
@@ -189,7 +183,7 @@ class VideoCrafter(Backbone):
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """`context` `[N, 77, 1024]`: the penultimate layer of the text tower after its final normalisation."""
+        """`context` `[N, 77, 1024]`: the text tower's penultimate layer after its final normalisation."""
         self.text_encoder.to(self.device)
         tokens = tokenize(texts, self.architecture.text.context_length).to(self.device)
         context = encode_tokens(self.text_encoder, tokens)
@@ -213,10 +207,11 @@ class VideoCrafter(Backbone):
         *,
         image: Float[Tensor, "b 3 H W"] | None = None,
     ) -> Conditioning:
-        """Text tokens and the frame rate; the unconditional branch has the negative prompt and the same rate."""
+        """Text tokens and frame rate; the unconditional branch has the negative prompt and the same rate."""
         if image is not None or any(prompt.image is not None for prompt in prompts):
             raise VaderError(
-                f"backbone {self.name!r} makes video from text alone: use prompts without images, and one segment"
+                f"backbone {self.name!r} makes video from text alone: use prompts without images, "
+                "and one segment"
             )
         fps = torch.full((len(prompts),), float(geometry.fps), device=self.device)
         return Conditioning(

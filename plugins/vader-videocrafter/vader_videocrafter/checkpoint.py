@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from vader_core import VaderError
-from vader_core.weights import load_tensors, misfit_message
 
+from vader_core.errors import VaderError
+from vader_core.weights import load_tensors, misfit_message
 from vader_videocrafter.architecture import Architecture, TextArchitecture
 from vader_videocrafter.autoencoder import build_autoencoder
 from vader_videocrafter.key_maps import is_pointwise_convolution, official_autoencoder_name, text_names
@@ -88,7 +88,7 @@ def official_manifest(architecture: Architecture) -> dict[str, tuple[int, ...]]:
 
 
 def text_shapes(architecture: TextArchitecture) -> dict[str, tuple[int, ...]]:
-    """Shapes of an OpenCLIP text tower, relative to `cond_stage_model.`, the parts that are never run included."""
+    """Shapes of an OpenCLIP text tower, relative to `cond_stage_model.`, with what is never run."""
     width = architecture.width
     shapes: dict[str, tuple[int, ...]] = {
         "model.positional_embedding": (architecture.context_length, width),
@@ -126,8 +126,8 @@ def split_checkpoint(tensors: Mapping[str, Any], architecture: Architecture, *, 
         what: The file, for messages.
 
     Raises:
-        VaderError: Listing every key that is missing, unexpected or of another shape; or a schedule that is not
-            VideoCrafter2's.
+        VaderError: Listing every key that is missing, unexpected or of another shape; or a schedule that is
+            not VideoCrafter2's.
     """
     _check_keys(tensors, official_manifest(architecture), what)
     _check_schedule(tensors, what)
@@ -178,13 +178,16 @@ def _check_keys(tensors: Mapping[str, Any], wanted: Mapping[str, tuple[int, ...]
     missing = sorted(wanted.keys() - tensors.keys())
     unexpected = sorted(key for key in tensors if key not in wanted)
     misfits = [
-        f"{key} {tuple(tensors[key].shape) if isinstance(tensors[key], Tensor) else type(tensors[key]).__name__}"
-        f" instead of {shape}"
+        f"{key} {_shape(tensors[key])} instead of {shape}"
         for key, shape in sorted(wanted.items())
-        if key in tensors and not (isinstance(tensors[key], Tensor) and tuple(tensors[key].shape) == shape)
+        if key in tensors and _shape(tensors[key]) != shape
     ]
     if missing or unexpected or misfits:
         raise VaderError(misfit_message(what, missing, unexpected, misfits))
+
+
+def _shape(value: Any) -> tuple[int, ...] | str:
+    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
 
 
 def _check_schedule(tensors: Mapping[str, Tensor], what: str) -> None:
@@ -197,8 +200,8 @@ def _check_schedule(tensors: Mapping[str, Tensor], what: str) -> None:
         difference = (stored - ours).abs().max().item()
         if not difference <= SCHEDULE_TOLERANCE:
             raise VaderError(
-                f"{what}: its {name} differs by {difference:.3g} from VideoCrafter2's; it was trained with another "
-                "noise schedule and cannot be used as a VideoCrafter2 checkpoint"
+                f"{what}: its {name} differs by {difference:.3g} from VideoCrafter2's; it was trained with "
+                "another noise schedule and cannot be used as a VideoCrafter2 checkpoint"
             )
 
 

@@ -61,9 +61,9 @@ def text_names(official: str) -> tuple[str, ...]:
         official: E.g. `model.transformer.resblocks.0.attn.in_proj_weight`.
 
     Returns:
-        One name; three for the fused query, key and value projection (thirds of the first axis, in this order);
-        none for what the text encoding does not use (`text_projection`, `logit_scale`). Without the `text_model.`
-        in front that some releases of transformers have.
+        One name; three for the fused query, key and value projection (thirds of the first axis, in this
+        order); none for what the text encoding does not use (`text_projection`, `logit_scale`). Without the
+        `text_model.` in front that some releases of transformers have.
     """
     if official in _TEXT_TOP:
         return (_TEXT_TOP[official],)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from vader_core import VaderError
+
+from vader_core.errors import VaderError
 from vader_core.lora_formats import Adapter, LoraFormat
 from vader_core.weights import load_tensors, replacing
 
@@ -16,8 +17,8 @@ PREFIX = "base_model.model.model.diffusion_model."
 """The official file wraps the whole model in peft; the UNet sits at `model.diffusion_model` in it."""
 
 ALPHA = 8.0
-"""Never stored: the official script leaves peft's `lora_alpha` at its default whatever the rank, so the scaling is
-8 / r."""
+"""Never stored: the official script leaves peft's `lora_alpha` at its default whatever the rank, so the
+scaling is 8 / r."""
 
 TARGETS = ("to_q", "to_k", "to_v")
 _SIDES = (".lora_A.weight", ".lora_B.weight")
@@ -38,8 +39,8 @@ def from_official(tensors: Mapping[str, Tensor], *, what: str = "LoRA") -> Adapt
     for key, value in tensors.items():
         if not (key.startswith(PREFIX) and key.endswith(_SIDES) and isinstance(value, Tensor)):
             raise VaderError(
-                f"{what}: {key!r} is not a VideoCrafter LoRA tensor; expected {PREFIX}<module>.lora_A.weight or "
-                ".lora_B.weight"
+                f"{what}: {key!r} is not a VideoCrafter LoRA tensor; expected "
+                f"{PREFIX}<module>.lora_A.weight or .lora_B.weight"
             )
     ours = {key.removeprefix(PREFIX): value for key, value in tensors.items()}
     return Adapter(ours, rank=_single_rank(ours, what), alpha=ALPHA)
@@ -48,8 +49,8 @@ def from_official(tensors: Mapping[str, Tensor], *, what: str = "LoRA") -> Adapt
 def to_official(adapter: Adapter) -> dict[str, Tensor]:
     """An adapter in the official form: float32, the prefix in front, its alpha folded into `lora_B`.
 
-    The official loader always scales by 8 / r, so `lora_B` is multiplied by alpha / 8: nothing changes at alpha 8,
-    and what the adapter does stays the same at any other.
+    The official loader always scales by 8 / r, so `lora_B` is multiplied by alpha / 8: nothing changes at
+    alpha 8, and what the adapter does stays the same at any other.
 
     Raises:
         VaderError: Modules that the official loader would not wrap, half a pair, or ranks that differ.
@@ -62,8 +63,8 @@ def to_official(adapter: Adapter) -> dict[str, Tensor]:
     )
     if foreign:
         raise VaderError(
-            f"{what} holds LoRA of {', '.join(TARGETS)} only (the official loader wraps nothing else), but this "
-            f"adapter has {len(foreign)} other tensors: {', '.join(foreign[:5])}"
+            f"{what} holds LoRA of {', '.join(TARGETS)} only (the official loader wraps nothing else), "
+            f"but this adapter has {len(foreign)} other tensors: {', '.join(foreign[:5])}"
         )
     if not adapter.tensors:
         raise VaderError(f"{what} must hold at least one tensor, but this adapter is empty")
@@ -94,7 +95,7 @@ class VideoCrafterLora(LoraFormat):
     name = "videocrafter"
 
     def recognises(self, path: Path) -> bool:
-        """Whether every key of `path` is a LoRA tensor of an official VideoCrafter model; reads names only."""
+        """Whether every key of `path` is a LoRA tensor of an official VideoCrafter UNet; reads names only."""
         if path.suffix not in (".pt", ".pth", ".ckpt", ".bin") or not path.is_file():
             return False
         try:

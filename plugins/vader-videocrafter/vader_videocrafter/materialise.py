@@ -11,7 +11,7 @@ from torch import nn
 Module = TypeVar("Module", bound=nn.Module)
 
 OUTPUT_GAIN = 0.2
-"""Random layers that close a residual branch are this much weaker than the rest, so that depth adds up to O(1)."""
+"""Random layers that close a residual branch are this much weaker, so that depth adds up to O(1)."""
 
 _CLOSING = ("out_layers.3", "conv4.3", "proj_out", "to_out.0", "net.2", "conv2", "out_proj", "fc2")
 
@@ -20,7 +20,9 @@ def empty_module(build: Callable[[], Module], *, device: torch.device, dtype: to
     """What `build` makes, frozen and in eval mode, with uninitialised weights of `dtype` on `device`."""
     with torch.device("meta"):
         module = build()
-    module = module.to(dtype).to_empty(device=device)
+    # Past the libraries' own `to`, which warns about weights that a loader would have to keep in float32.
+    nn.Module.to(module, dtype=dtype)
+    module = module.to_empty(device=device)
     for name, buffer in module.named_buffers():
         if not name.endswith("position_ids"):
             raise RuntimeError(f"buffer {name} has no known content")
@@ -32,9 +34,9 @@ def empty_module(build: Callable[[], Module], *, device: torch.device, dtype: to
 def fill_randomly(module: nn.Module, seed: int) -> None:
     """Fills every parameter where it lies: nothing zero that matters, activations of order one.
 
-    Matrices and kernels get normal numbers of variance 1 / fan-in, those that close a residual branch (the zeros
-    of a fresh official model among them) a fifth of that width; normalisations are neutral, biases zero. The
-    numbers depend on the seed and on the kind of device.
+    Matrices and kernels get normal numbers of variance 1 / fan-in, those that close a residual branch (the
+    zeros of a fresh official model among them) a fifth of that width; normalisations are neutral, biases
+    zero. The numbers depend on the seed and on the kind of device.
     """
     device = next(module.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)

@@ -16,7 +16,7 @@ class VideoCrafterOptions(BaseModel):
 
     weights: str = Field(
         default="pretrained",
-        description="pretrained, a path (file, or folder with model.ckpt), hub:REPO[/FILE][@REVISION], or random",
+        description="pretrained, random, hub:REPO[/FILE][@REVISION], a file, or a folder with model.ckpt",
     )
     architecture: str | dict[str, Any] = Field(
         default="full",
@@ -33,7 +33,7 @@ class VideoCrafterOptions(BaseModel):
     )
     decode_tiling: bool = Field(
         default=False,
-        description="decode frames larger than 256 pixels in blended tiles: less memory, a slightly other picture",
+        description="decode in blended tiles of 256 pixels: less memory, a slightly other picture",
     )
 
     @field_validator("architecture")

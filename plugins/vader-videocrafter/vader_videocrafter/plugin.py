@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from vader_core import WeightFile, hookimpl
-
+from vader_core.hookspecs import hookimpl
+from vader_core.weights import WeightFile
 from vader_videocrafter.options import DDIMOptions, VideoCrafterOptions
 
 if TYPE_CHECKING:
     import torch
     from pydantic import BaseModel
+
     from vader_core.hookspecs import Register, RegisterLoraFormat
 
 CHECKPOINT = WeightFile(

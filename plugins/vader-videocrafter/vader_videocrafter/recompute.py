@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 def call(module: nn.Module, enabled: bool, *args: Any) -> Tensor:
-    """Calls `module(*args)`, dropping its activations for recomputation where `enabled` and a graph is recorded.
+    """Calls `module(*args)`; where `enabled` and a graph is recorded, its activations are recomputed later.
 
     The random state is not saved: nothing in the network draws random numbers.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from vader_videocrafter.norm import GroupNorm
 from vader_videocrafter.transformer import fold_frames, unfold_frames

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from vader_core import Conditioning, Geometry, Plan, Sampler, State, VaderError, VariancePreserving
-from vader_core.sampler import Schedule
+
+from vader_core.backbone import Conditioning
+from vader_core.errors import VaderError
+from vader_core.geometry import Geometry
+from vader_core.sampler import Plan, Sampler, Schedule, State, VariancePreserving
 
 
 class VideoCrafterDDIM(Sampler):
     """DDIM (Song et al. 2021, equation 12) as VideoCrafter2 runs it.
 
     It differs from the textbook in three ways, all from the official sampler: timesteps are shifted by one
-    (1, 41, … 961 for 25 steps), the clean estimate is divided by the schedule's scale at t and multiplied by the
-    scale at the next t, and the last step, at t = 1, also adds noise where `eta` is not 0.
+    (1, 41, … 961 for 25 steps), the clean estimate is divided by the schedule's scale at t and multiplied by
+    the scale at the next t, and the last step, at t = 1, also adds noise where `eta` is not 0.
 
     Args:
         eta: 0 (deterministic) to 1 (as much noise as ancestral sampling).

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from vader_core import VariancePreserving
+
+from vader_core.sampler import VariancePreserving
 
 SCALE_START = 1.0
 SCALE_END = 0.7
@@ -13,8 +14,8 @@ SCALE_STEPS = 400
 `scale_b` and `mid_step` of the official configuration)."""
 
 STORED_SCALE_LENGTH = 1400
-"""Length of the checkpoint's `scale_arr`: the official code appends 1000 constant entries rather than 600. Only
-the first 1000 are ever read."""
+"""Length of the checkpoint's `scale_arr`: the official code appends 1000 constant entries rather than 600.
+Only the first 1000 are ever read."""
 
 
 def clean_scale(num_train_timesteps: int = 1000) -> Tensor:
@@ -25,7 +26,7 @@ def clean_scale(num_train_timesteps: int = 1000) -> Tensor:
 
 
 def videocrafter_schedule() -> VariancePreserving:
-    """Betas linear in their square roots from 0.00085 to 0.012 over 1000 timesteps, noise prediction, scaled."""
+    """Square roots of beta linear from 0.00085 to 0.012, 1000 timesteps, noise prediction, scaled."""
     return VariancePreserving(
         alphas_cumprod=VariancePreserving.scaled_linear(0.00085, 0.012, 1000),
         prediction_type="epsilon",

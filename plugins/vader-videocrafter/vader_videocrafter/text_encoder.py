@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
 from vader_videocrafter.architecture import TextArchitecture
 
-if TYPE_CHECKING:
-    from transformers import CLIPTextModel
 
-
-def build_text_model(architecture: TextArchitecture) -> CLIPTextModel:
+def build_text_model(architecture: TextArchitecture) -> nn.Module:
     """A fresh `CLIPTextModel` without trained weights, on torch's current default device.
 
-    It has one block less than the tower: VideoCrafter2 reads the penultimate layer, so the last one never runs.
-    The final normalisation follows that layer, as in the official wrapper.
+    It has one block less than the tower: VideoCrafter2 reads the penultimate layer, so the last one never
+    runs. The final normalisation follows that layer, as in the official wrapper.
     """
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -35,7 +32,8 @@ def build_text_model(architecture: TextArchitecture) -> CLIPTextModel:
         eos_token_id=architecture.vocab_size - 1,
         pad_token_id=0,
     )
-    return CLIPTextModel(config)
+    module: nn.Module = CLIPTextModel(config)
+    return module
 
 
 @lru_cache(maxsize=1)
@@ -69,4 +67,5 @@ def encode_tokens(model: nn.Module, tokens: Tensor) -> Tensor:
     Returns:
         `[n, l, d]`; every position counts, the padding too.
     """
-    return model(input_ids=tokens).last_hidden_state
+    hidden: Tensor = model(input_ids=tokens).last_hidden_state
+    return hidden

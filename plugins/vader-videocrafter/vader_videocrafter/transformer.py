@@ -69,8 +69,8 @@ class SpatialTransformer(nn.Module):
 class TemporalTransformer(nn.Module):
     """Two self-attentions along the frames at each pixel; a residual.
 
-    The normalisation's statistics run over all frames. There is no position encoding of any kind, so any number
-    of frames works and the model does not know their order except through the temporal convolutions.
+    The normalisation's statistics run over all frames. There is no position encoding of any kind, so any
+    number of frames works, and only the temporal convolutions know their order.
     """
 
     def __init__(

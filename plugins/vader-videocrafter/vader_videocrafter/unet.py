@@ -7,6 +7,7 @@ c channels, h w latent size, l text tokens.
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Float, Num
@@ -137,7 +138,7 @@ class VideoUNet(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Floating-point type of the weights, in which the activations start."""
-        return self.out[2].weight.dtype
+        return next(self.out.parameters()).dtype
 
     def enable_gradient_checkpointing(self, enabled: bool = True) -> None:
         """Switches recomputation of residual and transformer blocks on or off; changes no value."""
@@ -190,9 +191,7 @@ class VideoUNet(nn.Module):
             embedding = embedding + self.fps_embedding(sinusoidal_embedding(fps, width).to(self.dtype))
         return embedding
 
-    def _run(
-        self, layers: nn.ModuleList, h: Tensor, embedding: Tensor, context: Tensor, num_frames: int
-    ) -> Tensor:
+    def _run(self, layers: Any, h: Tensor, embedding: Tensor, context: Tensor, num_frames: int) -> Tensor:
         for layer in layers:
             if isinstance(layer, ResidualBlock):
                 h = call(layer, self.gradient_checkpointing, h, embedding, num_frames)
