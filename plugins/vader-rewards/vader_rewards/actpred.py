@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from vader_core.errors import VaderError
@@ -17,8 +17,9 @@ from vader_core.randomness import Randomness
 from vader_core.reward import FramesNeeded, Reward, RewardOutput, clip
 
 from .labels import label_in_text, label_index, labels_of
-from .loading import autocast, frozen, load_model, published_architecture
+from .loading import frozen, load_model, published_architecture
 from .options import ActpredOptions
+from .precision import differentiated
 from .preprocessing import imagenet_pixels
 from .weight_files import ACTPRED, ACTPRED_CONFIG
 
@@ -36,7 +37,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def build_videomae(layout: Mapping[str, Any]) -> nn.Module:
+def build_videomae(layout: Mapping[str, Any]) -> Any:
     """The classifier."""
     from transformers import VideoMAEConfig, VideoMAEForVideoClassification
 
@@ -44,7 +45,7 @@ def build_videomae(layout: Mapping[str, Any]) -> nn.Module:
 
 
 def current_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The published file's key names as today's transformers has them: ``q_bias`` and ``v_bias`` belong to the layers."""
+    """The published file's keys as today's transformers has them: the biases belong to their layers."""
     renamed = {".q_bias": ".query.bias", ".v_bias": ".value.bias"}
     result = {}
     for name, value in tensors.items():
@@ -63,9 +64,10 @@ def position_table(count: int, width: int) -> Float[Tensor, "1 n d"]:
 
 
 class Actpred(Reward):
-    """The probability that a video shows the wanted action, 0 to 1; the loss is the cross entropy of the logits.
+    """The probability that a video shows the wanted action, 0 to 1; the loss is the cross entropy.
 
-    The position table is computed, so a clip may have any even number of frames; an odd last frame is not seen.
+    The position table is computed, so a clip may have any even number of frames; an odd last frame is not
+    seen.
     """
 
     name: ClassVar[str] = "actpred"
@@ -84,10 +86,12 @@ class Actpred(Reward):
             option="reward.actpred.weights=PATH",
             convert=current_names,
         )
-        self.model = frozen(model, dtype)
+        self.model: Any = frozen(model, dtype)
         self.device, self.dtype = device, dtype
         self.labels = labels_of(model.config)
-        self.label = None if options.label is None else label_index(options.label, self.labels, needed_for=what)
+        self.label = (
+            None if options.label is None else label_index(options.label, self.labels, needed_for=what)
+        )
         self.num_frames = options.num_frames
 
     @property
@@ -102,15 +106,18 @@ class Actpred(Reward):
             VaderError: None of them says.
         """
         if "label" in prompt.metadata:
-            return label_index(prompt.metadata["label"], self.labels, needed_for="reward 'actpred', metadata `label`")
+            return label_index(
+                prompt.metadata["label"], self.labels, needed_for="reward 'actpred', metadata `label`"
+            )
         if self.label is not None:
             return self.label
         found = label_in_text(prompt.text, self.labels)
         if found is None:
             some = ", ".join(list(self.labels.values())[:5])
             raise VaderError(
-                f"reward 'actpred': prompt {prompt.text!r} names none of the {len(self.labels)} actions ({some}, …); put the "
-                "action's name into the prompt, give it as metadata `label`, or set -o reward.actpred.label=NAME"
+                f"reward 'actpred': prompt {prompt.text!r} names none of the {len(self.labels)} actions "
+                f"({some}, …); put the action's name into the prompt, give it as metadata `label`, or set "
+                "-o reward.actpred.label=NAME"
             )
         return found
 
@@ -131,10 +138,17 @@ class Actpred(Reward):
         per_frame = (int(config.image_size) // int(config.patch_size)) ** 2
         count = pixels.shape[1] // int(config.tubelet_size) * per_frame
         embeddings = self.model.videomae.embeddings
-        if embeddings.position_embeddings.shape[1] != count or embeddings.position_embeddings.device != self.device:
+        if (
+            embeddings.position_embeddings.shape[1] != count
+            or embeddings.position_embeddings.device != self.device
+        ):
             embeddings.position_embeddings = position_table(count, int(config.hidden_size)).to(self.device)
-        with autocast(self.device, self.dtype):
-            return self.model(pixel_values=pixels).logits.float()
+        return differentiated(
+            lambda inputs: self.model(pixel_values=inputs).logits,
+            pixels,
+            device=self.device,
+            dtype=self.dtype,
+        )
 
     def classify(self, video: Float[Tensor, "b f 3 H W"], targets: Int[Tensor, " b"]) -> RewardOutput:
         """Score and loss of each video for its class."""

@@ -25,9 +25,10 @@ AESTHETIC_LOSS_FACTOR = 1.5
 
 
 class AestheticHps(Reward):
-    """Score ``(aesthetic + 15 hps) / 2``, about 4 to 7; loss ``(1.5 * 0.1 |aesthetic - 10| + |1 - hps|) / 2``.
+    """Score ``(aesthetic + 15 hps) / 2``; loss ``(1.5 * 0.1 |aesthetic - 10| + |1 - hps|) / 2``.
 
-    The frames are preprocessed once for both. With ``hps.upstream`` the HPS part sees only the pairs that the original saw.
+    The frames are preprocessed once for both. With ``hps.upstream`` the HPS part sees only the pairs that the
+    original saw.
     """
 
     name: ClassVar[str] = "aesthetic_hps"

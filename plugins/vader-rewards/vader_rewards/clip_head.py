@@ -1,8 +1,9 @@
-"""CLIP ViT-L/14's image embedding with a small head on top: what aesthetic, rainy, snowy and compression share."""
+"""CLIP ViT-L/14's image embedding with a small head on top: what four rewards share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -14,8 +15,9 @@ from vader_core.weights import WeightFile
 
 from .clip_towers import L14_PRESETS, build_clip_vision, unit, vision_part
 from .heads import Head
-from .loading import architecture, autocast, frozen, load_model
+from .loading import architecture, frozen, load_model
 from .options import HeadOptions
+from .precision import differentiated, full_precision
 from .preprocessing import clip_pixels
 from .weight_files import CLIP_L14
 
@@ -52,7 +54,7 @@ class ClipHeadReward(ImageReward):
             option=f"reward.{self.name}.weights=PATH",
             convert=vision_part,
         )
-        self.tower = frozen(tower, dtype)
+        self.tower: Any = frozen(tower, dtype)
         head_weights = options.head_weights or ("random" if options.weights == "random" else "pretrained")
         self.head = frozen(
             load_model(
@@ -72,19 +74,23 @@ class ClipHeadReward(ImageReward):
 
     def head_values(self, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
         """What the head says of preprocessed pixels, in float32."""
-        with autocast(self.device, self.dtype):
-            embeddings = self.tower(pixel_values=pixels).image_embeds
-        with torch.autocast(self.device.type, enabled=False):
+        embeddings = differentiated(
+            lambda inputs: self.tower(pixel_values=inputs).image_embeds,
+            pixels,
+            device=self.device,
+            dtype=self.dtype,
+        )
+        with full_precision(self.device):
             return self.head(unit(embeddings))
 
-    def score_frames(self, frames: Float[Tensor, "n 3 H W"], prompts: Sequence[Prompt]) -> Float[Tensor, " n"]:
+    def score_frames(
+        self, frames: Float[Tensor, "n 3 H W"], prompts: Sequence[Prompt]
+    ) -> Float[Tensor, " n"]:
         """The head's value a frame; prompts play no part."""
         return self.head_values(self.pixels(frames))
 
 
-def target_loss(
-    scores: Float[Tensor, " n"], target: float | None, grad_scale: float
-) -> Float[Tensor, " n"]:
+def target_loss(scores: Float[Tensor, " n"], target: float | None, grad_scale: float) -> Float[Tensor, " n"]:
     """``grad_scale * |score - target|``, or ``-grad_scale * score`` without a target."""
     if target is None:
         return -grad_scale * scores

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from vader_core.errors import MissingDependencyError, VaderError
@@ -75,20 +75,20 @@ H14_PRESETS = {"full": CLIP_H14, "tiny": _tiny(CLIP_H14)}
 
 
 def clip_config(architecture: Mapping[str, Any]) -> Any:
-    """The transformers configuration of a CLIP architecture; entries that transformers no longer has are harmless."""
+    """The transformers configuration of a CLIP architecture."""
     from transformers import CLIPConfig
 
     return CLIPConfig(**architecture)
 
 
-def build_clip(architecture: Mapping[str, Any]) -> nn.Module:
+def build_clip(architecture: Mapping[str, Any]) -> Any:
     """Both towers of CLIP."""
     from transformers import CLIPModel
 
     return CLIPModel(clip_config(architecture))
 
 
-def build_clip_vision(architecture: Mapping[str, Any]) -> nn.Module:
+def build_clip_vision(architecture: Mapping[str, Any]) -> Any:
     """The image tower with its projection; its keys are a part of the whole model's."""
     from transformers import CLIPVisionModelWithProjection
 
@@ -104,7 +104,7 @@ def vision_part(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def embedding(output: Any) -> Tensor:
-    """The projected embedding that transformers' ``get_*_features`` return: bare before version 5, wrapped since."""
+    """What transformers' ``get_*_features`` return: the embedding until version 4, wrapped since 5."""
     return output if isinstance(output, Tensor) else output.pooler_output
 
 
@@ -125,7 +125,7 @@ def _tokeniser() -> Any:
 
 
 def clip_tokens(texts: Sequence[str], length: int = 77) -> Int[Tensor, "n length"]:
-    """CLIP's byte-pair tokens, from 49406 to 49407, padded with zeros; what is too long is cut before the last token."""
+    """CLIP's byte-pair tokens, from 49406 to 49407, padded with zeros; long texts are cut before 49407."""
     return _tokeniser()(list(texts), context_length=length)
 
 
@@ -147,7 +147,8 @@ def check_vocabulary(tokens: Tensor, size: int, *, needed_for: str) -> None:
     """
     if int(tokens.max()) >= size:
         raise VaderError(
-            f"{needed_for}: the architecture's vocabulary of {size} cannot hold CLIP's tokens; use vocab_size 49408"
+            f"{needed_for}: the architecture's vocabulary of {size} cannot hold CLIP's tokens; "
+            "use vocab_size 49408"
         )
 
 

@@ -31,7 +31,9 @@ class Compression(ClipHeadReward):
         super().__init__(options, compression_head, COMPRESSION_HEAD, device=device, dtype=dtype)
         self.target, self.grad_scale, self.upstream = options.target, options.grad_scale, options.upstream
 
-    def score_frames(self, frames: Float[Tensor, "n 3 H W"], prompts: Sequence[Prompt]) -> Float[Tensor, " n"]:
+    def score_frames(
+        self, frames: Float[Tensor, "n 3 H W"], prompts: Sequence[Prompt]
+    ) -> Float[Tensor, " n"]:
         """Minus the predicted size in kB."""
         return -super().score_frames(frames, prompts)
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor, nn
 
-#: Position in the file's ``layers`` and width of each linear layer of the LAION aesthetic head, which rainy and snowy share.
-#: The positions between held dropout.
+#: Position in the file's ``layers`` and width of each linear layer of the LAION aesthetic head, which rainy
+#: and snowy share. The positions between held dropout.
 AESTHETIC_LAYERS = ((0, 1024), (2, 128), (4, 64), (6, 16), (7, 1))
 #: Likewise of compression_reward.pt. Two positions lie between its layers: ReLU, then dropout.
 COMPRESSION_LAYERS = ((0, 512), (3, 128), (6, 32), (9, 1))

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from vader_core.errors import MissingDependencyError
 from vader_core.prompts import Prompt
@@ -16,8 +16,9 @@ from vader_core.randomness import Randomness
 from vader_core.reward import ImageReward, RewardOutput
 
 from .clip_towers import check_vocabulary, clip_tokens, unique_texts, unit
-from .loading import architecture, autocast, frozen, load_model
+from .loading import architecture, frozen, load_model
 from .options import HpsOptions
+from .precision import autocast, differentiated, full_precision
 from .preprocessing import clip_pixels
 from .weight_files import HPS
 
@@ -37,7 +38,7 @@ PRESETS = {
 }
 
 
-def build_open_clip(layout: Mapping[str, Any]) -> nn.Module:
+def build_open_clip(layout: Mapping[str, Any]) -> Any:
     """Both towers of an open_clip model.
 
     Raises:
@@ -51,7 +52,9 @@ def build_open_clip(layout: Mapping[str, Any]) -> nn.Module:
 
 
 class Hps(ImageReward):
-    """How well people would like a frame for its prompt: the cosine of the two, about 0.2 to 0.35; loss ``1 - score``.
+    """How well people would like a frame for its prompt, about 0.2 to 0.35; loss ``1 - score``.
+
+    The score is the cosine of frame and prompt.
 
     The original pairs images and prompts one to one, so that with one prompt only the first frame counts;
     ``upstream=true`` does too.
@@ -70,7 +73,7 @@ class Hps(ImageReward):
             needed_for=what,
             option="reward.hps.weights=PATH",
         )
-        self.model = frozen(model, dtype)
+        self.model: Any = frozen(model, dtype)
         self.device, self.dtype, self.upstream = device, dtype, options.upstream
         self.size = int(layout["vision_cfg"]["image_size"])
         self.length = int(layout["text_cfg"]["context_length"])
@@ -94,12 +97,13 @@ class Hps(ImageReward):
 
     def cosines(self, pixels: Float[Tensor, "n 3 h w"], text: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """The cosine of each image with its own text, in float32."""
-        with autocast(self.device, self.dtype):
-            image = self.model.encode_image(pixels)
-        with torch.autocast(self.device.type, enabled=False):
+        image = differentiated(self.model.encode_image, pixels, device=self.device, dtype=self.dtype)
+        with full_precision(self.device):
             return (unit(image) * text).sum(dim=-1)
 
-    def score_frames(self, frames: Float[Tensor, "n 3 H W"], prompts: Sequence[Prompt]) -> Float[Tensor, " n"]:
+    def score_frames(
+        self, frames: Float[Tensor, "n 3 H W"], prompts: Sequence[Prompt]
+    ) -> Float[Tensor, " n"]:
         """The cosine of each frame with its own prompt."""
         return self.cosines(self.pixels(frames), self.encode_prompts(prompts))
 
@@ -110,7 +114,7 @@ class Hps(ImageReward):
     def __call__(
         self, video: Float[Tensor, "b f 3 H W"], prompts: Sequence[Prompt], rng: Randomness
     ) -> RewardOutput:
-        """Score and loss; with ``upstream`` image i of the flattened batch is scored against prompt i and the rest is not."""
+        """Score and loss; with ``upstream`` of image i of the flattened batch against prompt i alone."""
         if not self.upstream:
             return super().__call__(video, prompts, rng)
         frames = rearrange(video, "b f c H W -> (b f) c H W")[: len(prompts)]

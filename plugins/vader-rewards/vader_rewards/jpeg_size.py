@@ -29,7 +29,9 @@ class JpegSize(ImageReward):
         self.quality = options.quality
         self.device = device
 
-    def score_frames(self, frames: Float[Tensor, "n 3 H W"], prompts: Sequence[Prompt]) -> Float[Tensor, " n"]:
+    def score_frames(
+        self, frames: Float[Tensor, "n 3 H W"], prompts: Sequence[Prompt]
+    ) -> Float[Tensor, " n"]:
         """Minus the size of each frame; prompts play no part."""
         from PIL import Image
 

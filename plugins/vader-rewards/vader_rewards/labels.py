@@ -23,13 +23,13 @@ def label_index(value: str | int, labels: Mapping[int, str], *, needed_for: str)
         return int(text)
     first = ", ".join(sorted(by_name)[:5])
     raise VaderError(
-        f"{needed_for}: no class {value!r}{did_you_mean(text, by_name)} ({len(by_name)} classes: {first}, …; or an index from 0 "
-        f"to {max(labels)})"
+        f"{needed_for}: no class {value!r}{did_you_mean(text, by_name)} ({len(by_name)} classes: {first}, …; "
+        f"or an index from 0 to {max(labels)})"
     )
 
 
 def label_in_text(text: str, labels: Mapping[int, str]) -> int | None:
-    """The class whose name stands in ``text`` as whole words, the longest such name; ``None`` where there is none.
+    """The class with the longest name that stands in ``text`` as whole words; ``None`` where there is none.
 
     >>> label_in_text("A cat playing piano, sunny", {0: "playing", 1: "playing piano"})
     1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,13 +25,6 @@ Model = TypeVar("Model", bound=nn.Module)
 
 #: Standard deviation that replaces all-zero matrices of random weights, so that nothing is trivially zero.
 RANDOM_STD = 0.02
-
-
-def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
-    """Autocast to ``dtype`` where it is a half type; for float32 whatever the caller has set."""
-    if dtype == torch.float32:
-        return nullcontext()
-    return torch.autocast(device.type, dtype=dtype)
 
 
 def architecture(
@@ -58,7 +51,9 @@ def read_config(path: Path, *, needed_for: str, allowed: list[str] | None = None
     """The object in a JSON file."""
     names = "".join(f"`{name}`, " for name in allowed or [])
     if not path.is_file():
-        raise VaderError(f"{needed_for}: architecture {str(path)!r} is no file; use {names}or the path of a config.json")
+        raise VaderError(
+            f"{needed_for}: architecture {str(path)!r} is no file; use {names}or the path of a config.json"
+        )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -98,10 +93,12 @@ def published_architecture(
     *,
     needed_for: str,
 ) -> dict[str, Any]:
-    """As :func:`architecture`, but ``full`` with real weights reads the config.json that belongs to them (labels, sizes)."""
+    """As :func:`architecture`, but ``full`` with real weights reads the config.json beside them."""
     if option == "full" and weights != "random":
         hint = "put it there, or give the option architecture=PATH"
-        return read_config(companion(weights, config, needed_for=needed_for, hint=hint), needed_for=needed_for)
+        return read_config(
+            companion(weights, config, needed_for=needed_for, hint=hint), needed_for=needed_for
+        )
     return architecture(option, presets, needed_for=needed_for)
 
 
@@ -114,8 +111,8 @@ def read_weights(weights: str, wanted: WeightFile, *, needed_for: str, option: s
     source = parse_weights(weights)
     if source.kind == "pretrained" and wanted.repository.startswith("github.com/"):
         raise VaderError(
-            f"{needed_for}: its weights are on no hub: take {wanted.file} of {wanted.repository} ({wanted.note}) and give "
-            f"{option}"
+            f"{needed_for}: its weights are on no hub: take {wanted.file} of {wanted.repository} "
+            f"({wanted.note}) and give {option}"
         )
     path = locate(source, wanted, needed_for=needed_for, option=option)
     if path.is_dir():
@@ -197,9 +194,10 @@ def load_model(
 
 
 def completed(tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """A file's tensors and what files leave out: computed index buffers, and further names of tied parameters.
+    """A file's tensors and what files leave out: computed index buffers, further names of tied weights.
 
-    Index buffers (whole numbers) come from the model, whatever the file holds: versions of transformers store them or do not.
+    Index buffers (whole numbers) come from the model, whatever the file holds: versions of transformers store
+    them or do not.
     """
     own = model.state_dict(keep_vars=True)
     result = {name: value for name, value in tensors.items() if name in own or value.is_floating_point()}

@@ -43,7 +43,7 @@ class Mask:
 
 
 def draw_mask(kind: MaskSet, grid: tuple[int, int, int], generator: torch.Generator) -> Mask:
-    """One mask over a grid of (time, height, width) patches; one block size for all blocks, as V-JEPA draws it.
+    """One mask over a grid of (time, height, width) patches; all its blocks have one size.
 
     Raises:
         VaderError: The grid is too small to hide a block and leave something visible.
@@ -60,8 +60,8 @@ def draw_mask(kind: MaskSet, grid: tuple[int, int, int], generator: torch.Genera
             everywhere = hidden.flatten().repeat(time)
             return Mask(visible=(~everywhere).nonzero().squeeze(1), hidden=everywhere.nonzero().squeeze(1))
     raise VaderError(
-        f"reward 'vjepa': {height}x{width} patches are too few to hide blocks of {kind.scale:.0%}; use a larger crop_size "
-        "or a smaller patch_size"
+        f"reward 'vjepa': {height}x{width} patches are too few to hide blocks of {kind.scale:.0%}; "
+        "use a larger crop_size or a smaller patch_size"
     )
 
 

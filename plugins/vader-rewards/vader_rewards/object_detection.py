@@ -20,8 +20,9 @@ from vader_core.reward import ImageReward, RewardOutput
 
 from .coco import COCO_LABELS
 from .labels import label_index, labels_of
-from .loading import autocast, companion, frozen, load_model, published_architecture
+from .loading import companion, frozen, load_model, published_architecture
 from .options import ObjectDetectionOptions
+from .precision import differentiated
 from .preprocessing import detector_pixels
 from .weight_files import DETECTOR_CONFIGS, DETECTOR_VOCABULARIES, DETECTORS
 
@@ -85,14 +86,14 @@ def presets(detector: str) -> dict[str, dict[str, Any]]:
     return {"full": _DINO[detector], "tiny": _DINO_TINY_LAYOUT}
 
 
-def build_yolos(layout: Mapping[str, Any]) -> nn.Module:
+def build_yolos(layout: Mapping[str, Any]) -> Any:
     """A YOLOS detector."""
     from transformers import YolosConfig, YolosForObjectDetection
 
     return YolosForObjectDetection(YolosConfig(**layout))
 
 
-def build_grounding_dino(layout: Mapping[str, Any]) -> nn.Module:
+def build_grounding_dino(layout: Mapping[str, Any]) -> Any:
     """A Grounding DINO detector with a Swin backbone and a BERT text encoder."""
     from transformers import GroundingDinoConfig, GroundingDinoForObjectDetection
 
@@ -112,11 +113,11 @@ class Detector(ABC):
     def __call__(
         self, pixels: Float[Tensor, "n 3 h w"], objects: Sequence[str], threshold: float
     ) -> tuple[Float[Tensor, "n q"], Tensor, Float[Tensor, "n q"]]:
-        """Confidence of every box, whether it is a detection of the frame's object, and its confidence of the object."""
+        """Of every box: its confidence, whether it is a detection of the object, confidence of the object."""
 
 
 class Yolos(Detector):
-    """A box counts where its best class (the empty one aside) is the object and the softmax is above the threshold."""
+    """A box counts where its best class, the empty one aside, is the object with enough probability."""
 
     def __init__(self, model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
         self.model, self.device, self.dtype = model, device, dtype
@@ -128,11 +129,16 @@ class Yolos(Detector):
         """See :class:`Detector`."""
         what = "reward 'object_detection'"
         classes = torch.tensor(
-            [label_index(name.removesuffix("."), self.labels, needed_for=what) for name in objects], device=self.device
+            [label_index(name.removesuffix("."), self.labels, needed_for=what) for name in objects],
+            device=self.device,
         )
-        with autocast(self.device, self.dtype):
-            logits = self.model(pixel_values=pixels).logits
-        probabilities = logits.float().softmax(dim=-1)[..., :-1]
+        logits = differentiated(
+            lambda inputs: self.model(pixel_values=inputs).logits,
+            pixels,
+            device=self.device,
+            dtype=self.dtype,
+        )
+        probabilities = logits.softmax(dim=-1)[..., :-1]
         confidence, best = probabilities.max(dim=-1)
         detected = (best == classes[:, None]) & (confidence > threshold)
         index = classes[:, None, None].expand(-1, probabilities.shape[1], 1)
@@ -142,7 +148,9 @@ class Yolos(Detector):
 class GroundingDino(Detector):
     """A box counts where the sigmoid of its best text token is above the threshold."""
 
-    def __init__(self, model: nn.Module, vocabulary: Path | None, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, model: nn.Module, vocabulary: Path | None, device: torch.device, dtype: torch.dtype
+    ) -> None:
         self.model, self.device, self.dtype = model, device, dtype
         self.words = None if vocabulary is None else _read_vocabulary(vocabulary)
 
@@ -162,7 +170,9 @@ class GroundingDino(Detector):
             ends = range(len(word), start, -1)
             end = next((end for end in ends if prefix + word[start:end] in self.words), None)
             if end is None:
-                raise VaderError(f"reward 'object_detection': the detector's vocabulary cannot spell {word!r}")
+                raise VaderError(
+                    f"reward 'object_detection': the detector's vocabulary cannot spell {word!r}"
+                )
             pieces.append(self.words[prefix + word[start:end]])
             start = end
         return pieces
@@ -174,14 +184,18 @@ class GroundingDino(Detector):
         rows = [self.tokens(name) for name in objects]
         longest = max(len(row) for row in rows)
         ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=self.device)
-        with autocast(self.device, self.dtype):
-            logits = self.model(
-                pixel_values=pixels,
-                input_ids=ids,
-                attention_mask=(ids != 0).long(),
-                token_type_ids=torch.zeros_like(ids),
-            ).logits
-        confidence = logits.float().sigmoid().amax(dim=-1)
+        text = {
+            "input_ids": ids,
+            "attention_mask": (ids != 0).long(),
+            "token_type_ids": torch.zeros_like(ids),
+        }
+        logits = differentiated(
+            lambda inputs: self.model(pixel_values=inputs, **text).logits,
+            pixels,
+            device=self.device,
+            dtype=self.dtype,
+        )
+        confidence = logits.sigmoid().amax(dim=-1)
         return confidence, confidence > threshold, confidence
 
 
@@ -215,24 +229,30 @@ def make_detector(options: ObjectDetectionOptions, device: torch.device, dtype: 
 
 
 class ObjectDetection(ImageReward):
-    """How little (or, with ``mode=encourage``, how surely) a frame shows an object, 0 to 1; the loss is one minus the score.
+    """How little (or, with ``mode=encourage``, how surely) a frame shows an object, 0 to 1.
 
-    Removing, a frame's loss is the mean confidence of the detections of the object, zero where there are none. The original
-    forgets the frames before one without the object; ``upstream=true`` does too.
+    The loss is one minus the score.
+
+    Removing, a frame's loss is the mean confidence of the detections of the object, zero where there are
+    none. The original forgets the frames before one without the object; ``upstream=true`` does too.
     """
 
     name: ClassVar[str] = "object_detection"
 
     def __init__(self, options: ObjectDetectionOptions, *, device: torch.device, dtype: torch.dtype) -> None:
         if options.upstream and options.mode == "encourage":
-            raise VaderError("reward 'object_detection': upstream=true knows mode=remove only; drop one of the two")
+            raise VaderError(
+                "reward 'object_detection': upstream=true knows mode=remove only; drop one of the two"
+            )
         self.detector = make_detector(options, device, dtype)
         self.device = device
         self.object, self.mode, self.upstream = options.object, options.mode, options.upstream
         default = YOLOS_THRESHOLD if options.detector in _YOLOS else GROUNDING_DINO_THRESHOLD
         self.threshold = default if options.threshold is None else options.threshold
         if isinstance(self.detector, Yolos):
-            label_index(self.object.removesuffix("."), self.detector.labels, needed_for="reward 'object_detection'")
+            label_index(
+                self.object.removesuffix("."), self.detector.labels, needed_for="reward 'object_detection'"
+            )
 
     def pixels(self, frames: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 h w"]:
         """Frames as the detector wants them."""
@@ -244,7 +264,9 @@ class ObjectDetection(ImageReward):
         objects = [str(prompt.metadata.get("object", self.object)) for prompt in prompts]
         return self.detector(self.pixels(frames), objects, self.threshold)
 
-    def score_frames(self, frames: Float[Tensor, "n 3 H W"], prompts: Sequence[Prompt]) -> Float[Tensor, " n"]:
+    def score_frames(
+        self, frames: Float[Tensor, "n 3 H W"], prompts: Sequence[Prompt]
+    ) -> Float[Tensor, " n"]:
         """One minus the mean confidence of the detections, or the object's highest confidence."""
         confidence, detected, of_object = self._confidences(frames, prompts)
         if self.mode == "encourage":
@@ -258,7 +280,7 @@ class ObjectDetection(ImageReward):
     def __call__(
         self, video: Float[Tensor, "b f 3 H W"], prompts: Sequence[Prompt], rng: Randomness
     ) -> RewardOutput:
-        """Score and loss; with ``upstream`` only the frames after the last one without the object are summed."""
+        """Score and loss; with ``upstream`` only the frames after the last one without the object count."""
         if not self.upstream:
             return super().__call__(video, prompts, rng)
         batch, count = video.shape[:2]

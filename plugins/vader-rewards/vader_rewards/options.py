@@ -19,16 +19,17 @@ class RewardOptions(BaseModel):
 class ModelOptions(RewardOptions):
     """Where a reward's model comes from and how large it is."""
 
-    weights: str = Field("pretrained", description=f"Weights: {WEIGHTS}.")
-    architecture: str | dict[str, Any] = Field("full", description=f"Architecture: {ARCHITECTURE}.")
+    weights: str = Field(default="pretrained", description=f"Weights: {WEIGHTS}.")
+    architecture: str | dict[str, Any] = Field(default="full", description=f"Architecture: {ARCHITECTURE}.")
 
 
 class HeadOptions(ModelOptions):
     """A CLIP ViT-L/14 image tower with a small head on top."""
 
     head_weights: str | None = Field(
-        None,
-        description=f"The head's weights: {WEIGHTS}; without it `random` where `weights` is `random`, else `pretrained`.",
+        default=None,
+        description=f"The head's weights: {WEIGHTS}; without it `random` where `weights` is `random`, "
+        f"else `pretrained`.",
     )
 
 
@@ -36,55 +37,66 @@ class AestheticOptions(HeadOptions):
     """Options of `aesthetic`."""
 
     target: float | None = Field(
-        10.0, description="Score to reach: loss = grad_scale * |score - target|; null maximises: loss = -grad_scale * score."
+        default=10.0,
+        description="Score to reach: loss = grad_scale * |score - target|; "
+        "null maximises: loss = -grad_scale * score.",
     )
-    grad_scale: float = Field(0.1, gt=0, description="Factor of the loss.")
+    grad_scale: float = Field(default=0.1, gt=0, description="Factor of the loss.")
 
 
 class WeatherOptions(HeadOptions):
     """Options of `rainy` and `snowy`."""
 
     target: float | None = Field(
-        1.0, description="Score to reach: loss = grad_scale * |score - target|; null maximises: loss = -grad_scale * score."
+        default=1.0,
+        description="Score to reach: loss = grad_scale * |score - target|; "
+        "null maximises: loss = -grad_scale * score.",
     )
-    grad_scale: float = Field(1.0, gt=0, description="Factor of the loss.")
+    grad_scale: float = Field(default=1.0, gt=0, description="Factor of the loss.")
 
 
 class CompressionOptions(HeadOptions):
     """Options of `compression`."""
 
     target: float | None = Field(
-        None, description="Size in kB to reach: loss = grad_scale * |size - target|; null minimises the size."
+        default=None,
+        description="Size in kB to reach: loss = grad_scale * |size - target|; null minimises the size.",
     )
-    grad_scale: float = Field(1.0, gt=0, description="Factor of the loss.")
+    grad_scale: float = Field(default=1.0, gt=0, description="Factor of the loss.")
     upstream: bool = Field(
-        False, description="Report the predicted size itself as the score, as the original does: there higher is worse."
+        default=False,
+        description="Report the predicted size itself as the score, as the original does: there "
+        "higher is worse.",
     )
 
 
 class HpsOptions(ModelOptions):
     """Options of `hps`."""
 
-    version: Literal["v2.0", "v2.1"] = Field("v2.1", description="Which HPS v2 weights `pretrained` means.")
+    version: Literal["v2.0", "v2.1"] = Field(
+        default="v2.1", description="Which HPS v2 weights `pretrained` means."
+    )
     upstream: bool = Field(
-        False,
-        description="Pair image i of the flattened batch with prompt i, as the original does: with one prompt only the "
-        "first frame counts.",
+        default=False,
+        description="Pair image i of the flattened batch with prompt i, as the original does: "
+        "with one prompt only the first frame counts.",
     )
 
 
 class AestheticHpsOptions(RewardOptions):
     """Options of `aesthetic_hps`."""
 
-    aesthetic: AestheticOptions = Field(AestheticOptions(), description="The aesthetic part's options.")
-    hps: HpsOptions = Field(HpsOptions(), description="The HPS part's options.")
+    aesthetic: AestheticOptions = Field(
+        default=AestheticOptions(), description="The aesthetic part's options."
+    )
+    hps: HpsOptions = Field(default=HpsOptions(), description="The HPS part's options.")
 
 
 class PickScoreOptions(ModelOptions):
     """Options of `pick_score`."""
 
     upstream: bool = Field(
-        False, description="Score every video against the batch's first prompt, as the original does."
+        default=False, description="Score every video against the batch's first prompt, as the original does."
     )
 
 
@@ -92,12 +104,14 @@ class ActpredOptions(ModelOptions):
     """Options of `actpred`."""
 
     label: str | None = Field(
-        None,
-        description="Action to show: a label name or its index. Without it: the prompt's metadata `label`, else the longest "
-        "label name found in the prompt.",
+        default=None,
+        description="Action to show: a label name or its index. A prompt's metadata `label` comes first; "
+        "without either, the longest label name found in the prompt.",
     )
     num_frames: int | None = Field(
-        16, ge=2, description="Frames of the clip; null takes any number. The published model was trained on 16."
+        default=16,
+        ge=2,
+        description="Frames of the clip; null takes any number. The published model was trained on 16.",
     )
 
 
@@ -105,23 +119,30 @@ class ObjectDetectionOptions(ModelOptions):
     """Options of `object_detection`."""
 
     detector: Literal["yolos_base", "yolos_tiny", "grounding_dino_base", "grounding_dino_tiny"] = Field(
-        "yolos_base", description="Which detector."
+        default="yolos_base", description="Which detector."
     )
     object: str = Field(
-        "book",
-        description="The object, for prompts whose metadata holds no `object`: a class name for YOLOS, any words for "
+        default="book",
+        description="The object, for prompts whose metadata holds no `object`: a class name for "
+        "YOLOS, any words for "
         "Grounding DINO.",
     )
     mode: Literal["remove", "encourage"] = Field(
-        "remove",
-        description="`remove`: one minus the mean confidence of the detections; `encourage`: the highest confidence of the "
-        "object over all queries, without a threshold, so that there is a gradient before anything is detected.",
+        default="remove",
+        description="`remove`: one minus the mean confidence of the detections; `encourage`: the "
+        "highest confidence "
+        "of the object over all queries, without a threshold: a gradient before anything is detected.",
     )
     threshold: float | None = Field(
-        None, ge=0, le=1, description="Least confidence of a detection; null is 0.2 for YOLOS and 0.4 for Grounding DINO."
+        default=None,
+        ge=0,
+        le=1,
+        description="Least confidence of a detection; null is 0.2 for YOLOS and 0.4 for Grounding DINO.",
     )
     upstream: bool = Field(
-        False, description="A frame without the object wipes the frames before it, as in the original; `remove` only."
+        default=False,
+        description="A frame without the object wipes the frames before it, as in the original; "
+        "`remove` only.",
     )
 
 
@@ -129,18 +150,22 @@ class VjepaOptions(ModelOptions):
     """Options of `vjepa`."""
 
     num_frames: int | None = Field(
-        16, ge=2, description="Frames of the clip, a multiple of the tubelet (2); null takes any such number."
+        default=16,
+        ge=2,
+        description="Frames of the clip, a multiple of the tubelet (2); null takes any such number.",
     )
-    loss_exponent: float = Field(1.0, gt=0, description="p in mean |prediction - target|^p / p.")
+    loss_exponent: float = Field(default=1.0, gt=0, description="p in mean |prediction - target|^p / p.")
 
 
 class ViclipOptions(ModelOptions):
     """Options of `viclip`."""
 
-    num_frames: int = Field(8, ge=1, description="Frames that the model sees, taken at an even stride.")
+    num_frames: int = Field(
+        default=8, ge=1, description="Frames that the model sees, taken at an even stride."
+    )
 
 
 class JpegSizeOptions(RewardOptions):
     """Options of `jpeg_size`."""
 
-    quality: int = Field(95, ge=1, le=100, description="JPEG quality.")
+    quality: int = Field(default=95, ge=1, le=100, description="JPEG quality.")

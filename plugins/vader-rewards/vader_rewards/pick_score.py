@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -23,8 +23,9 @@ from .clip_towers import (
     unique_texts,
     unit,
 )
-from .loading import architecture, autocast, frozen, load_model
+from .loading import architecture, frozen, load_model
 from .options import PickScoreOptions
+from .precision import autocast, differentiated, full_precision
 from .preprocessing import clip_processor_pixels
 from .weight_files import PICK_SCORE
 
@@ -33,7 +34,9 @@ FULL_SCORE = 100.0
 
 
 class PickScore(ImageReward):
-    """Which frame people would pick for its prompt: ``exp(logit_scale) * cosine``, about 20; loss ``|1 - score / 100|``.
+    """Which frame people would pick for its prompt, about 20; loss ``|1 - score / 100|``.
+
+    The score is ``exp(logit_scale) * cosine``.
 
     The original scores every image against the first prompt of the batch; ``upstream=true`` does too.
     """
@@ -52,7 +55,7 @@ class PickScore(ImageReward):
             option="reward.pick_score.weights=PATH",
         )
         self.scale = float(model.logit_scale.detach().double().exp())
-        self.model = frozen(model, dtype)
+        self.model: Any = frozen(model, dtype)
         self.device, self.dtype, self.upstream = device, dtype, options.upstream
         self.size = int(layout["vision_config"]["image_size"])
         self.vocabulary = int(model.config.text_config.vocab_size)
@@ -82,12 +85,18 @@ class PickScore(ImageReward):
         self, pixels: Float[Tensor, "n 3 h w"], text: Float[Tensor, "n d"]
     ) -> Float[Tensor, " n"]:
         """The score of each image with its own text, in float32."""
-        with autocast(self.device, self.dtype):
-            image = embedding(self.model.get_image_features(pixel_values=pixels))
-        with torch.autocast(self.device.type, enabled=False):
+        image = differentiated(
+            lambda inputs: embedding(self.model.get_image_features(pixel_values=inputs)),
+            pixels,
+            device=self.device,
+            dtype=self.dtype,
+        )
+        with full_precision(self.device):
             return self.scale * (unit(image) * text).sum(dim=-1)
 
-    def score_frames(self, frames: Float[Tensor, "n 3 H W"], prompts: Sequence[Prompt]) -> Float[Tensor, " n"]:
+    def score_frames(
+        self, frames: Float[Tensor, "n 3 H W"], prompts: Sequence[Prompt]
+    ) -> Float[Tensor, " n"]:
         """The score of each frame with its own prompt."""
         return self.scaled_cosines(self.pixels(frames), self.encode_prompts(prompts))
 

@@ -15,23 +15,53 @@ from .weight_files import BY_REWARD
 
 #: Name: (module, class, options, summary).
 REWARDS: dict[str, tuple[str, str, type[BaseModel], str]] = {
-    "aesthetic": ("aesthetic", "Aesthetic", options.AestheticOptions, "LAION aesthetic predictor, about 1 to 10"),
+    "aesthetic": (
+        "aesthetic",
+        "Aesthetic",
+        options.AestheticOptions,
+        "LAION aesthetic predictor, about 1 to 10",
+    ),
     "hps": ("hps", "Hps", options.HpsOptions, "Human Preference Score v2.1 or v2.0 of frame and prompt"),
     "pick_score": ("pick_score", "PickScore", options.PickScoreOptions, "PickScore v1 of frame and prompt"),
-    "aesthetic_hps": ("aesthetic_hps", "AestheticHps", options.AestheticHpsOptions, "VADER's mix of aesthetic and HPS"),
-    "actpred": ("actpred", "Actpred", options.ActpredOptions, "probability of an action, VideoMAE on Kinetics-400"),
+    "aesthetic_hps": (
+        "aesthetic_hps",
+        "AestheticHps",
+        options.AestheticHpsOptions,
+        "VADER's mix of aesthetic and HPS",
+    ),
+    "actpred": (
+        "actpred",
+        "Actpred",
+        options.ActpredOptions,
+        "probability of an action, VideoMAE on Kinetics-400",
+    ),
     "object_detection": (
         "object_detection",
         "ObjectDetection",
         options.ObjectDetectionOptions,
         "removes or encourages an object, YOLOS or Grounding DINO",
     ),
-    "compression": ("compression", "Compression", options.CompressionOptions, "minus the predicted JPEG size in kB"),
+    "compression": (
+        "compression",
+        "Compression",
+        options.CompressionOptions,
+        "minus the predicted JPEG size in kB",
+    ),
     "rainy": ("weather", "Rainy", options.WeatherOptions, "how rainy a frame looks, 0 to 1"),
     "snowy": ("weather", "Snowy", options.WeatherOptions, "how snowy a frame looks, 0 to 1"),
-    "vjepa": ("vjepa", "Vjepa", options.VjepaOptions, "long-horizon consistency: minus V-JEPA 2's masked prediction loss"),
+    "vjepa": (
+        "vjepa",
+        "Vjepa",
+        options.VjepaOptions,
+        "long-horizon consistency: minus V-JEPA 2's masked prediction loss",
+    ),
     "viclip": ("viclip", "Viclip", options.ViclipOptions, "cosine of video and prompt, ViCLIP"),
-    "jpeg_size": ("jpeg_size", "JpegSize", options.JpegSizeOptions, "minus the real JPEG size in kB; no gradient"),
+    "jpeg_size": (
+        "jpeg_size",
+        "JpegSize",
+        options.JpegSizeOptions,
+        "minus the real JPEG size in kB; no gradient",
+    ),
 }
 
 

@@ -1,20 +1,24 @@
 """Pixels as each scorer wants them, differentiably: clamp, resize, crop, normalise.
 
-Every function takes frames [N, 3, H, W], RGB nominally in [0, 1] and unclamped, and works in float32 whatever the input and
-whatever autocast says: a resize in half precision moves scores more than half precision in the model does.
+Every function takes frames [N, 3, H, W], RGB nominally in [0, 1] and unclamped, and works in float32 whatever
+the input and whatever autocast says: a resize in half precision moves scores more than half precision in the
+model does.
 """
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-#: Mean and standard deviation a channel that CLIP was trained with (openai/clip-vit-large-patch14, and open_clip's).
+from .precision import full_precision
+
+#: Mean and standard deviation a channel that CLIP was trained with (openai/clip-vit-large-patch14, and
+#: open_clip's).
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-#: Mean and standard deviation of ImageNet, which VideoMAE, YOLOS, Grounding DINO, V-JEPA and ViCLIP were trained with.
+#: Mean and standard deviation of ImageNet, which VideoMAE, YOLOS, Grounding DINO, V-JEPA and ViCLIP were
+#: trained with.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -48,10 +52,8 @@ def short_side_resized(
 ) -> Float[Tensor, "n 3 h w"]:
     """Frames whose shorter side is ``size`` pixels; the longer side keeps the aspect ratio, rounded down."""
     height, width = frames.shape[-2:]
-    if height <= width:
-        target = (size, size * width // height)
-    else:
-        target = (size * height // width, size)
+    longer = size * max(height, width) // min(height, width)
+    target = (size, longer) if height <= width else (longer, size)
     return resized(frames, target, mode=mode, antialias=antialias)
 
 
@@ -62,14 +64,16 @@ def centre_cropped(frames: Float[Tensor, "n 3 H W"], size: int) -> Float[Tensor,
 
 
 def clip_pixels(frames: Float[Tensor, "n 3 H W"], size: int = 224) -> Float[Tensor, "n 3 size size"]:
-    """As VADER feeds CLIP for aesthetic, HPS, weather and compression: squashed to a square, bilinear with antialias."""
-    with _full_precision(frames):
+    """As VADER feeds CLIP, for all but PickScore: squashed to a square, bilinear with antialias."""
+    with full_precision(frames.device):
         return normalised(resized(clamped(frames), (size, size)), CLIP_MEAN, CLIP_STD)
 
 
-def clip_processor_pixels(frames: Float[Tensor, "n 3 H W"], size: int = 224) -> Float[Tensor, "n 3 size size"]:
-    """As CLIP's own processor, without its rounding to 8 bits: short side bicubic with antialias, then a centre crop."""
-    with _full_precision(frames):
+def clip_processor_pixels(
+    frames: Float[Tensor, "n 3 H W"], size: int = 224
+) -> Float[Tensor, "n 3 size size"]:
+    """As CLIP's own processor without rounding: short side bicubic with antialias, then a centre crop."""
+    with full_precision(frames.device):
         square = centre_cropped(short_side_resized(clamped(frames), size, mode="bicubic"), size)
         return normalised(square, CLIP_MEAN, CLIP_STD)
 
@@ -78,12 +82,12 @@ def imagenet_pixels(
     frames: Float[Tensor, "n 3 H W"], size: tuple[int, int], *, antialias: bool = True
 ) -> Float[Tensor, "n 3 h w"]:
     """Squashed to ``size`` (height, width), bilinear, with ImageNet's mean and standard deviation."""
-    with _full_precision(frames):
+    with full_precision(frames.device):
         return normalised(resized(clamped(frames), size, antialias=antialias), IMAGENET_MEAN, IMAGENET_STD)
 
 
 def detector_pixels(frames: Float[Tensor, "n 3 H W"], height: int = 512) -> Float[Tensor, "n 3 h w"]:
-    """As VADER feeds its detectors: height 512, width ``512 * W // H``, bilinear without antialias, ImageNet statistics."""
+    """As VADER feeds its detectors: height 512, width ``512 * W // H``, bilinear without antialias."""
     width = max(1, height * frames.shape[-1] // frames.shape[-2])
     return imagenet_pixels(frames, (height, width), antialias=False)
 
@@ -92,10 +96,6 @@ def cropped_imagenet_pixels(
     frames: Float[Tensor, "n 3 H W"], short_side: int, size: int, *, mode: str = "bilinear"
 ) -> Float[Tensor, "n 3 size size"]:
     """Short side to ``short_side`` with antialias, centre crop of ``size``, ImageNet statistics."""
-    with _full_precision(frames):
+    with full_precision(frames.device):
         square = centre_cropped(short_side_resized(clamped(frames), short_side, mode=mode), size)
         return normalised(square, IMAGENET_MEAN, IMAGENET_STD)
-
-
-def _full_precision(frames: Tensor) -> torch.autocast:
-    return torch.autocast(frames.device.type, enabled=False)

@@ -15,8 +15,9 @@ from vader_core.randomness import Randomness
 from vader_core.reward import ClipReward, FramesNeeded, clip
 
 from .clip_towers import check_vocabulary, clip_tokens, unique_texts, unit
-from .loading import architecture, autocast, frozen, load_model
+from .loading import architecture, frozen, load_model
 from .options import ViclipOptions
+from .precision import autocast, differentiated, full_precision
 from .preprocessing import imagenet_pixels
 from .viclip_model import ViClip
 from .weight_files import VICLIP
@@ -59,7 +60,7 @@ class Viclip(ClipReward):
             needed_for=what,
             option="reward.viclip.weights=PATH",
         )
-        self.model = frozen(model, dtype)
+        self.model: Any = frozen(model, dtype)
         self.device, self.dtype = device, dtype
         self.num_frames = options.num_frames
         self.size = int(layout["vision"]["image_size"])
@@ -91,7 +92,8 @@ class Viclip(ClipReward):
         self, video: Float[Tensor, "b f 3 H W"], prompts: Sequence[Prompt], rng: Randomness
     ) -> Float[Tensor, " b"]:
         """The cosine of each video with its own prompt."""
-        with autocast(self.device, self.dtype):
-            clips = self.model.vision_encoder(self.pixels(video))
-        with torch.autocast(self.device.type, enabled=False):
+        clips = differentiated(
+            self.model.vision_encoder, self.pixels(video), device=self.device, dtype=self.dtype
+        )
+        with full_precision(self.device):
             return (unit(clips) * self.encode_prompts(prompts)).sum(dim=-1)

@@ -1,7 +1,7 @@
 """ViCLIP's two towers, with the key names of the published checkpoint.
 
-A CLIP ViT whose image tower sees all patches of all frames at once: each patch gets its frame's spatial position and its
-frame's temporal position; one class token stands for the clip.
+A CLIP ViT whose image tower sees all patches of all frames at once: each patch gets its frame's spatial
+position and its frame's temporal position; one class token stands for the clip.
 """
 
 from __future__ import annotations
@@ -59,14 +59,24 @@ class VideoTower(nn.Module):
     """Pixels of a clip to one embedding."""
 
     def __init__(
-        self, *, image_size: int, patch_size: int, width: int, layers: int, heads: int, num_frames: int, embed_dim: int
+        self,
+        *,
+        image_size: int,
+        patch_size: int,
+        width: int,
+        layers: int,
+        heads: int,
+        num_frames: int,
+        embed_dim: int,
     ) -> None:
         super().__init__()
         patch = (1, patch_size, patch_size)
         self.conv1 = nn.Conv3d(3, width, patch, stride=patch, bias=False)
         scale = width**-0.5
         self.class_embedding = nn.Parameter(scale * torch.randn(width))
-        self.positional_embedding = nn.Parameter(scale * torch.randn((image_size // patch_size) ** 2 + 1, width))
+        self.positional_embedding = nn.Parameter(
+            scale * torch.randn((image_size // patch_size) ** 2 + 1, width)
+        )
         self.temporal_positional_embedding = nn.Parameter(torch.zeros(1, num_frames, width))
         self.ln_pre = nn.LayerNorm(width)
         self.transformer = Transformer(width, layers, heads)
@@ -80,8 +90,8 @@ class VideoTower(nn.Module):
         patches = patches + self.positional_embedding[1:]
         patches = patches + self._temporal(patches.shape[1])[:, :, None]
         first = (self.class_embedding + self.positional_embedding[0]).expand(len(patches), 1, -1)
-        # The published model goes through the patches place by place, each place through all frames; the order of tokens
-        # is of no consequence to attention.
+        # The published model goes through the patches place by place, each place through all frames; the
+        # order of tokens is of no consequence to attention.
         tokens = torch.cat([first.to(patches.dtype), rearrange(patches, "b f n d -> b (f n) d")], dim=1)
         tokens = self.transformer(rearrange(self.ln_pre(tokens), "b n d -> n b d"))
         return self.ln_post(tokens[0]) @ self.proj
@@ -114,7 +124,10 @@ class TextTower(nn.Module):
         mask = torch.full((length, length), float("-inf"), device=tokens.device, dtype=hidden.dtype).triu(1)
         hidden = rearrange(self.transformer(rearrange(hidden, "b l d -> l b d"), mask), "l b d -> b l d")
         ends = tokens.argmax(dim=-1)
-        return self.ln_final(hidden)[torch.arange(len(tokens), device=tokens.device), ends] @ self.text_projection
+        return (
+            self.ln_final(hidden)[torch.arange(len(tokens), device=tokens.device), ends]
+            @ self.text_projection
+        )
 
 
 class ViClip(nn.Module):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from vader_core.errors import VaderError
@@ -16,9 +17,10 @@ from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.reward import ClipReward, FramesNeeded, clip
 
-from .loading import autocast, frozen, load_model, published_architecture
+from .loading import frozen, load_model, published_architecture
 from .masks import PRETRAINING_SETS, Mask, draw_mask
 from .options import VjepaOptions
+from .precision import autocast, differentiated
 from .preprocessing import cropped_imagenet_pixels
 from .weight_files import VJEPA, VJEPA_CONFIG
 
@@ -41,7 +43,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 CROP_RATIO = 256 / 224
 
 
-def build_vjepa(layout: Mapping[str, Any]) -> nn.Module:
+def build_vjepa(layout: Mapping[str, Any]) -> Any:
     """Encoder and predictor."""
     from transformers import VJEPA2Config, VJEPA2Model
 
@@ -49,14 +51,17 @@ def build_vjepa(layout: Mapping[str, Any]) -> nn.Module:
 
 
 class Vjepa(ClipReward):
-    """Minus V-JEPA's masked prediction loss, at most 0: hide blocks of patches, encode what is visible, predict the rest.
+    """Minus V-JEPA's masked prediction loss, at most 0.
 
-    The loss is ``mean |prediction - layer_norm(target features)|^p / p``, averaged over two masks (eight small blocks, two
-    large ones, over all frames); the target features come from the whole video, without a graph. The masks come from the
-    given rng and are the same for the whole batch.
+    Blocks of patches are hidden, what is visible is encoded, and the rest is predicted from it.
 
-    transformers' own forward encodes all patches and hides some afterwards, so that the visible ones have already seen the
-    hidden ones. Here the hidden patches are taken away before the encoder, as V-JEPA is trained.
+    The loss is ``mean |prediction - layer_norm(target features)|^p / p``, averaged over two masks (eight
+    small blocks, two large ones, over all frames); the target features come from the whole video, without a
+    graph. The masks come from the given rng and are the same for the whole batch.
+
+    transformers' own forward encodes all patches and hides some afterwards, so that the visible ones have
+    already seen the hidden ones. Here the hidden patches are taken away before the encoder, as V-JEPA is
+    trained.
     """
 
     name: ClassVar[str] = "vjepa"
@@ -74,7 +79,7 @@ class Vjepa(ClipReward):
             needed_for=what,
             option="reward.vjepa.weights=PATH",
         )
-        self.model = frozen(model, dtype)
+        self.model: Any = frozen(model, dtype)
         self.device, self.dtype = device, dtype
         self.exponent = options.loss_exponent
         self.tubelet = int(model.config.tubelet_size)
@@ -90,7 +95,8 @@ class Vjepa(ClipReward):
     def _check_frames(self, count: int) -> None:
         if count % self.tubelet:
             raise VaderError(
-                f"reward 'vjepa': {count} frames are not a multiple of {self.tubelet}; set -o reward.vjepa.num_frames=N"
+                f"reward 'vjepa': {count} frames are not a multiple of {self.tubelet}; "
+                "set -o reward.vjepa.num_frames=N"
             )
 
     def pixels(self, video: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b f 3 h w"]:
@@ -98,7 +104,9 @@ class Vjepa(ClipReward):
         size = int(self.model.config.crop_size)
         flat = rearrange(video.to(self.device), "b f c H W -> (b f) c H W")
         return rearrange(
-            cropped_imagenet_pixels(flat, int(size * CROP_RATIO), size), "(b f) c h w -> b f c h w", b=len(video)
+            cropped_imagenet_pixels(flat, int(size * CROP_RATIO), size),
+            "(b f) c h w -> b f c h w",
+            b=len(video),
         )
 
     def grid(self, num_frames: int) -> tuple[int, int, int]:
@@ -140,6 +148,9 @@ class Vjepa(ClipReward):
             hidden = layer(hidden, positions)[0]
         return predictor.proj(predictor.layernorm(hidden)[:, known.shape[1] :])
 
+    def _predicted(self, pixels: Tensor, *, mask: Mask, mask_index: int) -> Tensor:
+        return self.predict(self.encode(pixels, mask.visible), mask, mask_index)
+
     def masked_loss(self, pixels: Float[Tensor, "b f 3 h w"], masks: Sequence[Mask]) -> Float[Tensor, " b"]:
         """V-JEPA's loss of each video, averaged over the masks."""
         with torch.no_grad(), autocast(self.device, self.dtype):
@@ -148,9 +159,13 @@ class Vjepa(ClipReward):
         losses = []
         for index, mask in enumerate(masks):
             here = Mask(mask.visible.to(self.device), mask.hidden.to(self.device))
-            with autocast(self.device, self.dtype):
-                predicted = self.predict(self.encode(pixels, here.visible), here, index)
-            distance = (predicted.float() - features[:, here.hidden]).abs()
+            predicted = differentiated(
+                partial(self._predicted, mask=here, mask_index=index),
+                pixels,
+                device=self.device,
+                dtype=self.dtype,
+            )
+            distance = (predicted - features[:, here.hidden]).abs()
             losses.append((distance**self.exponent).mean(dim=(1, 2)) / self.exponent)
         return torch.stack(losses).mean(dim=0)
 

@@ -61,7 +61,9 @@ DETECTOR_VOCABULARIES = {
     name: WeightFile(place, "vocab.txt") for name, place in _DETECTOR_REPOSITORIES.items() if "dino" in name
 }
 
-VJEPA = WeightFile("facebook/vjepa2-vitl-fpc64-256", "model.safetensors", note="ViT-L; larger siblings fit too")
+VJEPA = WeightFile(
+    "facebook/vjepa2-vitl-fpc64-256", "model.safetensors", note="ViT-L; larger siblings fit too"
+)
 VJEPA_CONFIG = WeightFile("facebook/vjepa2-vitl-fpc64-256", "config.json")
 VICLIP = WeightFile(
     "OpenGVLab/ViCLIP", "ViClip-InternVid-10M-FLT.pth", note="ViT-L/14, a pickle: tensors under `model`"
