@@ -145,13 +145,13 @@ def find_architecture(asked: str | dict[str, Any] | None, weights_folder: Path |
     if path.is_file():
         return _checked(read_json(path), str(path))
     raise VaderError(
-        f"backbone 'modelscope': architecture={asked!r} is not allowed: use full, tiny, a folder in diffusers' layout, "
-        "or a JSON file with unet, vae and text_encoder"
+        f"backbone 'modelscope': architecture={asked!r} is not allowed: use full, tiny, a folder in "
+        "diffusers' layout, or a JSON file with unet, vae and text_encoder"
     )
 
 
 def read_folder(folder: Path) -> Architecture:
-    """The architecture of a folder in diffusers' layout: ``unet``, ``vae`` and ``text_encoder``, a config.json in each."""
+    """The architecture of a folder in diffusers' layout: a config.json for each of the three networks."""
     return _checked({part: read_json(folder / part / "config.json") for part in PARTS}, str(folder))
 
 

@@ -8,28 +8,23 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 
 import torch
-from diffusers import AutoencoderKL, UNet3DConditionModel
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.resnet import ResnetBlock2D, TemporalConvLayer
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
+from diffusers.models.unets.unet_3d_condition import UNet3DConditionModel
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from vader_core import (
-    Backbone,
-    Conditioning,
-    Defaults,
-    Geometry,
-    Prompt,
-    Randomness,
-    Text,
-    VaderError,
-    VariancePreserving,
-)
-from vader_core.backbone import TextCache, frozen
+from vader_core.backbone import Backbone, Conditioning, Defaults, Text, TextCache, frozen
+from vader_core.errors import VaderError
+from vader_core.geometry import Geometry
+from vader_core.prompts import Prompt
+from vader_core.randomness import Randomness
+from vader_core.sampler import VariancePreserving
 from vader_core.weights import load_exactly, parse_weights
 from vader_modelscope.architecture import Part, find_architecture
 from vader_modelscope.checkpoint import TOKENIZER_FILES, CheckpointFiles, check_configuration, read_part
@@ -65,7 +60,7 @@ class ModelScope(Backbone):
         self.recompute = RecomputeSwitch()
         self.text_cache = TextCache(self._cache_key())
         self.autoencoder: AutoencoderKL
-        self.text_encoder: CLIPTextModel
+        self.text_encoder: nn.Module
         self.tokenizer: Tokenizer
 
     def _cache_key(self) -> str:
@@ -80,7 +75,7 @@ class ModelScope(Backbone):
 
     @property
     def defaults(self) -> Defaults:
-        """16 frames at 384x384, 25 steps of DPM-Solver++ 2M at guidance 9: the official training configuration."""
+        """The official configuration: 16 frames at 384x384, 25 steps of DPM-Solver++ 2M, guidance 9."""
         return Defaults(
             geometry=Geometry(height=384, width=384, num_frames=16, fps=8.0),
             num_steps=25,
@@ -107,12 +102,13 @@ class ModelScope(Backbone):
                 below = max(stride, size // stride * stride)
                 near = f"{below}" if below > size else f"{below} or {below + stride}"
                 raise VaderError(
-                    f"backbone 'modelscope': {axis}={size} is not allowed: use a multiple of {stride}, e.g. {near} "
-                    "(trained at 256x256; the default is 384x384)"
+                    f"backbone 'modelscope': {axis}={size} is not allowed: use a multiple of {stride}, e.g. "
+                    f"{near} (trained at 256x256; the default is 384x384)"
                 )
         if geometry.num_frames < 2:
             raise VaderError(
-                f"backbone 'modelscope': num_frames={geometry.num_frames} is not allowed: use 2 or more (the default is 16)"
+                f"backbone 'modelscope': num_frames={geometry.num_frames} is not allowed: "
+                "use 2 or more (the default is 16)"
             )
         if geometry.fps <= 0:
             raise VaderError(

@@ -11,12 +11,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from vader_core.errors import VaderError
 from vader_core.weights import WeightFile, WeightSource, fetch, load_tensors
 from vader_modelscope.architecture import Architecture, Part, read_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _NEEDED_FOR = "backbone 'modelscope'"
 
@@ -25,7 +27,7 @@ REPOSITORIES = ("damo-vilab/text-to-video-ms-1.7b", "ali-vilab/text-to-video-ms-
 
 PRETRAINED = WeightFile(
     REPOSITORIES[0],
-    note=f"diffusers' layout (unet, vae, text_encoder, tokenizer, scheduler); also found as {REPOSITORIES[1]}",
+    note=f"diffusers' layout; also found as {REPOSITORIES[1]}",
 )
 
 _STEMS: dict[Part, str] = {
@@ -130,14 +132,15 @@ def check_configuration(files: CheckpointFiles, architecture: Architecture) -> N
         for name, value in built.items():
             if name in stated and _plain(stated[name]) != _plain(value) and name != "sample_size":
                 raise VaderError(
-                    f"{_NEEDED_FOR}: {part}/config.json says {name}={stated[name]!r}, but {value!r} was built: "
-                    "give -o backbone.architecture=FOLDER with the folder that holds this checkpoint"
+                    f"{_NEEDED_FOR}: {part}/config.json says {name}={stated[name]!r}, but {value!r} was "
+                    "built: give -o backbone.architecture=FOLDER with the folder that holds this checkpoint"
                 )
     scheduler = read_json(files.find(SCHEDULER_FILE))
     for name, value in SCHEDULE.items():
         if name in scheduler and scheduler[name] != value:
             raise VaderError(
-                f"{_NEEDED_FOR}: {SCHEDULER_FILE} says {name}={scheduler[name]!r}; only {value!r} is supported"
+                f"{_NEEDED_FOR}: {SCHEDULER_FILE} says {name}={scheduler[name]!r}; "
+                f"only {value!r} is supported"
             )
 
 

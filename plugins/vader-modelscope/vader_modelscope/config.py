@@ -18,12 +18,12 @@ class ModelScopeConfig(BaseModel):
     )
     architecture: str | dict[str, Any] | None = Field(
         None,
-        description="full, tiny, a folder in diffusers' layout, a JSON file with unet, vae and text_encoder, or those "
-        "three as a mapping; left out: the weights' own where they are a local folder, else full",
+        description="full, tiny, a folder in diffusers' layout, a JSON file with unet, vae and text_encoder, "
+        "or those three as a mapping; left out: the weights' own where they are a local folder, else full",
     )
     decode_chunk: int = Field(
         4,
         ge=1,
-        description="Frames that are decoded together while gradients are recorded with checkpointing on; bounds memory",
+        description="frames decoded together while checkpointing is on; bounds memory, changes no number",
     )
-    random_seed: int = Field(0, description="Seed of random weights")
+    random_seed: int = Field(0, description="seed of random weights")

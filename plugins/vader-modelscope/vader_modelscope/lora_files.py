@@ -1,4 +1,4 @@
-"""The two LoRA layouts of the official training code.
+"""The two LoRA layouts of the official training code, and diffusers'.
 
 *List files* (`N_unet.pt`): a bare list of float32 tensors, up and down matrix of one module after another,
 without a name. The order is that of `named_modules()` over every linear layer and convolution. Down has the
@@ -49,7 +49,7 @@ def _full_shapes() -> dict[str, tuple[int, ...]]:
 
 def architecture_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
     """:func:`weight_shapes` of an architecture; nothing is allocated."""
-    from diffusers import UNet3DConditionModel
+    from diffusers.models.unets.unet_3d_condition import UNet3DConditionModel
 
     with torch.device("meta"):
         return weight_shapes(UNet3DConditionModel(**architecture.part("unet")))
@@ -74,12 +74,15 @@ class _ModelScopeFormat(LoraFormat):
     def read(self, path: Path) -> Adapter:
         """Read a file."""
 
+    def _error(self, message: str) -> VaderError:
+        return VaderError(f"LoRA format {self.name!r}: {message}")
+
     def _pair(self, adapter: Adapter, module: str) -> tuple[Tensor, Tensor]:
         """Down and up matrix of ``module``, the adapter's scale within up; float32."""
         try:
             down, up = (adapter.tensors[f"{module}.{side}.weight"].float() for side in ("lora_A", "lora_B"))
         except KeyError as error:
-            raise VaderError(f"LoRA format {self.name!r}: the adapter has no {error.args[0]}") from error
+            raise self._error(f"the adapter has no {error.args[0]}") from error
         return down, up * (adapter.alpha / adapter.rank)
 
     def _modules(self, adapter: Adapter) -> list[str]:
@@ -87,7 +90,7 @@ class _ModelScopeFormat(LoraFormat):
         asked = {key.rsplit(".lora_", 1)[0] for key in adapter.tensors}
         unknown = sorted(asked - self.shapes.keys())
         if unknown:
-            raise VaderError(f"LoRA format {self.name!r}: ModelScope's U-Net has no layer {unknown[0]!r}")
+            raise self._error(f"ModelScope's U-Net has no layer {unknown[0]!r}")
         return [module for module in self.shapes if module in asked]
 
 
@@ -97,7 +100,7 @@ class ListFormat(_ModelScopeFormat):
     name = "modelscope_list"
 
     def recognises(self, path: Path) -> bool:
-        """Whether it is a torch file whose pickle begins with a list; the pickle is only looked at, never run."""
+        """Whether it is a torch file whose pickle begins with a list; the pickle is looked at, never run."""
         if not path.is_file() or not zipfile.is_zipfile(path):
             return False
         with zipfile.ZipFile(path) as archive:
@@ -117,21 +120,21 @@ class ListFormat(_ModelScopeFormat):
         """
         found = load_tensors(path, needed_for=f"LoRA format {self.name!r}").get("")
         if not isinstance(found, list) or not all(isinstance(value, Tensor) for value in found):
-            raise VaderError(f"LoRA format {self.name!r}: {path} holds no bare list of tensors")
+            raise self._error(f"{path} holds no bare list of tensors")
         if len(found) != 2 * len(self.shapes):
-            raise VaderError(
-                f"LoRA format {self.name!r}: {path} holds {len(found)} tensors instead of {2 * len(self.shapes)} (an up and "
-                f"a down matrix for each of {len(self.shapes)} layers of the U-Net); a text encoder's file cannot be read, "
-                "and the official code never trains that one"
+            raise self._error(
+                f"{path} holds {len(found)} tensors instead of {2 * len(self.shapes)} (up and down matrix of "
+                f"each of {len(self.shapes)} layers of the U-Net); a text encoder's file cannot be read, and "
+                "the official code never trains that one"
             )
         tensors: dict[str, Tensor] = {}
         for (module, shape), up, down in zip(self.shapes.items(), found[::2], found[1::2], strict=True):
             rank = len(down)
             wanted_up = (shape[0], rank, *(1 for _ in shape[2:]))
             if tuple(up.shape) != wanted_up or tuple(down.shape) != (rank, *shape[1:]):
-                raise VaderError(
-                    f"LoRA format {self.name!r}: {path}: up {tuple(up.shape)} and down {tuple(down.shape)} do not fit "
-                    f"{module}, whose weight is {shape}"
+                raise self._error(
+                    f"{path}: up {tuple(up.shape)} and down {tuple(down.shape)} do not fit {module}, whose "
+                    f"weight is {shape}"
                 )
             tensors[f"{module}.lora_A.weight"] = down.float()
             tensors[f"{module}.lora_B.weight"] = up.float()
@@ -147,10 +150,10 @@ class ListFormat(_ModelScopeFormat):
         modules = self._modules(adapter)
         if len(modules) != len(self.shapes):
             missing = next(module for module in self.shapes if module not in set(modules))
-            raise VaderError(
-                f"LoRA format {self.name!r}: the adapter covers {len(modules)} of {len(self.shapes)} layers ({missing} is the "
-                "first without one), but a list file is matched by order: train with --lora-targets all, or convert to "
-                "another format"
+            raise self._error(
+                f"the adapter covers {len(modules)} of {len(self.shapes)} layers ({missing} is the first "
+                "without one), but a list file is matched by order: train with --lora-targets all, or "
+                "convert to another format"
             )
         pairs = [self._pair(adapter, module) for module in modules]
         flat = [matrix.contiguous() for down, up in pairs for matrix in (up, down)]
@@ -182,20 +185,18 @@ class StableLoraFormat(_ModelScopeFormat):
         rank = 0
         for module in dict.fromkeys(key.rsplit(".", 1)[0] for key in found):
             if module not in self.shapes:
-                raise VaderError(
-                    f"LoRA format {self.name!r}: {path}: ModelScope's U-Net has no layer {module!r}; give the file from "
-                    "full_weights, not the one for the web interface or for the text encoder"
+                raise self._error(
+                    f"{path}: ModelScope's U-Net has no layer {module!r}; give the file from full_weights, "
+                    "not the one for the web interface or for the text encoder"
                 )
             lora_a, lora_b = found.get(f"{module}.lora_A"), found.get(f"{module}.lora_B")
             if lora_a is None or lora_b is None:
-                raise VaderError(
-                    f"LoRA format {self.name!r}: {path}: {module} has only one of lora_A and lora_B"
-                )
+                raise self._error(f"{path}: {module} has only one of lora_A and lora_B")
             down, up = self._to_peft(module, lora_a.float(), lora_b.float())
             tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"] = down, up
             rank = max(rank, len(lora_a) // (self.shapes[module][2] if len(self.shapes[module]) > 2 else 1))
         if not tensors:
-            raise VaderError(f"LoRA format {self.name!r}: {path} is empty")
+            raise self._error(f"{path} is empty")
         return Adapter(tensors, rank=rank, alpha=float(rank))
 
     def _to_peft(self, module: str, lora_a: Tensor, lora_b: Tensor) -> tuple[Tensor, Tensor]:
@@ -204,9 +205,9 @@ class StableLoraFormat(_ModelScopeFormat):
         k = shape[2] if len(shape) > 2 else 1
         inner = len(lora_a)
         if tuple(lora_a.shape) != (inner, inputs * k) or tuple(lora_b.shape) != (outputs * k, inner):
-            raise VaderError(
-                f"LoRA format {self.name!r}: lora_A {tuple(lora_a.shape)} and lora_B {tuple(lora_b.shape)} do not fit "
-                f"{module}, whose weight is {shape}"
+            raise self._error(
+                f"lora_A {tuple(lora_a.shape)} and lora_B {tuple(lora_b.shape)} do not fit {module}, whose "
+                f"weight is {shape}"
             )
         if len(shape) == 2:
             return lora_a, lora_b
@@ -227,12 +228,60 @@ class StableLoraFormat(_ModelScopeFormat):
         tensors: dict[str, Tensor] = {}
         for module in self._modules(adapter):
             if len(self.shapes[module]) > 2:
-                raise VaderError(
-                    f"LoRA format {self.name!r} cannot hold the convolution {module}: convert to modelscope_list or peft"
-                )
+                raise self._error(f"cannot hold the convolution {module}: convert to modelscope_list or peft")
             down, up = self._pair(adapter, module)
             tensors[f"{module}.lora_A"], tensors[f"{module}.lora_B"] = down, up
         save_tensors(tensors, path)
+
+
+class DiffusersFormat(_ModelScopeFormat):
+    """`unet.<module>.lora_A.weight` and `.lora_B.weight`, for `load_lora_adapter(…, prefix="unet")`."""
+
+    name = "modelscope_diffusers"
+
+    def recognises(self, path: Path) -> bool:
+        """Whether it is a safetensors file whose every key begins with `unet.` and ends as a LoRA's."""
+        if not path.is_file() or path.suffix != ".safetensors":
+            return False
+        keys = _safetensors_keys(path)
+        ends = (".lora_A.weight", ".lora_B.weight")
+        return bool(keys) and all(key.startswith("unet.") and key.endswith(ends) for key in keys)
+
+    def read(self, path: Path) -> Adapter:
+        """Read such a file as diffusers does: alpha is the rank.
+
+        Raises:
+            VaderError: Other keys, or a layer that the U-Net lacks.
+        """
+        found = load_tensors(path, needed_for=f"LoRA format {self.name!r}")
+        if not self.recognises(path):
+            raise self._error(f"{path} holds keys that do not begin with `unet.` or are no LoRA's")
+        tensors = {key.removeprefix("unet."): value.float() for key, value in found.items()}
+        rank = max(len(value) for key, value in tensors.items() if ".lora_A." in key)
+        adapter = Adapter(tensors, rank=rank, alpha=float(rank))
+        for module in self._modules(adapter):
+            self._pair(adapter, module)
+        return adapter
+
+    def write(self, adapter: Adapter, path: Path) -> None:
+        """Write float32, the scale within lora_B; layers of smaller rank are filled up with zeros.
+
+        diffusers scales every layer by the first layer's rank over its own, so all must have the same.
+        """
+        tensors: dict[str, Tensor] = {}
+        pairs = {module: self._pair(adapter, module) for module in self._modules(adapter)}
+        rank = max(len(down) for down, _ in pairs.values())
+        for module, (down, up) in pairs.items():
+            tensors[f"unet.{module}.lora_A.weight"] = _widened(down, 0, rank)
+            tensors[f"unet.{module}.lora_B.weight"] = _widened(up, 1, rank)
+        save_tensors(tensors, path, {"format": "pt"})
+
+
+def _widened(matrix: Tensor, axis: int, rank: int) -> Tensor:
+    """``matrix`` with zeros appended along ``axis`` up to ``rank``."""
+    shape = list(matrix.shape)
+    shape[axis] = rank - shape[axis]
+    return torch.cat([matrix, matrix.new_zeros(shape)], dim=axis)
 
 
 def _safetensors_keys(path: Path) -> list[str]:

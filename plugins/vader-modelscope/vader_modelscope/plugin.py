@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, cast
 
 from pydantic import BaseModel
 
-from vader_core import WeightFile, hookimpl
+from vader_core.hookspecs import hookimpl
+from vader_modelscope.checkpoint import PRETRAINED
 from vader_modelscope.config import ModelScopeConfig
 
 if TYPE_CHECKING:
@@ -32,18 +33,13 @@ def register_backbones(register: Register) -> None:
         _make,
         config=ModelScopeConfig,
         summary="ModelScope text-to-video 1.7b: 16 frames at 384x384 or 256x256",
-        weights=(
-            WeightFile(
-                "damo-vilab/text-to-video-ms-1.7b",
-                note="diffusers' layout; also found as ali-vilab/text-to-video-ms-1.7b",
-            ),
-        ),
+        weights=(PRETRAINED,),
     )
 
 
 @hookimpl
 def register_lora_formats(register: RegisterLoraFormat) -> None:
-    """Announce the two LoRA layouts that the official training code writes."""
+    """Announce the two LoRA layouts that the official training code writes, and diffusers'."""
     register(
         "modelscope_list",
         "vader_modelscope.lora_files:ListFormat",
@@ -53,4 +49,9 @@ def register_lora_formats(register: RegisterLoraFormat) -> None:
         "modelscope_stable_lora",
         "vader_modelscope.lora_files:StableLoraFormat",
         summary="N_lora_text_to_video_unet.safetensors (stable_lora)",
+    )
+    register(
+        "modelscope_diffusers",
+        "vader_modelscope.lora_files:DiffusersFormat",
+        summary="what diffusers' load_lora_adapter reads, for ModelScope's U-Net",
     )

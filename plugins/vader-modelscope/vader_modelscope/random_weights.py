@@ -11,7 +11,7 @@ from torch import nn
 
 @torch.no_grad()
 def fill_randomly(module: nn.Module, seed: int) -> None:
-    """Fill every parameter, also those that training would start from zero, so that nothing is trivially zero.
+    """Fill every parameter, those that training would start from zero as well.
 
     Matrices and kernels get normal numbers of variance 1 / fan-in (embeddings: standard deviation 0.02),
     the gains of norms 1, biases 0. The same seed gives the same weights on the same kind of device; no

@@ -6,7 +6,6 @@ gradients are the same to the last bit, because the random state (dropout) is re
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -21,8 +20,17 @@ class RecomputeSwitch:
         self.on = False
 
 
-@cache
+_SUBCLASSES: dict[type[nn.Module], type[nn.Module]] = {}
+
+
 def _recomputing(kind: type[nn.Module]) -> type[nn.Module]:
+    """The subclass of ``kind`` that recomputes; one a class, however many models are built."""
+    if kind not in _SUBCLASSES:
+        _SUBCLASSES[kind] = _subclass(kind)
+    return _SUBCLASSES[kind]
+
+
+def _subclass(kind: type[nn.Module]) -> type[nn.Module]:
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         plain = super(subclass, self).forward
         if not (self.recompute_switch.on and torch.is_grad_enabled()):

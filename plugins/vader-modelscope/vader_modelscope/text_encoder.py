@@ -1,4 +1,4 @@
-"""Prompts to embeddings: CLIP's text model as ModelScope uses it (every token's last state, after the final norm)."""
+"""Prompts to embeddings: the last state of every token of CLIP's text model, after the final norm."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ClipTokenizer:
 
 
 class HashedWords:
-    """Token numbers for random weights, which know no vocabulary: each word's checksum, modulo the vocabulary's size.
+    """Token numbers for random weights, which know no vocabulary: each word's checksum, modulo its size.
 
     Args:
         vocabulary: Number of tokens; the last one ends and pads a text.
