@@ -34,6 +34,7 @@ class WeightFile:
         licence: As the repository states it, where known.
         gated: Whether the repository asks for an accepted licence and a token.
         note: Anything a user must know, e.g. a second name of the repository.
+        repository_type: ``model`` or ``dataset``.
     """
 
     repository: str
@@ -44,6 +45,7 @@ class WeightFile:
     licence: str | None = None
     gated: bool = False
     note: str = ""
+    repository_type: str = "model"
 
 
 @dataclass(frozen=True)
@@ -134,9 +136,20 @@ def fetch(wanted: WeightFile, *, needed_for: str, option: str = "--weights PATH"
 
     try:
         if wanted.file:
-            path = Path(hf_hub_download(wanted.repository, wanted.file, revision=wanted.revision))
+            path = Path(
+                hf_hub_download(
+                    wanted.repository,
+                    wanted.file,
+                    revision=wanted.revision,
+                    repo_type=wanted.repository_type,
+                )
+            )
         else:
-            path = Path(snapshot_download(wanted.repository, revision=wanted.revision))
+            path = Path(
+                snapshot_download(
+                    wanted.repository, revision=wanted.revision, repo_type=wanted.repository_type
+                )
+            )
     except GatedRepoError as error:
         raise VaderError(
             f"{needed_for}: {describe(wanted)} is gated: accept its licence on the hub and set HF_TOKEN, or give {option}"
