@@ -46,9 +46,9 @@ class AestheticHps(Reward):
         self, video: Float[Tensor, "b f 3 H W"], prompts: Sequence[Prompt], rng: Randomness
     ) -> RewardOutput:
         """Score and loss of each video."""
-        return self.combine(video, self.hps.encode_prompts(prompts))
+        return self.compare(video, self.hps.encode_prompts(prompts))
 
-    def combine(self, video: Float[Tensor, "b f 3 H W"], text: Float[Tensor, "b d"]) -> RewardOutput:
+    def compare(self, video: Float[Tensor, "b f 3 H W"], text: Float[Tensor, "b d"]) -> RewardOutput:
         """Score and loss against unit text embeddings, one a video."""
         batch, count = video.shape[:2]
         pixels = self.aesthetic.pixels(rearrange(video, "b f c H W -> (b f) c H W"))

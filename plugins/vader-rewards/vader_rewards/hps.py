@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -114,9 +114,18 @@ class Hps(ImageReward):
     def __call__(
         self, video: Float[Tensor, "b f 3 H W"], prompts: Sequence[Prompt], rng: Randomness
     ) -> RewardOutput:
-        """Score and loss; with ``upstream`` of image i of the flattened batch against prompt i alone."""
-        if not self.upstream:
-            return super().__call__(video, prompts, rng)
-        frames = rearrange(video, "b f c H W -> (b f) c H W")[: len(prompts)]
-        scores = self.score_frames(frames, prompts)
-        return RewardOutput(score=scores, loss=self.loss_frames(scores))
+        """Score and loss of each video for its prompt."""
+        return self.compare(video, self.encode_prompts(prompts))
+
+    def compare(self, video: Float[Tensor, "b f 3 H W"], text: Float[Tensor, "b d"]) -> RewardOutput:
+        """Score and loss against unit text embeddings, one a video, averaged over the frames.
+
+        With ``upstream`` image i of the flattened batch is compared with text i, and the rest is not seen.
+        """
+        count = video.shape[1]
+        frames = rearrange(video, "b f c H W -> (b f) c H W")
+        if self.upstream:
+            frames, count = frames[: len(text)], 1
+        cosines = self.cosines(self.pixels(frames), repeat(text, "b d -> (b f) d", f=count))
+        scores = cosines.view(-1, count)
+        return RewardOutput(score=scores.mean(dim=1), loss=self.loss_frames(scores).mean(dim=1))

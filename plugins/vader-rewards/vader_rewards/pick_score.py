@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
+from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -107,5 +108,17 @@ class PickScore(ImageReward):
     def __call__(
         self, video: Float[Tensor, "b f 3 H W"], prompts: Sequence[Prompt], rng: Randomness
     ) -> RewardOutput:
-        """Score and loss; with ``upstream`` everything is scored against the first prompt."""
-        return super().__call__(video, [prompts[0]] * len(prompts) if self.upstream else prompts, rng)
+        """Score and loss of each video for its prompt."""
+        return self.compare(video, self.encode_prompts(prompts))
+
+    def compare(self, video: Float[Tensor, "b f 3 H W"], text: Float[Tensor, "b d"]) -> RewardOutput:
+        """Score and loss against unit text embeddings, one a video, averaged over the frames.
+
+        With ``upstream`` everything is compared with the first text.
+        """
+        batch, count = video.shape[:2]
+        if self.upstream:
+            text = text[:1].expand(batch, -1)
+        pixels = self.pixels(rearrange(video, "b f c H W -> (b f) c H W"))
+        scores = self.scaled_cosines(pixels, repeat(text, "b d -> (b f) d", f=count)).view(batch, count)
+        return RewardOutput(score=scores.mean(dim=1), loss=self.loss_frames(scores).mean(dim=1))
