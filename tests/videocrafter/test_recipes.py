@@ -1,0 +1,39 @@
+"""The published settings, as this package ships them."""
+
+from __future__ import annotations
+
+import pytest
+
+from vader_core.config import read_recipe, recipes, validated
+from vader_core.registry import FIRST_PARTY, load_registry
+
+RECIPES = ["videocrafter_pick_score", "videocrafter_hps_aesthetic"]
+
+
+@pytest.fixture(scope="module")
+def registry():
+    return load_registry()
+
+
+def test_they_are_found(registry):
+    assert set(RECIPES) <= recipes(registry).keys()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_published_settings(registry, name):
+    config = validated(read_recipe(registry, name))
+    assert recipes(registry)[name]["summary"]
+    assert config.backbone.name == "videocrafter"
+    assert (config.video.height, config.video.width, config.video.num_frames, config.video.fps) == (
+        320,
+        512,
+        12,
+        24,
+    )
+    assert (config.sampling.num_steps, config.sampling.guidance_scale) == (25, 12.0)
+    assert config.lora.alpha == 8
+    assert config.lora.rank == {"videocrafter_pick_score": 16, "videocrafter_hps_aesthetic": 8}[name]
+    assert (config.trainer.lr, config.trainer.accumulate, config.trainer.max_steps) == (2e-4, 8, 450)
+    assert {item.name for item in config.rewards} <= set(FIRST_PARTY["vader-rewards"])
+    registry.get("backbone", config.backbone.name).options(config.backbone.options)
+    registry.get("sampler", config.sampling.sampler).options(config.sampling.options)
