@@ -6,7 +6,6 @@ from math import prod
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vader_opensora.attention import CrossAttention, SelfAttention
 from vader_opensora.embeddings import FeedForward
@@ -17,7 +16,9 @@ EPS = 1e-6
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Layer-normalised ``x`` [b, t, s, d], scaled and shifted by [b, t or 1, 1, d]."""
-    return F.layer_norm(x, x.shape[-1:], eps=EPS) * (1 + scale) + shift
+    # The native form, which autocast leaves in the dtype of x; statistics are float32 inside all the same.
+    normed = torch.native_layer_norm(x, x.shape[-1:], None, None, EPS)[0]
+    return normed * (1 + scale) + shift
 
 
 class STDiT3Block(nn.Module):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from vader_opensora.architecture import STDiT3Config
 from vader_opensora.blocks import FinalLayer, STDiT3Block
 from vader_opensora.embeddings import (
     CaptionEmbedder,
@@ -20,33 +20,6 @@ from vader_opensora.embeddings import (
     ScalarEmbedder,
     position_embedding,
 )
-
-
-@dataclass(frozen=True)
-class STDiT3Config:
-    """Sizes of an STDiT3; the defaults are XL/2, the published model (1,207,643,972 parameters).
-
-    Args:
-        depth: Pairs of a spatial and a temporal block.
-        hidden_size: Channels, a multiple of 4 and of ``num_heads``.
-        num_heads: Attention heads.
-        mlp_ratio: Width of the feed-forward over ``hidden_size``.
-        patch_size: Along (t, h, w).
-        in_channels: Latent channels; the prediction has twice as many, of which the first half is the velocity.
-        caption_channels: Width of the text encoder.
-        model_max_length: Text tokens.
-        input_sq_size: Side in pixels of the square at which positions have their natural scale.
-    """
-
-    depth: int = 28
-    hidden_size: int = 1152
-    num_heads: int = 16
-    mlp_ratio: float = 4.0
-    patch_size: tuple[int, int, int] = (1, 2, 2)
-    in_channels: int = 4
-    caption_channels: int = 4096
-    model_max_length: int = 300
-    input_sq_size: int = 512
 
 
 class STDiT3(nn.Module):
@@ -63,7 +36,6 @@ class STDiT3(nn.Module):
         patch = (config.patch_size[0], config.patch_size[1], config.patch_size[2])
         self.patch = patch
         self.out_channels = 2 * config.in_channels
-        self.gradient_checkpointing = False
 
         def blocks(*, temporal: bool) -> nn.ModuleList:
             block = (
@@ -103,6 +75,7 @@ class STDiT3(nn.Module):
         fps: Tensor,
         height: float,
         width: float,
+        recompute: bool = False,
     ) -> Tensor:
         """Predict the velocity x0 - noise (first half of the channels; the second half is not used for sampling).
 
@@ -116,6 +89,7 @@ class STDiT3(nn.Module):
             fps: [b or a divisor of it].
             height: Pixels, as told to the model.
             width: Pixels, as told to the model.
+            recompute: Keep each block's input alone and compute the rest again in the backward pass.
 
         Returns:
             [b, 2 c, t, h, w] in float32 (float64 for a float64 model).
@@ -130,7 +104,7 @@ class STDiT3(nn.Module):
         mask = self._text_mask(text_mask, len(latents))
         caption = self.y_embedder(text.to(dtype))
         rotation = self.rope(grid[0])
-        recompute = self.gradient_checkpointing and torch.is_grad_enabled()
+        recompute = recompute and torch.is_grad_enabled()
         for spatial, temporal in zip(self.spatial_blocks, self.temporal_blocks, strict=True):
             for block, turned in ((spatial, None), (temporal, rotation)):
                 arguments = (tokens, caption, modulation, mask, turned)

@@ -2,50 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vader_opensora.architecture import TemporalVAEConfig
+
 #: Log-variances are clamped to this range before a sample is drawn.
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
-
-
-@dataclass(frozen=True)
-class TemporalVAEConfig:
-    """Sizes of the temporal autoencoder; the defaults are the published ones (309,687,144 parameters).
-
-    Args:
-        in_out_channels: Channels of the image latents.
-        latent_embed_dim: Channels that the encoder's moments describe.
-        embed_dim: Channels of the video latents.
-        filters: Channels of the first stage.
-        num_res_blocks: Residual blocks a stage.
-        channel_multipliers: Channels of each stage over ``filters``.
-        temporal_downsample: After which stage the frames are halved; one shorter than ``channel_multipliers``.
-        num_groups: Of every group norm.
-    """
-
-    in_out_channels: int = 4
-    latent_embed_dim: int = 4
-    embed_dim: int = 4
-    filters: int = 128
-    num_res_blocks: int = 4
-    channel_multipliers: Sequence[int] = (1, 2, 2, 4)
-    temporal_downsample: Sequence[bool] = (False, True, True)
-    num_groups: int = 32
-
-    @property
-    def widths(self) -> list[int]:
-        """Channels of each stage."""
-        return [self.filters * multiplier for multiplier in self.channel_multipliers]
-
-    @property
-    def time_factor(self) -> int:
-        """Frames that one latent frame stands for."""
-        return 2 ** sum(bool(halved) for halved in self.temporal_downsample)
 
 
 class CausalConv3d(nn.Module):

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vader_opensora.temporal_vae import TemporalVAE, TemporalVAEConfig
+from vader_opensora.architecture import VideoVAEConfig
+from vader_opensora.temporal_vae import TemporalVAE
 
 #: Of the image latents, as the official code has it (not the 0.13025 of the SDXL autoencoder whose weights they are).
 SPATIAL_SCALE = 0.18215
@@ -21,51 +20,6 @@ LATENT_SCALE = (3.85, 2.32, 2.33, 3.06)
 
 #: Draws standard normal numbers of a shape: the autoencoder's only randomness.
 Draw = Callable[[Sequence[int]], Tensor]
-
-_SPATIAL: Mapping[str, Any] = {
-    "in_channels": 3,
-    "out_channels": 3,
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "block_out_channels": (128, 256, 512, 512),
-    "layers_per_block": 2,
-    "act_fn": "silu",
-    "latent_channels": 4,
-    "norm_num_groups": 32,
-    "sample_size": 512,
-}
-
-
-@dataclass(frozen=True)
-class VideoVAEConfig:
-    """Sizes of the video autoencoder; the defaults are the published ones.
-
-    Args:
-        spatial: Constructor arguments of diffusers' ``AutoencoderKL``.
-        temporal: Sizes of the temporal half.
-        chunk_frames: Frames of a chunk of the temporal half (upstream's micro_frame_size).
-        image_batch: Frames that go through the image autoencoder at once; changes no value but the order of draws.
-    """
-
-    spatial: Mapping[str, Any] = field(default_factory=lambda: dict(_SPATIAL))
-    temporal: TemporalVAEConfig = field(default_factory=TemporalVAEConfig)
-    chunk_frames: int = 17
-    image_batch: int = 4
-
-    @property
-    def chunk_latents(self) -> int:
-        """Latent frames of a whole chunk: 5 for 17 frames."""
-        return -(-self.chunk_frames // self.temporal.time_factor)
-
-    def latent_frames(self, num_frames: int) -> int:
-        """Latent frames of a clip, chunk by chunk: 51 → 15, 18 → 6.
-
-        >>> VideoVAEConfig().latent_frames(51)
-        15
-        """
-        chunks, rest = divmod(num_frames, self.chunk_frames)
-        return chunks * self.chunk_latents - (-rest // self.temporal.time_factor)
-
 
 class _Wrapped(nn.Module):
     """Holds the image autoencoder under the name the official checkpoint gives it."""
@@ -96,6 +50,11 @@ class VideoVAE(nn.Module):
         self.register_buffer("shift", torch.tensor(LATENT_SHIFT)[None, :, None, None, None])
         #: Recompute each image batch in the backward pass where there is more than one.
         self.gradient_checkpointing = False
+
+    def keep_constants_wide(self, dtype: torch.dtype) -> VideoVAE:
+        """Hold the normalisation of the latents in ``dtype``, whatever the weights have."""
+        self.shift, self.scale = self.shift.to(dtype), self.scale.to(dtype)
+        return self
 
     # -- encode ------------------------------------------------------------------------------------------
 

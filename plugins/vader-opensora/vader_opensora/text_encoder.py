@@ -1,0 +1,99 @@
+"""T5, which turns prompts into what the denoiser attends to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from vader_core.errors import VaderError
+from vader_core.randomness import derive_seed
+
+
+class T5TextEncoder:
+    """A T5 encoder with its tokenizer, through transformers.
+
+    Args:
+        folder: A repository's files, as transformers reads them.
+        device: Where it runs.
+        dtype: Of its weights.
+        max_length: Tokens a prompt is padded and cut to.
+        channels: Width that the denoiser expects.
+
+    Raises:
+        VaderError: The folder is not a T5, or one of another width.
+    """
+
+    def __init__(
+        self, folder: Path, *, device: torch.device, dtype: torch.dtype, max_length: int, channels: int
+    ) -> None:
+        from transformers import AutoTokenizer, T5EncoderModel
+
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(folder)
+            model = T5EncoderModel.from_pretrained(folder, dtype=dtype)
+        except (OSError, ValueError) as error:
+            raise VaderError(f"backbone 'opensora' (text encoder): {folder} is not a T5 that transformers reads: {error}") from error
+        if model.config.d_model != channels:
+            raise VaderError(
+                f"backbone 'opensora' (text encoder): {folder} has width {model.config.d_model}, but the denoiser expects {channels}"
+            )
+        self.model = model.to(device).requires_grad_(False).eval()
+        self.max_length = max_length
+
+    @torch.no_grad()
+    def __call__(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Encode texts.
+
+        Returns:
+            ``embeddings`` [n, l, channels] float32 and ``mask`` [n, l] bool, cut to the longest text; the official code keeps all 300
+            tokens, of which the denoiser drops the padding.
+        """
+        tokens = self.tokenizer(
+            list(texts),
+            max_length=self.max_length,
+            padding="max_length",
+            truncation=True,
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
+        ids, mask = tokens.input_ids.to(self.model.device), tokens.attention_mask.to(self.model.device)
+        # Autocast would change what is cached with the run's precision.
+        with torch.autocast(ids.device.type, enabled=False):
+            encoded = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        longest = int(mask.sum(dim=1).max())
+        return {"embeddings": encoded[:, :longest].float(), "mask": mask[:, :longest].bool()}
+
+
+class WordVectors:
+    """The text encoder that goes with random weights: every word a random vector, the same wherever it stands.
+
+    No T5 is built: there is no tokenizer to go with random weights, and 18 GiB of them say no more about a prompt.
+
+    Args:
+        max_length: Tokens a prompt is cut to.
+        channels: Width of the vectors.
+    """
+
+    def __init__(self, *, max_length: int, channels: int) -> None:
+        self.max_length = max_length
+        self.channels = channels
+
+    def __call__(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """``embeddings`` [n, l, channels] and ``mask`` [n, l], one token a word and one that ends the text."""
+        rows = [self._row(text) for text in texts]
+        return {
+            "embeddings": torch.nn.utils.rnn.pad_sequence(rows, batch_first=True),
+            "mask": torch.nn.utils.rnn.pad_sequence(
+                [torch.ones(len(row), dtype=torch.bool) for row in rows], batch_first=True
+            ),
+        }
+
+    def _row(self, text: str) -> Tensor:
+        words = [*text.split()[: self.max_length - 1], ""]
+        return torch.stack([self._vector(word) for word in words])
+
+    def _vector(self, word: str) -> Tensor:
+        generator = torch.Generator().manual_seed(derive_seed("opensora word", word))
+        return torch.randn(self.channels, generator=generator)
