@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
+from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
 from vader_core.errors import VaderError, near
@@ -35,6 +38,7 @@ class LoraSettings:
         targets: Ends of module names; ``("all",)`` is every linear and convolution.
         dropout: Probability on the adapter's input, while training.
         seed: Of the initial A matrices; B starts at zero.
+        ranks: Modules (whole names) whose own rank differs; their scale stays alpha / r.
     """
 
     rank: int = 16
@@ -42,6 +46,7 @@ class LoraSettings:
     targets: tuple[str, ...] = ()
     dropout: float = 0.0
     seed: int = 0
+    ranks: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -74,10 +79,15 @@ def attach_lora(denoiser: nn.Module, settings: LoraSettings) -> Attached:
     denoiser.requires_grad_(False)
     config = LoraConfig(
         r=settings.rank,
-        lora_alpha=settings.alpha,  # type: ignore[arg-type] - peft takes any number
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # peft takes any number
         target_modules=targets,
         lora_dropout=settings.dropout,
         bias="none",
+        rank_pattern={f"^{name}": rank for name, rank in settings.ranks.items()},
+        alpha_pattern={
+            f"^{name}": settings.alpha * rank / settings.rank  # type: ignore[misc]  # likewise
+            for name, rank in settings.ranks.items()
+        },
     )
     with torch.random.fork_rng(devices=[]):
         inject_adapter_in_model(config, denoiser, adapter_name=ADAPTER)
@@ -198,9 +208,10 @@ def adapter_dropout(denoiser: nn.Module, seed: int) -> Iterator[None]:
 def adapter_of(denoiser: nn.Module) -> Adapter:
     """The attached adapter, copied to the CPU."""
     tensors = {name: value.detach().cpu().clone() for name, value in adapter_parameters(denoiser).items()}
-    layer = next(layer for _, layer in lora_layers(denoiser))
-    rank = int(layer.r[ADAPTER])
-    return Adapter(tensors, rank, float(layer.lora_alpha[ADAPTER]))
+    # one scale everywhere, so any layer's pair of numbers would do; the commonest rank is the run's own
+    found = [(int(layer.r[ADAPTER]), float(layer.lora_alpha[ADAPTER])) for _, layer in lora_layers(denoiser)]
+    rank, alpha = max(found, key=found.count)
+    return Adapter(tensors, rank, alpha)
 
 
 def set_adapter(denoiser: nn.Module, adapter: Adapter, *, what: str = "adapter") -> None:
@@ -229,7 +240,12 @@ def set_adapter(denoiser: nn.Module, adapter: Adapter, *, what: str = "adapter")
 def settings_of(adapter: Adapter, *, dropout: float = 0.0, seed: int = 0) -> LoraSettings:
     """Settings that attach exactly the modules of ``adapter``."""
     modules = tuple(dict.fromkeys(name.rpartition(".lora_")[0] for name in adapter.tensors))
-    return LoraSettings(adapter.rank, adapter.alpha, modules, dropout, seed)
+    ranks = {
+        name.rpartition(".lora_A")[0]: len(value)
+        for name, value in adapter.tensors.items()
+        if ".lora_A" in name and len(value) != adapter.rank
+    }
+    return LoraSettings(adapter.rank, adapter.alpha, modules, dropout, seed, ranks)
 
 
 def attach_adapter(denoiser: nn.Module, adapter: Adapter, *, what: str) -> Attached:
@@ -255,6 +271,7 @@ def save_adapter(adapter: Adapter, folder: Path) -> None:
     """Write an adapter the way peft does: ``adapter_model.safetensors`` and ``adapter_config.json``."""
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors({_PREFIX + name: value for name, value in adapter.tensors.items()}, folder / TENSORS_FILE)
+    settings = settings_of(adapter)
     config = {
         "peft_type": "LORA",
         "task_type": None,
@@ -263,7 +280,11 @@ def save_adapter(adapter: Adapter, folder: Path) -> None:
         "lora_alpha": adapter.alpha,
         "lora_dropout": 0.0,
         "bias": "none",
-        "target_modules": sorted(settings_of(adapter).targets),
+        "target_modules": sorted(settings.targets),
+        "rank_pattern": {f"^{name}": rank for name, rank in settings.ranks.items()},
+        "alpha_pattern": {
+            f"^{name}": adapter.alpha * rank / adapter.rank for name, rank in settings.ranks.items()
+        },
     }
     with replacing(folder / CONFIG_FILE) as beside:
         beside.write_text(json.dumps(config, indent=1) + "\n")
@@ -280,15 +301,25 @@ def load_adapter(folder: Path) -> Adapter:
         rank, alpha = int(config["r"]), float(config["lora_alpha"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise VaderError(f"{folder}: {CONFIG_FILE} is missing or unreadable ({error})") from error
-    unsupported = [
-        name for name in ("use_dora", "use_rslora", "alpha_pattern", "modules_to_save") if config.get(name)
-    ]
+    unsupported = [name for name in ("use_dora", "use_rslora", "modules_to_save") if config.get(name)]
     if unsupported:
         raise VaderError(
             f"{folder}: {', '.join(unsupported)} in {CONFIG_FILE} is not supported: only a plain LoRA is"
         )
     tensors = load_tensors(folder / TENSORS_FILE, needed_for="adapter")
-    return Adapter(strip_prefix(tensors), rank, alpha)
+    return Adapter(_one_scale(strip_prefix(tensors), config, alpha / rank), rank, alpha)
+
+
+def _one_scale(tensors: dict[str, Tensor], config: Mapping[str, Any], scale: float) -> dict[str, Tensor]:
+    """The tensors under the scale alpha / r everywhere: where a module's own differs, B takes the difference."""
+    patterns: dict[str, float] = config.get("alpha_pattern") or {}
+    for name in [name for name in tensors if name.endswith(".lora_A.weight")]:
+        module = name.removesuffix(".lora_A.weight")
+        alpha = patterns.get(get_pattern_key(list(patterns), module), config["lora_alpha"])
+        factor = alpha / len(tensors[name]) / scale
+        if not math.isclose(factor, 1.0, rel_tol=1e-9):
+            tensors[f"{module}.lora_B.weight"] = tensors[f"{module}.lora_B.weight"] * factor
+    return tensors
 
 
 def strip_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
