@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from vader_core.builtin.prompts.file import FileOptions, make_file
+from vader_core.builtin.prompts.hps_v2 import FILES, HPSv2Options, make_hps_v2
+from vader_core.builtin.prompts.images import ImagesOptions, make_images
+from vader_core.builtin.prompts.nouns_activities import NounsActivitiesOptions, make_nouns_activities
+from vader_core.builtin.prompts.text import TextOptions, make_text
+from vader_core.builtin.prompts.themed import OPTIONS, THEMES, make_themed
 from vader_core.builtin.samplers.options import (
     DDIMOptions,
     DPMSolverOptions,
@@ -59,3 +65,28 @@ def register_samplers(register: Register) -> None:
         config=RectifiedFlowOptions,
         summary="Euler steps along a rectified flow, with a static time shift",
     )
+
+
+@hookimpl
+def register_prompt_sources(register: Register) -> None:
+    """Words, files, folders, pairs of nouns and activities, themed lists, and the HPS v2 benchmark."""
+    register("text", make_text, config=TextOptions, summary="prompts given in words: --prompts text:…")
+    register("file", make_file, config=FileOptions, summary="a txt, csv or jsonl file: --prompts file:PATH")
+    register(
+        "images", make_images, config=ImagesOptions, summary="a folder of pictures: --prompts images:FOLDER"
+    )
+    register(
+        "nouns_activities",
+        make_nouns_activities,
+        config=NounsActivitiesOptions,
+        summary="every noun doing every activity",
+    )
+    register(
+        "hps_v2",
+        make_hps_v2,
+        config=HPSv2Options,
+        summary="the 3,200 benchmark prompts of HPS v2, from the hub",
+        weights=FILES,
+    )
+    for theme, summary in THEMES.items():
+        register(theme, make_themed, config=OPTIONS[theme], summary=f"themed list: {summary}")

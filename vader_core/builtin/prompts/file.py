@@ -1,0 +1,158 @@
+"""Prompts from a file: a text file, a table or JSON lines."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from vader_core.builtin.prompts.listed import ListedPrompts
+from vader_core.builtin.prompts.options import PromptOptions
+from vader_core.errors import VaderError
+from vader_core.prompts import Prompt
+
+_TEXT = ("text", "prompt")
+_OWN = (*_TEXT, "negative", "image")
+
+Row = tuple[int, Mapping[str, Any]]
+
+
+class FileOptions(PromptOptions):
+    """Options of ``file``."""
+
+    path: Path = Field(
+        description=".txt: a prompt a line; .csv: columns text or prompt, negative, image and any metadata; "
+        ".jsonl: objects with those keys"
+    )
+
+
+def make_file(config: Any, *, device: object, dtype: object) -> ListedPrompts:
+    """The source ``file``."""
+    return ListedPrompts(read_prompts(config.path, config.negative), config.held_out, name="file")
+
+
+def read_prompts(path: Path, negative: str | None = None) -> list[Prompt]:
+    """The prompts of a file, in order.
+
+    Args:
+        path: A ``.txt`` (one prompt a line, blank lines left out), ``.csv`` (with a header) or ``.jsonl`` file.
+            Columns or keys are ``text`` or ``prompt``, ``negative`` and ``image`` (relative to the file); any
+            other is metadata.
+        negative: For prompts without one of their own.
+
+    Raises:
+        VaderError: Naming the file and the line.
+    """
+    path = path.expanduser()
+    readers = {".txt": _lines, ".csv": _table, ".jsonl": _objects}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise VaderError(
+            f"{path}: prompts are read from {', '.join(readers)} files, not from {path.suffix!r}"
+        )
+    prompts = [_prompt(path, line, row, negative) for line, row in reader(path, _content(path))]
+    if not prompts:
+        raise VaderError(f"{path}: there are no prompts in this file; write at least one")
+    return prompts
+
+
+def _content(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise VaderError(f"{path}: the prompt file cannot be read: {error.strerror or error}") from error
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise VaderError(f"{path}, line {line}: this is not UTF-8 text; save the file as UTF-8") from error
+
+
+def _lines(path: Path, content: str) -> Iterator[Row]:
+    for number, line in enumerate(content.splitlines(), start=1):
+        if line.strip():
+            yield number, {"text": line}
+
+
+def _table(path: Path, content: str) -> Iterator[Row]:
+    reader = csv.reader(io.StringIO(content, newline=""), strict=True)
+    header: list[str] = []
+    try:
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            if not header:
+                header = _header(path, reader.line_num, cells)
+                continue
+            if len(cells) > len(header):
+                raise VaderError(
+                    f"{path}, line {reader.line_num}: {len(cells)} cells, but the header names {len(header)} "
+                    'columns; put text that holds a comma in "quotes"'
+                )
+            row = dict(zip(header, cells, strict=False))
+            yield reader.line_num, {name: cell for name, cell in row.items() if cell.strip()}
+    except csv.Error as error:
+        raise VaderError(f"{path}, line {reader.line_num}: not a CSV line: {error}") from error
+
+
+def _header(path: Path, line: int, cells: list[str]) -> list[str]:
+    names = [cell.strip() for cell in cells]
+    names = [name.lower() if name.lower() in _OWN else name for name in names]
+    if len(set(names)) != len(names):
+        raise VaderError(f"{path}, line {line}: two columns have the same name: {', '.join(names)}")
+    if not set(names) & {*_TEXT, "image"}:
+        raise VaderError(
+            f"{path}, line {line}: the first line must name the columns, one of them `text` or `prompt`; "
+            f"it names {', '.join(names)}"
+        )
+    return names
+
+
+def _objects(path: Path, content: str) -> Iterator[Row]:
+    # JSON may hold further line separators inside its strings: only a newline ends a line
+    for number, line in enumerate(content.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise VaderError(f"{path}, line {number}: not JSON: {error.msg}") from error
+        if not isinstance(row, dict):
+            raise VaderError(f'{path}, line {number}: write an object, such as {{"text": "…"}}, a line')
+        yield number, row
+
+
+def _prompt(path: Path, line: int, row: Mapping[str, Any], negative: str | None) -> Prompt:
+    where = f"{path}, line {line}"
+    own: dict[str, str] = {}
+    for name in _OWN:
+        value = row.get(name)
+        if value is None:
+            continue
+        if not isinstance(value, str):
+            raise VaderError(f"{where}: `{name}` must be text, not {value!r}")
+        own[name] = value.strip()
+    if len([name for name in _TEXT if name in own]) > 1:
+        raise VaderError(f"{where}: both `text` and `prompt` are given; keep one")
+    text = own.get("text", own.get("prompt", ""))
+    image = _image(path, where, own.get("image", ""))
+    if not text and image is None:
+        raise VaderError(f"{where}: there is neither a `text` (or `prompt`) nor an `image`")
+    metadata = {name: value for name, value in row.items() if name not in _OWN}
+    return Prompt(text, own.get("negative", negative), image, metadata)
+
+
+def _image(path: Path, where: str, name: str) -> Path | None:
+    if not name:
+        return None
+    image = path.parent / Path(name).expanduser()
+    if not image.is_file():
+        raise VaderError(
+            f"{where}: the image {name} does not exist; relative names start from {path.parent or Path()}"
+        )
+    return image

@@ -1,0 +1,20 @@
+"""The options that most prompt sources share."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class PromptOptions(BaseModel):
+    """Options of a source that is a list."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    negative: str | None = Field(
+        default=None, description="negative prompt of every prompt that has none of its own"
+    )
+    held_out: int = Field(
+        default=0,
+        ge=0,
+        description="the last so many prompts are for evaluation alone; 0 evaluates on what is trained on",
+    )

@@ -1,0 +1,27 @@
+"""Prompts given in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from vader_core.builtin.prompts.listed import ListedPrompts
+from vader_core.builtin.prompts.options import PromptOptions
+from vader_core.errors import VaderError
+from vader_core.prompts import Prompt
+
+
+class TextOptions(PromptOptions):
+    """Options of ``text``."""
+
+    text: str | list[str] = Field(description="the prompt, or a list of prompts")
+
+
+def make_text(config: Any, *, device: object, dtype: object) -> ListedPrompts:
+    """The source ``text``."""
+    texts = [config.text] if isinstance(config.text, str) else config.text
+    if not texts or any(not text.strip() for text in texts):
+        raise VaderError("prompts 'text': a prompt is empty; write text:… or -o prompts.text=…")
+    prompts = [Prompt(text.strip(), config.negative) for text in texts]
+    return ListedPrompts(prompts, config.held_out, name="text")
