@@ -187,6 +187,8 @@ class Backbone(ABC):
     decode_is_exact: ClassVar[bool] = True
     #: Whether every prompt needs an image.
     needs_image: ClassVar[bool] = False
+    #: Whether :meth:`condition` can start from an image, so that a segment can continue another.
+    takes_image: ClassVar[bool] = False
 
     denoiser: nn.Module
 

@@ -165,14 +165,14 @@ class Trainer:
         due = self.config.validate_every and self.step % self.config.validate_every == 0
         last = self.step == self.config.max_steps
         alarms = self._validate() if due or last else []
+        if alarms and self.config.guard == "adapt":
+            self.lr_factor *= ADAPT_FACTOR
+            self._say(f"guard: the learning rate is now {self.lr_factor:g} of its schedule")
         if self.config.checkpoint_every and self.step % self.config.checkpoint_every == 0:
             self._save()
         if self._asked_to_stop():
             self._save()
             raise StoppedError(self._signum or signal.SIGTERM)
-        if alarms and self.config.guard == "adapt":
-            self.lr_factor *= ADAPT_FACTOR
-            self._say(f"guard: the learning rate is now {self.lr_factor:g} of its schedule")
         if alarms and self.config.guard == "stop":
             self._say(
                 f"guard: stopped at step {self.step}; the best adapter is of step {self.watch.best_step}"

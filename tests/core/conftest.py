@@ -1,0 +1,34 @@
+"""A registry with the testing plugin, and the command line over it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from vader_core.registry import Registry, load_registry
+from vader_core.testing.plugin import add_testing_plugin
+
+
+@pytest.fixture(scope="session")
+def registry() -> Registry:
+    return add_testing_plugin(load_registry())
+
+
+@pytest.fixture
+def vader(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Run a command in process, with the testing plugin installed; returns the exit code."""
+    import vader_core.registry
+    from vader_core.cli import run
+
+    def call(*arguments: Any) -> int:
+        import importlib
+
+        for name in ("train", "sample", "evaluate", "config"):
+            module = importlib.import_module(f"vader_core.cli.{name}")
+            monkeypatch.setattr(module, "load_registry", lambda: registry)
+        monkeypatch.setattr(vader_core.registry, "load_registry", lambda: registry)
+        return run([str(argument) for argument in arguments])
+
+    return call

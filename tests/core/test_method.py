@@ -1,0 +1,233 @@
+"""The method is exact: gradients equal those of a reference loop written by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vader_core.denoise import Sampling
+from vader_core.gradient import parse_gradient
+from vader_core.guidance import Guidance
+from vader_core.lora import LoraSettings, adapter_off, adapter_parameters, attach_lora
+from vader_core.mixture import Mixture, Term
+from vader_core.randomness import Randomness
+from vader_core.step import StepSettings, reward_gradient_step, sample_video
+
+STEPS = 5
+
+
+def make(registry, *, schedule="flow", sampler="rectified_flow", dtype=torch.float64, backbone="tiny"):
+    model = registry.get("backbone", backbone).make({"schedule": schedule}, device=torch.device("cpu"), dtype=dtype)
+    model.load()
+    attach_lora(model.denoiser, LoraSettings(rank=2, alpha=4, targets=model.lora_targets, seed=3))
+    generator = torch.Generator().manual_seed(9)
+    with torch.no_grad():
+        for parameter in adapter_parameters(model.denoiser).values():
+            parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
+    rewards = Mixture(
+        (
+            Term("brightness", registry.get("reward", "brightness").make({}, device="cpu", dtype=dtype), 1.5),
+            Term("motion", registry.get("reward", "motion").make({}, device="cpu", dtype=dtype), 0.5),
+        )
+    )
+    solver = registry.get("sampler", sampler).make({}, device="cpu", dtype=dtype)
+    geometry = model.defaults.geometry
+    sampling = Sampling(solver, solver.plan(model.schedule, STEPS, geometry), Guidance(2.5))
+    prompts = registry.get("prompt source", "fixed").make({}, device="cpu", dtype=dtype)
+    return model, rewards, StepSettings(geometry=geometry, sampling=sampling), prompts
+
+
+def gradients(model):
+    return {name: value.grad.clone() for name, value in adapter_parameters(model.denoiser).items()}
+
+
+def step(model, rewards, settings, prompts, **changes):
+    from dataclasses import replace
+
+    for parameter in adapter_parameters(model.denoiser).values():
+        parameter.grad = None
+    indices = changes.pop("indices", (0, 1))
+    reward_gradient_step(
+        model,
+        rewards,
+        prompts.draw(indices, 7),
+        replace(settings, **changes),
+        Randomness(7, 0, 0, tuple(indices)),
+        adapter_off=lambda: adapter_off(model.denoiser),
+    )
+    return gradients(model)
+
+
+def by_hand(model, rewards, settings, prompts, chosen, *, detach=False, refl_at=None):
+    """The paper's algorithm in one loop, for the rectified flow x' = x + (tau' - tau) v, guidance in two calls."""
+    rng = Randomness(7, 0, 0, (0, 1))
+    asked = prompts.draw((0, 1), 7)
+    text = model.encode_text(asked)
+    conditioning = model.condition(text, asked, settings.geometry, rng)
+    latents = model.initial_noise(2, settings.geometry, rng)
+    plan = settings.sampling.plan
+    taus = [t / model.schedule.num_train_timesteps for t in plan.timesteps] + [0.0]
+    for parameter in adapter_parameters(model.denoiser).values():
+        parameter.grad = None
+    for i in range(STEPS):
+        given = latents.detach() if detach or i not in chosen else latents
+        timestep = torch.full((2,), plan.timesteps[i], dtype=latents.dtype)
+        conditional = model.predict(given, timestep, conditioning.conditional_branch)
+        unconditional = model.predict(given, timestep, conditioning.unconditional_branch)
+        velocity = unconditional + 2.5 * (conditional - unconditional)
+        velocity = velocity if i in chosen else velocity.detach()
+        if refl_at == i:
+            latents = latents - taus[i] * velocity
+            break
+        latents = latents + (taus[i + 1] - taus[i]) * velocity
+        if i < min(chosen):
+            latents = latents.detach()
+    video = model.decode(latents, settings.geometry)
+    brightness, motion = (term.reward for term in rewards.terms)
+    total = 1.5 * brightness(video, asked, rng).loss + 0.5 * motion(video, asked, rng).loss
+    total.mean().backward()
+    return gradients(model)
+
+
+def assert_equal(left, right, tolerance=1e-10):
+    assert left.keys() == right.keys()
+    scale = max(float(value.abs().max()) for value in right.values())
+    assert scale > 1e-8, "the reference gradient vanishes, so the comparison would prove nothing"
+    for name, value in left.items():
+        assert float((value - right[name]).abs().max()) <= tolerance * max(1.0, scale), name
+
+
+@pytest.mark.parametrize(
+    ("gradient", "chosen"),
+    [("last", {4}), ("last:3", {2, 3, 4}), ("from:0", {0, 1, 2, 3, 4}), ("steps:1,3", {1, 3})],
+)
+@pytest.mark.parametrize("detach", [False, True])
+def test_gradient_equals_reference_loop(registry, gradient, chosen, detach):
+    parts = make(registry)
+    found = step(*parts, gradient=parse_gradient(gradient), reward_frames="all", detach_input=detach)
+    assert_equal(found, by_hand(*parts, chosen, detach=detach))
+
+
+def test_refl_equals_reference_loop(registry):
+    parts = make(registry)
+    found = step(*parts, gradient=parse_gradient("refl:3-3"), reward_frames="all")
+    assert_equal(found, by_hand(*parts, {3}, refl_at=3))
+
+
+def test_random_cut_differentiates_from_the_drawn_step_to_the_end(registry):
+    parts = make(registry)
+    rng = Randomness(7, 0, 0, (0, 1))
+    cut = rng.integer("gradient", 0, STEPS)
+    found = step(*parts, gradient=parse_gradient("random"), reward_frames="all")
+    assert_equal(found, by_hand(*parts, set(range(cut, STEPS))))
+
+
+@pytest.mark.parametrize("gradient", ["last", "from:0", "refl:3-3"])
+def test_checkpointing_changes_nothing(registry, gradient):
+    parts = make(registry)
+    plain = step(*parts, gradient=parse_gradient(gradient))
+    assert_equal(step(*parts, gradient=parse_gradient(gradient), checkpointing=True), plain, 1e-12)
+
+
+def test_split_guidance_changes_nothing(registry):
+    from dataclasses import replace
+
+    model, rewards, settings, prompts = make(registry)
+    whole = step(model, rewards, settings, prompts)
+    split = replace(settings.sampling, guidance=Guidance(2.5, split=True))
+    assert_equal(step(model, rewards, settings, prompts, sampling=split), whole, 1e-12)
+
+
+def test_gradient_of_two_is_the_mean_of_two_of_one(registry):
+    parts = make(registry)
+    both = step(*parts, gradient=parse_gradient("last:2"))
+    one, other = (step(*parts, gradient=parse_gradient("last:2"), indices=(index,)) for index in (0, 1))
+    assert_equal(both, {name: (one[name] + other[name]) / 2 for name in one})
+
+
+def test_base_distance_pulls_towards_the_base_model(registry):
+    parts = make(registry)
+    plain = step(*parts, gradient=parse_gradient("last:2"))
+    pulled = step(*parts, gradient=parse_gradient("last:2"), base_weight=10.0)
+    assert any(not torch.allclose(plain[name], pulled[name]) for name in plain)
+
+
+def test_low_variance_with_one_repeat_is_a_last_step_from_renoised_latents(registry):
+    from dataclasses import replace
+
+    from vader_core.denoise import denoise
+    from vader_core.gradient import NO_GRADIENT
+
+    model, rewards, settings, prompts = make(registry)
+    settings = replace(settings, reward_frames="all")
+    found = step(model, rewards, settings, prompts, low_variance=1)
+    rng = Randomness(7, 0, 0, (0, 1))
+    asked = prompts.draw((0, 1), 7)
+    for parameter in adapter_parameters(model.denoiser).values():
+        parameter.grad = None
+    with torch.no_grad():
+        conditioning = model.condition(model.encode_text(asked), asked, settings.geometry, rng)
+        noise = model.initial_noise(2, settings.geometry, rng)
+        clean = denoise(model, settings.sampling, noise, conditioning, NO_GRADIENT, rng).latents
+    own = rng.within("low variance", 0)
+    tau = settings.sampling.plan.timesteps[-1] / model.schedule.num_train_timesteps
+    latents = (1 - tau) * clean + tau * own.normal("renoise", clean.shape[1:], dtype=clean.dtype)
+    timestep = torch.full((2,), settings.sampling.plan.timesteps[-1], dtype=clean.dtype)
+    velocity = settings.sampling.guidance.predict(model, latents, timestep, conditioning)
+    video = model.decode(latents - tau * velocity, settings.geometry)
+    brightness, motion = (term.reward for term in rewards.terms)
+    loss = 1.5 * brightness(video, asked, own).loss + 0.5 * motion(video, asked, own).loss
+    loss.mean().backward()
+    assert_equal(found, gradients(model))
+
+
+def test_cap_stops_the_gradient(registry):
+    model, rewards, settings, prompts = make(registry)
+    free = Mixture((rewards.terms[0],))
+    capped = Mixture((Term("brightness", rewards.terms[0].reward, 1.5, cap=-100.0),))
+    moved = step(model, free, settings, prompts)
+    assert max(float(value.abs().max()) for value in moved.values()) > 0
+    for parameter in adapter_parameters(model.denoiser).values():
+        parameter.grad = None
+    still = step(model, capped, settings, prompts)
+    assert max(float(value.abs().max()) for value in still.values()) == 0
+
+
+@pytest.mark.parametrize(
+    ("schedule", "sampler"), [("epsilon", "ddim"), ("v", "ddim"), ("exploding", "euler"), ("flow", "rectified_flow")]
+)
+def test_only_the_adapter_gets_a_gradient(registry, schedule, sampler):
+    model, rewards, settings, prompts = make(registry, schedule=schedule, sampler=sampler, dtype=torch.float32)
+    step(model, rewards, settings, prompts, gradient=parse_gradient("last:2"))
+    names = [name for name, value in model.denoiser.named_parameters() if value.grad is not None]
+    assert names
+    assert all(".lora_" in name for name in names)
+
+
+def test_segments_join_without_the_repeated_frame(registry):
+    model, _, settings, prompts = make(registry)
+    from dataclasses import replace
+
+    settings = replace(settings, segments=3)
+    video, *_ = sample_video(model, prompts.draw((0, 1), 7), settings, Randomness(7, samples=(0, 1)))
+    assert video.shape[1] == 3 * settings.geometry.num_frames - 2 == settings.joined_frames
+
+
+def test_segments_send_the_gradient_through_the_chosen_ones(registry):
+    parts = make(registry)
+    last = step(*parts, segments=2, reward_frames="all")
+    both = step(*parts, segments=2, reward_frames="all", gradient_segments=(0, 1))
+    carried = step(*parts, segments=2, reward_frames="all", gradient_segments=(0, 1), carry_gradient=True)
+    assert any(not torch.allclose(last[name], both[name]) for name in last)
+    assert any(not torch.allclose(both[name], carried[name]) for name in both)
+
+
+def test_no_global_random_state_is_read_or_changed(registry):
+    parts = make(registry)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = step(*parts)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(2)
+    second = step(*parts)
+    assert all(torch.equal(first[name], second[name]) for name in first)

@@ -1,0 +1,25 @@
+"""``vader config``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from vader_core.cli.options import config_of, is_bare, model_options, reward_options, training_options
+from vader_core.registry import load_registry
+
+
+@click.command("config")
+@model_options
+@reward_options
+@training_options
+def command(**flags: Any) -> None:
+    """Print the resolved run as YAML, every default filled in; `--config` reads it back."""
+    from vader_core.assembly import prepare
+    from vader_core.config import to_yaml
+
+    registry = load_registry()
+    if is_bare(flags):
+        flags["recipe"] = "demo"
+    click.echo(to_yaml(prepare(config_of(flags, registry), registry).config), nl=False)

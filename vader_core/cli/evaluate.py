@@ -1,0 +1,98 @@
+"""``vader evaluate``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vader_core.cli.options import config_of, model_options, reward_options
+from vader_core.errors import VaderError
+from vader_core.registry import Registry, load_registry
+
+
+@click.command("evaluate")
+@click.argument("lora", metavar="LORA")
+@model_options
+@reward_options
+@click.option("--pairs", type=int, default=64, show_default=True, help="Prompt and seed pairs.")
+@click.option(
+    "--lora-scale", "scales", multiple=True, type=float, help="Factor of the LoRA (repeat for a sweep)."
+)
+@click.option("--batch-size", type=int, help="Videos sampled at once.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--out", type=click.Path(path_type=Path), help="Also write the JSON to this file.")
+def command(**flags: Any) -> None:
+    """Compare the base model with LORA (a run directory, a PATH or hub:REPO[/FILE]).
+
+    Both are given the same held-out prompts and the same noise. Means, paired difference with its 95 %
+    bootstrap interval, and win rate, for each reward and monitor.
+    """
+    evaluate_command(flags, load_registry())
+
+
+def evaluate_command(flags: dict[str, Any], registry: Registry) -> None:
+    """The command, over a given registry."""
+    from vader_core.cli.sample import run_base
+
+    lora: str = flags.pop("lora")
+    if flags["pairs"] < 2:
+        raise VaderError("--pairs must be 2 or more")
+    size = flags.pop("batch_size")
+    base = run_base(lora)
+    base.get("lora", {}).pop("start", None)
+    config = config_of(flags, registry, base=base)
+    if not config.rewards and not config.monitors:
+        raise VaderError("nothing to score with: give --reward NAME (repeat)")
+    if size is not None:
+        config.trainer.validation_batch = size
+
+    from vader_core.adapters import find_adapter
+    from vader_core.assembly import prepare
+    from vader_core.evaluation import as_json, evaluate
+    from vader_core.lora import attach_adapter
+
+    adapter = find_adapter(lora, registry)
+    assembly = prepare(config, registry)
+    assembly.load_backbone()
+    attach_adapter(assembly.backbone.denoiser, adapter, what=lora)
+    assembly.load_rewards(training=False)
+    found = evaluate(assembly, flags["pairs"], flags["scales"] or (1.0,))
+    result = {
+        "lora": lora,
+        "pairs": flags["pairs"],
+        "evaluation": {f"{scale:g}": as_json(rewards) for scale, rewards in found.items()},
+    }
+    if flags["out"] is not None:
+        from vader_core.weights import replacing
+
+        with replacing(flags["out"]) as beside:
+            beside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if flags["as_json"]:
+        click.echo(json.dumps(result))
+        return
+    _print_table(result)
+
+
+def _print_table(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{result['lora']}: {result['pairs']} pairs")
+    for column in ("LoRA scale", "reward", "base", "tuned", "difference", "95 % interval", "win rate"):
+        table.add_column(column, justify="left" if column == "reward" else "right")
+    for scale, rewards in result["evaluation"].items():
+        for name, row in rewards.items():
+            low, high = row["ci95"]
+            table.add_row(
+                scale,
+                name,
+                f"{row['base']:.4f}",
+                f"{row['tuned']:.4f}",
+                f"{row['difference']:+.4f}",
+                f"{low:+.4f} … {high:+.4f}",
+                f"{row['win_rate']:.0%}",
+            )
+    Console().print(table)

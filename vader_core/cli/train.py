@@ -1,0 +1,155 @@
+"""``vader train``."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vader_core.cli.options import (
+    config_of,
+    is_bare,
+    model_options,
+    reward_options,
+    training_options,
+)
+from vader_core.config import RunConfig, Tree
+from vader_core.errors import VaderError
+from vader_core.registry import Registry, load_registry
+
+DEMO_RECIPE = "demo"
+
+
+@click.command("train")
+@model_options
+@reward_options
+@training_options
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="The run directory.")
+@click.option("--overwrite", is_flag=True, help="Replace the run in --out.")
+@click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Continue a run exactly.")
+@click.option("--allow-changes", is_flag=True, help="Resume with a changed configuration.")
+@click.option("--num-processes", type=int, metavar="N", help="One process a device.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@click.option("--quiet", is_flag=True, help="Print the result alone.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+def command(**flags: Any) -> int:
+    r"""Align a video model with rewards. Bare, it runs the demo.
+
+    \b
+    vader train --backbone opensora --reward pick_score --prompts animal
+    vader train --reward demo_action --reward demo_alignment:10 --gradient refl
+    """
+    return train_command(flags, load_registry())
+
+
+def train_command(flags: dict[str, Any], registry: Registry) -> int:
+    """The command, over a given registry."""
+    if flags.get("quiet") and flags.get("as_json"):
+        raise VaderError("--quiet and --json exclude each other: give one")
+    out, config = _configuration(flags, registry)
+    if flags.get("dry_run"):
+        return _print_plan(flags, config, registry)
+    processes = flags.get("num_processes")
+    if processes is not None and processes < 1:
+        raise VaderError(f"--num-processes {processes} is not allowed: use 1 or more")
+    if processes is not None and processes > 1 and "WORLD_SIZE" not in os.environ:
+        return _launch(processes, config)
+    return _train(flags, config, out, registry)
+
+
+def _configuration(flags: dict[str, Any], registry: Registry) -> tuple[Path, RunConfig]:
+    from vader_core.training import default_out
+
+    base: Tree = {}
+    if flags.get("resume"):
+        if flags.get("out") or flags.get("overwrite"):
+            raise VaderError("--resume continues a run in its own folder: leave --out and --overwrite out")
+        from vader_core.config import read_yaml
+
+        folder: Path = flags["resume"]
+        if not (folder / "config.yaml").is_file():
+            raise VaderError(f"--resume {folder}: not a run directory (it has no config.yaml)")
+        base = read_yaml(folder / "config.yaml")
+        return folder, config_of(flags, registry, base=base)
+    if is_bare(flags):
+        _require_demo(registry)
+        config = config_of({**flags, "recipe": DEMO_RECIPE}, registry)
+        return flags.get("out") or Path("runs/demo"), config
+    if not flags.get("backbone") and "demo" in registry.components["backbone"]:
+        base = {"backbone": {"name": "demo"}} if _only_demo_rewards(flags) else {}
+    config = config_of(flags, registry, base=base)
+    return flags.get("out") or default_out(config), config
+
+
+def _only_demo_rewards(flags: dict[str, Any]) -> bool:
+    names = [text.partition(":")[0] for text in flags.get("rewards") or ()]
+    return bool(names) and all(name.startswith("demo_") for name in names)
+
+
+def _require_demo(registry: Registry) -> None:
+    from vader_core.config import recipes
+
+    if DEMO_RECIPE not in recipes(registry):
+        raise VaderError(
+            "nothing to train: bare `vader train` runs the demo, which comes with vader-demo: "
+            "pip install ./plugins/vader-demo. Or give --backbone and --reward (`vader plugins` lists what is installed)"
+        )
+
+
+def _print_plan(flags: dict[str, Any], config: RunConfig, registry: Registry) -> int:
+    from vader_core.cli.progress import print_plan
+    from vader_core.training import dry_run
+
+    print_plan(dry_run(config, registry, flags.get("num_processes") or 1), as_json=bool(flags.get("as_json")))
+    return 0
+
+
+def _launch(processes: int, config: RunConfig) -> int:
+    """Start the same command once a device, through accelerate."""
+    import torch
+
+    arguments = sys.argv[1:]
+    index = next(i for i, part in enumerate(arguments) if part.startswith("--num-processes"))
+    del arguments[index : index + (1 if "=" in arguments[index] else 2)]
+    on_cpu = config.trainer.device == "cpu" or not torch.cuda.is_available()
+    if not on_cpu and processes > torch.cuda.device_count():
+        raise VaderError(
+            f"--num-processes {processes}: there are {torch.cuda.device_count()} devices; use at most that many, "
+            "or --device cpu"
+        )
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes)]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    launch += ["--cpu"] if on_cpu else ["--multi_gpu"]
+    environment = dict(os.environ)
+    if on_cpu:
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    done = subprocess.run([*launch, "-m", "vader_core", *arguments], env=environment, check=False)
+    return done.returncode
+
+
+def _train(flags: dict[str, Any], config: RunConfig, out: Path, registry: Registry) -> int:
+    from vader_core.cli.progress import make_listener
+    from vader_core.trainer import StoppedError
+    from vader_core.training import Request, train
+
+    request = Request(
+        config=config,
+        out=out,
+        overwrite=bool(flags.get("overwrite")),
+        resume=flags.get("resume") is not None,
+        allow_changes=bool(flags.get("allow_changes")),
+    )
+    with make_listener(
+        quiet=bool(flags.get("quiet")), as_json=bool(flags.get("as_json")), max_steps=config.trainer.max_steps
+    ) as listener:
+        try:
+            summary = train(request, registry, listener)
+        except StoppedError as stopped:
+            listener.say(f"{stopped}; continue with: vader train --resume {out}")
+            return 128 + stopped.signum
+        listener.finish(summary, out)
+    return 0
