@@ -87,8 +87,7 @@ def test_default_lora_covers_every_attention_projection():
         attached = attach_lora(
             backbone.build_denoiser(), LoraSettings(rank=16, targets=backbone.lora_targets)
         )
-    # 16 + 16 transformer blocks beside each other in space and time, one more at the input; two attentions each,
-    # four projections an attention
+    # 16 + 16 transformer blocks in space and time and one at the input: two attentions each, of four layers
     assert len(attached.modules) == 33 * 2 * 4
     with torch.device("meta"):
         everything = attach_lora(backbone.build_denoiser(), LoraSettings(rank=16, targets=("all",)))
