@@ -318,6 +318,7 @@ def test_hps_v2_offline_is_one_clear_message(tmp_path):
 
 
 def test_registering_imports_no_torch():
-    code = "import sys, vader_core.builtin.plugin\nprint([n in sys.modules for n in ('torch', 'huggingface_hub')])"
+    heavy = "[name in sys.modules for name in ('torch', 'huggingface_hub')]"
+    code = f"import sys, vader_core.builtin.plugin; print({heavy})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[False, False]"

@@ -40,7 +40,7 @@ def read_prompts(path: Path, negative: str | None = None) -> list[Prompt]:
     """The prompts of a file, in order.
 
     Args:
-        path: A ``.txt`` (one prompt a line, blank lines left out), ``.csv`` (with a header) or ``.jsonl`` file.
+        path: A ``.txt`` (one prompt a line, no blank ones), ``.csv`` (with a header) or ``.jsonl`` file.
             Columns or keys are ``text`` or ``prompt``, ``negative`` and ``image`` (relative to the file); any
             other is metadata.
         negative: For prompts without one of their own.

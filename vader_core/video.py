@@ -1,0 +1,232 @@
+"""Video files: written, read, and laid out as a contact sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vader_core.errors import VaderError
+from vader_core.weights import replacing
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+VIDEOS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
+
+# x264's constant rate factor: visually lossless
+_QUALITY = "14"
+_BT709 = 1
+_LIMITED_RANGE = 1
+
+
+def write_video(video: Float[Tensor, "f 3 H W"], path: Path, fps: float) -> None:
+    """Write an mp4 that every browser plays (H.264, yuv420p, BT.709, index first).
+
+    Args:
+        video: RGB in [0, 1]; clamped here. Odd sizes are padded to even ones by repeating the last row or
+            column.
+        path: Where to; written beside it and renamed into place. Its folder is made.
+        fps: Frames per second, above 0.
+
+    Raises:
+        VaderError: Not a video, or no rate.
+        MachineError: It cannot be written.
+    """
+    import av
+
+    if video.ndim != 4 or video.shape[1] != 3 or not video.shape[0]:
+        raise VaderError(f"{path}: a video is [F, 3, H, W] with F of 1 or more, not {tuple(video.shape)}")
+    if not fps > 0:
+        raise VaderError(f"{path}: fps={fps} is not allowed: use a number above 0")
+    pixels = _even(_bytes(video)).permute(0, 2, 3, 1).contiguous().numpy()
+    rate = Fraction(fps).limit_denominator(1001)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        replacing(path) as beside,
+        av.open(str(beside), "w", format="mp4", options={"movflags": "faststart"}) as container,
+    ):
+        stream = container.add_stream("libx264", rate=rate, options={"crf": _QUALITY, "preset": "medium"})
+        stream.height, stream.width = pixels.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        context = stream.codec_context
+        context.colorspace = context.color_primaries = context.color_trc = _BT709
+        context.color_range = _LIMITED_RANGE
+        for picture in pixels:
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            container.mux(stream.encode(frame.reformat(format="yuv420p", dst_colorspace=_BT709)))
+        container.mux(stream.encode())
+
+
+def read_video(path: Path) -> Float[Tensor, "f 3 H W"]:
+    """Read a video file, an animated or a still picture, or a folder of pictures in the order of their names.
+
+    Returns:
+        RGB in [0, 1], float32, on the CPU.
+
+    Raises:
+        VaderError: Nothing there, nothing to decode, or pictures of different sizes.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        frames = _read_folder(path)
+    elif not path.is_file():
+        raise VaderError(f"video {path}: no such file or folder")
+    elif path.suffix.lower() in VIDEOS:
+        frames = list(_decode(path))
+    elif path.suffix.lower() in (".gif", *IMAGES):
+        frames = list(_read_pictures(path))
+    else:
+        raise VaderError(
+            f"video {path}: {path.suffix!r} is not read; allowed are {', '.join(VIDEOS)}, .gif, "
+            f"{', '.join(IMAGES)}, and a folder of pictures"
+        )
+    if not frames:
+        raise VaderError(f"video {path}: it holds no frames")
+    return torch.stack(frames).permute(0, 3, 1, 2).float() / 255.0
+
+
+def contact_sheet(
+    videos: Sequence[Float[Tensor, "f 3 H W"]], captions: Sequence[str], path: Path, *, columns: int = 8
+) -> None:
+    """Write a PNG with a row a video: frames evenly spread over it, the caption below.
+
+    Args:
+        videos: RGB in [0, 1]; clamped here. Sizes may differ.
+        captions: One a video.
+        path: Where to; written beside it and renamed into place. Its folder is made.
+        columns: At most so many frames a video.
+
+    Raises:
+        VaderError: Not one caption a video.
+    """
+    from PIL import Image
+
+    if len(videos) != len(captions):
+        raise VaderError(f"{path}: {len(videos)} videos, but {len(captions)} captions")
+    rows = [_row(video, caption, columns) for video, caption in zip(videos, captions, strict=True)]
+    gap = 12
+    width = max((row.width for row in rows), default=1) + 2 * gap
+    height = sum(row.height + gap for row in rows) + gap
+    sheet = Image.new("RGB", (width, height), "white")
+    top = gap
+    for row in rows:
+        sheet.paste(row, (gap, top))
+        top += row.height + gap
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as beside:
+        sheet.save(beside, format="PNG")
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most ``most`` of ``count`` positions, evenly spread, the first and the last among them.
+
+    >>> spread(9, 3)
+    [0, 4, 8]
+    >>> spread(2, 8)
+    [0, 1]
+    """
+    if most >= count:
+        return list(range(count))
+    if most == 1:
+        return [0]
+    return [round(i * (count - 1) / (most - 1)) for i in range(most)]
+
+
+def _bytes(video: Tensor) -> Tensor:
+    held = video.detach().float().cpu()
+    return held.nan_to_num().clamp(0, 1).mul(255.0).round().to(torch.uint8)
+
+
+def _even(pixels: Tensor) -> Tensor:
+    if pixels.shape[2] % 2:
+        pixels = torch.cat([pixels, pixels[:, :, -1:]], dim=2)
+    if pixels.shape[3] % 2:
+        pixels = torch.cat([pixels, pixels[:, :, :, -1:]], dim=3)
+    return pixels
+
+
+def _decode(path: Path) -> Iterator[Tensor]:
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise VaderError(f"video {path}: there is no video in this file")
+            for frame in container.decode(video=0):
+                yield torch.from_numpy(frame.to_ndarray(format="rgb24"))
+    except (av.FFmpegError, OSError) as error:
+        raise VaderError(f"video {path} cannot be decoded: {error}") from error
+
+
+def _read_pictures(path: Path) -> Iterator[Tensor]:
+    from PIL import Image, ImageSequence, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            for frame in ImageSequence.Iterator(picture):
+                yield _pixels(frame.convert("RGB"))
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise VaderError(f"picture {path} cannot be read: {error}") from error
+
+
+def _read_folder(path: Path) -> list[Tensor]:
+    pictures = sorted(found for found in path.iterdir() if found.suffix.lower() in IMAGES)
+    if not pictures:
+        raise VaderError(f"video {path}: there is no picture in this folder ({', '.join(IMAGES)})")
+    frames = [next(_read_pictures(picture)) for picture in pictures]
+    for picture, frame in zip(pictures, frames, strict=True):
+        if frame.shape != frames[0].shape:
+            raise VaderError(
+                f"video {path}: {picture.name} is {_size(frame)}, but {pictures[0].name} is "
+                f"{_size(frames[0])}; the frames of a video have one size"
+            )
+    return frames
+
+
+def _size(frame: Tensor) -> str:
+    return f"{frame.shape[0]}x{frame.shape[1]}"
+
+
+def _pixels(picture: Image) -> Tensor:
+    flat = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+    return flat.view(picture.height, picture.width, 3)
+
+
+def _row(video: Tensor, caption: str, columns: int) -> Image:
+    from PIL import Image, ImageDraw, ImageFont
+
+    pixels = _bytes(video[spread(len(video), columns)]).permute(0, 2, 3, 1).contiguous()
+    height, width = pixels.shape[1:3]
+    enlarged = max(1, 128 // max(height, width))
+    size = (width * enlarged, height * enlarged)
+    gap, margin = 4, 4
+    font: Any = ImageFont.load_default(14)
+    room = len(pixels) * (size[0] + gap) - gap
+    lines = _wrapped(caption, font, max(room, 200))
+    line_height = 18
+    row = Image.new("RGB", (max(room, 200), size[1] + margin + line_height * len(lines)), "white")
+    for index, frame in enumerate(pixels):
+        picture = Image.fromarray(frame.numpy()).resize(size, Image.Resampling.NEAREST)
+        row.paste(picture, (index * (size[0] + gap), 0))
+    draw = ImageDraw.Draw(row)
+    for index, line in enumerate(lines):
+        draw.text((0, size[1] + margin + index * line_height), line, fill="#303030", font=font)
+    return row
+
+
+def _wrapped(text: str, font: Any, room: int) -> list[str]:
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) <= room:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
