@@ -53,12 +53,10 @@ def golden_id(path: Path) -> str:
 
 
 def found(pattern: str) -> list[Path]:
-    """Every golden of a kind; none at all is a mistake of the caller's folders, not a reason to test nothing."""
+    """Every golden of a kind; a test over none would prove nothing."""
     paths = golden_paths(PLUGIN, pattern)
     if not paths:
-        raise FileNotFoundError(
-            f"no golden {PLUGIN}/{pattern}: set VADER_GOLDENS to the folder that holds them"
-        )
+        raise FileNotFoundError(f"no golden {PLUGIN}/{pattern}: set VADER_GOLDENS to their folder")
     return paths
 
 
@@ -217,7 +215,7 @@ def test_manifest(case):
 
 
 def test_list_order(tmp_path):
-    """The order file of the tiny model, and the counts of the full one (574 layers; 29,246,112 parameters at rank 16)."""
+    """The order file of the tiny model, and the counts of the full one: 574 layers, 29,246,112 numbers."""
     case = found("lora_cloneofsimo_order.json")[0]
     order = json.loads(case.read_text())
     backbone = golden_backbone(case)

@@ -99,6 +99,8 @@ TINY = Architecture(
         "layers_per_block": 1,
         "cross_attention_dim": 32,
         "attention_head_dim": 8,
+        # groups of one channel would take away all that the time embedding adds
+        "norm_num_groups": 8,
     },
     vae={
         **_VAE,
@@ -106,6 +108,7 @@ TINY = Architecture(
         "up_block_types": ["UpDecoderBlock2D"] * 2,
         "block_out_channels": [32, 32],
         "layers_per_block": 1,
+        "norm_num_groups": 8,
         "sample_size": 32,
     },
     text_encoder={

@@ -82,6 +82,7 @@ class ModelScope(Backbone):
             guidance_scale=9.0,
             sampler="dpmpp",
             sampler_options={"timestep_spacing": "linspace"},
+            prompts="nouns_activities",
         )
 
     @property
@@ -154,7 +155,8 @@ class ModelScope(Backbone):
     def _fill(
         self, part: Part, module: _Module, dtype: torch.dtype, files: CheckpointFiles | None
     ) -> _Module:
-        module.to(dtype).to_empty(device=self.device)
+        # diffusers' own `to` warns of parts to be kept in float32, of which these networks have none
+        nn.Module.to(module, dtype).to_empty(device=self.device)
         for name, buffer in module.named_buffers():
             if not name.endswith("position_ids"):
                 raise VaderError(
