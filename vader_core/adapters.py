@@ -49,7 +49,7 @@ def read_adapter(path: Path, registry: Registry) -> Adapter:
     formats = [announced.resolve()() for announced in registry.lora_formats.values()]
     for format_ in formats:
         if format_.recognises(path):
-            return format_.read(path)  # type: ignore[no-any-return]
+            return format_.read(path)
     known = ", ".join(sorted(registry.lora_formats)) or "none"
     raise VaderError(f"--lora {path}: a file of no known LoRA format (installed formats: {known})")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from vader_core.backbone import Backbone
-from vader_core.config import RunConfig
+from vader_core.config import MonitorSection, Precision, RewardSection, RunConfig
 from vader_core.denoise import Sampling
 from vader_core.errors import MachineError, VaderError
 from vader_core.frames import check_choice
@@ -197,7 +197,7 @@ def choose_device(config: RunConfig) -> torch.device:
     return torch.device(PartialState().device)
 
 
-def _precision(config: RunConfig, backbone_default: str, device: torch.device) -> str:
+def _precision(config: RunConfig, backbone_default: Precision, device: torch.device) -> Precision:
     if config.trainer.precision is None:
         return "fp32" if device.type == "cpu" else backbone_default
     if config.trainer.precision == "fp16" and device.type == "cpu":
@@ -219,12 +219,12 @@ def make_backbone(config: RunConfig, registry: Registry, device: torch.device) -
     config = config.model_copy(deep=True)
     config.backbone.options = options.model_dump(mode="json", exclude_unset=True)
     probe = component.factory(options, device=device, dtype=torch.float32)
-    precision = _precision(config, probe.defaults.precision, device)  # type: ignore[attr-defined]
-    config.trainer.precision = precision  # type: ignore[assignment]
+    precision = _precision(config, probe.defaults.precision, device)
+    config.trainer.precision = precision
     if _DTYPES[precision] == torch.float32:
-        return probe, config  # type: ignore[return-value]
+        return probe, config
     made = component.factory(options, device=device, dtype=_DTYPES[precision])
-    return made, config  # type: ignore[return-value]
+    return made, config
 
 
 def make_sampling(config: RunConfig, registry: Registry, backbone: Backbone, geometry: Geometry) -> Sampling:
@@ -263,7 +263,8 @@ def prepare(config: RunConfig, registry: Registry, *, device: torch.device | Non
         VaderError: Anything in it that cannot be done.
     """
     device = choose_device(config) if device is None else device
-    for item in [*config.rewards, *config.monitors]:
+    items: list[RewardSection | MonitorSection] = [*config.rewards, *config.monitors]
+    for item in items:
         item.options = (
             registry.get("reward", item.name)
             .options(item.options)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -48,7 +48,7 @@ class Defaults:
     gradient: str = "last"
     sample_frames: int | None = None
     negative_prompt: str = ""
-    precision: str = "bf16"
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     prompts: str | None = None
 
 
@@ -187,6 +187,8 @@ class Backbone(ABC):
     decode_is_exact: ClassVar[bool] = True
     #: Whether every prompt needs an image.
     needs_image: ClassVar[bool] = False
+    #: Whether the prompts' texts reach the model; one that reads none may refuse a negative prompt.
+    reads_text: ClassVar[bool] = True
     #: Whether :meth:`condition` can start from an image, so that a segment can continue another.
     takes_image: ClassVar[bool] = False
 

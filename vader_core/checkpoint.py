@@ -98,7 +98,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest checkpoint whose files match their checksums, and what was wrong with every newer one."""
-    faults = []
+    faults: list[str] = []
     for place in reversed(checkpoints(folder)):
         wrong = fault(place)
         if wrong is None:

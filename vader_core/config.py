@@ -15,6 +15,8 @@ from vader_core.errors import VaderError, did_you_mean, unknown
 from vader_core.registry import Registry, checked
 
 Tree = dict[str, Any]
+Tracker = Literal["tensorboard", "wandb"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 class Section(BaseModel):
@@ -103,7 +105,7 @@ class TrainerSection(Section):
     accumulate: int = Field(1, ge=1, description="Micro-steps an optimizer step.")
     max_steps: int = Field(100, ge=0, description="Optimizer steps.")
     max_grad_norm: float = Field(1.0, gt=0, description="The gradient is clipped to this norm.")
-    precision: Literal["fp32", "bf16", "fp16"] | None = Field(
+    precision: Precision | None = Field(
         None, description="The backbone's default on an accelerator, fp32 on a CPU."
     )
     seed: int = Field(0, ge=0, description="Of everything that is drawn.")
@@ -154,8 +156,8 @@ class TrainerSection(Section):
         gt=0,
         description="Fall of a monitor, as a share of the base model's score, that raises the alarm.",
     )
-    trackers: list[Literal["tensorboard", "wandb"]] = Field(
-        default_factory=lambda: ["tensorboard"], description="Where metrics go beside metrics.jsonl."
+    trackers: list[Tracker] = Field(
+        default=["tensorboard"], description="Where metrics go beside metrics.jsonl."
     )
     device: Literal["cpu", "cuda"] | None = Field(
         None, description="By default the accelerator that is there."

@@ -85,8 +85,7 @@ def attach_lora(denoiser: nn.Module, settings: LoraSettings) -> Attached:
         bias="none",
         rank_pattern={f"^{name}": rank for name, rank in settings.ranks.items()},
         alpha_pattern={
-            f"^{name}": settings.alpha * rank / settings.rank  # type: ignore[misc]  # likewise
-            for name, rank in settings.ranks.items()
+            f"^{name}": settings.alpha * rank / settings.rank for name, rank in settings.ranks.items()
         },
     )
     with torch.random.fork_rng(devices=[]):

@@ -57,7 +57,7 @@ def make_accelerator(config: RunConfig, run: Run | None) -> Accelerator:
     return Accelerator(
         mixed_precision=precision,
         cpu=trainer.device == "cpu",
-        log_with=trackers or None,  # type: ignore[arg-type] - accelerate takes names
+        log_with=trackers or None,
         project_dir=str(run.folder) if run is not None else None,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=4))],
     )

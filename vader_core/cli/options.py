@@ -132,7 +132,7 @@ def tree_of(flags: dict[str, Any], registry: Registry, *, base: Tree | None = No
     if flags.get("config_file"):
         layers.append(read_yaml(flags["config_file"]))
     flag_tree = _flag_tree(flags)
-    names = {key: flag_tree[key] for key in ("rewards", "monitors") if key in flag_tree}
+    names: Tree = {key: value for key, value in flag_tree.items() if key in ("rewards", "monitors")}
     tree = apply_options(merged(*layers, names), flags.get("options") or ())
     flag_tree = {key: value for key, value in flag_tree.items() if key not in names}
     return merged(tree, flag_tree)
@@ -149,19 +149,23 @@ def _flag_tree(flags: dict[str, Any]) -> Tree:
         value = flags.get(name)
         if value is None:
             continue
-        if name == "lora_targets":
-            value = [target.strip() for target in value.split(",") if target.strip()]
-        if name == "num_frames" and value.isdigit():
-            value = int(value)
         inner = tree
         for key in place[:-1]:
             inner = inner.setdefault(key, {})
-        inner[place[-1]] = value
+        inner[place[-1]] = _value_of(name, value)
     if flags.get("rewards"):
         tree["rewards"] = [parse_reward(text) for text in flags["rewards"]]
     if flags.get("monitors"):
         tree["monitors"] = [{"name": name} for name in flags["monitors"]]
     return tree
+
+
+def _value_of(name: str, value: Any) -> Any:
+    if name == "lora_targets":
+        return [target.strip() for target in value.split(",") if target.strip()]
+    if name == "num_frames" and value.isdigit():
+        return int(value)
+    return value
 
 
 def is_bare(flags: dict[str, Any]) -> bool:
