@@ -38,6 +38,8 @@ from vader_opensora.video_vae import VideoVAE
 SPATIAL = 8
 #: Frames per second that the model is told of a single picture.
 PICTURE_FPS = 120.0
+#: Prompts that go through T5 together.
+TEXTS_AT_ONCE = 8
 #: Largest number of float16.
 LARGEST_HALF = 65504
 
@@ -211,13 +213,10 @@ class OpenSora(Backbone):
         )
 
     def encode_texts(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Run T5 on texts as they are: ``embeddings`` [n, l, 4096] and ``mask`` [n, l], padded to the longest."""
+        """Run T5 on texts as they are: ``embeddings`` [n, 300, 4096] and ``mask`` [n, 300]."""
         if self._text_encoder is None:
             self._text_encoder = self._make_text_encoder()
-        encoded = self._text_encoder(texts)
-        if not self._keep_text_encoder:
-            self._drop_text_encoder()
-        return encoded
+        return self._text_encoder(texts)
 
     def _make_text_encoder(self) -> Callable[[Sequence[str]], dict[str, Tensor]]:
         sizes = self.architecture.denoiser
@@ -249,15 +248,19 @@ class OpenSora(Backbone):
         negative = [self._prepared(prompt.negative, scored=False) if prompt.negative else None for prompt in prompts]
         wanted = dict.fromkeys([*positive, *(text for text in negative if text is not None)])
         missing = [text for text in wanted if self.text_cache.get(text) is None]
-        if missing:
-            encoded = self.encode_texts(missing)
-            for row, text in enumerate(missing):
-                kept = encoded["embeddings"][row, : int(encoded["mask"][row].sum())]
-                self.text_cache.put(text, {"embeddings": kept})
+        for start in range(0, len(missing), TEXTS_AT_ONCE):
+            part = missing[start : start + TEXTS_AT_ONCE]
+            encoded = self.encode_texts(part)
+            for text, row, mask in zip(part, encoded["embeddings"], encoded["mask"], strict=True):
+                self.text_cache.put(text, {"embeddings": row[: int(mask.sum())]})
+        if missing and not self._keep_text_encoder:
+            self._drop_text_encoder()
         rows = [self._kept(text) for text in positive]
         other = [row if text is None else self._kept(text) for row, text in zip(rows, negative, strict=True)]
-        null = torch.tensor([text is None for text in negative])
-        return Text(self._padded(rows), self._padded(other) | {"null": null.to(self.device)})
+        null = torch.tensor([text is None for text in negative], device=self.device)
+        return Text(
+            self._padded(rows) | {"null": torch.zeros_like(null)}, self._padded(other) | {"null": null}
+        )
 
     def _kept(self, text: str) -> Tensor:
         held = self.text_cache.get(text)

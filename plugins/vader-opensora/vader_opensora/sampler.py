@@ -65,11 +65,6 @@ class RFlow(Sampler):
     def _ratio(self, schedule: RectifiedFlow, geometry: Geometry) -> Tensor:
         if not self.timestep_transform:
             return torch.tensor([schedule.shift])
-        if schedule.shift != 1.0:
-            raise VaderError(
-                f"sampler 'rflow' works out its own time shift, but this backbone asks for a fixed one ({schedule.shift:g}): "
-                "use -o sampler.timestep_transform=false"
-            )
         check_frames(geometry.num_frames)
         size = (geometry.height, geometry.width, geometry.num_frames)
         height, width, frames = (torch.tensor([value], dtype=self.conditioning_dtype) for value in size)
@@ -79,7 +74,8 @@ class RFlow(Sampler):
                 f"conditioning_dtype=float16 cannot hold {geometry.height} x {geometry.width} pixels (its largest number is "
                 "65504), so that every timestep would be nan: use float32 or bfloat16"
             )
-        return ratio
+        # Shifts compose by multiplication; Open-Sora's own schedule has none.
+        return ratio * schedule.shift
 
     # -- steps ---------------------------------------------------------------------------------------------
 

@@ -47,8 +47,8 @@ class T5TextEncoder:
         """Encode texts.
 
         Returns:
-            ``embeddings`` [n, l, channels] float32 and ``mask`` [n, l] bool, cut to the longest text; the official code keeps all 300
-            tokens, of which the denoiser drops the padding.
+            ``embeddings`` [n, max_length, channels] float32, zero behind a text's end (the denoiser drops what is there),
+            and ``mask`` [n, max_length] bool.
         """
         tokens = self.tokenizer(
             list(texts),
@@ -62,8 +62,8 @@ class T5TextEncoder:
         # Autocast would change what is cached with the run's precision.
         with torch.autocast(ids.device.type, enabled=False):
             encoded = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
-        longest = int(mask.sum(dim=1).max())
-        return {"embeddings": encoded[:, :longest].float(), "mask": mask[:, :longest].bool()}
+        mask = mask.bool()
+        return {"embeddings": encoded.float() * mask[..., None], "mask": mask}
 
 
 class WordVectors:
@@ -81,14 +81,14 @@ class WordVectors:
         self.channels = channels
 
     def __call__(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """``embeddings`` [n, l, channels] and ``mask`` [n, l], one token a word and one that ends the text."""
-        rows = [self._row(text) for text in texts]
-        return {
-            "embeddings": torch.nn.utils.rnn.pad_sequence(rows, batch_first=True),
-            "mask": torch.nn.utils.rnn.pad_sequence(
-                [torch.ones(len(row), dtype=torch.bool) for row in rows], batch_first=True
-            ),
-        }
+        """``embeddings`` [n, max_length, channels] and ``mask`` [n, max_length]: a token a word, and one that ends the text."""
+        embeddings = torch.zeros(len(texts), self.max_length, self.channels)
+        mask = torch.zeros(len(texts), self.max_length, dtype=torch.bool)
+        for index, text in enumerate(texts):
+            row = self._row(text)
+            embeddings[index, : len(row)] = row
+            mask[index, : len(row)] = True
+        return {"embeddings": embeddings, "mask": mask}
 
     def _row(self, text: str) -> Tensor:
         words = [*text.split()[: self.max_length - 1], ""]
