@@ -109,9 +109,10 @@ class ActpredOptions(ModelOptions):
         "without either, the longest label name found in the prompt.",
     )
     num_frames: int | None = Field(
-        default=16,
+        default=None,
         ge=2,
-        description="Frames of the clip; null takes any number. The published model was trained on 16.",
+        description="Frames of the clip, evenly spaced over the video; null leaves them to --reward-frames. "
+        "The published model was trained on 16.",
     )
 
 
@@ -150,9 +151,10 @@ class VjepaOptions(ModelOptions):
     """Options of `vjepa`."""
 
     num_frames: int | None = Field(
-        default=16,
+        default=None,
         ge=2,
-        description="Frames of the clip, a multiple of the tubelet (2); null takes any such number.",
+        description="Frames of the clip, evenly spaced over the video; null leaves them to --reward-frames. "
+        "What fills no whole tubelet of 2 at the end is not seen.",
     )
     loss_exponent: float = Field(default=1.0, gt=0, description="p in mean |prediction - target|^p / p.")
 

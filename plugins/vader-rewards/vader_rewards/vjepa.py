@@ -84,20 +84,11 @@ class Vjepa(ClipReward):
         self.exponent = options.loss_exponent
         self.tubelet = int(model.config.tubelet_size)
         self.num_frames = options.num_frames
-        if self.num_frames is not None:
-            self._check_frames(self.num_frames)
 
     @property
     def frames(self) -> FramesNeeded:
         """The option ``num_frames``, at least one tubelet."""
         return clip(self.num_frames, minimum=self.tubelet)
-
-    def _check_frames(self, count: int) -> None:
-        if count % self.tubelet:
-            raise VaderError(
-                f"reward 'vjepa': {count} frames are not a multiple of {self.tubelet}; "
-                "set -o reward.vjepa.num_frames=N"
-            )
 
     def pixels(self, video: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b f 3 h w"]:
         """A video as the encoder wants it."""
@@ -173,5 +164,10 @@ class Vjepa(ClipReward):
         self, video: Float[Tensor, "b f 3 H W"], prompts: Sequence[Prompt], rng: Randomness
     ) -> Float[Tensor, " b"]:
         """Minus the loss; prompts play no part."""
-        self._check_frames(video.shape[1])
-        return -self.masked_loss(self.pixels(video), self.draw_masks(video.shape[1], rng))
+        count = video.shape[1] // self.tubelet * self.tubelet
+        if not count:
+            raise VaderError(
+                f"reward 'vjepa' needs at least {self.tubelet} frames, not {video.shape[1]}; use "
+                "--reward-frames all or a longer video"
+            )
+        return -self.masked_loss(self.pixels(video[:, :count]), self.draw_masks(count, rng))
