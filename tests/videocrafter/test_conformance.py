@@ -1,4 +1,4 @@
-"""The contract's own clauses."""
+"""The contracts' own clauses."""
 
 from __future__ import annotations
 
@@ -6,15 +6,22 @@ import pytest
 
 from vader_core.geometry import GeometryRequest
 from vader_core.testing.backbones import backbone_clauses, backbone_subject
+from vader_core.testing.samplers import sampler_clauses, sampler_subject
 
 OPTIONS = {"weights": "random", "architecture": "tiny"}
 
 
 @pytest.fixture(scope="module")
-def subject():
+def backbone_case():
     return backbone_subject("videocrafter", OPTIONS, geometry=GeometryRequest(16, 24, 3))
 
 
 @pytest.mark.parametrize("clause", backbone_clauses(), ids=str)
-def test_backbone(subject, clause):
-    assert clause.require(subject)
+def test_backbone(backbone_case, clause):
+    assert clause.require(backbone_case)
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+@pytest.mark.parametrize("clause", sampler_clauses(), ids=str)
+def test_sampler(clause, eta):
+    assert clause.require(sampler_subject("ddim_videocrafter", {"eta": eta}))

@@ -17,7 +17,7 @@ def trained_adapter(backbone, *, rank: int = 4, alpha: float = 8.0) -> Adapter:
     attach_lora(backbone.denoiser, LoraSettings(rank, alpha, backbone.lora_targets))
     with torch.no_grad():
         for index, value in enumerate(adapter_parameters(backbone.denoiser).values()):
-            value.copy_(torch.randn(value.shape, generator=torch.Generator().manual_seed(index)))
+            value.copy_(0.1 * torch.randn(value.shape, generator=torch.Generator().manual_seed(index)))
     return adapter_of(backbone.denoiser)
 
 

@@ -76,7 +76,8 @@ class VideoCrafter(Backbone):
             sampler="ddim_videocrafter",
             sampler_options={"eta": 1.0},
             gradient="last",
-            sample_frames=24,
+            sample_frames=FAMILIAR_FRAMES,
+            prompts="animal",
         )
 
     def _small_size(self) -> tuple[int, int]:
