@@ -51,6 +51,8 @@ class SvdBackbone(Backbone):
     name: ClassVar[str] = "svd"
     decode_is_exact: ClassVar[bool] = False
     needs_image: ClassVar[bool] = True
+    reads_text: ClassVar[bool] = False
+    takes_image: ClassVar[bool] = True
 
     denoiser: nn.Module
     autoencoder: Any
@@ -80,7 +82,7 @@ class SvdBackbone(Backbone):
             num_steps=NUM_STEPS,
             guidance_scale=GUIDANCE,
             sampler="euler",
-            gradient="last:4",
+            gradient="steps:17",
             precision="bf16",
             prompts="svd_demo_images",
         )
@@ -208,8 +210,8 @@ class SvdBackbone(Backbone):
             self._check_image(image, len(prompts), geometry)
             resized = image.to(self.device).clamp(0.0, 1.0)
             originals = list(resized.split(1))
-        embeddings = self.embed_images(originals)
         noise = rng.normal("image_noise", tuple(resized.shape[1:]), device=self.device)
+        embeddings = self.embed_images(originals)
         latents = self.encode_first_frames(resized, noise)
         micro = (geometry.fps - 1, self.config.motion_bucket_id, self.config.noise_aug_strength)
         time_ids = torch.tensor(micro, device=self.device).repeat(len(prompts), 1)
@@ -243,8 +245,13 @@ class SvdBackbone(Backbone):
     def embed_images(self, images: Sequence[Float[Tensor, "n 3 h0 w0"]]) -> Float[Tensor, "b 1 d"]:
         """CLIP's projected embeddings of pictures in [0, 1], each batch at a size of its own. Differentiable."""
         size = int(self.architecture.image_encoder.get("image_size", 224))
-        pixels = torch.cat([clip_pixels(group, size) for group in images])
-        return self.image_encoder(pixels.to(self.dtype)).image_embeds[:, None]
+        with self._own_precision():
+            pixels = torch.cat([clip_pixels(group, size) for group in images])
+            return self.image_encoder(pixels.to(self.dtype)).image_embeds[:, None]
+
+    def _own_precision(self) -> torch.autocast:
+        # Autocast would send the float32 encoder through float16 after all, where it overflows.
+        return torch.autocast(self.device.type, enabled=False)
 
     def encode_first_frames(
         self, images: Float[Tensor, "b 3 H W"], noise: Float[Tensor, "b 3 H W"]
@@ -255,7 +262,8 @@ class SvdBackbone(Backbone):
 
     def _encode(self, signed: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
         dtype = self.autoencoder.quant_conv.weight.dtype
-        return self.autoencoder.encode(signed.to(dtype)).latent_dist.mode()
+        with self._own_precision():
+            return self.autoencoder.encode(signed.to(dtype)).latent_dist.mode()
 
     # -- denoising ---------------------------------------------------------------------------------------
 

@@ -32,7 +32,7 @@ class SvdConfig(BaseModel):
         "stretch", description="how a picture of another shape becomes the first frame; stretch is the published way"
     )
     neighbours: Annotated[int, Field(ge=0)] | Literal["all"] = Field(
-        2, description="frames of context to each side when only some frames are decoded; all is exact and decodes all"
+        4, description="frames of context to each side when only some frames are decoded; all is exact and decodes all"
     )
     decode_chunk: Annotated[int, Field(ge=1)] | None = Field(
         None, description="frames a chunk when every frame is decoded; unset is the whole video at once"

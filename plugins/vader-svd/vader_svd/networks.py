@@ -41,9 +41,11 @@ def build_image_encoder(architecture: Architecture) -> nn.Module:
 
 def _construct(part: str, factory: Callable[..., Any], parameters: dict[str, Any]) -> Any:
     try:
-        return factory(**parameters)
+        made = factory(**parameters)
     except (TypeError, ValueError) as error:
         raise VaderError(f"backbone 'svd': architecture, {part}: {error}") from error
+    # Diffusers makes a few scalars on the CPU whatever the default device is.
+    return nn.Module.to(made, torch.get_default_device()) if isinstance(made, nn.Module) else made
 
 
 def randomised(build: Callable[[], Module], seed: int, device: torch.device) -> Module:
