@@ -1,0 +1,52 @@
+# Each target makes or reuses .venv by itself. PYTHON names the interpreter that makes it (3.11 or newer).
+PYTHON ?= python3
+BIN := .venv/bin
+PLUGINS := $(wildcard plugins/vader-*)
+EXAMPLES := $(wildcard examples/vader-*)
+PROJECTS := pyproject.toml $(addsuffix /pyproject.toml,$(PLUGINS) $(EXAMPLES))
+
+.PHONY: demo test soak lint types wheels bench clean
+
+.venv/made:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	touch $@
+
+# The core and the demo: all that `make demo` needs.
+.venv/demo: .venv/made pyproject.toml plugins/vader-demo/pyproject.toml
+	$(BIN)/python -m pip install --quiet -e . -e plugins/vader-demo
+	touch $@
+
+# Everything, with what the checks need.
+.venv/all: .venv/made $(PROJECTS)
+	$(BIN)/python -m pip install --quiet --group dev -e . $(addprefix -e ,$(PLUGINS) $(EXAMPLES))
+	touch $@ .venv/demo
+
+demo: .venv/demo
+	$(BIN)/vader train --out runs/demo --overwrite
+
+# One thread a worker: the tests' tensors are too small to share.
+test: lint types
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q -m 'not gpu and not soak'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --doctest-modules vader_core 
+
+soak: .venv/all
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m soak --timeout 7200 -s
+
+lint: .venv/all
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/all
+	$(BIN)/mypy vader_core $(wildcard plugins/*/*/plugin.py plugins/*/*/backbone.py)
+
+wheels: .venv/all
+	rm -rf dist
+	for project in . $(PLUGINS) $(EXAMPLES); do $(BIN)/python -m build --quiet --wheel --no-isolation --outdir dist $$project || exit 1; done
+
+bench: .venv/all
+	$(BIN)/vader bench --backbone demo --reward demo_aesthetic
+
+clean:
+	rm -rf .venv dist runs
