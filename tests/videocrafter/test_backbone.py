@@ -118,6 +118,14 @@ def test_long_texts_end_with_the_end_token():
     assert tokens[1].tolist()[3:] == [0] * 74
 
 
+def test_more_sequences_than_one_kernel_takes(backbone, monkeypatch):
+    arguments = (latents_of(3), torch.tensor([500.0, 20.0]), torch.randn(2, 7, 32), torch.tensor([24.0, 8.0]))
+    with torch.no_grad():
+        whole = backbone.denoiser(*arguments)
+        monkeypatch.setattr("vader_videocrafter.attention.MAX_ROWS", 5)
+        torch.testing.assert_close(backbone.denoiser(*arguments), whole, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("size", [1, 2, None])
 def test_slices_change_no_number(backbone, size):
     geometry, latents = Geometry(16, 24, 5, 24), latents_of(5)

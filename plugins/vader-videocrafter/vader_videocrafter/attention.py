@@ -6,10 +6,15 @@ sequence of a block's self-attention: a frame (spatial) or a pixel's history (te
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vader_videocrafter.norm import LayerNorm
+
+MAX_ROWS = 65535
+"""Most sequences in one attention call: the limit of a CUDA grid's axis, on which the fused kernels put them.
+Temporal attention has one sequence a pixel, so large videos in large batches pass it."""
 
 
 class Attention(nn.Module):
@@ -41,8 +46,12 @@ class Attention(nn.Module):
         # Every query sees the whole text on its own, so a sample's frames share one copy of it.
         q = q.reshape(source.shape[0], -1, q.shape[-1])
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
-        out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
-        return self.to_out(out.reshape(rows, tokens, -1))
+        if len(q) > MAX_ROWS:
+            parts = zip(q.split(MAX_ROWS), k.split(MAX_ROWS), v.split(MAX_ROWS), strict=True)
+            out = torch.cat([F.scaled_dot_product_attention(*part) for part in parts])
+        else:
+            out = F.scaled_dot_product_attention(q, k, v)
+        return self.to_out(out.transpose(1, 2).reshape(rows, tokens, -1))
 
 
 class GatedProjection(nn.Module):
