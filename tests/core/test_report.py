@@ -1,0 +1,254 @@
+"""The run's page: complete, self-contained, and safe to open."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+from html.parser import HTMLParser
+
+import pytest
+import torch
+
+from vader_core.errors import VaderError
+from vader_core.report import write_report
+from vader_core.report.curves import Line, chart, smoothed, thinned, ticks
+from vader_core.report.record import curve
+from vader_core.video import contact_sheet, write_video
+
+HOSTILE = "</p><script>alert('x')</script> \"quoted\" & 'more' <img src=http://evil.example/x.png onerror=x>"
+VOID = {"meta", "br", "img", "input", "link"}
+
+CONFIG = """\
+backbone: {name: demo, options: {weights: pretrained}}
+video: {height: 64, width: 64, num_frames: 8, fps: 8.0}
+sampling: {sampler: rectified_flow, num_steps: 10}
+gradient: last
+rewards: [{name: demo_aesthetic, weight: 1.0}]
+monitors: [{name: demo_alignment}]
+prompts: {source: demo}
+"""
+
+
+class Page(HTMLParser):
+    """Parses strictly: every element that opens must close in order."""
+
+    def __init__(self):
+        super().__init__(convert_charrefs=True)
+        self.open, self.tags, self.attributes, self.text = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def parsed(path):
+    page = Page()
+    page.feed(path.read_text(encoding="utf-8"))
+    page.close()
+    assert page.open == []
+    return page
+
+
+def clip(red, frames=8):
+    video = torch.full((frames, 3, 64, 64), 0.9)
+    for index in range(frames):
+        video[index, :, 20:44, 4 + 4 * index : 28 + 4 * index] = torch.tensor([red, 0.3, 0.2]).view(3, 1, 1)
+    return video
+
+
+def make_run(folder, *, steps=20, alarm=True, summary=True):
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(CONFIG)
+    (folder / "environment.json").write_text(
+        json.dumps({"time": "2025-01-02T03:04:05+00:00", "python": "3.11", "packages": {"torch": "2.6.0"}})
+    )
+    records = []
+    for step in range(steps + 1):
+        if step % 10 == 0:
+            name = f"step-{step:06d}"
+            records.append(
+                {
+                    "kind": "validation",
+                    "step": step,
+                    "rewards": {"demo_aesthetic": 6.2 + 0.1 * step},
+                    "monitors": {"demo_alignment": 0.95 - 0.01 * step},
+                    "watch": {"diversity": 0.2, "motion": 0.03, "base_distance": 0.01 * step},
+                    "samples": f"samples/{name}",
+                }
+            )
+            place = folder / "samples" / name
+            videos = [clip(0.2 + 0.03 * step), clip(0.9)]
+            prompts = ["a red square moves right", HOSTILE]
+            for index, video in enumerate(videos):
+                write_video(video, place / f"{index:02d}.mp4", 8)
+            contact_sheet(videos, prompts, place / "contact_sheet.png")
+            scores = {"demo_aesthetic": 6.2 + 0.1 * step, "demo_alignment": 0.9}
+            (place / "prompts.json").write_text(
+                json.dumps([{"prompt": prompt, "seed": 0, "scores": scores} for prompt in prompts])
+            )
+        if step == steps:
+            break
+        records.append(
+            {
+                "kind": "train",
+                "step": step + 1,
+                "loss": -6.2 - 0.1 * step,
+                "grad_norm": float("nan") if step == 3 else 0.5 + 0.1 * math.sin(step),
+                "learning_rate": 2e-4,
+                "seconds": 1.5,
+                "memory_gib": 1.25,
+                "rewards": {"demo_aesthetic": 6.2 + 0.1 * step + 0.3 * math.sin(3 * step)},
+                "skipped": step == 3,
+                "reward_queries": 4 * (step + 1),
+            }
+        )
+    if alarm:
+        records.append({"kind": "alarm", "step": 10, "message": "demo_alignment fell <b>far</b>"})
+    lines = [json.dumps(record) for record in records]
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + '\n{"kind": "train", "st')
+    if summary:
+        row = {"base": 6.2, "tuned": 8.4, "difference": 2.2, "ci95": [1.9, 2.5], "win_rate": 0.97}
+        fallen = {"base": 0.95, "tuned": 0.75, "difference": -0.2, "ci95": [-0.3, -0.1], "win_rate": 0.2}
+        (folder / "summary.json").write_text(
+            json.dumps(
+                {
+                    "train_seconds": 33.0,
+                    "steps": steps,
+                    "reward_queries": 4 * steps,
+                    "pairs": 64,
+                    "evaluation": {"demo_aesthetic": row, "demo_alignment": fallen},
+                }
+            )
+        )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("runs") / "demo")
+
+
+def test_the_page_holds_everything(run):
+    path = write_report(run)
+    assert path == run / "report.html"
+    page = parsed(path)
+    text = " ".join(page.text)
+    for expected in (
+        "demo, aligned with demo_aesthetic",
+        "6.2 →",
+        "8.4",
+        "+2.2, 95 % interval +1.9 to +2.5; better in 97%",
+        "80",
+        "33 s",
+        "64 held-out pairs",
+        "−0.3 to −0.1",
+        "monitored",
+        "step 10",
+        "demo_alignment fell <b>far</b>",
+        "1 skipped as not finite",
+        "distance from the base model",
+        "1.25 GiB",
+        "torch 2.6.0",
+        "weights: pretrained",
+        "a red square moves right",
+        "base model",
+        "step 20",
+    ):
+        assert expected in text, expected
+    assert page.tags.count("video") == 4  # the base and the last validation, two prompts each
+    assert page.tags.count("svg") == 1 + 1 + 3 + 5
+
+
+def test_clips_are_inside_and_play_muted_in_a_loop(run):
+    source = write_report(run).read_text()
+    found = re.findall(r"<video ([^>]*)>", source)
+    for attributes in found:
+        for word in ("muted", "loop", "autoplay", "playsinline", "controls"):
+            assert word in attributes.split()
+    data = re.findall(r"data:video/mp4;base64,([A-Za-z0-9+/=]+)", source)
+    folder = run / "samples"
+    expected = [
+        folder / step / name for name in ("00.mp4", "01.mp4") for step in ("step-000000", "step-000020")
+    ]
+    assert [base64.b64decode(one) for one in data] == [path.read_bytes() for path in expected]
+
+
+def test_nothing_is_fetched(run):
+    page = parsed(write_report(run))
+    for name, value in page.attributes:
+        assert not re.match(r"\s*(https?:)?//", value or ""), (name, value)
+        if name in ("src", "href", "poster", "srcset", "action", "data"):
+            assert value.startswith("data:")
+    assert "link" not in page.tags
+    styles = " ".join(text for text in page.text if "--paper" in text)
+    assert "url(" not in styles
+    assert "@import" not in styles
+
+
+def test_prompts_are_escaped(run):
+    page = parsed(write_report(run))
+    assert page.tags.count("script") == 1
+    assert "img" not in page.tags
+    assert all(name != "onerror" for name, _ in page.attributes)
+    assert HOSTILE in page.text
+
+
+def test_a_run_that_has_just_begun(tmp_path):
+    folder = tmp_path / "young"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(CONFIG)
+    page = parsed(write_report(folder))
+    assert "not scored yet" in page.text
+    assert "video" not in page.tags
+
+
+def test_a_run_without_a_closing_evaluation(tmp_path):
+    folder = make_run(tmp_path / "open", steps=10, alarm=False, summary=False)
+    text = " ".join(parsed(write_report(folder)).text)
+    assert "validation, base to step 10: +1" in text
+    assert "No alarm was raised." in text
+    assert "held-out pairs" not in text
+    assert "15 s" in text
+
+
+def test_a_clip_that_is_missing_is_left_out(tmp_path):
+    folder = make_run(tmp_path / "torn", steps=10)
+    (folder / "samples" / "step-000000" / "00.mp4").unlink()
+    assert parsed(write_report(folder)).tags.count("video") == 3
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    with pytest.raises(VaderError, match=r"not a run directory: it has no config\.yaml"):
+        write_report(tmp_path)
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    (tmp_path / "summary.json").write_text("{torn")
+    with pytest.raises(VaderError, match=r"summary\.json is not JSON"):
+        write_report(tmp_path)
+
+
+def test_curves_keep_their_values():
+    assert curve([{"step": 1, "loss": float("nan")}, {"step": 2, "loss": 3}], "loss") == [(2.0, 3.0)]
+    assert ticks(0.0, 1.0) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    assert len(thinned([(i, 1.0) for i in range(10_000)])) <= 300
+    flat = [(float(i), 2.0) for i in range(100)]
+    assert smoothed(flat) == flat
+    svg = chart("loss", [Line("loss", [(0.0, 1.0), (10.0, 3.0)])])
+    left, right = (float(point.split(",")[1]) for point in re.search(r'points="([^"]*)"', svg)[1].split())
+    assert left > right  # larger values stand higher
+    assert chart("empty", [Line("loss", [])]) == ""
+    assert "<circle" in chart("one", [Line("loss", [(5.0, 1.0)])])
