@@ -124,6 +124,13 @@ def backbone_subject(
 _PROMPTS = (Prompt("a red boat on a river"), Prompt("two dogs run over a field of snow", negative="grey"))
 
 
+def _prompts(backbone: Backbone) -> tuple[Prompt, ...]:
+    """The kit's prompts, without the negative one where no text is read."""
+    if backbone.reads_text:
+        return _PROMPTS
+    return tuple(replace(prompt, negative=None) for prompt in _PROMPTS)
+
+
 @dataclass(frozen=True)
 class Case:
     """Everything one call of the model takes, for a batch of two."""
@@ -154,10 +161,11 @@ def _case(
     subject: BackboneSubject,
     backbone: Backbone | None = None,
     *,
-    prompts: Sequence[Prompt] = _PROMPTS,
+    prompts: Sequence[Prompt] | None = None,
     dtype: torch.dtype | None = None,
 ) -> Case:
     backbone = backbone or subject.loaded()
+    prompts = prompts or _prompts(backbone)
     geometry = backbone.resolve_geometry(subject.request)
     rng = Randomness(seed=5, samples=tuple(range(len(prompts))))
     text = backbone.encode_text(prompts)
@@ -326,13 +334,15 @@ def lora_targets(subject: BackboneSubject) -> str:
 
 @BACKBONE.clause
 def text(subject: BackboneSubject) -> str:
-    """Texts become tensors with the batch axis first, without a graph, each by its own words."""
+    """Texts, where any are read, become tensors without a graph, batch axis first, each by its words."""
     backbone = subject.loaded()
-    encoded = backbone.encode_text(_PROMPTS)
+    encoded = backbone.encode_text(_prompts(backbone))
     expect(encoded.positive.keys() == encoded.negative.keys(), "the two sides have different names")
     for name, value in encoded.positive.items():
         expect(len(value) == 2, f"{name} has {len(value)} rows for 2 prompts")
         expect(not value.requires_grad, f"{name} carries a graph")
+    if not backbone.reads_text:
+        return "reads no text"
     rows = backbone.encode_texts([prompt.text for prompt in _PROMPTS])
     other = backbone.encode_texts([_PROMPTS[1].text])
     for name, value in rows.items():
@@ -634,12 +644,14 @@ def images(subject: BackboneSubject) -> str:
     backbone = subject.loaded()
     size = backbone.resolve_geometry(subject.request)
     rng = Randomness(seed=5, samples=(0, 1))
-    encoded = backbone.encode_text(_PROMPTS)
+    prompts = _prompts(backbone)
+    encoded = backbone.encode_text(prompts)
     if backbone.needs_image:
-        expect_refused(lambda: backbone.condition(encoded, _PROMPTS, size, rng), "a prompt without an image")
+        without = partial(backbone.condition, encoded, prompts, size, rng)
+        expect_refused(without, "a prompt without an image")
     picture = _picture(backbone, size, rng).requires_grad_(True)
     try:
-        given = backbone.condition(encoded, _PROMPTS, size, rng, image=picture)
+        given = backbone.condition(encoded, prompts, size, rng, image=picture)
     except VaderError as error:
         expect(not backbone.needs_image, f"an image is needed, yet was refused: {error}")
         return f"refused: {error}"

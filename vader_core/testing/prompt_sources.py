@@ -110,15 +110,12 @@ def function_of_seed_and_index(subject: Subject) -> str:
 
 
 _DRAW = """
-import importlib, json, sys, torch
-module, factory, config, options, indices = sys.argv[1:6]
-make = importlib.import_module(module)
-for part in factory.split("."):
-    make = getattr(make, part)
-owner = importlib.import_module(config.split(":")[0])
-for part in config.split(":")[1].split("."):
-    owner = getattr(owner, part)
-source = make(owner.model_validate(json.loads(options)), device=torch.device("cpu"), dtype=torch.float32)
+import importlib, json, sys
+from vader_core.registry import Plugin, Registry
+module, name, options, indices = sys.argv[1:5]
+registry = Registry()
+registry.add(importlib.import_module(module), Plugin("it", "it", "0", module))
+source = registry.get("prompt source", name).make(json.loads(options), device="cpu", dtype=None)
 print(json.dumps([prompt.text for prompt in source.draw(json.loads(indices), seed=3)]))
 """
 
@@ -128,9 +125,8 @@ def same_in_every_process(subject: Subject) -> str:
     """Equal arguments give equal prompts in any process (no `hash()`, no order of a set or a folder)."""
     component = subject.component
     arguments = (
-        component.factory.__module__,
-        component.factory.__qualname__,  # type: ignore[attr-defined]
-        f"{component.config.__module__}:{component.config.__qualname__}",
+        subject.plugin_module,
+        component.name,
         json.dumps(component.options(dict(subject.options)).model_dump(mode="json")),
         json.dumps(_INDICES),
     )

@@ -113,9 +113,10 @@ class Course:
     sampler: Sampler
     schedule: Schedule
     plan: Plan
+    wanted: int
 
     def __str__(self) -> str:
-        return f"{self.label}, {self.plan.num_steps} steps"
+        return f"{self.label}, {self.wanted} steps"
 
 
 def _courses(subject: Subject, steps: tuple[int, ...] = (1, 2, 5)) -> Iterator[Course]:
@@ -123,7 +124,8 @@ def _courses(subject: Subject, steps: tuple[int, ...] = (1, 2, 5)) -> Iterator[C
     for label, schedule in _schedules().items():
         if isinstance(schedule, sampler.schedules):
             for count in steps:
-                yield Course(label, sampler, schedule, sampler.plan(schedule, count, _GEOMETRY))
+                made = sampler.plan(schedule, count, _GEOMETRY)
+                yield Course(label, sampler, schedule, made, count)
 
 
 def _normal(purpose: str, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -205,8 +207,7 @@ def plan(subject: Subject) -> str:
     """A plan has exactly the steps that were asked for, falling timesteps, and tables of Python floats."""
     seen = []
     for course in _courses(subject, (1, 2, 4, 25)):
-        made = course.plan
-        wanted = int(str(course).rpartition(", ")[2].split()[0])
+        made, wanted = course.plan, course.wanted
         expect(len(made.timesteps) == wanted, f"{course}: {len(made.timesteps)} timesteps")
         pairs = zip(made.timesteps, made.timesteps[1:], strict=False)
         expect(all(a > b for a, b in pairs), f"{course}: timesteps {made.timesteps} do not fall")
@@ -306,6 +307,10 @@ def model_input(subject: Subject) -> str:
     for course in _courses(subject):
         for i, timestep in enumerate(course.plan.timesteps):
             mixture = _mixture(course, i)
+            flow = isinstance(course.schedule, RectifiedFlow)
+            size = mixture.signal + mixture.noise if flow else math.hypot(mixture.signal, mixture.noise)
+            rule = "data and noise shares add up to" if flow else "the input's standard deviation is"
+            expect(abs(size - 1) < 1e-4, f"{course}: at step {i} {rule} {size:.6g}, not 1")
             low, high = _wanted_noise(course.schedule, timestep)
             ratio = mixture.noise / mixture.signal if abs(mixture.signal) > 1e-9 else math.inf
             if math.isinf(high) or math.isinf(ratio):
