@@ -231,7 +231,7 @@ def test_text_encoder_comes_back_after_its_release():
 
 
 def test_random_weights_follow_their_seed_and_leave_nothing_at_zero():
-    one, two, other = make(), make(), make(random_seed=1)
+    one, two, other = make(), make(), make(seed=1)
     name, first = next(iter(one.denoiser.state_dict().items()))
     assert torch.equal(first, two.denoiser.state_dict()[name])
     assert not torch.equal(first, other.denoiser.state_dict()[name])

@@ -54,7 +54,7 @@ def write_tokenizer(folder, vocabulary: int) -> None:
 
 @pytest.fixture(scope="module")
 def source() -> ModelScope:
-    return make("random", architecture="tiny", random_seed=3)
+    return make("random", architecture="tiny", seed=3)
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ def run(tmp_path_factory, registry) -> Path:
 def test_ten_steps_raise_the_brightness(run):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     validations = [line for line in lines if line["kind"] == "validation"]
-    before, after = validations[0]["brightness"], validations[-1]["brightness"]
+    before, after = (validations[i]["rewards"]["brightness"] for i in (0, -1))
     assert after > before + 0.01
 
 

@@ -68,7 +68,7 @@ class ModelScope(Backbone):
         if self._source.path is not None:
             weights = str(self._source.path.resolve())
         if self._source.kind == "random":
-            weights = f"random {self.config.random_seed}"
+            weights = f"random {self.config.seed}"
         return f"modelscope/{weights}/{self.architecture.text_encoder}/{self._wide}"
 
     # -- known before the weights are ------------------------------------------------------------------
@@ -164,7 +164,7 @@ class ModelScope(Backbone):
                 )
             buffer.copy_(torch.arange(buffer.numel(), device=self.device).view(buffer.shape))
         if files is None:
-            fill_randomly(module, self.config.random_seed)
+            fill_randomly(module, self.config.seed)
         else:
             wanted = module.state_dict()
             load_exactly(module, read_part(files, part, wanted), what=f"{part} of backbone 'modelscope'")

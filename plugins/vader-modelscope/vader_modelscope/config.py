@@ -26,4 +26,4 @@ class ModelScopeConfig(BaseModel):
         ge=1,
         description="frames decoded together while checkpointing is on; bounds memory, changes no number",
     )
-    random_seed: int = Field(0, description="seed of random weights")
+    seed: int = Field(0, description="seed of random weights")
