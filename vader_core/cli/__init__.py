@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("check", "Hold a component against its contract."),
     "new-plugin": ("new_plugin", "Write a plugin package that passes the checks."),
     "report": ("report", "Write a run's web page again."),
+    "bench": ("bench", "Measure what a training step costs."),
     "doctor": ("doctor", "Show versions, devices, memory, plugins and weights."),
 }
 

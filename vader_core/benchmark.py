@@ -1,0 +1,231 @@
+"""What a training step costs: seconds by phase, memory, operations, share of the device's matrix rate."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from vader_core.assembly import Assembly
+from vader_core.lora import adapter_off, adapter_parameters
+from vader_core.memory import GIB, peak_gib, reset_peak
+from vader_core.mixture import FrameChoice, Mixture, MixtureOutput
+from vader_core.prompts import Prompt
+from vader_core.randomness import Randomness
+from vader_core.step import reward_gradient_step
+from vader_core.trainer import make_optimizer
+
+PHASES = (
+    "text",
+    "no-graph steps",
+    "differentiated steps",
+    "decode",
+    "reward",
+    "backward",
+    "optimizer",
+    "other",
+)
+#: Side of the square matrices whose product measures the device's matrix rate.
+MATRIX_SIDE = {"cuda": 8192, "cpu": 1024}
+
+
+class Stopwatch:
+    """Seconds by phase; the device is synchronised at each boundary.
+
+    Args:
+        device: Whose work is timed.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def now(self) -> float:
+        """Wall-clock seconds with the device idle."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Within, time counts for ``name``."""
+        begun = self.now()
+        yield
+        self.seconds[name] += self.now() - begun
+
+    def wrap(self, function: Callable[..., Any], name: Callable[[], str]) -> Callable[..., Any]:
+        """``function``, timed under the phase that ``name`` gives at the call."""
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            with self.phase(name()):
+                return function(*args, **kwargs)
+
+        return timed
+
+
+class _TimedMixture(Mixture):
+    """A mixture whose scoring is timed."""
+
+    def __call__(self, video: Tensor, frames: FrameChoice, prompts: Any, rng: Randomness) -> MixtureOutput:
+        """Score, timed as ``reward``."""
+        with self.stopwatch.phase("reward"):  # type: ignore[attr-defined]
+            return super().__call__(video, frames, prompts, rng)
+
+
+@contextmanager
+def _timed_parts(assembly: Assembly, stopwatch: Stopwatch) -> Iterator[Mixture]:
+    """Within, the backbone's calls are timed; yields the timed rewards."""
+    backbone = assembly.backbone
+    names: dict[str, Callable[[], str]] = {
+        "encode_text": lambda: "text",
+        "predict": lambda: "differentiated steps" if torch.is_grad_enabled() else "no-graph steps",
+        "decode": lambda: "decode",
+    }
+    for name, phase in names.items():
+        setattr(backbone, name, stopwatch.wrap(getattr(backbone, name), phase))
+    rewards = _TimedMixture(assembly.rewards.terms)
+    object.__setattr__(rewards, "stopwatch", stopwatch)
+    try:
+        yield rewards
+    finally:
+        for name in names:
+            delattr(backbone, name)
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second of a large square matrix product, 2 a multiply-add."""
+    side = MATRIX_SIDE.get(device.type, 1024)
+    generator = torch.Generator().manual_seed(0)
+    left = torch.randn(side, side, generator=generator).to(device, dtype)
+    stopwatch = Stopwatch(device)
+    for _ in range(3):
+        left @ left
+    begun = stopwatch.now()
+    for _ in range(10):
+        left @ left
+    return 2.0 * side**3 * 10 / (stopwatch.now() - begun)
+
+
+def count_operations(work: Callable[[], object]) -> int:
+    """Matrix, convolution and attention operations of ``work``, 2 a multiply-add."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return int(counter.get_total_flops())
+
+
+class Bench:
+    """Times training steps of a loaded assembly with the adapter attached.
+
+    Args:
+        assembly: Loaded, with rewards.
+    """
+
+    def __init__(self, assembly: Assembly) -> None:
+        self.assembly = assembly
+        self.device = assembly.device
+        self.denoiser = assembly.backbone.denoiser
+        parameters = list(adapter_parameters(self.denoiser).values())
+        _fill(parameters)
+        self.parameters = parameters
+        self.optimizer = make_optimizer(parameters, assembly.config.trainer)
+        self.scaler = torch.amp.GradScaler(enabled=assembly.config.trainer.precision == "fp16")
+        self.prompts: list[Prompt] = assembly.draw_prompts(list(range(assembly.config.trainer.batch_size)))
+
+    def step(self, number: int, rewards: Mixture, stopwatch: Stopwatch) -> float:
+        """One optimizer step; its loss."""
+        assembly = self.assembly
+        self.optimizer.zero_grad(set_to_none=True)
+
+        def backward(loss: Tensor) -> None:
+            with stopwatch.phase("backward"):
+                self.scaler.scale(loss).backward()
+
+        result = reward_gradient_step(
+            assembly.backbone,
+            rewards,
+            self.prompts,
+            assembly.settings,
+            Randomness(0, number, samples=tuple(range(len(self.prompts)))),
+            backward=backward,
+            adapter_off=lambda: adapter_off(self.denoiser),
+            autocast=assembly.autocast,
+        )
+        with stopwatch.phase("optimizer"):
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.parameters, assembly.config.trainer.max_grad_norm)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        return float(result.loss)
+
+    def measure(self, steps: int, warmup: int, *, operations: bool = True) -> dict[str, Any]:
+        """Run and report.
+
+        Args:
+            steps: Measured steps; medians are reported.
+            warmup: Steps before them.
+            operations: Count operations too (one more step).
+        """
+        first = Stopwatch(self.device)
+        begun = first.now()
+        losses = [self.step(number, self.assembly.rewards, first) for number in range(max(1, warmup))]
+        first_seconds = first.now() - begun
+        reset_peak(self.device)
+        rows, totals = [], []
+        for number in range(steps):
+            stopwatch = Stopwatch(self.device)
+            with _timed_parts(self.assembly, stopwatch) as rewards:
+                begun = stopwatch.now()
+                losses.append(self.step(warmup + number, rewards, stopwatch))
+                totals.append(stopwatch.now() - begun)
+            rows.append(dict(stopwatch.seconds))
+        seconds = statistics.median(totals)
+        phases = {name: statistics.median(row.get(name, 0.0) for row in rows) for name in PHASES[:-1]}
+        phases["other"] = max(0.0, seconds - sum(phases.values()))
+        found: dict[str, Any] = {
+            "seconds_per_step": seconds,
+            "range": [min(totals), max(totals)],
+            "steps_measured": steps,
+            "first_steps_seconds": first_seconds,
+            "phases": phases,
+            "peak_allocated_gib": peak_gib(self.device),
+            "losses": losses,
+        }
+        if self.device.type == "cuda":
+            found["peak_reserved_gib"] = torch.cuda.max_memory_reserved(self.device) / GIB
+        if operations:
+            found |= self._operations(seconds)
+        return found
+
+    def _operations(self, seconds: float) -> dict[str, Any]:
+        counted = count_operations(lambda: self.step(0, self.assembly.rewards, Stopwatch(self.device)))
+        rate = matrix_rate(self.device, self.assembly.dtype)
+        return {
+            "tera_operations": counted / 1e12,
+            "matrix_rate_tera": rate / 1e12,
+            "floor_seconds": counted / rate,
+            "ratio_to_floor": seconds / (counted / rate),
+        }
+
+
+@torch.no_grad()
+def _fill(parameters: list[torch.nn.Parameter]) -> None:
+    """Small noise in the adapter's zero matrices, so that no arithmetic is done on zeros."""
+    generator = torch.Generator().manual_seed(1)
+    for parameter in parameters:
+        if not bool(parameter.any()):
+            parameter.copy_(0.01 * torch.randn(parameter.shape, generator=generator))
+
+
+def load(assembly: Assembly) -> Assembly:
+    """Load what :class:`Bench` needs."""
+    assembly.load_backbone()
+    assembly.attach()
+    assembly.load_rewards()
+    return assembly

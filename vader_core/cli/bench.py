@@ -1,0 +1,130 @@
+"""``vader bench``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vader_core.cli.options import config_of, model_options, reward_options, training_options
+from vader_core.config import RunConfig
+from vader_core.errors import VaderError
+from vader_core.registry import Registry, load_registry
+
+
+@click.command("bench")
+@model_options
+@reward_options
+@training_options
+@click.option("--steps", type=int, default=3, show_default=True, help="Measured steps.")
+@click.option("--warmup", type=int, default=1, show_default=True, help="Steps before them.")
+@click.option("--no-operations", is_flag=True, help="Do not count operations (saves one step).")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the JSON to this file.")
+@click.option("--compare", type=click.Path(path_type=Path), help="Print ratios to an earlier --out FILE.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(**flags: Any) -> None:
+    """Measure a training step: seconds by phase, peak memory, operations, share of the matrix rate.
+
+    Weights are random unless --weights says otherwise, so nothing is downloaded.
+    """
+    bench_command(flags, load_registry())
+
+
+def bench_command(flags: dict[str, Any], registry: Registry) -> None:
+    """The command, over a given registry."""
+    if flags["steps"] < 1 or flags["warmup"] < 0:
+        raise VaderError("--steps must be 1 or more, --warmup 0 or more")
+    earlier = _read(flags["compare"]) if flags["compare"] else None
+    config = config_of(flags, registry)
+    _randomise(config, registry)
+
+    from vader_core.assembly import out_of_memory_named, prepare
+    from vader_core.benchmark import Bench, load
+    from vader_core.run import environment
+    from vader_core.training import plan_facts, require_trainable
+
+    assembly = prepare(config, registry)
+    require_trainable(assembly)
+    facts = plan_facts(assembly, 1)
+    load(assembly)
+    with out_of_memory_named("measuring"):
+        found = Bench(assembly).measure(
+            flags["steps"], flags["warmup"], operations=not flags["no_operations"]
+        )
+    result = {
+        "plan": facts,
+        **found,
+        "environment": environment(),
+        "config": assembly.config.model_dump(mode="json"),
+    }
+    if flags["out"] is not None:
+        from vader_core.weights import replacing
+
+        flags["out"].parent.mkdir(parents=True, exist_ok=True)
+        with replacing(flags["out"]) as beside:
+            beside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if flags["as_json"]:
+        click.echo(json.dumps(result))
+        return
+    _print_table(result, earlier)
+
+
+def _randomise(config: RunConfig, registry: Registry) -> None:
+    """Random weights wherever an option of that name was left alone; a plain text where there are no prompts."""
+    if config.backbone.name is None:
+        raise VaderError("no backbone: give --backbone NAME (`vader plugins` lists them)")
+    if not config.rewards:
+        raise VaderError("no reward: give --reward NAME (`vader plugins` lists them)")
+    if "weights" in registry.get("backbone", config.backbone.name).config.model_fields:
+        config.backbone.options.setdefault("weights", "random")
+    for item in config.rewards:
+        if "weights" in registry.get("reward", item.name).config.model_fields:
+            item.options.setdefault("weights", "random")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise VaderError(f"--compare {path}: not a file of `vader bench --out` ({error})") from error
+    if "seconds_per_step" not in found:
+        raise VaderError(f"--compare {path}: not a file of `vader bench --out`")
+    return found
+
+
+def _print_table(result: dict[str, Any], earlier: dict[str, Any] | None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    plan = result["plan"]
+    table = Table(title=f"{plan['backbone']}, {plan['video']}, {plan['precision']} on {plan['device']}")
+    columns = ["", "now"] + (["before", "ratio"] if earlier else [])
+    for column in columns:
+        table.add_column(column, justify="left" if not column else "right")
+    rows = [("seconds a step", ("seconds_per_step",))]
+    rows += [(f"  {name}", ("phases", name)) for name in result["phases"]]
+    rows += [
+        ("peak allocated, GiB", ("peak_allocated_gib",)),
+        ("peak reserved, GiB", ("peak_reserved_gib",)),
+        ("operations, 10^12", ("tera_operations",)),
+        ("matrix rate, 10^12 / s", ("matrix_rate_tera",)),
+        ("floor, s", ("floor_seconds",)),
+        ("ratio to the floor", ("ratio_to_floor",)),
+    ]
+    for label, path in rows:
+        now, before = _at(result, path), _at(earlier, path)
+        if now is None:
+            continue
+        cells = [label, f"{now:.4g}"]
+        if earlier:
+            cells += [f"{before:.4g}" if before else "-", f"{now / before:.2f}" if before else "-"]
+        table.add_row(*cells)
+    Console().print(table)
+
+
+def _at(tree: dict[str, Any] | None, path: tuple[str, ...]) -> float | None:
+    for key in path:
+        tree = (tree or {}).get(key)
+    return None if tree is None else float(tree)  # type: ignore[arg-type]
