@@ -145,18 +145,20 @@ class SvdBackbone(Backbone):
             if files:
                 tensors = read_part(files, part, self.config.variant)
                 load_exactly(module, tensors, what=f"backbone 'svd', {part}")
-            # Diffusers' own `to` warns about an empty list of modules; the plain one does the same.
-            loaded[part] = frozen(nn.Module.to(module, self.dtype))
+            loaded[part] = frozen(self._lowered(module))
         self.denoiser = loaded["unet"]
         self.autoencoder = loaded["vae"]
         self.image_encoder = loaded["image_encoder"]
-        self._upcast_encoder()
 
-    def _upcast_encoder(self) -> None:
-        # The encoder overflows in float16; in float32 it costs little, as it runs once a video.
-        if self.dtype in _HALF and self.architecture.vae.get("force_upcast", True):
-            self.autoencoder.encoder.float()
-            self.autoencoder.quant_conv.float()
+    def _lowered(self, module: Any) -> nn.Module:
+        parts = [module]
+        if hasattr(module, "decoder") and self.dtype in _HALF and self.architecture.vae.get("force_upcast", True):
+            # The encoder overflows in float16; in float32 it costs little, as it runs once a video.
+            parts = [module.decoder]
+        for part in parts:
+            # Diffusers' own `to` warns about an empty list of modules; the plain one does the same.
+            nn.Module.to(part, self.dtype)
+        return module
 
     def modules(self) -> dict[str, nn.Module]:
         """The three networks by role."""
