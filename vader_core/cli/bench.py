@@ -13,6 +13,9 @@ from vader_core.config import RunConfig
 from vader_core.errors import VaderError
 from vader_core.registry import Registry, load_registry
 
+#: Where neither the command line nor the backbone names prompts.
+PROMPT = "text:a red boat on a calm lake at sunrise"
+
 
 @click.command("bench")
 @model_options
@@ -40,11 +43,14 @@ def bench_command(flags: dict[str, Any], registry: Registry) -> None:
     config = config_of(flags, registry)
     _randomise(config, registry)
 
-    from vader_core.assembly import out_of_memory_named, prepare
+    from vader_core.assembly import choose_device, make_backbone, out_of_memory_named, prepare
     from vader_core.benchmark import Bench, load
     from vader_core.run import environment
     from vader_core.training import plan_facts, require_trainable
 
+    if config.prompts.source is None:
+        backbone, _ = make_backbone(config, registry, choose_device(config))
+        config.prompts.source = backbone.defaults.prompts or PROMPT
     assembly = prepare(config, registry)
     require_trainable(assembly)
     facts = plan_facts(assembly, 1)
@@ -53,12 +59,8 @@ def bench_command(flags: dict[str, Any], registry: Registry) -> None:
         found = Bench(assembly).measure(
             flags["steps"], flags["warmup"], operations=not flags["no_operations"]
         )
-    result = {
-        "plan": facts,
-        **found,
-        "environment": environment(),
-        "config": assembly.config.model_dump(mode="json"),
-    }
+    settled = assembly.config.model_dump(mode="json")
+    result = {"plan": facts, **found, "environment": environment(), "config": settled}
     if flags["out"] is not None:
         from vader_core.weights import replacing
 
@@ -72,7 +74,7 @@ def bench_command(flags: dict[str, Any], registry: Registry) -> None:
 
 
 def _randomise(config: RunConfig, registry: Registry) -> None:
-    """Random weights wherever an option of that name was left alone; a plain text where there are no prompts."""
+    """Random weights wherever an option of that name was left alone."""
     if config.backbone.name is None:
         raise VaderError("no backbone: give --backbone NAME (`vader plugins` lists them)")
     if not config.rewards:
@@ -103,7 +105,7 @@ def _print_table(result: dict[str, Any], earlier: dict[str, Any] | None) -> None
     columns = ["", "now"] + (["before", "ratio"] if earlier else [])
     for column in columns:
         table.add_column(column, justify="left" if not column else "right")
-    rows = [("seconds a step", ("seconds_per_step",))]
+    rows: list[tuple[str, tuple[str, ...]]] = [("seconds a step", ("seconds_per_step",))]
     rows += [(f"  {name}", ("phases", name)) for name in result["phases"]]
     rows += [
         ("peak allocated, GiB", ("peak_allocated_gib",)),
