@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny_videocrafter import make_backbone
 from torch import nn
+from vader_videocrafter.autoencoder import FrameCodec
 from vader_videocrafter.text_encoder import tokenize
 
 from vader_core.errors import VaderError
@@ -178,6 +179,21 @@ def test_modules_that_rest_on_the_cpu_change_no_number(backbone):
     assert torch.equal(resting.encode_texts(["a"])["context"], backbone.encode_texts(["a"])["context"])
     with torch.no_grad():
         assert torch.equal(resting.decode(latents, geometry), backbone.decode(latents, geometry))
+
+
+def test_an_autoencoder_at_rest_lends_copies_of_its_weights(backbone):
+    codec = FrameCodec(backbone.autoencoder, device=torch.device("meta"), slice_size=None, tiling=False)
+    decoded = codec.decode(torch.zeros(2, 4, 4, 6, device="meta"))
+    assert decoded.is_meta
+    assert decoded.shape == (2, 3, 8, 12)
+    assert not any(value.is_meta for value in backbone.autoencoder.parameters())
+
+
+def test_many_texts_are_encoded_in_parts(backbone, monkeypatch):
+    texts = [f"word {index}" for index in range(5)]
+    whole = backbone.encode_texts(texts)["context"]
+    monkeypatch.setattr("vader_videocrafter.backbone.TEXTS_AT_ONCE", 2)
+    torch.testing.assert_close(backbone.encode_texts(texts)["context"], whole)
 
 
 def test_half_precision_weights_predict_in_the_latents_dtype():

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from vader_videocrafter.norm import LayerNorm
 
 MAX_ROWS = 65535
-"""Most sequences in one attention call: the limit of a CUDA grid's axis, on which the fused kernels put them.
+"""Most sequences in one attention call: the limit of a CUDA grid's axis, where the fused kernels put them.
 Temporal attention has one sequence a pixel, so large videos in large batches pass it."""
 
 

@@ -35,6 +35,10 @@ FAMILIAR_FRAMES = 24
 """The most frames that VADER's own scripts ask of the model."""
 
 
+TEXTS_AT_ONCE = 64
+"""Texts in one pass of the text encoder, so that a long list of prompts does not fill the device."""
+
+
 class VideoCrafter(Backbone):
     """VideoCrafter2 (Chen et al. 2024): latent diffusion of 320x512 video from text.
 
@@ -187,7 +191,8 @@ class VideoCrafter(Backbone):
         """`context` `[N, 77, 1024]`: the text tower's penultimate layer after its final normalisation."""
         self.text_encoder.to(self.device)
         tokens = tokenize(texts, self.architecture.text.context_length).to(self.device)
-        context = encode_tokens(self.text_encoder, tokens)
+        parts = [encode_tokens(self.text_encoder, part) for part in tokens.split(TEXTS_AT_ONCE)]
+        context = torch.cat(parts)
         if self._text_rests_on_cpu:
             self.text_encoder.to("cpu")
         return {"context": context.to(self.dtype)}
