@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from vader_opensora.backbone import OpenSora
 from vader_opensora.options import OpenSoraOptions
-from vader_opensora.sampler import RFlow
 
-from vader_core.backbone import Conditioning
-from vader_core.denoise import Sampling, denoise
-from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
-from vader_core.gradient import NO_GRADIENT
-from vader_core.guidance import Guidance
-from vader_core.lora import LoraSettings, adapter_parameters, attach_lora
-from vader_core.prompts import Prompt
-from vader_core.randomness import Randomness
-from vader_core.registry import load_registry
 from vader_core.testing.backbones import backbone_clauses, backbone_subject
 from vader_core.testing.samplers import check_sampler
 

@@ -19,7 +19,8 @@ class STDiT3Config:
         num_heads: Attention heads.
         mlp_ratio: Width of the feed-forward over ``hidden_size``.
         patch_size: Along (t, h, w).
-        in_channels: Latent channels; the prediction has twice as many, of which the first half is the velocity.
+        in_channels: Latent channels; the prediction has twice as many, of which the first half is the
+            velocity.
         caption_channels: Width of the text encoder.
         model_max_length: Text tokens.
         input_sq_size: Side in pixels of the square at which positions have their natural scale.
@@ -47,7 +48,8 @@ class TemporalVAEConfig:
         filters: Channels of the first stage.
         num_res_blocks: Residual blocks a stage.
         channel_multipliers: Channels of each stage over ``filters``.
-        temporal_downsample: After which stage the frames are halved; one shorter than ``channel_multipliers``.
+        temporal_downsample: After which stage the frames are halved; one shorter than
+            ``channel_multipliers``.
         num_groups: Of every group norm.
     """
 
@@ -93,7 +95,8 @@ class VideoVAEConfig:
         spatial: Constructor arguments of diffusers' ``AutoencoderKL``.
         temporal: Sizes of the temporal half.
         chunk_frames: Frames of a chunk of the temporal half (upstream's micro_frame_size).
-        image_batch: Frames that go through the image autoencoder at once; changes no value but the order of draws.
+        image_batch: Frames that go through the image autoencoder at once; changes no value but the order of
+            draws.
     """
 
     spatial: Mapping[str, Any] = field(default_factory=lambda: dict(_SPATIAL))
@@ -142,7 +145,13 @@ class Architecture:
 
 #: Small enough for a test on a CPU, with every part of the full model.
 TINY: Mapping[str, Any] = {
-    "denoiser": {"depth": 2, "hidden_size": 48, "num_heads": 4, "caption_channels": 32, "model_max_length": 20},
+    "denoiser": {
+        "depth": 2,
+        "hidden_size": 48,
+        "num_heads": 4,
+        "caption_channels": 32,
+        "model_max_length": 20,
+    },
     "vae": {
         "spatial": {
             **_SPATIAL,
@@ -162,9 +171,9 @@ def resolve_architecture(given: str | Mapping[str, Any]) -> Architecture:
     """The sizes that ``full``, ``tiny`` or a mapping means.
 
     Args:
-        given: A name, or ``{"denoiser": {…}, "vae": {"spatial": {…}, "temporal": {…}, …}}`` with the fields of
-            :class:`STDiT3Config`, diffusers' ``AutoencoderKL`` and :class:`TemporalVAEConfig`; what is left out is as in
-            the published model.
+        given: A name, or ``{"denoiser": {…}, "vae": {"spatial": {…}, "temporal": {…}, …}}`` with the fields
+            of :class:`STDiT3Config`, diffusers' ``AutoencoderKL`` and :class:`TemporalVAEConfig`; what is
+            left out is as in the published model.
 
     Raises:
         VaderError: An unknown name or field, or sizes that do not go together.

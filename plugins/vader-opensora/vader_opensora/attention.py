@@ -28,7 +28,8 @@ class SelfAttention(nn.Module):
     Args:
         width: Channels.
         num_heads: Heads.
-        temporal: Whether the sequence runs along the frames; then positions are rotary, applied after the norms.
+        temporal: Whether the sequence runs along the frames; then positions are rotary, applied after the
+            norms.
     """
 
     def __init__(self, width: int, num_heads: int, *, temporal: bool) -> None:
@@ -43,11 +44,11 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
         """[b, t, s, width] → the same."""
-        batch, frames, places, width = x.shape
+        batch, width = len(x), x.shape[-1]
         qkv = self.qkv(x)
         if self.temporal:
             qkv = qkv.transpose(1, 2)
-        # [3, b, outer, heads, sequence, head_dim]
+        # Each [b, outer, heads, sequence, head_dim], the sequence being frames or places.
         q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(3, 0, 1, 4, 2, 5).unbind(0)
         q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:
@@ -75,7 +76,8 @@ class CrossAttention(nn.Module):
         Args:
             x: Latent tokens.
             text: [b, l, width].
-            text_mask: [b, 1, 1, l] bool, True where a token counts; ``None`` where all do, which lets the fastest kernel run.
+            text_mask: [b, 1, 1, l] bool, True where a token counts; ``None`` where all do, which lets the
+                fastest kernel run.
         """
         q = self.q_linear(x).flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         k, v = self.kv_linear(text).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)

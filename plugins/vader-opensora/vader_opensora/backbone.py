@@ -13,6 +13,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+
 from vader_core.backbone import Backbone, Conditioning, Defaults, Text, TextCache
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
@@ -20,7 +21,6 @@ from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.sampler import RectifiedFlow, Schedule
 from vader_core.weights import WeightFile, WeightSource, locate, parse_weights
-
 from vader_opensora import checkpoint
 from vader_opensora.architecture import resolve_architecture
 from vader_opensora.captions import Request, parse_request, prepare
@@ -62,7 +62,7 @@ class OpenSora(Backbone):
         self.options = options
         self.architecture = resolve_architecture(options.architecture)
         if options.decoder != "exact":
-            self.decode_is_exact = False  # type: ignore[misc] - a property of these options
+            self.decode_is_exact = False  # type: ignore[misc]  # follows the options
         self._text_encoder: Callable[[Sequence[str]], dict[str, Tensor]] | None = None
         self._keep_text_encoder = True
         self.text_cache = TextCache(self._text_key(), self._text_folder())
@@ -101,11 +101,14 @@ class OpenSora(Backbone):
         """
         named = self.options.model_fields_set & {"resolution", "aspect_ratio"}
         wanted = image_size(self.options.resolution, self.options.aspect_ratio)
-        for label, given, meant in zip(("height", "width"), (request.height, request.width), wanted, strict=True):
+        for label, given, meant in zip(
+            ("height", "width"), (request.height, request.width), wanted, strict=True
+        ):
             if named and given is not None and given != meant:
                 raise VaderError(
-                    f"backbone 'opensora': --{label} {given} contradicts resolution={self.options.resolution} with "
-                    f"aspect_ratio={self.options.aspect_ratio}, which is {wanted[0]} x {wanted[1]}: give one or the other"
+                    f"backbone 'opensora': --{label} {given} contradicts "
+                    f"resolution={self.options.resolution} with aspect_ratio={self.options.aspect_ratio}, "
+                    f"which is {wanted[0]} x {wanted[1]}: give one or the other"
                 )
         frames = None if request.num_frames is None else frame_count(request.num_frames)
         return super().resolve_geometry(GeometryRequest(request.height, request.width, frames, request.fps))
@@ -119,26 +122,37 @@ class OpenSora(Backbone):
         check_frames(geometry.num_frames)
         for label, value in (("height", geometry.height), ("width", geometry.width)):
             if value < 2 * SPATIAL:
-                raise VaderError(f"backbone 'opensora': {label}={value} is not allowed: use 16 or more, e.g. {2 * SPATIAL}")
+                raise VaderError(
+                    f"backbone 'opensora': {label}={value} is not allowed: use 16 or more, e.g. {2 * SPATIAL}"
+                )
         if not geometry.fps > 0:
-            raise VaderError(f"backbone 'opensora': fps={geometry.fps:g} is not allowed: use a number above 0")
+            raise VaderError(
+                f"backbone 'opensora': fps={geometry.fps:g} is not allowed: use a number above 0"
+            )
         pixels = geometry.height * geometry.width
         if self.options.conditioning_dtype == "float16" and pixels > LARGEST_HALF:
             raise VaderError(
-                f"backbone 'opensora': conditioning_dtype=float16 cannot hold {geometry.height} x {geometry.width} = {pixels} "
-                f"pixels (at most {LARGEST_HALF}), so that every timestep would be nan: use float32 or bfloat16"
+                f"backbone 'opensora': conditioning_dtype=float16 cannot hold {geometry.height} x "
+                f"{geometry.width} = {pixels} pixels (at most {LARGEST_HALF}), so that every timestep "
+                "would be nan: use float32 or bfloat16"
             )
 
     def latent_shape(self, geometry: Geometry) -> tuple[int, int, int, int]:
         """4 channels; 5 latent frames for every 17, and an eighth of each side, rounded down."""
         frames = self.architecture.vae.latent_frames(geometry.num_frames)
-        return self.architecture.denoiser.in_channels, frames, geometry.height // SPATIAL, geometry.width // SPATIAL
+        return (
+            self.architecture.denoiser.in_channels,
+            frames,
+            geometry.height // SPATIAL,
+            geometry.width // SPATIAL,
+        )
 
     def build_denoiser(self) -> STDiT3:
         """The transformer, without weights."""
         return STDiT3(self.architecture.denoiser)
 
-    # -- weights -----------------------------------------------------------------------------------------------
+    # -- weights
+    # -----------------------------------------------------------------------------------------------
 
     def load(self) -> None:
         """Build denoiser and autoencoder and read their weights; T5 is read when a text is to be encoded.
@@ -148,7 +162,10 @@ class OpenSora(Backbone):
         """
         wide = self._wide
         self.denoiser = checkpoint.build(
-            self.build_denoiser, device=self.device, dtype=self.dtype, keep=lambda model: model.keep_time_wide(wide)
+            self.build_denoiser,
+            device=self.device,
+            dtype=self.dtype,
+            keep=lambda model: model.keep_time_wide(wide),
         )
         self._fill(self.denoiser, parse_weights(self.options.weights), DENOISER, "denoiser", "--weights PATH")
         self.autoencoder = checkpoint.build(
@@ -165,11 +182,15 @@ class OpenSora(Backbone):
     def _part(self, given: str | None) -> str:
         return given or ("random" if self.options.weights == "random" else "pretrained")
 
-    def _fill(self, module: nn.Module, source: WeightSource, file: WeightFile, part: str, option: str) -> None:
+    def _fill(
+        self, module: nn.Module, source: WeightSource, file: WeightFile, part: str, option: str
+    ) -> None:
         if source.kind == "random":
             checkpoint.fill_randomly(module)
         else:
-            checkpoint.read_into(module, checkpoint.weight_file(source, file, part=part, option=option), part=part)
+            checkpoint.read_into(
+                module, checkpoint.weight_file(source, file, part=part, option=option), part=part
+            )
 
     @property
     def _wide(self) -> torch.dtype:
@@ -182,12 +203,18 @@ class OpenSora(Backbone):
             held["text_encoder"] = self._text_encoder.model
         return held
 
-    # -- text --------------------------------------------------------------------------------------------------
+    # -- text
+    # --------------------------------------------------------------------------------------------------
 
     def _text_key(self) -> str:
         sizes = self.architecture.denoiser
         weights = self._part(self.options.text_encoder_weights)
-        words: list[object] = [weights, sizes.model_max_length, sizes.caption_channels, self.options.text_encoder_dtype]
+        words: list[object] = [
+            weights,
+            sizes.model_max_length,
+            sizes.caption_channels,
+            self.options.text_encoder_dtype,
+        ]
         folder = Path(weights).expanduser()
         if folder.is_dir():
             files = sorted(file for file in folder.iterdir() if file.is_file())
@@ -240,12 +267,15 @@ class OpenSora(Backbone):
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[Prompt]) -> Text:
-        """Both sides of ``prompts``: cleaned, with scores, each distinct text encoded once and kept without its padding.
+        """Both sides of ``prompts``: cleaned, with scores, each distinct text kept without its padding.
 
-        Without a negative prompt the unconditional branch is the stored null text under the prompt's own mask.
+        Without a negative prompt the unconditional branch is the stored null text under the prompt's own
+        mask.
         """
         positive = [self._prepared(prompt.text) for prompt in prompts]
-        negative = [self._prepared(prompt.negative, scored=False) if prompt.negative else None for prompt in prompts]
+        negative = [
+            self._prepared(prompt.negative, scored=False) if prompt.negative else None for prompt in prompts
+        ]
         wanted = dict.fromkeys([*positive, *(text for text in negative if text is not None)])
         missing = [text for text in wanted if self.text_cache.get(text) is None]
         for start in range(0, len(missing), TEXTS_AT_ONCE):
@@ -264,7 +294,7 @@ class OpenSora(Backbone):
 
     def _kept(self, text: str) -> Tensor:
         held = self.text_cache.get(text)
-        assert held is not None  # noqa: S101 - every wanted text has just been encoded
+        assert held is not None
         return held["embeddings"]
 
     def _padded(self, rows: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -285,7 +315,8 @@ class OpenSora(Backbone):
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    # -- conditioning --------------------------------------------------------------------------------------------
+    # -- conditioning
+    # --------------------------------------------------------------------------------------------
 
     def condition(
         self,
@@ -298,8 +329,8 @@ class OpenSora(Backbone):
     ) -> Conditioning:
         """Text with its mask, frame rate and size; frame mask and given frames where a prompt has any.
 
-        References come from ``image``, from a prompt's image, or from ``reference_path`` and ``mask_strategy`` in its metadata or
-        at the end of its text.
+        References come from ``image``, from a prompt's image, or from ``reference_path`` and
+        ``mask_strategy`` in its metadata or at the end of its text.
         """
         length = max(text.positive["mask"].shape[1], text.negative["mask"].shape[1])
         positive, mask = self._to_length(text.positive, length)
@@ -311,8 +342,7 @@ class OpenSora(Backbone):
         fps = torch.full((len(prompts),), numbers["fps"], device=self.device, dtype=self._wide)
         given, edited = self._references(prompts, geometry, image)
         shared = {
-            "height": numbers["height"],
-            "width": numbers["width"],
+            "size": (numbers["height"], numbers["width"]),
             # Known here once, so that no call of the denoiser has to look.
             "full_text": bool((mask & negative_mask).all()),
             EDITED: edited or self.options.strict_frame_mask,
@@ -340,7 +370,7 @@ class OpenSora(Backbone):
     def _references(
         self, prompts: Sequence[Prompt], geometry: Geometry, image: Tensor | None
     ) -> tuple[dict[str, Tensor], bool]:
-        """Frame mask and given latents by name (nothing where no prompt has any), and whether frames are edited."""
+        """Frame mask and given latents by name, if any, and whether frames are edited."""
         requests = [self._request(prompt) for prompt in prompts]
         if image is not None:
             first = self.encode_video(image[:, None])
@@ -366,7 +396,9 @@ class OpenSora(Backbone):
         if prompt.image is not None and not path:
             path = str(prompt.image)
         if strategy and not path:
-            raise VaderError(f"prompt {prompt.text!r}: mask_strategy {strategy!r} needs an image or a reference_path")
+            raise VaderError(
+                f"prompt {prompt.text!r}: mask_strategy {strategy!r} needs an image or a reference_path"
+            )
         # A reference without a strategy is the first frame.
         return Request(said.text, path, strategy or ("0" if path else ""))
 
@@ -378,12 +410,13 @@ class OpenSora(Backbone):
             latents.append(self.encode_video(frames[None].to(self.device))[0])
         return latents
 
-    # -- the model -------------------------------------------------------------------------------------------------
+    # -- the model
+    # -------------------------------------------------------------------------------------------------
 
     def predict(
         self, latents: Float[Tensor, "b c t h w"], timestep: Float[Tensor, " b"], conditioning: Conditioning
     ) -> Float[Tensor, "b c t h w"]:
-        """The velocity x0 - noise; the other half of the official output is for a learned variance and not used."""
+        """The velocity x0 - noise, the first half of the official output."""
         given, shared = conditioning.tensors, conditioning.shared
         frame_mask = None
         if FRAME_MASK in given:
@@ -396,13 +429,13 @@ class OpenSora(Backbone):
             None if shared["full_text"] else given["mask"],
             frame_mask,
             fps=given["fps"],
-            height=shared["height"],
-            width=shared["width"],
+            size=shared["size"],
             recompute=self.gradient_checkpointing,
         )
         return out[:, : latents.shape[1]].to(latents.dtype)
 
-    # -- pixels ----------------------------------------------------------------------------------------------------
+    # -- pixels
+    # ----------------------------------------------------------------------------------------------------
 
     def decode(
         self, latents: Float[Tensor, "b c t h w"], geometry: Geometry, frames: Sequence[int] | None = None

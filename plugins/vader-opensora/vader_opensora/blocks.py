@@ -51,7 +51,8 @@ class STDiT3Block(nn.Module):
         Args:
             x: Latent tokens.
             text: [b, l, width].
-            modulation: [b, t or 1, 6, width], what the time says; shift, scale and gate of attention, then of feed-forward.
+            modulation: [b, t or 1, 6, width], what the time says; shift, scale and gate of attention, then of
+                feed-forward.
             text_mask: [b, 1, 1, l] bool or ``None``.
             rotation: Rotary angles where the block is temporal.
         """
@@ -76,9 +77,7 @@ class FinalLayer(nn.Module):
         self.linear = nn.Linear(width, prod(patch) * channels)
         self.scale_shift_table = nn.Parameter(torch.randn(2, width) / width**0.5)
 
-    def forward(
-        self, x: Tensor, time: Tensor, time_zero: Tensor | None, frame_mask: Tensor | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor, time_zero: Tensor | None, frame_mask: Tensor | None) -> Tensor:
         """[b, t, s, width] → [b, t, s, patch * channels].
 
         Args:
@@ -89,7 +88,8 @@ class FinalLayer(nn.Module):
         """
         x = modulated(x, *self._modulation(time, x.dtype))
         if frame_mask is not None and time_zero is not None:
-            # Frames that are kept are modulated on top of the first modulation: what the official weights were trained with.
+            # Frames that are kept are modulated on top of the first modulation: what the official weights
+            # were trained with.
             kept = modulated(x, *self._modulation(time_zero, x.dtype))
             x = torch.where(frame_mask[:, :, None, None], x, kept)
         return self.linear(x)

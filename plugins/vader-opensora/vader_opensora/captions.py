@@ -17,10 +17,12 @@ from vader_core.errors import VaderError
 
 _MEDIA = "png|jpg|jpeg|bmp|webp|eps|pdf|apk|mp4"
 _DOMAINS = "com|co|ru|net|org|edu|gov|it"
-#: U+31C0-31EF and 31F0-31FF, 3200-4DFF, 4E00-9FFF: strokes, small kana, enclosed signs and ideographs; other kana stay.
+#: U+31C0-31EF and 31F0-31FF, 3200-4DFF, 4E00-9FFF: strokes, small kana, enclosed signs and ideographs; other
+#: kana stay.
 _IDEOGRAPHS = "\u31c0-\u31ff\u3200-\u4dff\u4e00-\u9fff"
 _DASHES = (
-    "\u002d\u058a\u05be\u1400\u1806\u2010-\u2015\u2e17\u2e1a\u2e3a\u2e3b\u2e40\u301c\u3030\u30a0\ufe31\ufe32\ufe58\ufe63\uff0d"
+    "\u002d\u058a\u05be\u1400\u1806\u2010-\u2015\u2e17\u2e1a\u2e3a\u2e3b\u2e40"
+    "\u301c\u3030\u30a0\ufe31\ufe32\ufe58\ufe63\uff0d"
 )
 _JUNK_SIGNS = "#®•©™&@·º½¾¿¡§~()[]{}|\\/*"
 
@@ -193,7 +195,7 @@ _SEGMENT = re.compile(r"\|(\d+)\|")
 
 
 def split_segments(text: str) -> tuple[list[str], list[int] | None]:
-    """The texts of ``|0| … |1| …`` and the segments they begin at; ``None`` where the text has no such marks."""
+    """The texts of ``|0| … |1| …`` and where they begin; ``None`` without such marks."""
     if not text.startswith("|0|"):
         return [text], None
     parts = _SEGMENT.split(text)[1:]
@@ -250,12 +252,14 @@ def parse_request(line: str) -> Request:
         given = json.loads(brace + rest)
     except json.JSONDecodeError as error:
         raise VaderError(
-            f'prompt {line!r}: what follows "{{" is not valid JSON ({error.msg}); leave the brace out, or end the prompt '
-            'with {"reference_path": "picture.png", "mask_strategy": "0"}'
+            f'prompt {line!r}: what follows "{{" is not valid JSON ({error.msg}); leave the brace out, or '
+            'end the prompt with {"reference_path": "picture.png", "mask_strategy": "0"}'
         ) from error
     unknown = sorted(set(given) - _JSON_KEYS)
     if unknown:
-        raise VaderError(f"prompt {line!r}: unknown key {unknown[0]!r} (known: {', '.join(sorted(_JSON_KEYS))})")
+        raise VaderError(
+            f"prompt {line!r}: unknown key {unknown[0]!r} (known: {', '.join(sorted(_JSON_KEYS))})"
+        )
     return Request(text, str(given.get("reference_path", "")), str(given.get("mask_strategy", "")))
 
 
@@ -268,7 +272,9 @@ def prepare(
     cleaned: bool = True,
     segment: int = 0,
 ) -> str:
-    """The text that the encoder sees: scores appended to each segment, cleaned, and the segment's part taken."""
+    """The text that the encoder sees: scored, cleaned, and the segment's part of it."""
     texts, starts = split_segments(parse_request(text).text)
     scored = [append_scores(part, aesthetic=aesthetic, motion=motion, camera=camera) for part in texts]
-    return segment_text(merge_segments([clean(part) if cleaned else part for part in scored], starts), segment)
+    return segment_text(
+        merge_segments([clean(part) if cleaned else part for part in scored], starts), segment
+    )

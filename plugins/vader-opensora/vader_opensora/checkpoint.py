@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
+
 from vader_core.errors import VaderError
 from vader_core.randomness import derive_seed
 from vader_core.weights import WeightSource, load_exactly, load_tensors, locate
-
 from vader_opensora.embeddings import LONGEST_PERIOD
 from vader_opensora.video_vae import LATENT_SCALE, LATENT_SHIFT
 
@@ -27,7 +27,7 @@ _CONTAINERS = ("ema", "state_dict", "model")
 
 
 def official(tensors: Mapping[str, object]) -> dict[str, Tensor]:
-    """The tensors under their official names: out of a training script's container, without a wrapper's prefix."""
+    """The tensors under their official names, freed of containers and wrappers' prefixes."""
     for container in _CONTAINERS:
         inner = tensors.get(container)
         if isinstance(inner, Mapping):
@@ -49,11 +49,16 @@ def weight_file(source: WeightSource, pretrained: WeightFile, *, part: str, opti
     if path.is_dir():
         path = path / pretrained.file
     if not path.is_file():
-        raise VaderError(f"backbone 'opensora' ({part}): {path} is not a file; give a file, or a folder with {pretrained.file}")
+        raise VaderError(
+            f"backbone 'opensora' ({part}): {path} is not a file; "
+            f"give a file, or a folder with {pretrained.file}"
+        )
     return path
 
 
-def build(make: Callable[[], M], *, device: torch.device, dtype: torch.dtype, keep: Callable[[M], object]) -> M:
+def build(
+    make: Callable[[], M], *, device: torch.device, dtype: torch.dtype, keep: Callable[[M], object]
+) -> M:
     """A module with memory but without values, on ``device`` in ``dtype``.
 
     Args:
@@ -82,8 +87,8 @@ def read_into(module: nn.Module, path: Path, *, part: str) -> None:
 def fill_randomly(module: nn.Module, seed: int = 0) -> None:
     """Values that leave nothing zero and no layer blind, drawn on the module's own device.
 
-    Matrices have standard deviation 0.8 / sqrt(fan-in), modulation tables 0.4, the null text 0.5, biases 0.1; norm weights
-    lie around 1. What has a formula or a published constant keeps it.
+    Matrices have standard deviation 0.8 / sqrt(fan-in), modulation tables 0.4, the null text 0.5, biases 0.1;
+    norm weights lie around 1. What has a formula or a published constant keeps it.
     """
     for name, value in module.state_dict().items():
         known = _constant(name, value)

@@ -34,9 +34,8 @@ class ScalarEmbedder(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """[b] → [b, width]. The sinusoid is worked out in the dtype of ``values``, never below float32."""
-        first = self.mlp[0]
         wide = values if values.dtype == torch.float64 else values.float()
-        return self.mlp(sinusoid(wide).to(first.weight.dtype))
+        return self.mlp(sinusoid(wide).to(next(self.mlp.parameters()).dtype))
 
 
 class FeedForward(nn.Module):
@@ -123,8 +122,9 @@ def position_embedding(
 ) -> Tensor:
     """The position of each token of a frame: [rows * columns, width].
 
-    A quarter of the channels each: sine and cosine of the column, sine and cosine of the row. Coordinates are stretched
-    to a square of the frame's area and divided by ``scale``, so that what the model saw at 512 x 512 keeps its place.
+    A quarter of the channels each: sine and cosine of the column, sine and cosine of the row. Coordinates are
+    stretched to a square of the frame's area and divided by ``scale``, so that what the model saw at 512 x
+    512 keeps its place.
 
     Args:
         rows: Tokens along the height.

@@ -1,4 +1,4 @@
-"""Open-Sora's rectified flow: the path between data and noise, its time shift, and the training loss on it."""
+"""Open-Sora's rectified flow: the path from data to noise, its time shift, its training loss."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ BASE_PIXELS = 512 * 512
 def time_shift(height: Tensor, width: Tensor, num_frames: Tensor) -> Tensor:
     """The factor r by which longer and larger videos spend more steps at high noise.
 
-    r = sqrt(pixels / 512²) · sqrt(f), f the latent frames of the whole chunks of 17, or 1 for a picture. Worked out in the
-    dtype of the arguments, as the official code does; float16 overflows above 65504 pixels.
+    r = sqrt(pixels / 512²) · sqrt(f), f the latent frames of the whole chunks of 17, or 1 for a picture.
+    Worked out in the dtype of the arguments, as the official code does; float16 overflows above 65504 pixels.
 
     Args:
         height: Pixels.
@@ -55,7 +55,8 @@ def training_loss(
     """The rectified-flow loss of supervised training: [b].
 
     Args:
-        predict: The velocity [b, c, t, h, w] from noised latents and timesteps; told of ``frame_mask`` by its maker.
+        predict: The velocity [b, c, t, h, w] from noised latents and timesteps; told of ``frame_mask`` by its
+            maker.
         clean: Clean latents [b, c, t, h, w].
         noise: Standard normal, the same shape.
         timesteps: [b] in 0 … 1000.

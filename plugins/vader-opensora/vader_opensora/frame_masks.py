@@ -1,13 +1,13 @@
 """Which latent frames are given and which are to be generated.
 
-A frame mask holds one number per latent frame: 1 generates it, 0 keeps it as it is given, a number between edits it from
-that moment of the schedule on.
+A frame mask holds one number per latent frame: 1 generates it, 0 keeps it as it is given, a number between
+edits it from that moment of the schedule on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ class Placement:
 
 
 def parse_strategy(text: str) -> list[Placement]:
-    """Read ``SEGMENT,REFERENCE,REFERENCE_START,TARGET_START,LENGTH,EDIT;…``; what is left out keeps its default.
+    """Read ``SEGMENT,REFERENCE,REFERENCE_START,TARGET_START,LENGTH,EDIT;…``; the rest is default.
 
     Raises:
         VaderError: Something that is not a number, or too many of them.
@@ -51,7 +51,8 @@ def parse_strategy(text: str) -> list[Placement]:
         try:
             numbers = [int(word) for word in words[:5]]
             edit = [float(word) for word in words[5:]]
-            placements.append(Placement(*numbers, **({"edit": edit[0]} if edit else {})))
+            one = Placement(*numbers)
+            placements.append(replace(one, edit=edit[0]) if edit else one)
         except (ValueError, TypeError) as error:
             raise VaderError(_BAD_STRATEGY.format(text)) from error
         if len(words) > len(astuple(placements[-1])):
@@ -60,13 +61,13 @@ def parse_strategy(text: str) -> list[Placement]:
 
 
 _BAD_STRATEGY = (
-    "mask strategy {!r}: write SEGMENT,REFERENCE,REFERENCE_START,TARGET_START,LENGTH,EDIT (five whole numbers and a "
-    "number from 0 to 1), several of them separated by ;"
+    "mask strategy {!r}: write SEGMENT,REFERENCE,REFERENCE_START,TARGET_START,LENGTH,EDIT "
+    "(five whole numbers and a number from 0 to 1), several of them separated by ;"
 )
 
 
 def aligned(value: int, unit: int, size: int) -> int:
-    """The multiple of ``unit`` nearest to ``value``, rounded up only past the half and while a whole unit follows.
+    """The multiple of ``unit`` nearest to ``value``: up only past the half, and if a whole unit follows.
 
     >>> aligned(3, 5, 15), aligned(14, 5, 15)
     (5, 10)
@@ -92,7 +93,8 @@ def place(
         references: For each sample its references, [c, t, h, w] each.
         strategies: For each sample where they go.
         segment: Only placements of this segment count.
-        unit: Align both ends to multiples of this many latent frames (a chunk of the autoencoder); ``None`` does not.
+        unit: Align both ends to multiples of this many latent frames (a chunk of the autoencoder); ``None``
+            does not.
 
     Returns:
         The latents with the references in them, and the frame mask [b, t].
@@ -122,12 +124,14 @@ def place(
 def _reference(references: Sequence[Tensor], placement: Placement, latents: Tensor) -> Tensor:
     if not 0 <= placement.reference < len(references):
         raise VaderError(
-            f"mask strategy: reference {placement.reference} is not there, {len(references)} given; counting begins at 0"
+            f"mask strategy: reference {placement.reference} is not there, {len(references)} given; "
+            "counting begins at 0"
         )
     reference = references[placement.reference]
     if reference.shape[2:] != latents.shape[3:]:
         raise VaderError(
-            f"mask strategy: a reference of latent size {tuple(reference.shape[2:])} does not fit {tuple(latents.shape[3:])}"
+            f"mask strategy: a reference of latent size {tuple(reference.shape[2:])} does not fit "
+            f"{tuple(latents.shape[3:])}"
         )
     return reference
 
@@ -138,8 +142,8 @@ def active_frames(mask: Tensor, timestep: Tensor | float, *, strict: bool = Fals
     Args:
         mask: The frame mask.
         timestep: A number, or [b].
-        strict: Compare as the official code does. There a first timestep that rounding lifts to 1000.0001 makes every frame
-            count as given for one step.
+        strict: Compare as the official code does. There a first timestep that rounding lifts to 1000.0001
+            makes every frame count as given for one step.
     """
     if isinstance(timestep, Tensor):
         timestep = timestep[:, None]

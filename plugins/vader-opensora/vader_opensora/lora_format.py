@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+
 from vader_core.errors import VaderError
 from vader_core.lora_formats import Adapter, LoraFormat
 from vader_core.weights import load_tensors, replacing, save_tensors
@@ -20,7 +21,8 @@ ALPHA = 8.0
 TARGETS = ("attn.qkv", "cross_attn.q_linear", "cross_attn.kv_linear")
 
 _NAME = re.compile(
-    rf"(?:spatial|temporal)_blocks\.\d+\.(?:{'|'.join(re.escape(target) for target in TARGETS)})\.lora_[AB]\.weight"
+    r"(?:spatial|temporal)_blocks\.\d+\."
+    rf"(?:{'|'.join(re.escape(target) for target in TARGETS)})\.lora_[AB]\.weight"
 )
 
 
@@ -35,7 +37,11 @@ def _check(tensors: Mapping[str, object], what: str) -> int:
                 f"{what}: {name!r} is not a tensor of an Open-Sora LoRA; those are "
                 f"{{spatial,temporal}}_blocks.N.{{{','.join(TARGETS)}}}.lora_{{A,B}}.weight"
             )
-        other = name.replace(".lora_A.", ".lora_B.") if ".lora_A." in name else name.replace(".lora_B.", ".lora_A.")
+        other = (
+            name.replace(".lora_A.", ".lora_B.")
+            if ".lora_A." in name
+            else name.replace(".lora_B.", ".lora_A.")
+        )
         if other not in tensors:
             raise VaderError(f"{what}: {name} has no counterpart {other}")
         ranks.add(value.shape[0 if ".lora_A." in name else 1])
@@ -66,7 +72,10 @@ class OpenSoraLora(LoraFormat):
         tensors = load_tensors(path, needed_for="LoRA")
         foreign = next((name for name in tensors if not name.startswith(PREFIX)), None)
         if foreign is not None:
-            raise VaderError(f"LoRA {path}: {foreign!r} does not begin with {PREFIX!r}, so this is no VADER file for Open-Sora")
+            raise VaderError(
+                f"LoRA {path}: {foreign!r} does not begin with {PREFIX!r}, "
+                "so this is no VADER file for Open-Sora"
+            )
         ours = {name.removeprefix(PREFIX): value for name, value in tensors.items()}
         rank = _check(ours, f"LoRA {path}")
         return Adapter(ours, rank=rank, alpha=ALPHA)
@@ -74,7 +83,8 @@ class OpenSoraLora(LoraFormat):
     def write(self, adapter: Adapter, path: Path) -> None:
         """Write a file that the official script loads: a ``.pt``, or safetensors where the name says so.
 
-        The official loader scales by 8 / r, so another alpha is folded into ``lora_B``: what the adapter does stays the same.
+        The official loader scales by 8 / r, so another alpha is folded into ``lora_B``: what the adapter does
+        stays the same.
 
         Raises:
             VaderError: Modules that the official loader does not wrap, half a pair, or ranks that differ.

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
-from vader_core.errors import VaderError
 
+from vader_core.errors import VaderError
 from vader_opensora.architecture import resolve_architecture
 from vader_opensora.resolutions import ASPECT_RATIOS, RESOLUTIONS
 
@@ -26,28 +26,34 @@ class OpenSoraOptions(BaseModel):
         "hub:REPO[/FILE][@REVISION], or random",
     )
     vae_weights: str | None = Field(
-        default=None, description="of the autoencoder, the same forms; null is random with random weights, else pretrained"
+        default=None,
+        description="of the autoencoder, the same forms; null is random with random weights, else pretrained",
     )
     text_encoder_weights: str | None = Field(
         default=None,
-        description="of T5: pretrained, a folder that transformers reads, hub:REPO[@REVISION], or random (every word a "
-        "random vector, no T5); null is random with random weights, else pretrained",
+        description="of T5: pretrained, a folder that transformers reads, hub:REPO[@REVISION], or random "
+        "(every word a random vector, no T5); null is random with random weights, else pretrained",
     )
     architecture: str | dict[str, Any] = Field(
-        default="full", description="full (the published sizes), tiny (for tests), or a mapping with denoiser and vae"
+        default="full",
+        description="full (the published sizes), tiny (for tests), or a mapping with denoiser and vae",
     )
     resolution: str = Field(default="240p", description=f"{', '.join(RESOLUTIONS)}")
     aspect_ratio: str = Field(default="3:4", description=f"height:width: {', '.join(ASPECT_RATIOS)}")
     aesthetic_score: float | None = Field(
-        default=6.5, description="appended to prompts that name none, as in the training captions; null appends nothing"
+        default=6.5,
+        description="appended to prompts that name none, as in the training captions; null appends nothing",
     )
     motion_score: float | None = Field(default=None, description="likewise, e.g. 4")
     camera_motion: str | None = Field(default=None, description="likewise, e.g. pan right")
-    clean_captions: bool = Field(default=True, description="clean prompts as the training captions were cleaned")
+    clean_captions: bool = Field(
+        default=True, description="clean prompts as the training captions were cleaned"
+    )
     conditioning_dtype: Wide = Field(
         default="float32",
-        description="in which height, width, length and fps are told and the time shift is worked out; the official "
-        "training has bfloat16, which rounds 854 pixels to 856; float16 is refused where it overflows",
+        description="in which height, width, length and fps are told and the time shift is worked out; "
+        "the official training has bfloat16, which rounds 854 pixels to 856; float16 is refused where it "
+        "overflows",
     )
     strict_frame_mask: bool = Field(
         default=False,
@@ -55,21 +61,24 @@ class OpenSoraOptions(BaseModel):
     )
     decoder: Literal["exact", "vader_single_latent"] = Field(
         default="exact",
-        description="for chosen frames: exact (the whole chunk of 17 frames), or vader_single_latent (one latent decoded "
-        "alone, as VADER trains: cheaper, another picture)",
+        description="for chosen frames: exact (the whole chunk of 17 frames), or vader_single_latent "
+        "(one latent decoded alone, as VADER trains: cheaper, another picture)",
     )
     text_encoder_device: str | None = Field(
         default=None, description="where T5 runs, e.g. cpu; null is the device of the run"
     )
     text_encoder_dtype: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="of T5's weights: 17.7 GiB in float32 as upstream loads it, 8.9 GiB in bfloat16"
+        default="float32",
+        description="of T5's weights: 17.7 GiB in float32 as upstream loads it, 8.9 GiB in bfloat16",
     )
     text_cache: Path | None = Field(
         default=None,
-        description="folder of encoded prompts, by content; null is vader/opensora-text in the user's cache folder",
+        description="folder of encoded prompts, by content; null is vader/opensora-text in the user's cache "
+        "folder",
     )
     compile_blocks: bool = Field(
-        default=False, description="torch.compile each kind of block: faster steps after half a minute; numbers to rounding"
+        default=False,
+        description="torch.compile each kind of block: faster steps after half a minute; numbers to rounding",
     )
 
     @field_validator("architecture")

@@ -5,16 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from vader_core import WeightFile, hookimpl
-
 from vader_opensora.options import OpenSoraOptions, RFlowOptions
 
 if TYPE_CHECKING:
     import torch
     from pydantic import BaseModel
+
     from vader_core.hookspecs import Register, RegisterCommand, RegisterLoraFormat
 
 DENOISER = WeightFile("hpcai-tech/OpenSora-STDiT-v3", "model.safetensors", note="STDiT3-XL/2")
-AUTOENCODER = WeightFile("hpcai-tech/OpenSora-VAE-v1.2", "model.safetensors", note="image and temporal autoencoder")
+AUTOENCODER = WeightFile(
+    "hpcai-tech/OpenSora-VAE-v1.2", "model.safetensors", note="image and temporal autoencoder"
+)
 TEXT_ENCODER = WeightFile("DeepFloyd/t5-v1_1-xxl", note="T5-XXL encoder; used before training only")
 
 

@@ -8,6 +8,7 @@ import numpy
 import torch
 from PIL import Image
 from torch import Tensor
+
 from vader_core.errors import VaderError
 
 #: Files that are read as pictures; all others as videos.
@@ -44,7 +45,7 @@ def _video(path: Path) -> list[Image.Image]:
     import av
 
     with av.open(str(path)) as container:
-        return [frame.to_image() for frame in container.decode(video=0)]
+        return [Image.fromarray(frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
 
 
 def _filled(picture: Image.Image, height: int, width: int) -> Image.Image:

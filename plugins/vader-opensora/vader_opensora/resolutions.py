@@ -71,7 +71,8 @@ def aspect_ratios_of(resolution: str) -> list[str]:
 def image_size(resolution: str, aspect_ratio: str) -> tuple[int, int]:
     """Height and width in pixels.
 
-    The area is the resolution's, rounded to even numbers (144p: down to whole ones). Squares are 11:23 in units of 16.
+    The area is the resolution's, rounded to even numbers (144p: down to whole ones). Squares are 11:23 in
+    units of 16.
 
     Args:
         resolution: A name such as ``240p``.
@@ -85,14 +86,15 @@ def image_size(resolution: str, aspect_ratio: str) -> tuple[int, int]:
     """
     if resolution not in RESOLUTIONS:
         raise VaderError(
-            f"backbone 'opensora': resolution={resolution!r} is not known{did_you_mean(resolution, RESOLUTIONS)}; "
-            f"use {', '.join(RESOLUTIONS)}, or --height and --width"
+            f"backbone 'opensora': resolution={resolution!r} is not known"
+            f"{did_you_mean(resolution, RESOLUTIONS)}; use {', '.join(RESOLUTIONS)}, or --height and --width"
         )
     if aspect_ratio not in aspect_ratios_of(resolution):
         known = aspect_ratios_of(resolution)
         raise VaderError(
             f"backbone 'opensora': aspect_ratio={aspect_ratio!r} (height:width) is not known for resolution "
-            f"{resolution!r}{did_you_mean(aspect_ratio, known)}; use {', '.join(known)}, or --height and --width"
+            f"{resolution!r}{did_you_mean(aspect_ratio, known)}; "
+            f"use {', '.join(known)}, or --height and --width"
         )
     if resolution in _SQUARES:
         unit = int(resolution) // 256 * 16
@@ -129,7 +131,8 @@ def frame_count(length: int | str) -> int:
             return named[length]
         if not length.isdigit():
             raise VaderError(
-                f"backbone 'opensora': num_frames={length!r} is not known; use a number (1, or 17 and more) or "
+                f"backbone 'opensora': num_frames={length!r} is not known; "
+                "use a number (1, or 17 and more) or "
                 f"{', '.join(f'{name} = {frames}' for name, frames in SECONDS.items())}"
             )
     return int(length)
@@ -138,13 +141,14 @@ def frame_count(length: int | str) -> int:
 def check_frames(num_frames: int) -> None:
     """Refuse lengths that the model was not made for.
 
-    From 2 to 16 frames the official time shift is 0, so that every timestep but the first is 0 and the first is 0/0.
+    From 2 to 16 frames the official time shift is 0, so that every timestep but the first is 0 and the first
+    is 0/0.
 
     Raises:
         VaderError: Saying what is allowed.
     """
     if num_frames != 1 and num_frames < CHUNK_FRAMES:
         raise VaderError(
-            f"backbone 'opensora' (plugin vader-opensora): num_frames={num_frames} is not allowed: use 1, or 17 and more "
-            "(2s = 51, 4s = 102, 8s = 204, 16s = 408)"
+            f"backbone 'opensora' (plugin vader-opensora): num_frames={num_frames} is not allowed: "
+            "use 1, or 17 and more (2s = 51, 4s = 102, 8s = 204, 16s = 408)"
         )

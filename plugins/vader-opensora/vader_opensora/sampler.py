@@ -1,4 +1,4 @@
-"""Open-Sora's sampler: Euler steps along a rectified flow, with a time shift by size and length, and frame masks."""
+"""Open-Sora's sampler: Euler steps along a shifted rectified flow, with frame masks."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+
 from vader_core.backbone import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
 from vader_core.sampler import Plan, RectifiedFlow, Sampler, Schedule, State
-
 from vader_opensora.flow import NUM_TIMESTEPS, even_timesteps, shifted, time_shift
 from vader_opensora.frame_masks import active_frames
 from vader_opensora.resolutions import check_frames
@@ -43,10 +43,11 @@ class RFlow(Sampler):
         """Timesteps (1 - i / S) N, shifted; every step goes to the next timestep, the last to 0.
 
         Raises:
-            VaderError: Another kind of schedule, 2 … 16 frames, or a size that overflows the conditioning's dtype.
+            VaderError: Another kind of schedule, 2 … 16 frames, or a size that overflows the conditioning's
+                dtype.
         """
         self.require(schedule, num_steps)
-        assert isinstance(schedule, RectifiedFlow)  # noqa: S101 - what `require` has just made sure of
+        assert isinstance(schedule, RectifiedFlow)
         unit = schedule.num_train_timesteps
         times = shifted(even_timesteps(num_steps), self._ratio(schedule, geometry)).double() / NUM_TIMESTEPS
         taus = times.tolist()
@@ -71,8 +72,8 @@ class RFlow(Sampler):
         ratio = time_shift(height, width, frames)
         if not bool(torch.isfinite(ratio).all()):
             raise VaderError(
-                f"conditioning_dtype=float16 cannot hold {geometry.height} x {geometry.width} pixels (its largest number is "
-                "65504), so that every timestep would be nan: use float32 or bfloat16"
+                f"conditioning_dtype=float16 cannot hold {geometry.height} x {geometry.width} pixels "
+                "(its largest number is 65504), so that every timestep would be nan: use float32 or bfloat16"
             )
         # Shifts compose by multiplication; Open-Sora's own schedule has none.
         return ratio * schedule.shift
@@ -111,9 +112,7 @@ class RFlow(Sampler):
         mask = conditioning.tensors[FRAME_MASK]
         strict = bool(conditioning.shared.get(STRICT_MASK, False))
         initial = state.extra.get("initial", state.latents)
-        given = torch.where(
-            _broadcast(mask >= 1), initial, conditioning.tensors.get(REFERENCE, initial)
-        )
+        given = torch.where(_broadcast(mask >= 1), initial, conditioning.tensors.get(REFERENCE, initial))
         active = active_frames(mask, plan.timesteps[i], strict=strict)
         before = mask >= 1 if i == 0 else active_frames(mask, plan.timesteps[i - 1], strict=strict)
         latents = torch.where(_broadcast(before), state.latents, given)

@@ -56,9 +56,10 @@ class STDiT3(nn.Module):
         self._positions: dict[tuple[Any, ...], Tensor] = {}
 
     def keep_time_wide(self, dtype: torch.dtype) -> STDiT3:
-        """Hold what time and place pass through in ``dtype`` (float32 or wider), whatever the other weights have.
+        """Hold what time and place pass through in ``dtype``, whatever the other weights have.
 
-        Timesteps rounded to bfloat16 move the prediction by about a tenth; these modules are 1 % of the weights.
+        Timesteps rounded to bfloat16 move the prediction by about a tenth; these modules are 1 % of the
+        weights.
         """
         for module in (self.rope, self.t_embedder, self.fps_embedder, self.t_block):
             module.to(dtype)
@@ -73,32 +74,31 @@ class STDiT3(nn.Module):
         frame_mask: Tensor | None = None,
         *,
         fps: Tensor,
-        height: float,
-        width: float,
+        size: tuple[float, float],
         recompute: bool = False,
     ) -> Tensor:
-        """Predict the velocity x0 - noise (first half of the channels; the second half is not used for sampling).
+        """Predict the velocity x0 - noise in the first half of the channels.
 
         Args:
             latents: [b, c, t, h, w], any sizes: padded to the patch and cropped back.
             timesteps: [b] in 0 … 1000.
             text: [b, l, caption_channels].
-            text_mask: [b or a divisor of it, l], nonzero where a token counts; ``None`` counts all. Fewer rows are repeated
-                in order until the batch is full.
-            frame_mask: [b, t] bool, True where a frame is being generated, False where it is given (told timestep 0).
+            text_mask: [b or a divisor of it, l], nonzero where a token counts; ``None`` counts all. Fewer
+                rows are repeated in order until the batch is full.
+            frame_mask: [b, t] bool, True where a frame is being generated, False where it is given (told
+                timestep 0).
             fps: [b or a divisor of it].
-            height: Pixels, as told to the model.
-            width: Pixels, as told to the model.
+            size: Height and width in pixels, as told to the model.
             recompute: Keep each block's input alone and compute the rest again in the backward pass.
 
         Returns:
             [b, 2 c, t, h, w] in float32 (float64 for a float64 model).
         """
-        size = latents.shape[2:]
+        latent_size = latents.shape[2:]
         dtype = self.x_embedder.proj.weight.dtype
         tokens = self.x_embedder(self._padded(latents).to(dtype))
         grid = tokens.shape[1:4]
-        tokens = tokens.flatten(2, 3) + self._position(grid[1], grid[2], height, width, tokens)
+        tokens = tokens.flatten(2, 3) + self._position(grid[1], grid[2], size, tokens)
 
         time, modulation, time_zero = self._time(timesteps, fps, frame_mask)
         mask = self._text_mask(text_mask, len(latents))
@@ -108,9 +108,11 @@ class STDiT3(nn.Module):
         for spatial, temporal in zip(self.spatial_blocks, self.temporal_blocks, strict=True):
             for block, turned in ((spatial, None), (temporal, rotation)):
                 arguments = (tokens, caption, modulation, mask, turned)
-                tokens = checkpoint(block, *arguments, use_reentrant=False) if recompute else block(*arguments)
+                tokens = (
+                    checkpoint(block, *arguments, use_reentrant=False) if recompute else block(*arguments)
+                )
         tokens = self.final_layer(tokens, time, time_zero, frame_mask)
-        return self._unpatched(tokens, grid, size)
+        return self._unpatched(tokens, grid, latent_size)
 
     def compile_blocks(self, **options: Any) -> None:
         """Compile each block in place; blocks of a kind share one compilation."""
@@ -120,13 +122,11 @@ class STDiT3(nn.Module):
     # -- parts of the forward pass ---------------------------------------------------------------------
 
     def _padded(self, latents: Tensor) -> Tensor:
-        t, h, w = (
-            -size % patch for size, patch in zip(latents.shape[2:], self.patch, strict=True)
-        )
+        t, h, w = (-size % patch for size, patch in zip(latents.shape[2:], self.patch, strict=True))
         return F.pad(latents, (0, w, 0, h, 0, t)) if t or h or w else latents
 
-    def _position(self, rows: int, columns: int, height: float, width: float, like: Tensor) -> Tensor:
-        scale = math.sqrt(height * width) / self.config.input_sq_size
+    def _position(self, rows: int, columns: int, size: tuple[float, float], like: Tensor) -> Tensor:
+        scale = math.sqrt(size[0] * size[1]) / self.config.input_sq_size
         key = (rows, columns, scale, like.device, like.dtype)
         if key not in self._positions:
             wide = torch.float64 if like.dtype == torch.float64 else torch.float32

@@ -1,4 +1,4 @@
-"""The temporal half of Open-Sora's video autoencoder: four frames of image latents to one latent frame, and back."""
+"""The temporal half of Open-Sora's video autoencoder: four image latents to one, and back."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ class ResBlock(nn.Module):
         self.conv1 = CausalConv3d(channels_in, channels_out, 3, bias=False)
         self.norm2 = nn.GroupNorm(num_groups, channels_out)
         self.conv2 = CausalConv3d(channels_out, channels_out, 3, bias=False)
-        self.conv3 = CausalConv3d(channels_in, channels_out, 1, bias=False) if channels_in != channels_out else None
+        self.conv3 = (
+            CausalConv3d(channels_in, channels_out, 1, bias=False) if channels_in != channels_out else None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """[b, c, t, h, w] → [b, channels_out, t, h, w]."""
@@ -60,9 +62,9 @@ class ResBlock(nn.Module):
         return hidden + (x if self.conv3 is None else self.conv3(x))
 
 
-def _stage(channels_in: int, channels_out: int, config: TemporalVAEConfig) -> nn.ModuleList:
+def _stage(channels_in: int, channels_out: int, config: TemporalVAEConfig) -> nn.Sequential:
     inputs = [channels_in] + [channels_out] * (config.num_res_blocks - 1)
-    return nn.ModuleList(ResBlock(width, channels_out, config.num_groups) for width in inputs)
+    return nn.Sequential(*(ResBlock(width, channels_out, config.num_groups) for width in inputs))
 
 
 class Encoder(nn.Module):
@@ -73,7 +75,8 @@ class Encoder(nn.Module):
         widths = config.widths
         self.conv_in = CausalConv3d(config.in_out_channels, config.filters, 3, bias=False)
         self.block_res_blocks = nn.ModuleList(
-            _stage(before, after, config) for before, after in zip([config.filters, *widths], widths, strict=False)
+            _stage(before, after, config)
+            for before, after in zip([config.filters, *widths], widths, strict=False)
         )
         self.conv_blocks = nn.ModuleList(
             CausalConv3d(width, width, 3, time_stride=2) if halved else nn.Identity()
@@ -87,12 +90,10 @@ class Encoder(nn.Module):
         """[b, c, t, h, w], t a multiple of the time factor → [b, 2 latent, t / factor, h, w]."""
         x = self.conv_in(x)
         for index, stage in enumerate(self.block_res_blocks):
-            for block in stage:
-                x = block(x)
+            x = stage(x)
             if index < len(self.conv_blocks):
                 x = self.conv_blocks[index](x)
-        for block in self.res_blocks:
-            x = block(x)
+        x = self.res_blocks(x)
         return self.conv2(F.silu(self.norm1(x)))
 
 
@@ -119,11 +120,9 @@ class Decoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """[b, latent, t, h, w] → [b, c, t * factor, h, w]."""
         x = self.conv1(z)
-        for block in self.res_blocks:
-            x = block(x)
+        x = self.res_blocks(x)
         for index in reversed(range(len(self.block_res_blocks))):
-            for block in self.block_res_blocks[index]:
-                x = block(x)
+            x = self.block_res_blocks[index](x)
             if index > 0:
                 x = self._double(x, self.conv_blocks[index - 1])
         return self.conv_out(F.silu(self.norm1(x)))
@@ -137,7 +136,7 @@ class Decoder(nn.Module):
 
 
 class TemporalVAE(nn.Module):
-    """The temporal autoencoder. One call is one chunk: group norms take their statistics over the whole of it.
+    """The temporal autoencoder; one call is one chunk, over which group norms take their statistics.
 
     Args:
         config: Sizes.
@@ -167,6 +166,6 @@ class TemporalVAE(nn.Module):
         return mean, torch.exp(0.5 * log_variance.clamp(*LOG_VARIANCE_RANGE))
 
     def decode(self, z: Tensor, num_frames: int) -> Tensor:
-        """Image latents of a chunk's ``num_frames`` frames: [b, latent, t, h, w] → [b, c, num_frames, h, w]."""
+        """Image latents of a chunk: [b, latent, t, h, w] → [b, c, num_frames, h, w]."""
         decoded = self.decoder(self.post_quant_conv(z))
         return decoded[:, :, decoded.shape[2] - num_frames :]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+
 from vader_core.errors import VaderError
 from vader_core.randomness import derive_seed
 
@@ -34,12 +36,16 @@ class T5TextEncoder:
             self.tokenizer = AutoTokenizer.from_pretrained(folder)
             model = T5EncoderModel.from_pretrained(folder, dtype=dtype)
         except (OSError, ValueError) as error:
-            raise VaderError(f"backbone 'opensora' (text encoder): {folder} is not a T5 that transformers reads: {error}") from error
+            raise VaderError(
+                f"backbone 'opensora' (text encoder): {folder} is not a T5 that transformers reads: {error}"
+            ) from error
         if model.config.d_model != channels:
             raise VaderError(
-                f"backbone 'opensora' (text encoder): {folder} has width {model.config.d_model}, but the denoiser expects {channels}"
+                f"backbone 'opensora' (text encoder): {folder} has width {model.config.d_model}, "
+                f"but the denoiser expects {channels}"
             )
-        self.model = model.to(device).requires_grad_(False).eval()
+        self.model: Any = model.requires_grad_(False).eval()
+        self.model.to(device)
         self.max_length = max_length
 
     @torch.no_grad()
@@ -47,8 +53,8 @@ class T5TextEncoder:
         """Encode texts.
 
         Returns:
-            ``embeddings`` [n, max_length, channels] float32, zero behind a text's end (the denoiser drops what is there),
-            and ``mask`` [n, max_length] bool.
+            ``embeddings`` [n, max_length, channels] float32, zero behind a text's end (the denoiser drops
+            what is there), and ``mask`` [n, max_length] bool.
         """
         tokens = self.tokenizer(
             list(texts),
@@ -67,9 +73,10 @@ class T5TextEncoder:
 
 
 class WordVectors:
-    """The text encoder that goes with random weights: every word a random vector, the same wherever it stands.
+    """The text encoder that goes with random weights: every word has its own random vector.
 
-    No T5 is built: there is no tokenizer to go with random weights, and 18 GiB of them say no more about a prompt.
+    No T5 is built: there is no tokenizer to go with random weights, and 18 GiB of them say no more about a
+    prompt.
 
     Args:
         max_length: Tokens a prompt is cut to.
@@ -81,7 +88,7 @@ class WordVectors:
         self.channels = channels
 
     def __call__(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """``embeddings`` [n, max_length, channels] and ``mask`` [n, max_length]: a token a word, and one that ends the text."""
+        """``embeddings`` [n, max_length, channels] and ``mask``: a token a word, and one for the end."""
         embeddings = torch.zeros(len(texts), self.max_length, self.channels)
         mask = torch.zeros(len(texts), self.max_length, dtype=torch.bool)
         for index, text in enumerate(texts):

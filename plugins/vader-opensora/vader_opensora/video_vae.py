@@ -1,8 +1,9 @@
-"""Open-Sora's video autoencoder: an image autoencoder on each frame, then the temporal one on chunks of frames."""
+"""Open-Sora's video autoencoder: an image one on each frame, a temporal one on chunks of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -12,7 +13,8 @@ from torch.utils.checkpoint import checkpoint
 from vader_opensora.architecture import VideoVAEConfig
 from vader_opensora.temporal_vae import TemporalVAE
 
-#: Of the image latents, as the official code has it (not the 0.13025 of the SDXL autoencoder whose weights they are).
+#: Of the image latents, as the official code has it (not the 0.13025 of the SDXL autoencoder whose weights
+#: they are).
 SPATIAL_SCALE = 0.18215
 #: Per-channel normalisation of the video latents; also stored in the official checkpoint.
 LATENT_SHIFT = (-0.10, 0.34, 0.27, 0.98)
@@ -21,10 +23,13 @@ LATENT_SCALE = (3.85, 2.32, 2.33, 3.06)
 #: Draws standard normal numbers of a shape: the autoencoder's only randomness.
 Draw = Callable[[Sequence[int]], Tensor]
 
+
 class _Wrapped(nn.Module):
     """Holds the image autoencoder under the name the official checkpoint gives it."""
 
-    def __init__(self, module: nn.Module) -> None:
+    module: Any
+
+    def __init__(self, module: Any) -> None:
         super().__init__()
         self.module = module
 
@@ -59,12 +64,14 @@ class VideoVAE(nn.Module):
     # -- encode ------------------------------------------------------------------------------------------
 
     def encode_images(self, images: Tensor, draw: Draw | None = None) -> Tensor:
-        """Scaled image latents: [n, 3, H, W] in [-1, 1] → [n, 4, H / 8, W / 8]; means where ``draw`` is ``None``."""
+        """Scaled image latents [n, 4, H / 8, W / 8] of [n, 3, H, W] in [-1, 1]; means without ``draw``."""
         latents = []
         for part in images.split(self.config.image_batch):
             posterior = self.spatial_vae.module.encode(part).latent_dist
             latents.append(
-                posterior.mean if draw is None else posterior.mean + posterior.std * draw(posterior.mean.shape)
+                posterior.mean
+                if draw is None
+                else posterior.mean + posterior.std * draw(posterior.mean.shape)
             )
         return torch.cat(latents) * SPATIAL_SCALE
 
@@ -73,8 +80,8 @@ class VideoVAE(nn.Module):
 
         Args:
             video: [b, 3, f, H, W] in [-1, 1].
-            draw: Source of standard normal numbers, called once an image batch and then once a chunk; ``None`` takes the
-                means of both posteriors.
+            draw: Source of standard normal numbers, called once an image batch and then once a chunk;
+                ``None`` takes the means of both posteriors.
 
         Returns:
             [b, 4, t, H / 8, W / 8].
@@ -92,9 +99,9 @@ class VideoVAE(nn.Module):
     def decode(self, latents: Tensor, num_frames: int, frames: Sequence[int] | None = None) -> Tensor:
         """Frames of a video, nominally in [-1, 1].
 
-        Chunks are independent of each other, and frames are once they are image latents. So only the chunks that hold
-        ``frames`` go through the temporal half and only ``frames`` through the image autoencoder, with the values of a
-        full decode.
+        Chunks are independent of each other, and frames are once they are image latents. So only the chunks
+        that hold ``frames`` go through the temporal half and only ``frames`` through the image autoencoder,
+        with the values of a full decode.
 
         Args:
             latents: [b, 4, t, h, w], normalised.
