@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from vader_core import WeightFile, hookimpl
+from vader_core.hookspecs import hookimpl
+from vader_core.weights import WeightFile
 from vader_opensora.options import OpenSoraOptions, RFlowOptions
 
 if TYPE_CHECKING:
