@@ -10,7 +10,7 @@ from vader_svd.checkpoint import PRETRAINED, wanted_files
 from vader_svd.config import DemoImagesConfig, SvdConfig
 
 if TYPE_CHECKING:
-    from vader_core.hookspecs import Register
+    from vader_core.hookspecs import Register, RegisterLoraFormat
 
 
 def _backbone(config: Any, *, device: Any, dtype: Any) -> object:
@@ -46,4 +46,14 @@ def register_prompt_sources(register: Register) -> None:
         _demo_images,
         config=DemoImagesConfig,
         summary="pictures drawn by the plugin, as first frames",
+    )
+
+
+@hookimpl
+def register_lora_formats(register: RegisterLoraFormat) -> None:
+    """Announce the file that diffusers reads."""
+    register(
+        "svd_diffusers",
+        "vader_svd.lora_file:DiffusersLora",
+        summary="what diffusers' load_lora_adapter reads, for Stable Video Diffusion's U-Net",
     )
