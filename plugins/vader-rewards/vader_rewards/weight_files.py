@@ -41,12 +41,12 @@ COMPRESSION_HEAD = WeightFile(
 )
 
 HPS = {
-    "v2.0": WeightFile("xswu/HPSv2", "HPS_v2_compressed.pt"),
-    "v2.1": WeightFile("xswu/HPSv2", "HPS_v2.1_compressed.pt"),
+    "v2.0": WeightFile("xswu/HPSv2", "HPS_v2_compressed.pt", licence="apache-2.0"),
+    "v2.1": WeightFile("xswu/HPSv2", "HPS_v2.1_compressed.pt", licence="apache-2.0"),
 }
 PICK_SCORE = WeightFile("yuvalkirstain/PickScore_v1", "model.safetensors")
 
-ACTPRED = WeightFile("MCG-NJU/videomae-base-finetuned-kinetics", "model.safetensors")
+ACTPRED = WeightFile("MCG-NJU/videomae-base-finetuned-kinetics", "model.safetensors", licence="cc-by-nc-4.0")
 ACTPRED_CONFIG = WeightFile("MCG-NJU/videomae-base-finetuned-kinetics", "config.json")
 
 _DETECTOR_REPOSITORIES = {
@@ -66,7 +66,10 @@ VJEPA = WeightFile(
 )
 VJEPA_CONFIG = WeightFile("facebook/vjepa2-vitl-fpc64-256", "config.json")
 VICLIP = WeightFile(
-    "OpenGVLab/ViCLIP", "ViClip-InternVid-10M-FLT.pth", note="ViT-L/14, a pickle: tensors under `model`"
+    "OpenGVLab/ViCLIP-L-14-hf",
+    "model.safetensors",
+    revision="1652361522e1cb41c28cdfae870f690d00e7456b",
+    note="the tensors of ViClip-InternVid-10M-FLT.pth (OpenGVLab/ViCLIP, mit), which is taken too",
 )
 
 #: What ``vader weights`` lists, by reward.
