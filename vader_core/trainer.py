@@ -193,7 +193,6 @@ class Trainer:
         loss = self._mean(torch.stack([result.loss.float() for result in results]).mean())
         norm = self._update(bool(torch.isfinite(loss)))
         skipped = norm is None
-        self._count_nonfinite(skipped)
         self.step += 1
         seconds = time.perf_counter() - begun
         self.train_seconds += seconds
@@ -214,6 +213,7 @@ class Trainer:
                 "reward_queries": self.reward_queries,
             }
         )
+        self._count_nonfinite(skipped)
 
     def _micro_step(self, micro: int) -> StepResult:
         indices = self._sample_indices(micro)

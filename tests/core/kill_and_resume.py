@@ -53,6 +53,16 @@ def wait(number: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
 
 
+def wait_for_step(folder: Path, step: int, deadline: float) -> None:
+    """Wait until the run has logged ``step``, so that kills fall over the whole run; 0 is before the first."""
+    until = time.perf_counter() + deadline
+    metrics = folder / "metrics.jsonl"
+    while time.perf_counter() < until:
+        if step == 0 or (metrics.is_file() and metrics.read_text().count('"kind": "train"') >= step):
+            return
+        time.sleep(0.002)
+
+
 def adapter_bytes(folder: Path) -> bytes:
     return (folder / "checkpoints" / f"step-{STEPS:06d}" / "adapter_model.safetensors").read_bytes()
 
@@ -62,7 +72,9 @@ def tear(folder: Path, generator: random.Random) -> str | None:
     found = sorted((folder / "checkpoints").glob("step-*"))
     if len(found) < 2:
         return None
-    victim = found[-1] / generator.choice(["state.pt", "adapter_model.safetensors", "position.json", "checksums.json"])
+    victim = found[-1] / generator.choice(
+        ["state.pt", "adapter_model.safetensors", "position.json", "checksums.json"]
+    )
     size = victim.stat().st_size
     with victim.open("rb+") as stream:
         stream.truncate(generator.randrange(size))
@@ -72,7 +84,9 @@ def tear(folder: Path, generator: random.Random) -> str | None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=3)
-    parser.add_argument("--torn", action="store_true", help="Also truncate the newest checkpoint after each kill.")
+    parser.add_argument(
+        "--torn", action="store_true", help="Also truncate the newest checkpoint after each kill."
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, required=True)
     given = parser.parse_args()
@@ -94,7 +108,8 @@ def main() -> int:
         arguments = ["train", *SETTINGS, "--out", str(broken), "--quiet"]
         for _ in range(5):
             number = child(arguments, log)
-            time.sleep(generator.uniform(0.0, 0.6 * seconds))
+            wait_for_step(broken, generator.randrange(STEPS), deadline=2 * seconds)
+            time.sleep(generator.uniform(0.0, 0.03))
             os.kill(number, signal.SIGKILL)
             if wait(number) == -signal.SIGKILL:
                 killed += 1
@@ -105,7 +120,9 @@ def main() -> int:
             if killed >= given.kills:
                 break
         assert wait(child(arguments, log)) == 0, log.read_text()
-        assert adapter_bytes(broken) == expected, f"round {rounds}: another adapter than the uninterrupted run's"
+        assert adapter_bytes(broken) == expected, (
+            f"round {rounds}: another adapter than the uninterrupted run's"
+        )
         records = [json.loads(line) for line in (broken / "metrics.jsonl").read_text().splitlines()]
         steps = [record["step"] for record in records if record["kind"] == "train"]
         assert steps == list(range(1, STEPS + 1)), f"round {rounds}: metrics of steps {steps}"

@@ -109,7 +109,7 @@ def _print_plan(flags: dict[str, Any], config: RunConfig, registry: Registry) ->
 
 
 def _launch(processes: int, config: RunConfig) -> int:
-    """Start the same command once a device, through accelerate."""
+    """Start the same command once a device, through torch's launcher."""
     import torch
 
     arguments = sys.argv[1:]
@@ -121,11 +121,17 @@ def _launch(processes: int, config: RunConfig) -> int:
             f"--num-processes {processes}: there are {torch.cuda.device_count()} devices; use at most that many, "
             "or --device cpu"
         )
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes)]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    launch += ["--cpu"] if on_cpu else ["--multi_gpu"]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(processes),
+    ]
     environment = dict(os.environ)
     if on_cpu:
+        environment["ACCELERATE_USE_CPU"] = "true"
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     done = subprocess.run([*launch, "-m", "vader_core", *arguments], env=environment, check=False)
     return done.returncode

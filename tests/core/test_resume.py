@@ -1,0 +1,129 @@
+"""Runs cannot be lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("kill_and_resume.py")
+RUN = (
+    "train --backbone tiny --reward brightness --prompts fixed --max-steps 3 --num-steps 2 --lora-rank 2 --quiet "
+    "-o trainer.validation_prompts=0 -o trainer.trackers=[] -o trainer.checkpoint_every=1"
+).split()
+
+
+def kill_and_resume(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--folder", str(folder), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    print(done.stdout)
+    return done.stdout
+
+
+def test_killed_runs_resume_to_the_same_bytes(tmp_path):
+    assert kill_and_resume(tmp_path, "--kills", "3").startswith("3 kills")
+
+
+def test_torn_checkpoints_are_passed_over(tmp_path):
+    assert re.match(r"3 kills, [1-9]", kill_and_resume(tmp_path, "--kills", "3", "--torn", "--seed", "1"))
+    assert "passed over" in (tmp_path / "log.txt").read_text()
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("extra", [[], ["--torn"]])
+def test_a_hundred_kills(tmp_path, extra):
+    assert kill_and_resume(tmp_path, "--kills", "100", *extra).startswith("100 kills")
+
+
+def test_existing_folder_is_refused_naming_the_ways_out(vader, tmp_path, capsys):
+    assert vader(*RUN, "--out", tmp_path / "run") == 0
+    assert vader(*RUN, "--out", tmp_path / "run") == 2
+    message = capsys.readouterr().err
+    assert "--resume" in message
+    assert "--overwrite" in message
+    assert vader(*RUN, "--out", tmp_path / "run", "--overwrite") == 0
+
+
+def test_overwrite_leaves_a_folder_that_is_no_run_alone(vader, tmp_path, capsys):
+    (tmp_path / "precious").write_text("thesis")
+    assert vader(*RUN, "--out", tmp_path, "--overwrite") == 2
+    assert "not a run directory" in capsys.readouterr().err
+    assert (tmp_path / "precious").read_text() == "thesis"
+
+
+def test_changed_configuration_is_named_and_needs_permission(vader, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert vader(*RUN, "--out", run) == 0
+    assert vader("train", "--resume", run, "--lr", 0.5, "--max-steps", 4, "--quiet") == 2
+    message = capsys.readouterr().err
+    assert "trainer.lr: 0.0002 -> 0.5" in message
+    assert "trainer.max_steps: 3 -> 4" in message
+    assert "--allow-changes" in message
+    assert vader("train", "--resume", run, "--max-steps", 4, "--allow-changes", "--quiet") == 0
+    assert json.loads((run / "summary.json").read_text())["steps"] == 4
+
+
+def test_a_second_process_is_refused(vader, tmp_path, capsys):
+    from vader_core.run import Run
+
+    run = tmp_path / "run"
+    assert vader(*RUN, "--out", run) == 0
+    held = Run.open(run)
+    try:
+        assert vader("train", "--resume", run, "--quiet") == 2
+        assert f"in use by another process (pid {os.getpid()})" in capsys.readouterr().err
+    finally:
+        held.release()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_writes_a_checkpoint_and_leaves(vader, registry, tmp_path, monkeypatch, number):
+    from vader_core import trainer
+
+    original = trainer.Trainer._train_step
+
+    def step_and_signal(self):
+        original(self)
+        if self.step == 2:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(trainer.Trainer, "_train_step", step_and_signal)
+    arguments = [*RUN, "--out", tmp_path / "run", "-o", "trainer.checkpoint_every=0"]
+    assert vader(*arguments) == 128 + number
+    assert (tmp_path / "run" / "checkpoints" / "step-000002" / "checksums.json").is_file()
+    monkeypatch.undo()
+    assert not (tmp_path / "run" / "checkpoints" / "step-000003").exists()
+
+
+def test_checkpoints_are_pruned_but_never_the_best(vader, tmp_path):
+    run = tmp_path / "run"
+    arguments = [*RUN, "--keep", "1", "--max-steps", "4", "--lr", "0.02", "--out", run]
+    arguments += ["-o", "trainer.validation_prompts=1", "-o", "trainer.validate_every=2"]
+    assert vader(*arguments) == 0
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best", "step-000004"]
+    assert json.loads((run / "checkpoints" / "best" / "best.json").read_text())["step"] in (2, 4)
+
+
+def test_nonfinite_steps_are_counted_and_stop_the_run(vader, registry, tmp_path, capsys, monkeypatch):
+    from vader_core.testing.tiny import BrightnessReward
+
+    original = BrightnessReward.score_frames
+    monkeypatch.setattr(BrightnessReward, "score_frames", lambda *args: original(*args) * float("nan"))
+    run = tmp_path / "run"
+    assert vader(*RUN, "--max-steps", "9", "-o", "trainer.nonfinite_limit=3", "--out", run) == 2
+    message = capsys.readouterr().err
+    assert "3 steps in a row" in message
+    assert "step-000002" in message
+    skipped = [json.loads(line)["skipped"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert skipped == [True, True, True]
