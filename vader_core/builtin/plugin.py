@@ -16,7 +16,7 @@ from vader_core.builtin.samplers.options import (
     EulerOptions,
     RectifiedFlowOptions,
 )
-from vader_core.hookspecs import Register, hookimpl
+from vader_core.hookspecs import Register, RegisterLoraFormat, hookimpl
 
 
 def _ddim(config: Any, *, device: object, dtype: object) -> object:
@@ -90,3 +90,14 @@ def register_prompt_sources(register: Register) -> None:
     )
     for theme, summary in THEMES.items():
         register(theme, make_themed, config=OPTIONS[theme], summary=f"themed list: {summary}")
+
+
+@hookimpl
+def register_lora_formats(register: RegisterLoraFormat) -> None:
+    """Peft's folder and diffusers' file."""
+    register("peft", "vader_core.builtin.lora.peft:PeftFolder", summary="a folder as peft writes it")
+    register(
+        "diffusers",
+        "vader_core.builtin.lora.diffusers:DiffusersFile",
+        summary="a safetensors file as diffusers' save_lora_weights writes it",
+    )

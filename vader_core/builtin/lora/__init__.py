@@ -1,0 +1,1 @@
+"""The core's own LoRA formats: peft's folder and diffusers' file."""

@@ -1,0 +1,56 @@
+"""``vader lora``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from vader_core.errors import VaderError
+
+if TYPE_CHECKING:
+    from vader_core.registry import Registry
+
+
+@click.group("lora")
+def command() -> None:
+    """Convert LoRA files."""
+
+
+@command.command("convert")
+@click.argument("source", metavar="IN")
+@click.argument("target", metavar="OUT", type=click.Path(path_type=Path))
+@click.option("--to", "to", required=True, metavar="FORMAT", help="peft, diffusers, or a plugin's own.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT.")
+def convert(source: str, target: Path, to: str, overwrite: bool) -> None:
+    """Write the LoRA of IN to OUT in another format.
+
+    IN is a run directory, a file or folder of any installed format, or hub:REPO[/FILE]. `vader plugins` lists
+    the formats; `peft` is a folder, the others are files.
+    """
+    from vader_core.registry import load_registry
+
+    click.echo(converted(source, target, to, overwrite=overwrite, registry=load_registry()))
+
+
+def converted(source: str, target: Path, to: str, *, overwrite: bool, registry: Registry) -> str:
+    """Convert, and say in a line what was written.
+
+    Raises:
+        VaderError: An unknown format, an unreadable source, a target that exists, or an adapter that the
+            format cannot hold.
+    """
+    from vader_core.adapters import find_adapter, lora_format
+
+    written = lora_format(to, registry)
+    if target.exists() and not overwrite:
+        raise VaderError(f"{target} exists: choose another OUT, or give --overwrite")
+    adapter = find_adapter(source, registry)
+    if not target.parent.is_dir():
+        raise VaderError(f"{target}: the folder {target.parent} does not exist")
+    written.write(adapter, target)
+    modules = {name.rpartition(".lora_")[0] for name in adapter.tensors}
+    numbers = sum(value.numel() for value in adapter.tensors.values())
+    size = f"rank {adapter.rank}, alpha {adapter.alpha:g}, {numbers:,} numbers"
+    return f"{target}: {to}, {len(modules)} modules, {size}"

@@ -1,0 +1,106 @@
+"""``vader plugins``."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from vader_core.registry import Registry
+
+
+@click.command("plugins")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(as_json: bool) -> None:
+    """List the installed plugins and what they bring: backbones, samplers, rewards, prompt sources."""
+    from vader_core.registry import load_registry
+
+    found = overview(load_registry())
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        _print(found)
+
+
+def overview(registry: Registry) -> dict[str, Any]:
+    """Everything that the plugins announced, as plain data."""
+    from vader_core.registry import KINDS
+
+    return {
+        "plugins": [
+            {
+                "name": plugin.name,
+                "distribution": plugin.distribution,
+                "version": plugin.version,
+                "module": plugin.module,
+                "error": plugin.error,
+            }
+            for plugin in registry.plugins
+        ],
+        "components": {
+            kind: [
+                {"name": name, "plugin": found.plugin, "summary": found.summary}
+                for name, found in sorted(registry.components[kind].items())
+            ]
+            for kind in KINDS
+        },
+        "commands": _announced(registry.commands),
+        "lora_formats": _announced(registry.lora_formats),
+        "clashes": [
+            {"kind": kind, "name": name, "plugins": plugins}
+            for (kind, name), plugins in sorted(registry.clashes.items())
+        ],
+    }
+
+
+def _announced(table: dict[str, Any]) -> list[dict[str, str]]:
+    return [
+        {"name": name, "plugin": found.plugin, "summary": found.summary}
+        for name, found in sorted(table.items())
+    ]
+
+
+def _print(found: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("name", "plugin", "what it is"):
+        table.add_column(column)
+    groups = {f"{kind}s": items for kind, items in found["components"].items()}
+    groups |= {"commands": found["commands"], "LoRA formats": found["lora_formats"]}
+    for title, items in groups.items():
+        if not items:
+            continue
+        table.add_row(f"[bold]{title}[/]")
+        for item in items:
+            table.add_row(f"  {item['name']}", item["plugin"], escape(item["summary"]))
+    console = Console(highlight=False)
+    console.print(table)
+    console.print()
+    sound = [plugin for plugin in found["plugins"] if not plugin["error"]]
+    versions = ", ".join(
+        f"{plugin['name']} ({plugin['distribution']} {plugin['version']})" for plugin in sound
+    )
+    console.print(f"{len(sound)} plugins: {escape(versions)}", soft_wrap=True)
+    for line in problems(found):
+        console.print(f"[red]{escape(line)}[/]", soft_wrap=True)
+
+
+def problems(found: dict[str, Any]) -> list[str]:
+    """One line for every plugin that could not be used and every name that two plugins claim."""
+    lines = [
+        f"plugin {plugin['name']!r} ({plugin['distribution']} {plugin['version']}) failed to load: "
+        f"{plugin['error']}"
+        for plugin in found["plugins"]
+        if plugin["error"]
+    ]
+    lines += [
+        f"{clash['kind']} {clash['name']!r} is registered by "
+        f"{' and '.join(repr(name) for name in clash['plugins'])}; uninstall one of them"
+        for clash in found["clashes"]
+    ]
+    return lines

@@ -1,0 +1,193 @@
+"""``vader show``."""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+    from vader_core.registry import Component, Kind
+
+#: Word on the command line -> kind in the registry.
+KINDS: dict[str, Kind] = {
+    "backbone": "backbone",
+    "sampler": "sampler",
+    "reward": "reward",
+    "prompts": "prompt source",
+}
+_KEYS: dict[Kind, str] = {
+    "backbone": "backbone.{option}",
+    "sampler": "sampler.{option}",
+    "reward": "reward.{name}.{option}",
+    "prompt source": "prompts.{option}",
+}
+
+
+@click.command("show")
+@click.argument("kind", metavar="KIND", type=click.Choice(list(KINDS)))
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(kind: str, name: str, as_json: bool) -> None:
+    """Show a component: its options with types and defaults, the files it wants, a backbone's LoRA targets.
+
+    KIND is backbone, sampler, reward or prompts; `vader plugins` lists the names.
+    """
+    from vader_core.registry import load_registry
+
+    found = described(load_registry().get(KINDS[kind], name))
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        _print(found)
+
+
+def described(component: Component) -> dict[str, Any]:
+    """A component as plain data. Only a backbone is constructed, without its weights."""
+    from vader_core.cli.weights import file_facts
+
+    options = [
+        {
+            "option": _KEYS[component.kind].format(name=component.name, option=field.alias or name),
+            "type": type_words(field),
+            "default": default_words(field),
+            "help": field.description or "",
+        }
+        for name, field in component.config.model_fields.items()
+    ]
+    facts: dict[str, Any] = {
+        "kind": component.kind,
+        "name": component.name,
+        "summary": component.summary,
+        "plugin": component.plugin,
+        "options": options,
+        "weights": [file_facts(wanted) for wanted in component.weights],
+    }
+    if component.kind == "backbone":
+        facts |= _backbone_facts(component)
+    return facts
+
+
+def _backbone_facts(component: Component) -> dict[str, Any]:
+    required = [name for name, field in component.config.model_fields.items() if field.is_required()]
+    if required:  # it cannot be made without a user's values
+        return {}
+    import torch
+
+    backbone = component.make({}, device=torch.device("cpu"), dtype=torch.float32)
+    defaults = backbone.defaults
+    return {
+        "lora_targets": list(backbone.lora_targets),
+        "defaults": {
+            "geometry": str(defaults.geometry),
+            "num_steps": defaults.num_steps,
+            "guidance_scale": defaults.guidance_scale,
+            "sampler": defaults.sampler,
+            "sampler_options": dict(defaults.sampler_options),
+            "gradient": defaults.gradient,
+            "sample_frames": defaults.sample_frames,
+            "negative_prompt": defaults.negative_prompt,
+            "precision": defaults.precision,
+            "prompts": defaults.prompts,
+        },
+    }
+
+
+def type_words(field: FieldInfo) -> str:
+    """A field's type and bounds in words.
+
+    >>> from pydantic.fields import FieldInfo
+    >>> type_words(FieldInfo.from_annotated_attribute(int | None, None))
+    'whole number or null'
+    """
+    words = _words(field.annotation)
+    names = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "a multiple of"}
+    bounds = [
+        f"{sign} {getattr(constraint, name):g}"
+        for constraint in field.metadata
+        for name, sign in names.items()
+        if getattr(constraint, name, None) is not None
+    ]
+    return f"{words}, {' and '.join(bounds)}" if bounds else words
+
+
+_PLAIN = {
+    "int": "whole number",
+    "float": "number",
+    "str": "text",
+    "bool": "true or false",
+    "Path": "path",
+    "NoneType": "null",
+    "Any": "anything",
+}
+
+
+def _words(annotation: Any) -> str:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return " | ".join(str(value) for value in arguments)
+    if origin is typing.Annotated:
+        return _words(arguments[0])
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_words(argument) for argument in arguments)
+    if origin in (list, tuple, set, frozenset):
+        inner = [argument for argument in arguments if argument is not Ellipsis]
+        return f"list of {' and '.join(dict.fromkeys(_words(argument) for argument in inner)) or 'anything'}"
+    if origin is not None:
+        return "mapping"
+    name = getattr(annotation, "__name__", str(annotation))
+    return _PLAIN.get(name, "mapping" if hasattr(annotation, "model_fields") else name)
+
+
+def default_words(field: FieldInfo) -> str:
+    """A field's default as ``-o`` would write it; ``required`` where there is none."""
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return value or '""'
+    return json.dumps(value, default=str) if isinstance(value, list | tuple | dict) else str(value)
+
+
+def _print(found: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    console.print(f"[bold]{found['kind']} {found['name']}[/] (plugin {found['plugin']})")
+    console.print(escape(found["summary"]))
+    if found.get("defaults"):
+        console.print("\n[bold]defaults[/]")
+        for name, value in found["defaults"].items():
+            if value not in (None, {}, ""):
+                console.print(f"  {name.replace('_', ' ')}: {escape(str(value))}", soft_wrap=True)
+    if found.get("lora_targets"):
+        console.print(
+            f"\n[bold]LoRA targets[/]\n  {escape(', '.join(found['lora_targets']))}", soft_wrap=True
+        )
+    console.print("\n[bold]options[/]" + ("" if found["options"] else "\n  none"))
+    if found["options"]:
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        table.add_column("  -o KEY", no_wrap=True)
+        for column in ("type", "default", "help"):
+            table.add_column(column, overflow="fold")
+        for option in found["options"]:
+            table.add_row(
+                f"  {option['option']}", *(escape(option[key]) for key in ("type", "default", "help"))
+            )
+        console.print(table)
+    if found["weights"]:
+        from vader_core.cli.weights import print_files
+
+        console.print("\n[bold]weights[/]")
+        print_files(console, [(f"{found['kind']} {found['name']}", found["weights"])])

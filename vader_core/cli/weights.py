@@ -1,0 +1,196 @@
+"""``vader weights``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vader_core.errors import VaderError, did_you_mean
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from vader_core.registry import Component, Registry
+    from vader_core.weights import WeightFile
+
+#: Repositories that are not on the hub begin so; their files are fetched by hand.
+_ELSEWHERE = ("github.com/", "http://", "https://")
+
+
+@click.command("weights")
+@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.option("--download", "fetching", is_flag=True, help="Fetch what is missing; continues what was begun.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(names: tuple[str, ...], fetching: bool, as_json: bool) -> None:
+    """List the files that components want: from where, their size and licence, and whether they are here.
+
+    NAME is a backbone, reward or prompt source, or a plugin with all of its own; without a NAME all are
+    listed. Files are kept in the hub's own cache (HF_HOME); HF_TOKEN is sent where it is set.
+    """
+    from vader_core.registry import load_registry
+
+    chosen = chosen_components(load_registry(), names)
+    if fetching:
+        _download(chosen, quiet=as_json)
+    groups = [
+        (f"{item.kind} {item.name}", [file_facts(wanted) for wanted in item.weights]) for item in chosen
+    ]
+    if as_json:
+        click.echo(json.dumps(dict(groups)))
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not groups:
+        console.print("no files are wanted")
+        return
+    print_files(console, groups)
+
+
+def chosen_components(registry: Registry, names: tuple[str, ...]) -> list[Component]:
+    """The components that ``names`` mean and that want files; all of them where there are no names.
+
+    Raises:
+        VaderError: A name that neither a component nor a plugin has.
+    """
+    every = [component for table in registry.components.values() for component in table.values()]
+    known = {component.name for component in every} | {component.plugin for component in every}
+    for name in names:
+        if name not in known:
+            wanting = sorted({component.name for component in every if component.weights})
+            raise VaderError(
+                f"no component or plugin is called {name!r}{did_you_mean(name, known)} "
+                f"(these want files: {', '.join(wanting) or 'none'})"
+            )
+    return [
+        component
+        for component in every
+        if component.weights and (not names or component.name in names or component.plugin in names)
+    ]
+
+
+def present(wanted: WeightFile) -> Path | None:
+    """Where the file (of a whole repository, its newest snapshot) lies in the hub's cache, if it does."""
+    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub.file_download import repo_folder_name
+
+    if not on_hub(wanted):
+        return None
+    if wanted.file:
+        found = try_to_load_from_cache(
+            wanted.repository, wanted.file, revision=wanted.revision, repo_type=wanted.repository_type
+        )
+        return Path(found) if isinstance(found, str) else None
+    folder = repo_folder_name(repo_id=wanted.repository, repo_type=wanted.repository_type)
+    snapshots = sorted((Path(constants.HF_HUB_CACHE) / folder / "snapshots").glob("*"), key=_changed)
+    return snapshots[-1] if snapshots else None
+
+
+def _changed(path: Path) -> float:
+    return path.stat().st_mtime
+
+
+def on_hub(wanted: WeightFile) -> bool:
+    """Whether the hub's client can fetch it."""
+    return not wanted.repository.startswith(_ELSEWHERE)
+
+
+def file_facts(wanted: WeightFile) -> dict[str, Any]:
+    """A wanted file as plain data."""
+    here = present(wanted)
+    size = wanted.size
+    if here is not None:
+        files = [here] if here.is_file() else [path for path in here.rglob("*") if path.is_file()]
+        size = sum(path.stat().st_size for path in files)
+    return {
+        "repository": wanted.repository,
+        "file": wanted.file,
+        "revision": wanted.revision,
+        "sha256": wanted.sha256,
+        "size": size,
+        "licence": wanted.licence,
+        "gated": wanted.gated,
+        "note": wanted.note,
+        "path": str(here) if here is not None else None,
+    }
+
+
+def print_files(console: Console, groups: list[tuple[str, list[dict[str, Any]]]]) -> None:
+    """Wanted files, a line each, grouped by what wants them."""
+    from rich.markup import escape
+
+    for title, files in groups:
+        console.print(f"[bold]{title}[/]")
+        for facts in files:
+            here = "[green]here[/]" if facts["path"] else "    "
+            name = "/".join(part for part in (facts["repository"], facts["file"]) if part)
+            about = [
+                "" if facts["file"] else "whole repository",
+                size_words(facts["size"]),
+                f"revision {facts['revision'][:12]}" if facts["revision"] else "not pinned",
+                facts["licence"] or "licence not known",
+                "gated: accept its licence on the hub and set HF_TOKEN" if facts["gated"] else "",
+                facts["note"],
+            ]
+            shown = "; ".join(part for part in about if part)
+            console.print(f"  {here} {escape(name)}  [dim]{escape(shown)}[/]", soft_wrap=True)
+
+
+def size_words(size: int | None) -> str:
+    """Bytes as a person reads them.
+
+    >>> size_words(3715200), size_words(2**31), size_words(None)
+    ('3.5 MiB', '2.0 GiB', 'size not known')
+    """
+    if size is None:
+        return "size not known"
+    value = float(size)
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GiB"
+
+
+def _download(chosen: list[Component], *, quiet: bool) -> None:
+    """Fetch everything that is missing; what fails is told at the end, after the rest was fetched."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    from vader_core.download import download
+
+    failures: dict[str, None] = {}
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True, quiet=quiet)) as bars:
+        for component in chosen:
+            for wanted in component.weights:
+                needed_for = f"{component.kind} {component.name!r}"
+                if not on_hub(wanted):
+                    failures[f"{needed_for}: {wanted.repository}/{wanted.file}: {wanted.note}"] = None
+                    continue
+                if wanted.file and present(wanted) is not None:
+                    continue
+                try:
+                    download(wanted, _Bar(bars), needed_for=needed_for)
+                except VaderError as error:
+                    failures[str(error)] = None
+    if failures:
+        raise VaderError("\n".join(failures))
+
+
+class _Bar:
+    """A file's line in the progress display."""
+
+    def __init__(self, bars: Any) -> None:
+        self.bars = bars
+
+    def begin(self, name: str, done: int, total: int) -> None:
+        """A new line."""
+        self.task = self.bars.add_task(name, total=total, completed=done)
+
+    def advance(self, size: int) -> None:
+        """The line grows."""
+        self.bars.advance(self.task, size)
