@@ -17,7 +17,9 @@ STEPS = 5
 
 
 def make(registry, *, schedule="flow", sampler="rectified_flow", dtype=torch.float64, backbone="tiny"):
-    model = registry.get("backbone", backbone).make({"schedule": schedule}, device=torch.device("cpu"), dtype=dtype)
+    model = registry.get("backbone", backbone).make(
+        {"schedule": schedule}, device=torch.device("cpu"), dtype=dtype
+    )
     model.load()
     attach_lora(model.denoiser, LoraSettings(rank=2, alpha=4, targets=model.lora_targets, seed=3))
     generator = torch.Generator().manual_seed(9)
@@ -194,10 +196,13 @@ def test_cap_stops_the_gradient(registry):
 
 
 @pytest.mark.parametrize(
-    ("schedule", "sampler"), [("epsilon", "ddim"), ("v", "ddim"), ("exploding", "euler"), ("flow", "rectified_flow")]
+    ("schedule", "sampler"),
+    [("epsilon", "ddim"), ("v", "ddim"), ("exploding", "euler"), ("flow", "rectified_flow")],
 )
 def test_only_the_adapter_gets_a_gradient(registry, schedule, sampler):
-    model, rewards, settings, prompts = make(registry, schedule=schedule, sampler=sampler, dtype=torch.float32)
+    model, rewards, settings, prompts = make(
+        registry, schedule=schedule, sampler=sampler, dtype=torch.float32
+    )
     step(model, rewards, settings, prompts, gradient=parse_gradient("last:2"))
     names = [name for name, value in model.denoiser.named_parameters() if value.grad is not None]
     assert names
