@@ -131,6 +131,15 @@ def test_an_architecture_file_with_a_mistake_is_refused(tmp_path, make_backbone,
         make_backbone(load=False, architecture=str(path)).build_denoiser()
 
 
+def test_networks_that_cannot_be_are_refused(make_backbone, tmp_path):
+    parts = NAMED["tiny"].model_dump()
+    parts["image_encoder"]["num_attention_heads"] = 5
+    path = tmp_path / "architecture.json"
+    path.write_text(json.dumps(parts))
+    with pytest.raises(VaderError, match="image_encoder: [\\s\\S]*number of attention heads"):
+        make_backbone(architecture=str(path))
+
+
 def test_an_unknown_architecture_lists_the_known(make_backbone):
     with pytest.raises(VaderError, match="'huge' is not known: use full, xt, tiny"):
         make_backbone(load=False, architecture="huge")

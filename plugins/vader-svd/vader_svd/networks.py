@@ -6,12 +6,16 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
+from huggingface_hub import errors
 from torch import nn
 from vader_core.errors import VaderError
 
 from vader_svd.architecture import Architecture
 
 Module = TypeVar("Module", bound=nn.Module)
+
+# What transformers' configurations raise, where the hub's library is new enough to have it.
+_STRICT_ERROR: type[Exception] = getattr(errors, "StrictDataclassError", ValueError)
 
 #: Standard deviation given to weights that an initialisation leaves at zero, so that no output is trivially zero.
 RANDOM_STD = 0.02
@@ -42,7 +46,7 @@ def build_image_encoder(architecture: Architecture) -> nn.Module:
 def _construct(part: str, factory: Callable[..., Any], parameters: dict[str, Any]) -> Any:
     try:
         made = factory(**parameters)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, _STRICT_ERROR) as error:
         raise VaderError(f"backbone 'svd': architecture, {part}: {error}") from error
     # Diffusers makes a few scalars on the CPU whatever the default device is.
     return nn.Module.to(made, torch.get_default_device()) if isinstance(made, nn.Module) else made

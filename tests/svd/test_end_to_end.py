@@ -1,0 +1,201 @@
+"""A tiny model through the whole core: training, several segments, sampling, and the default run planned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from vader_core import Geometry
+from vader_core.adapters import find_adapter
+from vader_core.assembly import prepare
+from vader_core.builtin.samplers.euler import Euler
+from vader_core.cli.sample import command as sample_command
+from vader_core.config import read_recipe, recipes, validated
+from vader_core.denoise import Sampling, denoise
+from vader_core.gradient import NO_GRADIENT, Last, Steps
+from vader_core.guidance import Guidance
+from vader_core.lora import LoraSettings, adapter_parameters, attach_lora
+from vader_core.mixture import Mixture, Term
+from vader_core.randomness import Randomness
+from vader_core.registry import FIRST_PARTY, load_registry
+from vader_core.step import StepSettings, reward_gradient_step, sample_video
+from vader_core.testing.plugin import add_testing_plugin
+from vader_core.testing.tiny import BrightnessReward
+from vader_core.training import Request, dry_run, train
+
+RNG = Randomness(0, samples=(0, 1))
+
+
+@pytest.fixture(scope="module")
+def registry():
+    return add_testing_plugin(load_registry())
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    pictures = str(tmp_path_factory.mktemp("pictures"))
+    return {
+        "backbone": {"name": "svd", "options": {"weights": "random", "architecture": "tiny"}},
+        "video": {"height": 16, "width": 24, "num_frames": 3},
+        "sampling": {"num_steps": 3},
+        "gradient": "last:2",
+        "reward_frames": "last",
+        "rewards": [{"name": "brightness"}],
+        "prompts": {"source": "svd_demo_images", "options": {"folder": pictures, "height": 32, "width": 48}},
+        "lora": {"rank": 2},
+        "trainer": {
+            "max_steps": 2,
+            "lr": 1e-2,
+            "checkpoint_every": 1,
+            "validation_prompts": 0,
+            "trackers": [],
+            "device": "cpu",
+            "segments": 2,
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, registry, config) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    train(Request(validated(config), folder), registry)
+    return folder
+
+
+def test_the_lora_moved(run, registry):
+    adapter = find_adapter(str(run), registry)
+    assert (adapter.rank, len(adapter.tensors)) == (2, 96)
+    moved = [value.any() for name, value in adapter.tensors.items() if ".lora_B." in name]
+    assert all(moved)
+
+
+def test_the_run_is_sampled(run, tmp_path):
+    out = tmp_path / "samples"
+    flags = ["--lora", str(run), "--max-prompts", "1", "--num-frames", "2", "--out", str(out)]
+    result = CliRunner().invoke(sample_command, flags)
+    assert result.exit_code == 0, result.output
+    assert list(out.rglob("*.mp4"))
+
+
+# -- one step --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tuned(make_backbone):
+    """A backbone whose LoRA is away from zero."""
+    backbone = make_backbone(neighbours="all")
+    attach_lora(backbone.denoiser, LoraSettings(2, 2.0, backbone.lora_targets))
+    generator = torch.Generator().manual_seed(1)
+    for parameter in adapter_parameters(backbone.denoiser).values():
+        parameter.data.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return backbone
+
+
+def settings(backbone, **more) -> StepSettings:
+    geometry = Geometry(16, 16, 3, 7)
+    euler = Euler()
+    plan = euler.plan(backbone.schedule, 3, geometry)
+    given = {"gradient": Last(2), "reward_frames": "all", **more}
+    return StepSettings(geometry=geometry, sampling=Sampling(euler, plan, Guidance((1.0, 3.0))), **given)
+
+
+def gradient(backbone, prompts, rng=RNG, **more):
+    parameters = adapter_parameters(backbone.denoiser)
+    for parameter in parameters.values():
+        parameter.grad = None
+    mixture = Mixture((Term("brightness", BrightnessReward(), 1.0),))
+    result = reward_gradient_step(backbone, mixture, prompts, settings(backbone, **more), rng)
+    return torch.cat([parameter.grad.flatten() for parameter in parameters.values()]), result
+
+
+def apart(one, other) -> float:
+    return float((one - other).norm() / other.norm())
+
+
+def test_a_batch_of_two_is_the_mean_of_two(tuned, prompts):
+    both, _ = gradient(tuned, prompts)
+    alone = [gradient(tuned, prompts[i : i + 1], Randomness(0, samples=(i,)))[0] for i in (0, 1)]
+    assert apart(both, (alone[0] + alone[1]) / 2) < 1e-3
+
+
+def test_recomputing_changes_nothing(tuned, prompts):
+    plain, _ = gradient(tuned, prompts)
+    recomputed, _ = gradient(tuned, prompts, checkpointing=True)
+    assert apart(recomputed, plain) < 1e-4
+
+
+def test_three_segments_are_joined_without_the_repeated_frame(tuned, prompts):
+    video, *_ = sample_video(tuned, prompts, settings(tuned, segments=3), RNG)
+    assert video.shape == (2, 3 + 2 + 2, 3, 16, 16)
+    first, *_ = sample_video(tuned, prompts, settings(tuned), RNG.within("segment", 0))
+    torch.testing.assert_close(video[:, :3], first, atol=1e-4, rtol=1e-4)
+    # The second segment starts from the last frame of the first.
+    text = tuned.encode_text(prompts)
+    own = RNG.within("segment", 1)
+    boundary = video[:, 2].clamp(0, 1)
+    with torch.no_grad():
+        conditioning = tuned.condition(text, prompts, settings(tuned).geometry, own, image=boundary)
+        noise = tuned.initial_noise(2, settings(tuned).geometry, own)
+        again = denoise(tuned, settings(tuned).sampling, noise, conditioning, NO_GRADIENT, own)
+        second = tuned.decode(again.latents, settings(tuned).geometry)
+    torch.testing.assert_close(video[:, 3:5], second[:, 1:], atol=1e-3, rtol=1e-3)
+
+
+def test_the_boundary_frame_carries_gradient_only_when_asked(tuned, prompts):
+    last, result = gradient(tuned, prompts, segments=3)
+    assert result.frames == tuple(range(7))
+    every, _ = gradient(tuned, prompts, segments=3, gradient_segments=(0, 1, 2))
+    carried, _ = gradient(tuned, prompts, segments=3, gradient_segments=(0, 1, 2), carry_gradient=True)
+    assert last.any()
+    assert apart(every, last) > 0.05
+    assert apart(carried, every) > 1e-4
+
+
+def test_memory_of_a_graph_does_not_grow_with_the_segments(tuned, prompts):
+    """Bytes kept for the backward pass, the same frames given to the reward."""
+
+    def kept(**more) -> int:
+        held: dict[int, int] = {}
+
+        def keep(value):
+            storage = value.untyped_storage()
+            held[storage.data_ptr()] = storage.nbytes()
+            return value
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+            gradient(tuned, prompts, reward_frames="last", **more)
+        return sum(held.values())
+
+    assert kept(segments=3) < 1.1 * kept(segments=1)
+
+
+def test_one_middle_step_is_enough_for_a_gradient(tuned, prompts):
+    middle, result = gradient(tuned, prompts, gradient=Steps((1,)))
+    assert result.steps == {1}
+    last, _ = gradient(tuned, prompts, gradient=Last(1))
+    assert middle.norm() > 10 * last.norm()
+
+
+# -- before the weights are there ------------------------------------------------------------------------------
+
+
+def test_the_default_run_is_planned_without_weights(registry):
+    tree = {"backbone": {"name": "svd"}, "rewards": [{"name": "brightness"}], "trainer": {"device": "cpu"}}
+    facts = dry_run(validated(tree), registry)
+    assert facts["denoiser_parameters"] == 1_524_623_082
+    assert facts["lora_modules"] == 192
+    assert facts["video"] == "576x1024, 14 frames at 7 fps"
+
+
+@pytest.mark.parametrize("name", ["svd_long_vjepa", "svd_aesthetic"])
+def test_the_recipes_make_a_run(registry, name):
+    assert recipes(registry)[name]["summary"]
+    config = validated(read_recipe(registry, name))
+    config.trainer.device = "cpu"
+    assert {item.name for item in config.rewards} <= set(FIRST_PARTY["vader-rewards"])
+    assembly = prepare(config, registry)
+    assert assembly.geometry == Geometry(576, 1024, 14, 7)
+    assert assembly.settings.sampling.guidance.scale == (1.0, 3.0)
+    assert assembly.settings.segments == (3 if name == "svd_long_vjepa" else 1)
