@@ -68,7 +68,7 @@ class Scale:
 
 SCALES = {
     "full": Scale(
-        100_000, 4096, 1024, Length(seconds=170), 256, 1.0, 600_000, 512, Length(seconds=510)
+        100_000, 4096, 1024, Length(seconds=170), 256, 1.0, 600_000, 512, Length(seconds=490)
     ),
     "smoke": Scale(8192, 1024, 1024, Length(seconds=3), 256, 0.01, 16_384, 512, Length(seconds=3)),
     "tiny": Scale(64, 32, 16, Length(steps=6), 8, 0.002, 64, 8, Length(steps=6)),
@@ -393,7 +393,7 @@ def train_rewards(job: Job, pool: Pool, held_out: bool) -> dict[str, nn.Module]:
         video = wear(video, generator)[0]
         return contrastive_loss(rewards["alignment"], video, factors.combination, tokens, generator)
 
-    for name, loss, steps in (("aesthetic", aesthetic, 3000), ("action", action, 2000), ("alignment", alignment, 4500)):
+    for name, loss, steps in (("aesthetic", aesthetic, 3000), ("action", action, 2000), ("alignment", alignment, 2500 if held_out else 4500)):
         train(job, Recipe(f"{prefix}-{name}", _scorer_length(job, steps), 2e-3, 0.05), rewards[name], loss)
     return rewards
 
