@@ -1,0 +1,1 @@
+"""Latte (text to video) through diffusers."""
