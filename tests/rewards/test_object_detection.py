@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import YolosImageProcessor
 from vader_rewards.coco import COCO_LABELS
 from vader_rewards.object_detection import GroundingDino, ObjectDetection, Yolos
 from vader_rewards.options import ObjectDetectionOptions
@@ -86,6 +87,28 @@ def test_each_prompt_may_name_its_own_object():
     prompts = [Prompt("", metadata={"object": "person"}), Prompt("")]
     output = reward(torch.rand(2, 1, 3, 64, 64), prompts, Randomness(0))
     torch.testing.assert_close(output.loss, torch.tensor([0.9, 0.7]))
+
+
+def test_detections_are_those_of_transformers():
+    reward = make(object="dog", threshold=0.02)
+    for layer in reward.detector.model.class_labels_classifier.layers:
+        layer.weight.data.mul_(20)
+    frames = torch.rand(3, 3, 64, 80, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        output = reward.detector.model(pixel_values=reward.pixels(frames))
+    theirs = YolosImageProcessor().post_process_object_detection(output, threshold=0.02)
+    classes = torch.cat([one["labels"] for one in theirs])
+    assert len(classes) > 3
+    for label in classes.unique().tolist():
+        means = [
+            one["scores"][one["labels"] == label].mean()
+            if (one["labels"] == label).any()
+            else torch.tensor(0.0)
+            for one in theirs
+        ]
+        prompts = [Prompt("", metadata={"object": label})] * 3
+        found = 1 - reward.score_frames(frames, prompts)
+        torch.testing.assert_close(found.detach(), torch.stack(means), rtol=1e-4, atol=1e-6)
 
 
 def test_coco_numbers():

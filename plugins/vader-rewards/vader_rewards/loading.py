@@ -140,9 +140,13 @@ def flat_tensors(loaded: Mapping[str, Any], *, what: str) -> dict[str, Tensor]:
 @contextmanager
 def _own_randomness(device: torch.device) -> Iterator[None]:
     """Seeded draws that leave the global generators as they were."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(0)
+    on_cuda = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_cuda else []):
+        # torch.manual_seed would seed every device, also those that are not put back.
+        torch.default_generator.manual_seed(0)
+        if on_cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(0)
         yield
 
 
