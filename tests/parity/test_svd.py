@@ -1,7 +1,8 @@
 """Stable Video Diffusion against numbers of diffusers' own pipeline (float32, CPU, tiny random weights).
 
-Tolerance 1e-4 relative to the largest magnitude: the same float32 arithmetic in another order, over five guided steps.
-The stored image latents themselves lie 4e-6 (relative) from a float64 evaluation, which bounds what can be asked.
+Tolerance 1e-4 relative to the largest magnitude: the same float32 arithmetic in another order, over five
+guided steps. The stored image latents themselves lie 4e-6 (relative) from a float64 evaluation, which
+bounds what can be asked.
 """
 
 from __future__ import annotations
@@ -17,6 +18,12 @@ import torch
 from goldens import golden_paths
 from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from safetensors.torch import load_file
+from vader_svd.architecture import NAMED, PARTS
+from vader_svd.backbone import GUIDANCE, SvdBackbone
+from vader_svd.checkpoint import tensor_file
+from vader_svd.config import SvdConfig
+from vader_svd.networks import build_autoencoder, build_unet
+
 from vader_core import Geometry
 from vader_core.backbone import Conditioning
 from vader_core.builtin.samplers.euler import Euler
@@ -24,11 +31,6 @@ from vader_core.denoise import Sampling, denoise
 from vader_core.gradient import NO_GRADIENT, Drawn
 from vader_core.guidance import Guidance
 from vader_core.randomness import Randomness
-from vader_svd.architecture import NAMED, PARTS
-from vader_svd.backbone import GUIDANCE, SvdBackbone
-from vader_svd.checkpoint import tensor_file
-from vader_svd.config import SvdConfig
-from vader_svd.networks import build_autoencoder, build_unet
 
 pytestmark = pytest.mark.golden
 
@@ -38,16 +40,19 @@ CHUNK = re.compile(r"frames_decode_chunk(\d+)")
 #: The pipeline's clamped frames and the training steps were decoded two frames at a time.
 DECODE_CHUNK = 2
 SAMPLE_STEPS = 5
-#: Cross-attention to a single token ignores its query and key: their gradients are rounding noise around zero.
+#: Cross-attention to a single token ignores its query and key: their gradients are rounding noise around
+#: zero.
 WITHOUT_EFFECT = re.compile(r"attn2\.to_[qk]\.")
 ROUNDING = 1e-6
 
 
 def found(pattern: str) -> list[Path]:
-    """Every golden of a kind; none at all is a mistake of the caller's folders, not a reason to test nothing."""
+    """Every golden of a kind; none at all is a mistake of the caller's folders, no reason to test nothing."""
     paths = golden_paths(PLUGIN, pattern)
     if not paths:
-        raise FileNotFoundError(f"no golden {PLUGIN}/{pattern}: set VADER_GOLDENS to the folder that holds them")
+        raise FileNotFoundError(
+            f"no golden {PLUGIN}/{pattern}: set VADER_GOLDENS to the folder that holds them"
+        )
     return paths
 
 
@@ -69,7 +74,7 @@ def close(ours: torch.Tensor, theirs: torch.Tensor, what: str) -> None:
 
 @pytest.fixture(scope="module")
 def layout(tmp_path_factory):
-    """Lay a golden's flat weights out as diffusers does, so that the backbone's own reader is what is tested."""
+    """Lay a golden's flat weights out as diffusers does, so that the backbone's own reader is tested."""
 
     @cache
     def lay_out(config_file: Path, folder: Path) -> Path:

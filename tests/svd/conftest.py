@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from vader_core import Geometry, Prompt
 from vader_svd.backbone import SvdBackbone
 from vader_svd.config import SvdConfig
 from vader_svd.demo_images import HELD_OUT, TRAINING, render
+
+from vader_core import Geometry, Prompt
 
 
 def make(dtype=torch.float32, load=True, **options) -> SvdBackbone:

@@ -8,6 +8,8 @@ import torch
 from diffusers import EulerDiscreteScheduler, StableVideoDiffusionPipeline
 from PIL import Image
 from transformers import CLIPImageProcessor
+from vader_svd.architecture import NAMED
+
 from vader_core import Geometry, GeometryRequest, Prompt, Randomness, VaderError
 from vader_core.builtin.samplers.euler import Euler
 from vader_core.denoise import Sampling, denoise
@@ -15,7 +17,6 @@ from vader_core.gradient import NO_GRADIENT, Drawn
 from vader_core.guidance import Guidance
 from vader_core.lora import LoraSettings, adapter_parameters, attach_lora
 from vader_core.testing.backbones import backbone_clauses, backbone_subject
-from vader_svd.architecture import NAMED
 
 RNG = Randomness(0, samples=(0, 1))
 

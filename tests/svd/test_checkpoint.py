@@ -6,10 +6,11 @@ import json
 
 import pytest
 import torch
-from vader_core import VaderError
-from vader_core.weights import parse_weights
 from vader_svd.architecture import NAMED, resolve_architecture
 from vader_svd.checkpoint import PRETRAINED, locate_files, wanted_files
+
+from vader_core import VaderError
+from vader_core.weights import parse_weights
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +137,7 @@ def test_networks_that_cannot_be_are_refused(make_backbone, tmp_path):
     parts["image_encoder"]["num_attention_heads"] = 5
     path = tmp_path / "architecture.json"
     path.write_text(json.dumps(parts))
-    with pytest.raises(VaderError, match="image_encoder: [\\s\\S]*number of attention heads"):
+    with pytest.raises(VaderError, match=r"image_encoder: [\s\S]*number of attention heads"):
         make_backbone(architecture=str(path))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+
 from vader_core import Geometry
 from vader_core.adapters import find_adapter
 from vader_core.assembly import prepare
@@ -79,7 +80,7 @@ def test_the_run_is_sampled(run, tmp_path):
     assert list(out.rglob("*.mp4"))
 
 
-# -- one step --------------------------------------------------------------------------------------------------
+# -- one step ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +179,7 @@ def test_one_middle_step_is_enough_for_a_gradient(tuned, prompts):
     assert middle.norm() > 10 * last.norm()
 
 
-# -- before the weights are there ------------------------------------------------------------------------------
+# -- before the weights are there --------------------------------------------------------------------------
 
 
 def test_the_default_run_is_planned_without_weights(registry):

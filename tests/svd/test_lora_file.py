@@ -9,13 +9,14 @@ import torch
 from diffusers import UNetSpatioTemporalConditionModel
 from diffusers.loaders import PeftAdapterMixin
 from peft import PeftModel
+from vader_svd.lora_file import DiffusersLora
+
 from vader_core import VaderError
 from vader_core.adapters import read_adapter
 from vader_core.lora import LoraSettings, adapter_of, adapter_parameters, attach_lora, save_adapter
 from vader_core.lora_formats import Adapter
 from vader_core.registry import load_registry
 from vader_core.weights import save_tensors
-from vader_svd.lora_file import DiffusersLora
 
 
 class LoadableUNet(UNetSpatioTemporalConditionModel, PeftAdapterMixin):
@@ -113,7 +114,9 @@ def test_the_prefix_of_pipelines_is_understood(tmp_path):
 
 def test_another_models_adapter_is_not_written(tmp_path):
     with pytest.raises(VaderError, match="no LoRA key of this U-Net"):
-        DiffusersLora().write(Adapter(pair("input_blocks.1.attn1.to_q"), 2, 2.0), tmp_path / "lora.safetensors")
+        DiffusersLora().write(
+            Adapter(pair("input_blocks.1.attn1.to_q"), 2, 2.0), tmp_path / "lora.safetensors"
+        )
 
 
 def test_what_is_no_lora_is_not_recognised(tmp_path):

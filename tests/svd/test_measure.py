@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from click.testing import CliRunner
+from vader_svd.measure import decode_rows, gradient_rows, main, reach
+
 from vader_core import Geometry
 from vader_core.builtin.samplers.euler import Euler
 from vader_core.lora import LoraSettings, attach_lora
 from vader_core.sampler import State, VarianceExploding
-from vader_svd.measure import decode_rows, gradient_rows, main, reach
 
 
 def test_the_reach_is_the_derivative_of_the_sampler():

@@ -1,7 +1,7 @@
 """Constructor parameters of the networks: the published ones, a tiny one, and what a file says.
 
-The numbers are those of the published `config.json` files; a name that is not given here takes the default of the
-diffusers or transformers class.
+The numbers are those of the published `config.json` files; a name that is not given here takes the default
+of the diffusers or transformers class.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from vader_core.errors import VaderError
 
 _UNET = {
@@ -185,7 +186,10 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(held, dict):
         raise VaderError(f"backbone 'svd': {path} does not hold a JSON object")
     if isinstance(held.get("vision_config"), dict):
-        held = {**held["vision_config"], **{key: value for key, value in held.items() if key == "projection_dim"}}
+        held = {
+            **held["vision_config"],
+            **{key: value for key, value in held.items() if key == "projection_dim"},
+        }
     ignored = {"architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "vision_config"}
     return {key: value for key, value in held.items() if not key.startswith("_") and key not in ignored}
 
@@ -203,5 +207,7 @@ def differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
     return [
         f"{name}={found[name]} instead of {value}"
         for name, value in wanted.items()
-        if name in found and name not in _UNUSED and json.loads(json.dumps(found[name])) != json.loads(json.dumps(value))
+        if name in found
+        and name not in _UNUSED
+        and json.loads(json.dumps(found[name])) != json.loads(json.dumps(value))
     ]

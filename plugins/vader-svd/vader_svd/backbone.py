@@ -10,6 +10,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
+
 from vader_core.backbone import Backbone, Conditioning, Defaults, Text, frozen
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
@@ -17,7 +18,6 @@ from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.sampler import Schedule, VarianceExploding
 from vader_core.weights import load_exactly, parse_weights
-
 from vader_svd.architecture import resolve_architecture
 from vader_svd.checkpoint import check_configs, locate_files, read_part
 from vader_svd.clip_image import clip_pixels
@@ -45,7 +45,8 @@ class SvdBackbone(Backbone):
     Args:
         config: Options.
         device: Where the modules live.
-        dtype: Of the frozen weights; the autoencoder's encoder stays in float32 where this is a half precision.
+        dtype: Of the frozen weights; the autoencoder's encoder stays in float32 where this is a half
+            precision.
     """
 
     name: ClassVar[str] = "svd"
@@ -96,8 +97,8 @@ class SvdBackbone(Backbone):
     def lora_targets(self) -> tuple[str, ...]:
         """Every projection of the spatial and the temporal attention that can learn.
 
-        Cross-attention (``attn2``) sees one token, the image embedding, so its weight is 1 whatever query and key say:
-        their gradient is rounding noise, and they get no LoRA.
+        Cross-attention (``attn2``) sees one token, the image embedding, so its weight is 1 whatever query
+        and key say: their gradient is rounding noise, and they get no LoRA.
         """
         return ("attn1.to_q", "attn1.to_k", "to_v", "to_out.0")
 
@@ -108,7 +109,8 @@ class SvdBackbone(Backbone):
             if value < factor or value % factor:
                 nearest = max(round(value / factor), 1) * factor
                 raise VaderError(
-                    f"backbone 'svd': {side}={value} is not allowed: use a multiple of {factor}, e.g. {nearest}"
+                    f"backbone 'svd': {side}={value} is not allowed: use a multiple of {factor}, "
+                    f"e.g. {nearest}"
                 )
         if geometry.num_frames < 1:
             trained = self.architecture.unet["num_frames"]
@@ -117,7 +119,9 @@ class SvdBackbone(Backbone):
                 f"(trained with {trained})"
             )
         if geometry.fps < 1:
-            raise VaderError(f"backbone 'svd': fps={geometry.fps:g} is not allowed: use 1 or more (trained around 7)")
+            raise VaderError(
+                f"backbone 'svd': fps={geometry.fps:g} is not allowed: use 1 or more (published: 7)"
+            )
 
     def latent_shape(self, geometry: Geometry) -> tuple[int, int, int, int]:
         """(C, T, h, w): one latent frame a video frame, an eighth of each side in the published model."""
@@ -152,7 +156,11 @@ class SvdBackbone(Backbone):
 
     def _lowered(self, module: Any) -> nn.Module:
         parts = [module]
-        if hasattr(module, "decoder") and self.dtype in _HALF and self.architecture.vae.get("force_upcast", True):
+        if (
+            hasattr(module, "decoder")
+            and self.dtype in _HALF
+            and self.architecture.vae.get("force_upcast", True)
+        ):
             # The encoder overflows in float16; in float32 it costs little, as it runs once a video.
             parts = [module.decoder]
         for part in parts:
@@ -194,13 +202,13 @@ class SvdBackbone(Backbone):
             prompts: Each with an image, unless ``image`` is given.
             geometry: A validated geometry.
             rng: Draws the noise of the noise augmentation.
-            image: First frames in [0, 1] (clamped here) at the video's size, in place of the prompts' images. A
-                gradient reaches them where gradients are being recorded.
+            image: First frames in [0, 1] (clamped here) at the video's size, in place of the prompts'
+                images. A gradient reaches them where gradients are being recorded.
 
         Returns:
-            ``image_embeddings`` [B, 1, d], ``image_latents`` [B, c, h, w] (not multiplied by the scaling factor) and
-            ``added_time_ids`` [B, 3] = (fps - 1, motion bucket, noise augmentation). The unconditional branch has
-            zeros in place of the first two.
+            ``image_embeddings`` [B, 1, d], ``image_latents`` [B, c, h, w] (not multiplied by the scaling
+            factor) and ``added_time_ids`` [B, 3] = (fps - 1, motion bucket, noise augmentation). The
+            unconditional branch has zeros in place of the first two.
 
         Raises:
             VaderError: A prompt without an image, or a negative prompt.
@@ -231,8 +239,8 @@ class SvdBackbone(Backbone):
         for prompt in prompts:
             if prompt.image is None:
                 raise VaderError(
-                    f"backbone 'svd' starts from a picture, but the prompt {prompt.text!r} has none: use --prompts "
-                    "images:FOLDER, a file with an image column, or svd_demo_images"
+                    f"backbone 'svd' starts from a picture, but the prompt {prompt.text!r} has none: "
+                    "use --prompts images:FOLDER, a file with an image column, or svd_demo_images"
                 )
             whole, frame = first_frame(prompt.image, geometry.height, geometry.width, self.config.image_fit)
             originals.append(whole[None].to(self.device))
@@ -242,10 +250,12 @@ class SvdBackbone(Backbone):
     def _check_image(self, image: Tensor, batch: int, geometry: Geometry) -> None:
         wanted = (batch, 3, geometry.height, geometry.width)
         if tuple(image.shape) != wanted:
-            raise VaderError(f"backbone 'svd': the first frames have shape {tuple(image.shape)}, not {wanted}")
+            raise VaderError(
+                f"backbone 'svd': the first frames have shape {tuple(image.shape)}, not {wanted}"
+            )
 
     def embed_images(self, images: Sequence[Float[Tensor, "n 3 h0 w0"]]) -> Float[Tensor, "b 1 d"]:
-        """CLIP's projected embeddings of pictures in [0, 1], each batch at a size of its own. Differentiable."""
+        """CLIP's projected embeddings of pictures in [0, 1], each group at its own size. Differentiable."""
         size = int(self.architecture.image_encoder.get("image_size", 224))
         with self._own_precision():
             pixels = torch.cat([clip_pixels(group, size) for group in images])
@@ -310,9 +320,9 @@ class SvdBackbone(Backbone):
         Args:
             latents: Clean latents.
             geometry: The geometry they were made for.
-            frames: Frame indices, in this order. Each is decoded with the option ``neighbours``' frames of context to
-                each side, which approximates the full decode. ``None`` is all; all of them are decoded in chunks of
-                ``decode_chunk``.
+            frames: Frame indices, in this order. Each is decoded with the option ``neighbours``' frames of
+                context to each side, which approximates the full decode. ``None`` is all; all of them are
+                decoded in chunks of ``decode_chunk``.
         """
         count = geometry.num_frames
         wanted = range(count) if frames is None else frames
@@ -336,7 +346,7 @@ class SvdBackbone(Backbone):
         return float(self.autoencoder.config.scaling_factor)
 
     def encode_video(self, video: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b c t h w"]:
-        """Latents of a video in [0, 1], times the scaling factor: what the denoiser works on. Differentiable."""
+        """Latents of a video in [0, 1], times the scaling factor: what the denoiser sees. Differentiable."""
         frames = rearrange(video, "b f c H W -> (b f) c H W").to(self.device) * 2.0 - 1.0
         latents = torch.cat([self._encode(group) for group in frames.split(ENCODED_TOGETHER)])
         latents = rearrange(latents, "(b t) c h w -> b c t h w", b=video.shape[0])
@@ -347,7 +357,8 @@ def _refuse_negative(prompts: Sequence[Prompt]) -> None:
     for prompt in prompts:
         if prompt.negative:
             raise VaderError(
-                f"backbone 'svd' reads no text, so the negative prompt {prompt.negative!r} would do nothing: leave it out"
+                f"backbone 'svd' reads no text, so the negative prompt {prompt.negative!r} would do "
+                "nothing: leave it out"
             )
 
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from vader_core.errors import VaderError
 from vader_core.weights import WeightFile, WeightSource, fetch, load_tensors
-
 from vader_svd.architecture import PARTS, Architecture, differences, read_config
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: The published repositories, by architecture. Both are gated; no commit is pinned because none could be verified.
+#: The published repositories, by architecture. Both are gated; no commit is pinned because none could be
+#: verified.
 PRETRAINED = {
     "full": "stabilityai/stable-video-diffusion-img2vid",
     "xt": "stabilityai/stable-video-diffusion-img2vid-xt",
@@ -37,7 +37,7 @@ def tensor_file(part: str, variant: str | None) -> str:
 
 
 def wanted_files(repository: str, revision: str | None, variant: str | None) -> dict[str, WeightFile]:
-    """Every file of a repository that is read, by its path in the layout; nothing else of it is downloaded."""
+    """Every file of a repository that is read, by its path in the layout; nothing else is downloaded."""
     names = [name for part in PARTS for name in (f"{part}/config.json", tensor_file(part, variant))]
     return {
         name: WeightFile(repository, name, revision, licence=LICENCE, gated=repository in PRETRAINED.values())
@@ -68,8 +68,8 @@ def locate_files(source: WeightSource, architecture: str, variant: str | None) -
     else:
         if source.file:
             raise VaderError(
-                f"backbone 'svd': hub:{source.repository}/{source.file} names one file, but this backbone reads a "
-                f"repository in diffusers' layout: use hub:{source.repository}"
+                f"backbone 'svd': hub:{source.repository}/{source.file} names one file, but this backbone "
+                f"reads a repository in diffusers' layout: use hub:{source.repository}"
             )
         files = wanted_files(source.repository, source.revision, variant)
     return {name: fetch(wanted, needed_for="backbone 'svd'") for name, wanted in files.items()}
@@ -84,7 +84,11 @@ def _in_folder(folder: Path, variant: str | None) -> dict[str, Path]:
     names = [name for part in PARTS for name in (f"{part}/config.json", tensor_file(part, variant))]
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        hint = "leave out -o backbone.variant" if variant else "-o backbone.variant=fp16 reads half-precision files"
+        hint = (
+            "leave out -o backbone.variant"
+            if variant
+            else "-o backbone.variant=fp16 reads half-precision files"
+        )
         raise VaderError(f"backbone 'svd': weights {folder} lacks {', '.join(missing)} ({hint})")
     return {name: folder / name for name in names}
 
@@ -99,8 +103,8 @@ def check_configs(files: dict[str, Path], architecture: Architecture) -> None:
         found = differences(getattr(architecture, part), read_config(files[f"{part}/config.json"]))
         if found:
             raise VaderError(
-                f"backbone 'svd': the weights' {part} has {', '.join(found)}: give the architecture they were made "
-                "for, -o backbone.architecture=xt for img2vid-xt, or a folder in diffusers' layout"
+                f"backbone 'svd': the weights' {part} has {', '.join(found)}: give the architecture they "
+                "were made for, -o backbone.architecture=xt for img2vid-xt, or a folder in diffusers' layout"
             )
 
 

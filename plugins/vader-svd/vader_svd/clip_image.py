@@ -1,7 +1,7 @@
 """An image as the CLIP encoder of Stable Video Diffusion expects it, differentiably.
 
-The model was trained on a resize of its own: a Gaussian blur whose width follows the shrink factor, then bicubic
-interpolation with aligned corners, both on values in [-1, 1]. Any other resize shifts the embedding.
+The model was trained on a resize of its own: a Gaussian blur whose width follows the shrink factor, then
+bicubic interpolation with aligned corners, both on values in [-1, 1]. Any other resize shifts the embedding.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ MIN_KERNEL_SIZE = 3
 def blur_kernel(length: int, target: int, *, device: torch.device | str = "cpu") -> Float[Tensor, " k"]:
     """The Gaussian that keeps a shrink of one axis from aliasing.
 
-    Its width is ``(length / target - 1) / 2`` pixels, as in scikit-image; it reaches two of them to each side.
+    Its width is ``(length / target - 1) / 2`` pixels, as in scikit-image; it reaches two of them to each
+    side.
 
     Args:
         length: Pixels before the resize.
@@ -43,7 +44,9 @@ def blur_kernel(length: int, target: int, *, device: torch.device | str = "cpu")
     return weights / weights.sum()
 
 
-def blur_axis(images: Float[Tensor, "b c H W"], kernel: Float[Tensor, " k"], axis: int) -> Float[Tensor, "b c H W"]:
+def blur_axis(
+    images: Float[Tensor, "b c H W"], kernel: Float[Tensor, " k"], axis: int
+) -> Float[Tensor, "b c H W"]:
     """Convolve every row (``axis=3``) or column (``axis=2``) with ``kernel``; borders are mirrored."""
     reach = kernel.numel() // 2
     channels = images.shape[1]

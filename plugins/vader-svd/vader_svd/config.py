@@ -16,23 +16,28 @@ class SvdConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    weights: str = Field("pretrained", description="pretrained, a folder in diffusers' layout, hub:REPO[@REV] or random")
+    weights: str = Field(
+        "pretrained", description="pretrained, a folder in diffusers' layout, hub:REPO[@REV] or random"
+    )
     variant: Literal["fp16"] | None = Field(
         None, description="fp16 reads the half-precision files of the folder or repository, half the download"
     )
     architecture: str = Field(
-        "full", description="full (14 frames), xt (25 frames), tiny (tests), a JSON file or a folder in diffusers' layout"
+        "full",
+        description="full (14 frames), xt (25), tiny (tests), a JSON file, or a folder in diffusers' layout",
     )
     seed: int = Field(0, description="of random weights")
-    motion_bucket_id: Annotated[float, Field(ge=0)] = Field(127, description="more moves more; 1 to 255 in training")
+    motion_bucket_id: Annotated[float, Field(ge=0)] = Field(127, description="how much moves; more is more")
     noise_aug_strength: Annotated[float, Field(ge=0)] = Field(
         0.02, description="standard deviation of the noise on the first frame before it is encoded"
     )
     image_fit: Literal["stretch", "crop"] = Field(
-        "stretch", description="how a picture of another shape becomes the first frame; stretch is the published way"
+        "stretch",
+        description="how a picture of another shape becomes the first frame; stretch is the published way",
     )
     neighbours: Annotated[int, Field(ge=0)] | Literal["all"] = Field(
-        4, description="frames of context to each side when only some frames are decoded; all is exact and decodes all"
+        4,
+        description="frames of context to each side when only some frames are decoded; all is exact",
     )
     decode_chunk: Annotated[int, Field(ge=1)] | None = Field(
         None, description="frames a chunk when every frame is decoded; unset is the whole video at once"
@@ -44,6 +49,8 @@ class DemoImagesConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    folder: Path | None = Field(None, description="where the pictures are written; unset is the user's cache folder")
+    folder: Path | None = Field(
+        None, description="where the pictures are written; unset is the user's cache folder"
+    )
     height: Annotated[int, Field(ge=16)] = Field(576, description="pixels")
     width: Annotated[int, Field(ge=16)] = Field(1024, description="pixels")

@@ -1,7 +1,7 @@
 """Pictures drawn by this plugin, as first frames that need no download and no licence.
 
-Each is painted back to front from soft-edged shapes in coordinates that do not depend on the resolution: x runs from
--aspect to aspect, y from -1 (top) to 1 (bottom).
+Each is painted back to front from soft-edged shapes in coordinates that do not depend on the resolution: x
+runs from -aspect to aspect, y from -1 (top) to 1 (bottom).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
 from vader_core.prompts import Prompt, PromptSource, shuffled_index
 from vader_core.weights import replacing
-
 from vader_svd.config import DemoImagesConfig
 
 Plane = NDArray[np.float64]
@@ -73,7 +73,7 @@ class Canvas:
         self.paint(np.maximum(np.abs(self.x - x) - across, np.abs(self.y - y) - down), colour)
 
     def cone(self, x: float, tip: float, base: float, across: float, colour: Colour) -> None:
-        """A triangle from its ``tip`` to its ``base`` (above or below it), there with half width ``across``."""
+        """A triangle from ``tip`` to ``base`` (above or below it), with half width ``across`` there."""
         height = abs(base - tip)
         reached = (self.y - tip) * np.sign(base - tip)
         slant = (np.abs(self.x - x) - across * reached / height) * height / np.hypot(height, across)
@@ -132,7 +132,13 @@ def _forest(canvas: Canvas) -> None:
             x = 0.34 * tree + 0.17 * (row % 2) + 0.05 * np.sin(7.3 * tree + row)
             tall = size * (0.85 + 0.15 * np.sin(3.7 * tree + 2 * row))
             for part in (0.0, 0.28, 0.52):
-                canvas.cone(x, level - tall * (1 - part), level - 0.1, 0.10 + 0.14 * part, (shade * 0.6, shade, shade * 0.7))
+                canvas.cone(
+                    x,
+                    level - tall * (1 - part),
+                    level - 0.1,
+                    0.10 + 0.14 * part,
+                    (shade * 0.6, shade, shade * 0.7),
+                )
 
 
 def _city(canvas: Canvas) -> None:
@@ -145,7 +151,9 @@ def _city(canvas: Canvas) -> None:
         for floor in range(int(tall * 10)):
             for side in (-0.05, 0.0, 0.05):
                 if np.sin(91.7 * tower + 37.3 * floor + 530.0 * side) > 0.1:
-                    canvas.box(x + side, 1.0 - 2 * tall + 0.08 + 0.17 * floor, 0.014, 0.032, (0.98, 0.85, 0.50))
+                    canvas.box(
+                        x + side, 1.0 - 2 * tall + 0.08 + 0.17 * floor, 0.014, 0.032, (0.98, 0.85, 0.50)
+                    )
 
 
 def _planet(canvas: Canvas) -> None:
@@ -171,8 +179,13 @@ def _fish(canvas: Canvas) -> None:
         (0.75, -0.50, 0.5, (0.90, 0.35, 0.45)),
     ]
     for x, y, size, colour in schools:
-        canvas.paint(np.maximum(np.abs(canvas.y - y) - 0.75 * (x + 0.10 * size - canvas.x) + 0.2 * size,
-                                x - 0.50 * size - canvas.x), colour)
+        canvas.paint(
+            np.maximum(
+                np.abs(canvas.y - y) - 0.75 * (x + 0.10 * size - canvas.x) + 0.2 * size,
+                x - 0.50 * size - canvas.x,
+            ),
+            colour,
+        )
         canvas.ellipse(x, y, 0.30 * size, 0.16 * size, colour)
         canvas.disc(x + 0.19 * size, y - 0.04 * size, 0.028 * size, (0.05, 0.05, 0.08))
 
@@ -187,7 +200,9 @@ def _windmill(canvas: Canvas) -> None:
     for turn in np.deg2rad((20.0, 110.0, 200.0, 290.0)):
         along = (canvas.x - 0.1) * np.cos(turn) + (canvas.y + 0.3) * np.sin(turn)
         beside = -(canvas.x - 0.1) * np.sin(turn) + (canvas.y + 0.3) * np.cos(turn)
-        canvas.paint(np.maximum(np.abs(along - 0.38) - 0.34, np.abs(beside - 0.05) - 0.05), (0.98, 0.97, 0.94))
+        canvas.paint(
+            np.maximum(np.abs(along - 0.38) - 0.34, np.abs(beside - 0.05) - 0.05), (0.98, 0.97, 0.94)
+        )
     canvas.ridge(0.75, [(0.03, 3.0, 0.3)], (0.88, 0.40, 0.38))
 
 

@@ -1,7 +1,7 @@
 """A LoRA of the U-Net as one safetensors file that diffusers reads.
 
-Keys are `<module>.lora_A.weight` and `<module>.lora_B.weight`, with or without `unet.` before them; alpha is the rank.
-Diffusers' U-Net class lacks the adapter mixin, so it takes one line there:
+Keys are `<module>.lora_A.weight` and `<module>.lora_B.weight`, with or without `unet.` before them; alpha
+is the rank. Diffusers' U-Net class lacks the adapter mixin, so it takes one line there:
 `class UNet(UNetSpatioTemporalConditionModel, PeftAdapterMixin)`, then `load_lora_adapter(file, prefix=None)`.
 """
 
@@ -76,13 +76,15 @@ class DiffusersLora(LoraFormat):
 
     def _rank(self, tensors: Mapping[str, Tensor], what: str) -> int:
         ranks = {int(value.shape[0]) for name, value in tensors.items() if ".lora_A." in name}
-        modules = [{name.partition(side)[0] for name in tensors if side in name} for side in (".lora_A.", ".lora_B.")]
+        modules = [
+            {name.partition(side)[0] for name in tensors if side in name} for side in (".lora_A.", ".lora_B.")
+        ]
         if modules[0] != modules[1]:
             odd = sorted(modules[0] ^ modules[1])[0]
             raise VaderError(f"LoRA format {self.name!r}: {what} has only half of {odd!r}")
         if len(ranks) != 1:
             raise VaderError(
-                f"LoRA format {self.name!r}: {what} has modules of rank {', '.join(map(str, sorted(ranks)))}; "
-                "one rank is possible"
+                f"LoRA format {self.name!r}: {what} has modules of rank "
+                f"{', '.join(map(str, sorted(ranks)))}; one rank is possible"
             )
         return ranks.pop()

@@ -1,6 +1,7 @@
 """Two tables that the defaults were chosen from: ``python -m vader_svd.measure gradient`` and ``… decode``.
 
-Both run with any weights; with ``--weights random`` they say what the architecture and the noise levels alone decide.
+Both run with any weights; with ``--weights random`` they say what the architecture and the noise levels
+alone decide.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import click
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
 from vader_core.denoise import Sampling, denoise
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
@@ -24,7 +26,7 @@ from vader_core.lora import LoraSettings, adapter_parameters, attach_lora
 from vader_core.randomness import Randomness
 from vader_core.registry import load_registry
 from vader_core.sampler import Plan
-
+from vader_svd.architecture import NAMED
 from vader_svd.backbone import SvdBackbone
 from vader_svd.config import DemoImagesConfig, SvdConfig
 from vader_svd.demo_images import HELD_OUT, DemoImages, render
@@ -71,8 +73,8 @@ def gradient_rows(
 ) -> Iterator[GradientRow]:
     """Norm of the LoRA's gradient for each choice, at the start of training (B = 0).
 
-    The reward is a fixed random direction in the pixels of the middle frame, averaged over them, so that no step is
-    favoured by what a reward likes.
+    The reward is a fixed random direction in the pixels of the middle frame, averaged over them, so that no
+    step is favoured by what a reward likes.
     """
     sampler = load_registry().get("sampler", "euler").make({}, device=backbone.device, dtype=backbone.dtype)
     plan = sampler.plan(backbone.schedule, num_steps, geometry)
@@ -107,7 +109,8 @@ class DecodeRow:
     Args:
         neighbours: Frames of context to each side.
         decoded: Frames that go through the decoder for one.
-        rms: Root mean square error against the full decode, as a share of the full decode's standard deviation.
+        rms: Root mean square error against the full decode, as a share of the full decode's standard
+            deviation.
         largest: Largest error in pixel values, of 1.
     """
 
@@ -127,7 +130,7 @@ def panned_video(geometry: Geometry) -> Float[Tensor, "1 f 3 H W"]:
 
 @torch.no_grad()
 def decode_rows(backbone: SvdBackbone, geometry: Geometry) -> Iterator[DecodeRow]:
-    """Error of every frame of a panned picture, decoded among ever more neighbours, until the window is the video."""
+    """Error of a panned picture's frames, each decoded among ever more neighbours, up to the whole video."""
     latents = backbone.encode_video(panned_video(geometry).to(backbone.device))
     full = backbone.decode(latents, geometry)
     before = backbone.config
@@ -145,7 +148,7 @@ def decode_rows(backbone: SvdBackbone, geometry: Geometry) -> Iterator[DecodeRow
         backbone.config = before
 
 
-# -- the command -----------------------------------------------------------------------------------------------
+# -- the command -------------------------------------------------------------------------------------------
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -153,13 +156,17 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _backbone(given: dict[str, Any]) -> tuple[SvdBackbone, Geometry]:
+def _backbone(given: dict[str, Any], *, decoder_alone: bool = False) -> tuple[SvdBackbone, Geometry]:
     config = SvdConfig(weights=given["weights"], architecture=given["architecture"])
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[given["precision"]]
     backbone = SvdBackbone(config, device=torch.device(given["device"]), dtype=dtype)
     geometry = backbone.resolve_geometry(
         GeometryRequest(given["height"], given["width"], given["num_frames"], None)
     )
+    if decoder_alone and config.weights == "random":
+        # Nothing but the autoencoder runs: tiny stand-ins save building the other networks.
+        idle = {part: getattr(NAMED["tiny"], part) for part in ("unet", "image_encoder")}
+        backbone.architecture = backbone.architecture.model_copy(update=idle)
     backbone.load()
     click.echo(
         f"architecture {config.architecture}, weights {config.weights}, {given['precision']}, {geometry}\n"
@@ -171,7 +178,9 @@ def _shared(command: Any) -> Any:
     options = [
         click.option("--weights", default="random", show_default=True, help="As of vader's --weights."),
         click.option("--architecture", default="tiny", show_default=True, help="full, xt, tiny or a path."),
-        click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True),
+        click.option(
+            "--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True
+        ),
         click.option("--device", default="cpu", show_default=True),
         click.option("--height", type=int),
         click.option("--width", type=int),
@@ -204,7 +213,9 @@ def gradient(num_steps: int, rank: int, **given: Any) -> None:
         ]
     except VaderError as error:
         raise click.ClickException(str(error)) from error
-    click.echo(_table(["--gradient", "sigma", "reach of the prediction", "norm of the LoRA's gradient"], rows))
+    click.echo(
+        _table(["--gradient", "sigma", "reach of the prediction", "norm of the LoRA's gradient"], rows)
+    )
 
 
 @main.command()
@@ -212,14 +223,16 @@ def gradient(num_steps: int, rank: int, **given: Any) -> None:
 def decode(**given: Any) -> None:
     """Error of a frame decoded among its neighbours, against the full decode."""
     try:
-        backbone, geometry = _backbone(given)
+        backbone, geometry = _backbone(given, decoder_alone=True)
         rows = [
             (str(row.neighbours), str(row.decoded), f"{row.rms:.2e}", f"{row.largest:.2e}")
             for row in decode_rows(backbone, geometry)
         ]
     except VaderError as error:
         raise click.ClickException(str(error)) from error
-    click.echo(_table(["neighbours", "frames decoded for one", "RMS error / std", "largest error of 1"], rows))
+    click.echo(
+        _table(["neighbours", "frames decoded for one", "RMS error / std", "largest error of 1"], rows)
+    )
 
 
 if __name__ == "__main__":

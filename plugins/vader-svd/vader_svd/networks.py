@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import torch
 from huggingface_hub import errors
 from torch import nn
-from vader_core.errors import VaderError
 
+from vader_core.errors import VaderError
 from vader_svd.architecture import Architecture
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -17,7 +17,7 @@ Module = TypeVar("Module", bound=nn.Module)
 # What transformers' configurations raise, where the hub's library is new enough to have it.
 _STRICT_ERROR: type[Exception] = getattr(errors, "StrictDataclassError", ValueError)
 
-#: Standard deviation given to weights that an initialisation leaves at zero, so that no output is trivially zero.
+#: Standard deviation for weights that an initialisation leaves at zero: no output may be trivially zero.
 RANDOM_STD = 0.02
 
 
@@ -55,8 +55,8 @@ def _construct(part: str, factory: Callable[..., Any], parameters: dict[str, Any
 def randomised(build: Callable[[], Module], seed: int, device: torch.device) -> Module:
     """Build on ``device`` from ``seed``; the global random state is left as it was.
 
-    Weights that the initialisation leaves at zero are filled with normal numbers of :data:`RANDOM_STD`; vectors
-    (biases and norms) stay as they are.
+    Weights that the initialisation leaves at zero are filled with normal numbers of :data:`RANDOM_STD`;
+    vectors (biases and norms) stay as they are.
     """
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.device(device):

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+
 from vader_core.errors import VaderError
 
 Fit = Literal["stretch", "crop"]
@@ -25,11 +26,13 @@ def open_picture(path: Path) -> Image.Image:
         with Image.open(path) as opened:
             return opened.convert("RGB")
     except (FileNotFoundError, UnidentifiedImageError, OSError) as error:
-        raise VaderError(f"backbone 'svd': {path} is not a readable picture ({type(error).__name__})") from error
+        raise VaderError(
+            f"backbone 'svd': {path} is not a readable picture ({type(error).__name__})"
+        ) from error
 
 
 def crop_to_shape(picture: Image.Image, height: int, width: int) -> Image.Image:
-    """The largest central part of ``picture`` with the shape of ``height`` x ``width``, at its own resolution."""
+    """The largest central part of ``picture`` shaped like ``height`` x ``width``, at its own resolution."""
     shrink = min(picture.width / width, picture.height / height)
     wide, high = max(round(width * shrink), 1), max(round(height * shrink), 1)
     left, top = (picture.width - wide) // 2, (picture.height - high) // 2
@@ -51,8 +54,8 @@ def first_frame(
         path: Of the picture.
         height: Of the video, in pixels.
         width: Of the video, in pixels.
-        fit: ``stretch`` squeezes it into the video's shape with a Lanczos filter, as the published pipeline does;
-            ``crop`` cuts the overhanging borders off first.
+        fit: ``stretch`` squeezes it into the video's shape with a Lanczos filter, as the published pipeline
+            does; ``crop`` cuts the overhanging borders off first.
 
     Returns:
         Two tensors, RGB in [0, 1], float32.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vader_core import hookimpl
-
+from vader_core.hookspecs import hookimpl
 from vader_svd.checkpoint import PRETRAINED, wanted_files
 from vader_svd.config import DemoImagesConfig, SvdConfig
 
@@ -28,7 +27,9 @@ def _demo_images(config: Any, *, device: Any, dtype: Any) -> object:
 @hookimpl
 def register_backbones(register: Register) -> None:
     """Announce ``svd``."""
-    files = [file for repository in PRETRAINED.values() for file in wanted_files(repository, None, None).values()]
+    files = [
+        file for repository in PRETRAINED.values() for file in wanted_files(repository, None, None).values()
+    ]
     register(
         "svd",
         _backbone,

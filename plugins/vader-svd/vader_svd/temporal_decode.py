@@ -1,8 +1,8 @@
 """Decoding some frames with a decoder that mixes frames.
 
-The temporal decoder looks across the frames of one chunk (convolutions in time, and normalisation over all of the
-chunk), so a frame depends on every other frame of its chunk. Some frames alone are decoded inside a window of
-neighbours; only a window that spans the whole video gives exactly the full decode.
+The temporal decoder looks across the frames of one chunk (convolutions in time, and normalisation over all
+of the chunk), so a frame depends on every other frame of its chunk. Some frames alone are decoded inside a
+window of neighbours; only a window that spans the whole video gives exactly the full decode.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-#: ``decode_chunk(latents [n, c, h, w], num_frames) -> pixels [n, 3, H, W]``; n is a multiple of ``num_frames``.
+#: ``decode_chunk(latents [n, c, h, w], num_frames) -> pixels [n, 3, H, W]``; n is a multiple of
+#: ``num_frames``.
 ChunkDecoder = Callable[[Tensor, int], Tensor]
 
 
 def windows(frames: Sequence[int], num_frames: int, neighbours: int) -> list[range]:
     """The runs of frames to decode so that each of ``frames`` has its neighbours.
 
-    Each window holds ``2 * neighbours + 1`` frames, shifted inwards at the ends of the video; windows that overlap or
-    touch become one, since more context costs nothing more there.
+    Each window holds ``2 * neighbours + 1`` frames, shifted inwards at the ends of the video; windows that
+    overlap or touch become one, since more context costs nothing more there.
 
     Args:
         frames: Wanted frame indices, in any order.
@@ -60,7 +61,7 @@ def chunks(num_frames: int, size: int) -> list[range]:
 def decode_runs(
     latents: Float[Tensor, "b t c h w"], runs: Sequence[range], decode_chunk: ChunkDecoder
 ) -> dict[int, Float[Tensor, "b 3 H W"]]:
-    """Decode disjoint runs of frames, each as one chunk; runs of equal length go through the decoder together.
+    """Decode disjoint runs of frames, each as one chunk; runs of equal length are decoded together.
 
     Returns:
         The pixels of every frame in ``runs``, by frame index.
