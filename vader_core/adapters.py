@@ -12,7 +12,9 @@ from vader_core.weights import WeightFile, fetch, parse_weights
 
 
 def find_adapter(text: str, registry: Registry) -> Adapter:
-    """Read a ``--lora`` value: a run directory (its newest whole checkpoint), a peft folder, a file, or hub:REPO[/FILE].
+    """Read a ``--lora`` value: a run directory, a peft folder, a file, or hub:REPO[/FILE].
+
+    Of a run directory the newest whole checkpoint is taken.
 
     Raises:
         VaderError: Nothing there, or a file of no known format.

@@ -127,7 +127,8 @@ class Assembly:
         ]
         if given is not None and self.rewards.terms and not follows:
             raise VaderError(
-                f"--reward-frames {given} has no effect here: every reward of this run sees frames of its own choice"
+                f"--reward-frames {given} has no effect here: every reward of this run sees frames of its "
+                "own choice"
             )
 
     def draw_prompts(self, indices: list[int]) -> list[Prompt]:
@@ -175,7 +176,8 @@ class _OutOfMemory(AbstractContextManager[None]):
         )
         if memory:
             raise MachineError(
-                f"out of memory while {self.doing}: use fewer frames or a smaller size, --batch-size 1, --precision bf16, "
+                f"out of memory while {self.doing}: use fewer frames or a smaller size, --batch-size 1, "
+                "--precision bf16, "
                 "-o trainer.gradient_checkpointing=true, or -o sampler.split_guidance=true"
             ) from error
 
@@ -354,7 +356,8 @@ def _check_low_variance(config: RunConfig) -> None:
     trainer = config.trainer
     if config.gradient != "last":
         raise VaderError(
-            f"trainer.low_variance re-noises the last step, so --gradient {config.gradient} does not fit: use last"
+            f"trainer.low_variance re-noises the last step, so --gradient {config.gradient} does not fit: "
+            "use last"
         )
     clashing = {
         "segments": trainer.segments > 1,

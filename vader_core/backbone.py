@@ -171,10 +171,9 @@ class Backbone(ABC):
     """A video diffusion model, in two stages.
 
     The constructor is cheap: configuration, defaults, LoRA targets, the schedule and every check of a
-    geometry work at
-    once. :meth:`load` builds the modules on ``device`` and reads the weights; only then do ``denoiser`` and
-    the methods
-    below it work. All modules are in eval mode and frozen; the core attaches the LoRA to ``denoiser``.
+    geometry work at once. :meth:`load` builds the modules on ``device`` and reads the weights; only then do
+    ``denoiser`` and the methods below it work. All modules are in eval mode and frozen; the core attaches the
+    LoRA to ``denoiser``.
 
     Args:
         device: Where the modules live.
@@ -267,9 +266,7 @@ class Backbone(ABC):
 
     @abstractmethod
     def encode_texts(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Run the text encoder: tensors [N, …] by name, without a graph. Called only for texts not in the
-        cache.
-        """
+        """Run the text encoder on texts that are not cached: tensors [N, …] by name, without a graph."""
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[Prompt]) -> Text:
@@ -326,8 +323,9 @@ class Backbone(ABC):
     def predict(
         self, latents: Float[Tensor, "b c t h w"], timestep: Float[Tensor, " b"], conditioning: Conditioning
     ) -> Float[Tensor, "b c t h w"]:
-        """One unguided call of the denoiser, over whatever the batch holds (both guidance branches, as a
-        rule).
+        """One unguided call of the denoiser, over whatever the batch holds.
+
+        As a rule that is both guidance branches.
 
         Args:
             latents: Float32 (float64 for a float64 backbone).
@@ -357,9 +355,7 @@ class Backbone(ABC):
         raise VaderError(f"backbone {self.name!r} has no encoder")
 
     def modules(self) -> dict[str, nn.Module]:
-        """Every loaded module by its role (``denoiser``, ``autoencoder``, ``text_encoder`` …), for memory and
-        moving.
-        """
+        """Every loaded module by its role: ``denoiser``, ``autoencoder``, ``text_encoder`` …."""
         return {"denoiser": self.denoiser}
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Checkpoints: written beside their place and renamed into it, checked by checksum, pruned but never the best."""
+"""Checkpoints: renamed into place, checked by checksum, pruned but never the best."""
 
 from __future__ import annotations
 

@@ -21,7 +21,8 @@ def check_choice(choice: str, num_frames: int) -> None:
     if form == "random" and count.isdigit():
         if not 1 <= int(count) <= num_frames:
             raise VaderError(
-                f"--reward-frames {choice}: the clip has {num_frames} frames; use random:1 … random:{num_frames}"
+                f"--reward-frames {choice}: the clip has {num_frames} frames; use random:1 … "
+                f"random:{num_frames}"
             )
         return
     if not choice.lstrip("-").isdigit():
@@ -84,7 +85,8 @@ def choose_frames(needed: FramesNeeded, choice: str, num_frames: int, rng: Rando
     if needed.count is not None:
         if needed.count > num_frames:
             raise VaderError(
-                f"a reward needs clips of {needed.count} frames, but the video has {num_frames}: raise --num-frames"
+                f"a reward needs clips of {needed.count} frames, but the video has {num_frames}: raise "
+                "--num-frames"
             )
         return evenly_spaced(needed.count, num_frames)
     chosen = pick(choice, num_frames, rng)
@@ -92,6 +94,7 @@ def choose_frames(needed: FramesNeeded, choice: str, num_frames: int, rng: Rando
         return chosen
     if needed.minimum > num_frames:
         raise VaderError(
-            f"a reward needs clips of {needed.minimum} frames or more, but the video has {num_frames}: raise --num-frames"
+            f"a reward needs clips of {needed.minimum} frames or more, but the video has {num_frames}: "
+            "raise --num-frames"
         )
     return tuple(range(num_frames))

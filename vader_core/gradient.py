@@ -1,10 +1,8 @@
 """Where the gradient flows through the denoising steps (VADER, section 4: truncated back-propagation).
 
 Step indices count executed steps from 0. A choice is a small tagged type; drawing it for one training step
-gives the set
-of steps whose prediction is differentiated. From the first of them on, the sampler's own arithmetic is always
-in the
-graph, so the chain to the final latents is never cut.
+gives the set of steps whose prediction is differentiated. From the first of them on, the sampler's own
+arithmetic is always in the graph, so the chain to the final latents is never cut.
 """
 
 from __future__ import annotations
@@ -115,8 +113,9 @@ class Steps:
 
 @dataclass(frozen=True)
 class Refl:
-    """ImageReward's ReFL: sample without a graph to a random late step, then one differentiated clean
-    estimate.
+    """ImageReward's ReFL: one differentiated clean estimate at a random late step.
+
+    Sampling to that step has no graph.
 
     Args:
         low: First step that may be drawn; ``None`` is a third of the way (the later two thirds).
@@ -141,7 +140,8 @@ class Refl:
         low, high = self._range(num_steps)
         if not 0 <= low <= high < num_steps:
             raise VaderError(
-                f"--gradient {self} with {num_steps} steps: LO-HI must satisfy 0 <= LO <= HI <= {num_steps - 1}"
+                f"--gradient {self} with {num_steps} steps: LO-HI must satisfy 0 <= LO <= HI <= "
+                f"{num_steps - 1}"
             )
 
     def __str__(self) -> str:

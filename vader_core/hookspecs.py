@@ -49,18 +49,14 @@ class RegisterCommand(Protocol):
     """What ``register_commands`` is given."""
 
     def __call__(self, name: str, target: str, *, summary: str = "") -> None:
-        """Announce the click command that ``target`` (``module:attribute``) names; imported only when
-        called.
-        """
+        """Announce the click command at ``target`` (``module:attribute``); imported only when called."""
 
 
 class RegisterLoraFormat(Protocol):
     """What ``register_lora_formats`` is given."""
 
     def __call__(self, name: str, target: str, *, summary: str = "") -> None:
-        """Announce the :class:`vader_core.lora_formats.LoraFormat` that ``target`` (``module:attribute``)
-        names.
-        """
+        """Announce the :class:`~vader_core.lora_formats.LoraFormat` at ``target`` (``module:attribute``)."""
 
 
 @hookspec

@@ -139,7 +139,7 @@ def lora_layers(denoiser: nn.Module) -> Iterator[tuple[str, LoraLayer]]:
 
 
 def adapter_parameters(denoiser: nn.Module) -> dict[str, nn.Parameter]:
-    """The trainable tensors by peft's name without the adapter's: ``<module>.lora_A.weight``, in module order."""
+    """The trainable tensors by peft's names less the adapter's, ``<module>.lora_A.weight``, in order."""
     return {
         name.replace(f".{ADAPTER}.", "."): parameter
         for name, parameter in denoiser.named_parameters()
@@ -161,7 +161,7 @@ def adapter_off(denoiser: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def lora_scale(denoiser: nn.Module, scale: float) -> Iterator[None]:
-    """Within, the LoRA counts ``scale`` times; 0 skips its arithmetic, so the base model's numbers are exact."""
+    """Within, the LoRA counts ``scale`` times; 0 skips its arithmetic: exactly the base model."""
     layers = [layer for _, layer in lora_layers(denoiser)]
     before = [dict(layer.scaling) for layer in layers]
     disabled = [layer._disable_adapters for layer in layers]
@@ -258,7 +258,8 @@ def attach_adapter(denoiser: nn.Module, adapter: Adapter, *, what: str) -> Attac
     foreign = [target for target in settings.targets if target not in names]
     if foreign:
         raise VaderError(
-            f"{what} was made for another model: {len(foreign)} of its {len(settings.targets)} modules are not in "
+            f"{what} was made for another model: {len(foreign)} of its {len(settings.targets)} modules are "
+            "not in "
             f"this denoiser, first {foreign[0]!r}"
         )
     attached = attach_lora(denoiser, settings)
@@ -310,7 +311,7 @@ def load_adapter(folder: Path) -> Adapter:
 
 
 def _one_scale(tensors: dict[str, Tensor], config: Mapping[str, Any], scale: float) -> dict[str, Tensor]:
-    """The tensors under the scale alpha / r everywhere: where a module's own differs, B takes the difference."""
+    """The tensors under the scale alpha / r; where a module's own differs, B takes the difference."""
     patterns: dict[str, float] = config.get("alpha_pattern") or {}
     for name in [name for name in tensors if name.endswith(".lora_A.weight")]:
         module = name.removesuffix(".lora_A.weight")

@@ -34,8 +34,9 @@ class PromptSource(ABC):
 
     @abstractmethod
     def draw(self, indices: Sequence[int], seed: int = 0) -> list[Prompt]:
-        """The training prompts at ``indices`` (global sample indices, unbounded) of the stream that ``seed``
-        names.
+        """The training prompts at ``indices`` of the stream that ``seed`` names.
+
+        Indices are global sample indices, without bound.
 
         Equal arguments give equal prompts, in any order of calls and in any process.
         """

@@ -1,11 +1,9 @@
 """Random numbers that depend on what they are for, never on who draws them.
 
 Every draw has its own generator, derived from (seed, step, micro-step, purpose, global sample index). The
-rank and the
-number of processes are no part of it, so one process with batch 2 and two with batch 1 see the same noise and
-the same
-prompts. Draws happen on the CPU in float32, so that every device sees the same numbers. No global state is
-read or changed.
+rank and the number of processes are no part of it, so one process with batch 2 and two with batch 1 see the
+same noise and the same prompts. Draws happen on the CPU in float32, so that every device sees the same
+numbers. No global state is read or changed.
 """
 
 from __future__ import annotations
@@ -49,9 +47,7 @@ class Randomness:
         return replace(self, scope=self.scope + scope)
 
     def generator(self, purpose: str, *, sample: int | None = None) -> torch.Generator:
-        """A fresh CPU generator for ``purpose``; with ``sample`` (a position in the local batch) that
-        sample's own.
-        """
+        """A fresh CPU generator for ``purpose``, or for one sample (a position in the batch) of it."""
         where: tuple[Key, ...] = (self.seed, *self.scope, self.step, self.micro_step, purpose)
         if sample is not None:
             # A sample's numbers follow its global index alone: how the steps cut the stream must not matter.

@@ -211,7 +211,8 @@ class Registry:
         message = f"unknown {kind} {name!r}; installed: {installed or 'none'}"
         for distribution, names in FIRST_PARTY.items():
             if name in names:
-                return f"{message}\n{kind} {name!r} comes with {distribution}: pip install ./plugins/{distribution}"
+                install = f"pip install ./plugins/{distribution}"
+                return f"{message}\n{kind} {name!r} comes with {distribution}: {install}"
         close = near(name, table)
         elsewhere = [other for names in FIRST_PARTY.values() for other in names if other not in table]
         far = near(name, elsewhere)
@@ -219,7 +220,8 @@ class Registry:
             message += f"\ndid you mean {close[0]!r}?"
         elif far:
             distribution = next(dist for dist, names in FIRST_PARTY.items() if far[0] in names)
-            message += f"\ndid you mean {far[0]!r}? It comes with {distribution}: pip install ./plugins/{distribution}"
+            install = f"pip install ./plugins/{distribution}"
+            message += f"\ndid you mean {far[0]!r}? It comes with {distribution}: {install}"
         for plugin in self.broken():
             message += f"\nplugin {plugin.name!r} ({plugin.distribution}) failed to load: {plugin.error}"
         return message
@@ -316,9 +318,7 @@ def _discover() -> Iterable[tuple[metadata.EntryPoint, metadata.Distribution | N
 
 
 def load_registry() -> Registry:
-    """Load every installed plugin, each on its own: a broken one is recorded with its error and harms nothing
-    else.
-    """
+    """Load every installed plugin, each on its own: a broken one is recorded and harms nothing else."""
     registry = Registry()
     for point, distribution in sorted(_discover(), key=lambda found: found[0].name):
         plugin = Plugin(

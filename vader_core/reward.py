@@ -35,8 +35,7 @@ class FramesNeeded:
 
     Args:
         kind: ``image`` scores frames one by one, any number of them; ``clip`` sees ``count`` frames as a clip
-            (any number
-            from ``minimum`` where ``count`` is ``None``); ``all`` needs every frame.
+            (any number from ``minimum`` where ``count`` is ``None``); ``all`` needs every frame.
         count: Frames of a ``clip``.
         minimum: Fewest frames of a ``clip`` of any length.
     """
@@ -88,9 +87,7 @@ class Reward(ABC):
 
 
 class ImageReward(Reward):
-    """A reward of single frames: implement :meth:`score_frames` and, for a published target form,
-    :meth:`loss_frames`.
-    """
+    """A reward of single frames: implement `score_frames`, and `loss_frames` for a target form."""
 
     @abstractmethod
     def score_frames(
@@ -117,9 +114,7 @@ class ImageReward(Reward):
 
 
 class ClipReward(Reward):
-    """A reward of a clip: implement :meth:`score`; the loss is minus the score unless :meth:`loss` says
-    otherwise.
-    """
+    """A reward of a clip: implement :meth:`score`, and :meth:`loss` where it is not minus the score."""
 
     @property
     def frames(self) -> FramesNeeded:

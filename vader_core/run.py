@@ -45,7 +45,8 @@ class Run:
         if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]):
             if not overwrite:
                 raise VaderError(
-                    f"--out {folder} exists: continue it with --resume {folder}, replace it with --overwrite, "
+                    f"--out {folder} exists: continue it with --resume {folder}, replace it with "
+                    "--overwrite, "
                     "or choose another --out"
                 )
             if not (folder / CONFIG).is_file():

@@ -1,9 +1,8 @@
 """The sampler contract: how noise becomes latents.
 
 A sampler is pure. All it knows is in its arguments: the plan (numbers worked out once from the backbone's
-schedule), the
-step index and the state. Coefficients are Python floats worked out in float64, so that latents keep their own
-dtype.
+schedule), the step index and the state. Coefficients are Python floats worked out in float64, so that latents
+keep their own dtype.
 """
 
 from __future__ import annotations
@@ -171,9 +170,7 @@ class Sampler(ABC):
 
     @abstractmethod
     def renoise(self, plan: Plan, i: int, clean: Tensor, noise: Tensor) -> State:
-        """The state before step ``i`` of a fresh path from ``clean`` latents with standard normal
-        ``noise``.
-        """
+        """The state before step ``i`` of a fresh path from ``clean`` with standard normal ``noise``."""
 
     def after_step(
         self, plan: Plan, i: int, state: State, conditioning: Conditioning, noise: Tensor | None

@@ -193,7 +193,7 @@ def _decode(
     return backbone.decode(latents, geometry, asked)
 
 
-def _low_variance_step(
+def _low_variance_step(  # noqa: PLR0913 - the step's own arguments, with what it has worked out
     backbone: Backbone,
     rewards: Mixture,
     prompts: Sequence[Prompt],

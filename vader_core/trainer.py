@@ -94,7 +94,7 @@ def make_optimizer(parameters: list[torch.nn.Parameter], trainer: TrainerSection
 
 
 def learning_rate(trainer: TrainerSection, step: int) -> float:
-    """The learning rate of optimizer step ``step`` (from 0): linear warm-up, then constant, linear or cosine to zero."""
+    """The learning rate of step ``step`` (from 0): linear warm-up, then constant, linear or cosine to 0."""
     if step < trainer.warmup_steps:
         return trainer.lr * (step + 1) / trainer.warmup_steps
     if trainer.lr_schedule == "constant":
@@ -233,7 +233,7 @@ class Trainer:
             )
 
     def _sample_indices(self, micro: int) -> list[int]:
-        """Global indices of this process's samples: the order does not depend on how many processes share them."""
+        """Global indices of this process's samples; their order does not depend on the processes."""
         size, world = self.config.batch_size, self.accelerator.num_processes
         start = ((self.step * self.config.accumulate + micro) * world + self.accelerator.process_index) * size
         return list(range(start, start + size))
@@ -288,8 +288,10 @@ class Trainer:
         if self.nonfinite_in_a_row >= limit:
             where = self.last_checkpoint or "none was written yet"
             raise VaderError(
-                f"{self.nonfinite_in_a_row} steps in a row had a loss or gradient that is not finite, so the run stops; "
-                f"last good checkpoint: {where}. Lower --lr, use --precision fp32 or bf16, or another --gradient"
+                f"{self.nonfinite_in_a_row} steps in a row had a loss or gradient that is not finite, so "
+                "the run stops; "
+                f"last good checkpoint: {where}. Lower --lr, use --precision fp32 or bf16, or another "
+                "--gradient"
             )
 
     # -- validation --------------------------------------------------------------------------------------

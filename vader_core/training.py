@@ -108,7 +108,8 @@ def require_trainable(assembly: Assembly) -> None:
         )
     if assembly.config.trainer.segments > 1 and not _continues(assembly):
         raise VaderError(
-            f"trainer.segments={assembly.config.trainer.segments}: backbone {assembly.config.backbone.name!r} "
+            f"trainer.segments={assembly.config.trainer.segments}: backbone "
+            f"{assembly.config.backbone.name!r} "
             "cannot start from an image, so it cannot continue a segment"
         )
 
@@ -196,7 +197,8 @@ def _checkpoint_to_continue(request: Request, listener: Listener) -> Path | None
 def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     """The summary for a person, one line a reward."""
     lines = [
-        f"{summary['steps']} steps, {summary['reward_queries']} reward queries, {summary['train_seconds']:.1f} s of training"
+        f"{summary['steps']} steps, {summary['reward_queries']} reward queries, "
+        f"{summary['train_seconds']:.1f} s of training"
     ]
     for name, found in summary.get("evaluation", {}).items():
         low, high = found["ci95"]

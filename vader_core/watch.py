@@ -83,7 +83,8 @@ class Watch:
             fallen = before - score
             if fallen > self.limit * abs(before) and reward > base["reward"]:
                 alarms.append(
-                    f"the trained reward rose from {base['reward']:.4g} to {reward:.4g} while {name} fell from "
+                    f"the trained reward rose from {base['reward']:.4g} to {reward:.4g} while {name} fell "
+                    "from "
                     f"{before:.4g} to {score:.4g}, past its limit of {self.limit:.0%}"
                 )
         best = not alarms and reward > self.best_reward

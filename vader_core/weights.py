@@ -1,8 +1,7 @@
 """Weights: where they come from, how they are read, and what each plugin wants.
 
 Nothing that could run code is ever unpickled: safetensors, or ``torch.load(weights_only=True)``, whose
-unpickler rebuilds
-tensors alone.
+unpickler rebuilds tensors alone.
 """
 
 from __future__ import annotations
@@ -88,7 +87,8 @@ def parse_weights(text: str) -> WeightSource:
     path = Path(text).expanduser()
     if not path.exists():
         raise VaderError(
-            f"weights {text!r}: no such file or folder; allowed are `pretrained`, `random`, a path that exists, "
+            f"weights {text!r}: no such file or folder; allowed are `pretrained`, `random`, a path that "
+            "exists, "
             "or hub:OWNER/NAME[/FILE][@REVISION]"
         )
     return WeightSource("path", path=path)
@@ -114,13 +114,13 @@ def check_sha256(path: Path, expected: str | None) -> None:
     found = sha256_of(path)
     if found != expected:
         raise VaderError(
-            f"{path}: sha256 is {found}, but {expected} is known for this file; delete it and download it again"
+            f"{path}: sha256 is {found}, but {expected} is known for this file; delete it and download it "
+            "again"
         )
 
 
 def fetch(wanted: WeightFile, *, needed_for: str, option: str = "--weights PATH") -> Path:
-    """The local path of a hub file (or, where ``file`` is empty, of the repository's snapshot), downloading
-    what is missing.
+    """The local path of a hub file, or of a repository's snapshot; what is missing is downloaded.
 
     Args:
         wanted: What to fetch.
@@ -152,11 +152,13 @@ def fetch(wanted: WeightFile, *, needed_for: str, option: str = "--weights PATH"
             )
     except GatedRepoError as error:
         raise VaderError(
-            f"{needed_for}: {describe(wanted)} is gated: accept its licence on the hub and set HF_TOKEN, or give {option}"
+            f"{needed_for}: {describe(wanted)} is gated: accept its licence on the hub and set HF_TOKEN, or "
+            f"give {option}"
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         raise VaderError(
-            f"{needed_for}: {describe(wanted)} is not here and could not be downloaded ({type(error).__name__}): "
+            f"{needed_for}: {describe(wanted)} is not here and could not be downloaded "
+            f"({type(error).__name__}): "
             f"go online (HF_TOKEN is sent where it is set), or give {option}"
         ) from error
     if wanted.file:

@@ -1,4 +1,4 @@
-"""Kill a training at random moments and resume it; the final adapter must be the uninterrupted run's, bit for bit.
+"""Kill a training at random moments and resume it; the final adapter must be the uninterrupted run's.
 
     python tests/core/kill_and_resume.py --kills 3 --folder /some/empty/folder
 
@@ -26,9 +26,10 @@ from vader_core.testing.plugin import add_testing_plugin
 
 STEPS = 20
 SETTINGS = (
-    "--backbone tiny --reward brightness --monitor motion --prompts fixed --max-steps 20 --lr 0.01 --lora-rank 2 "
-    "--num-steps 3 --keep 0 -o trainer.validation_prompts=0 -o trainer.checkpoint_every=1 -o trainer.trackers=[] "
-    "-o trainer.ema=0.9 -o trainer.warmup_steps=3 -o lora.dropout=0.1 --device cpu"
+    "--backbone tiny --reward brightness --monitor motion --prompts fixed --max-steps 20 --lr 0.01 "
+    "--lora-rank 2 --num-steps 3 --keep 0 -o trainer.validation_prompts=0 -o trainer.checkpoint_every=1 "
+    "-o trainer.trackers=[] -o trainer.ema=0.9 -o trainer.warmup_steps=3 -o lora.dropout=0.1 --device "
+    "cpu"
 ).split()
 
 
@@ -54,7 +55,7 @@ def wait(number: int) -> int:
 
 
 def wait_for_step(folder: Path, step: int, deadline: float) -> None:
-    """Wait until the run has logged ``step``, so that kills fall over the whole run; 0 is before the first."""
+    """Wait until the run has logged ``step``, so that kills fall over the whole run."""
     until = time.perf_counter() + deadline
     metrics = folder / "metrics.jsonl"
     while time.perf_counter() < until:

@@ -61,7 +61,7 @@ def step(model, rewards, settings, prompts, **changes):
 
 
 def by_hand(model, rewards, settings, prompts, chosen, *, detach=False, refl_at=None):
-    """The paper's algorithm in one loop, for the rectified flow x' = x + (tau' - tau) v, guidance in two calls."""
+    """The paper's algorithm in one loop, for the rectified flow x' = x + (tau' - tau) v."""
     rng = Randomness(7, 0, 0, (0, 1))
     asked = prompts.draw((0, 1), 7)
     text = model.encode_text(asked)

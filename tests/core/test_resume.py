@@ -14,8 +14,8 @@ import pytest
 
 SCRIPT = Path(__file__).with_name("kill_and_resume.py")
 RUN = (
-    "train --backbone tiny --reward brightness --prompts fixed --max-steps 3 --num-steps 2 --lora-rank 2 --quiet "
-    "-o trainer.validation_prompts=0 -o trainer.trackers=[] -o trainer.checkpoint_every=1"
+    "train --backbone tiny --reward brightness --prompts fixed --max-steps 3 --num-steps 2 --lora-rank "
+    "2 --quiet -o trainer.validation_prompts=0 -o trainer.trackers=[] -o trainer.checkpoint_every=1"
 ).split()
 
 

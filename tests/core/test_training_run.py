@@ -11,7 +11,9 @@ import pytest
 import torch
 import yaml
 
-RUN = "train --backbone tiny --reward brightness --prompts fixed --num-steps 2 --lora-rank 2 --quiet".split()
+RUN = (
+    "train --backbone tiny --reward brightness --prompts fixed --num-steps 2 --lora-rank 2 --quiet"
+).split()
 FAST = ["-o", "trainer.validation_prompts=0", "-o", "trainer.trackers=[]"]
 
 

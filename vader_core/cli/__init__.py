@@ -78,7 +78,7 @@ def cli(ctx: click.Context, debug: bool) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line; every mistake ends in one message and exit code 2 (1 for the machine's failures)."""
+    """Run the command line; a mistake ends in one message and exit code 2 (1 for the machine's failures)."""
     arguments = list(sys.argv[1:] if args is None else args)
     sys.exit(run(arguments))
 

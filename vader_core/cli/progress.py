@@ -57,7 +57,8 @@ class ProgressListener:
     def plan(self, facts: Mapping[str, Any]) -> None:
         """A line on what begins."""
         self.console.print(
-            f"[bold]{facts['backbone']}[/] · {facts['video']} · {facts['sampler']} · gradient {facts['gradient']}\n"
+            f"[bold]{facts['backbone']}[/] · {facts['video']} · {facts['sampler']} · gradient "
+            f"{facts['gradient']}\n"
             f"reward {facts['rewards']} · {facts['trainable_parameters']:,} trainable numbers in "
             f"{facts['lora_modules']} modules · batch {facts['effective_batch']} · {facts['steps']} steps · "
             f"{facts['precision']} on {facts['device']}",

@@ -96,7 +96,8 @@ def _require_demo(registry: Registry) -> None:
     if DEMO_RECIPE not in recipes(registry):
         raise VaderError(
             "nothing to train: bare `vader train` runs the demo, which comes with vader-demo: "
-            "pip install ./plugins/vader-demo. Or give --backbone and --reward (`vader plugins` lists what is installed)"
+            "pip install ./plugins/vader-demo. Or give --backbone and --reward (`vader plugins` lists what "
+            "is installed)"
         )
 
 
@@ -118,7 +119,8 @@ def _launch(processes: int, config: RunConfig) -> int:
     on_cpu = config.trainer.device == "cpu" or not torch.cuda.is_available()
     if not on_cpu and processes > torch.cuda.device_count():
         raise VaderError(
-            f"--num-processes {processes}: there are {torch.cuda.device_count()} devices; use at most that many, "
+            f"--num-processes {processes}: there are {torch.cuda.device_count()} devices; use at most that "
+            "many, "
             "or --device cpu"
         )
     launch = [
