@@ -7,6 +7,7 @@ import torch
 from tiny_opensora import make
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+from vader_opensora.architecture import TINY
 
 from vader_core.errors import VaderError
 from vader_core.prompts import Prompt
@@ -17,7 +18,9 @@ WORDS = ["<pad>", "</s>", "<unk>", "a", "cat", "dog", "red", "aesthetic", "score
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("t5")
-    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
+    tokenizer = Tokenizer(
+        models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>")
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     PreTrainedTokenizerFast(
@@ -61,6 +64,6 @@ def test_t5_is_run_padded_and_its_padding_dropped(folder, tmp_path):
 def test_a_wrong_folder_is_named(folder, tmp_path):
     with pytest.raises(VaderError, match="not a T5"):
         make(text_encoder_weights=str(tmp_path), text_cache=tmp_path).encode_text([Prompt("a")])
-    sizes = {"denoiser": {"depth": 1, "hidden_size": 48, "num_heads": 4, "caption_channels": 24}}
+    sizes = {**TINY, "denoiser": {**TINY["denoiser"], "caption_channels": 24}}
     with pytest.raises(VaderError, match="has width 32, but the denoiser expects 24"):
         make(text_encoder_weights=str(folder), text_cache=tmp_path, architecture=sizes).encode_texts(["a"])

@@ -94,7 +94,7 @@ def group(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     }
 
 
-# -- the denoiser ------------------------------------------------------------------------------------------
+# -- the denoiser ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("folder", "case"), cases("stdit3_*", "cases"))
@@ -121,7 +121,7 @@ def test_stdit3(folder, case, checkpointing):
     close(y.grad, given["grad_y"], GRADIENT)
 
 
-# -- the autoencoder ---------------------------------------------------------------------------------------
+# -- the autoencoder -------------------------------------------------------------------------------------
 
 
 def autoencoder(folder: Path) -> VideoVAE:
@@ -192,7 +192,7 @@ def test_latent_sizes():
             assert config.latent_frames(frames) == latents
 
 
-# -- manifests ---------------------------------------------------------------------------------------------
+# -- manifests -------------------------------------------------------------------------------------------
 
 
 def shapes(module: torch.nn.Module) -> dict[str, list[int]]:
@@ -224,7 +224,7 @@ def test_vae_manifest():
     }
 
 
-# -- sizes and texts ---------------------------------------------------------------------------------------
+# -- sizes and texts -------------------------------------------------------------------------------------
 
 
 def test_image_sizes():
@@ -307,7 +307,7 @@ def test_mask_rules(rules):
         assert latents[:, 0, :, 0, 0].tolist() == case["z_after"]
 
 
-# -- rectified flow ----------------------------------------------------------------------------------------
+# -- rectified flow --------------------------------------------------------------------------------------
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -438,7 +438,7 @@ def test_training_loss(folder):
         close(shifted(given["transform_in"], time_shift(*size)), given[name], OUTPUT)
 
 
-# -- the adapter -------------------------------------------------------------------------------------------
+# -- the adapter -----------------------------------------------------------------------------------------
 
 
 def with_lora(model: STDiT3, rank: int, alpha: float, targets: tuple[str, ...]) -> STDiT3:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vader_opensora.embeddings import rotate
+from vader_opensora.precision import without_autocast
 
 
 class HeadNorm(nn.Module):
@@ -19,7 +20,7 @@ class HeadNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[…, head_dim] → the same."""
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
 
 
 class SelfAttention(nn.Module):
@@ -50,7 +51,8 @@ class SelfAttention(nn.Module):
             qkv = qkv.transpose(1, 2)
         # Each [b, outer, heads, sequence, head_dim], the sequence being frames or places.
         q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(3, 0, 1, 4, 2, 5).unbind(0)
-        q, k = self.q_norm(q), self.k_norm(k)
+        with without_autocast(x.device):  # as in the blocks' norms
+            q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
         out = F.scaled_dot_product_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1))

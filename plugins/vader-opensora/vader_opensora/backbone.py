@@ -5,8 +5,9 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from einops import rearrange
@@ -27,6 +28,7 @@ from vader_opensora.captions import Request, parse_request, prepare
 from vader_opensora.frame_masks import active_frames, parse_strategy, place
 from vader_opensora.options import OpenSoraOptions
 from vader_opensora.plugin import AUTOENCODER, DENOISER, TEXT_ENCODER
+from vader_opensora.precision import without_autocast
 from vader_opensora.references import read_reference
 from vader_opensora.resolutions import check_frames, frame_count, image_size
 from vader_opensora.sampler import EDITED, FRAME_MASK, REFERENCE, STRICT_MASK
@@ -54,6 +56,7 @@ class OpenSora(Backbone):
     """
 
     name: ClassVar[str] = "opensora"
+    takes_image: ClassVar[bool] = True
 
     denoiser: STDiT3
 
@@ -67,7 +70,7 @@ class OpenSora(Backbone):
         self._keep_text_encoder = True
         self.text_cache = TextCache(self._text_key(), self._text_folder())
 
-    # -- known before the weights are ------------------------------------------------------------------------
+    # -- known before the weights are --------------------------------------------------------------------
 
     @property
     def defaults(self) -> Defaults:
@@ -151,8 +154,7 @@ class OpenSora(Backbone):
         """The transformer, without weights."""
         return STDiT3(self.architecture.denoiser)
 
-    # -- weights
-    # -----------------------------------------------------------------------------------------------
+    # -- weights -----------------------------------------------------------------------------------------
 
     def load(self) -> None:
         """Build denoiser and autoencoder and read their weights; T5 is read when a text is to be encoded.
@@ -203,8 +205,7 @@ class OpenSora(Backbone):
             held["text_encoder"] = self._text_encoder.model
         return held
 
-    # -- text
-    # --------------------------------------------------------------------------------------------------
+    # -- text --------------------------------------------------------------------------------------------
 
     def _text_key(self) -> str:
         sizes = self.architecture.denoiser
@@ -315,8 +316,7 @@ class OpenSora(Backbone):
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    # -- conditioning
-    # --------------------------------------------------------------------------------------------
+    # -- conditioning ------------------------------------------------------------------------------------
 
     def condition(
         self,
@@ -410,8 +410,7 @@ class OpenSora(Backbone):
             latents.append(self.encode_video(frames[None].to(self.device))[0])
         return latents
 
-    # -- the model
-    # -------------------------------------------------------------------------------------------------
+    # -- the model ---------------------------------------------------------------------------------------
 
     def predict(
         self, latents: Float[Tensor, "b c t h w"], timestep: Float[Tensor, " b"], conditioning: Conditioning
@@ -434,8 +433,7 @@ class OpenSora(Backbone):
         )
         return out[:, : latents.shape[1]].to(latents.dtype)
 
-    # -- pixels
-    # ----------------------------------------------------------------------------------------------------
+    # -- pixels ------------------------------------------------------------------------------------------
 
     def decode(
         self, latents: Float[Tensor, "b c t h w"], geometry: Geometry, frames: Sequence[int] | None = None
@@ -465,7 +463,7 @@ class OpenSora(Backbone):
         with self._undisturbed():
             return self.autoencoder.encode(pixels).to(self._wide)
 
-    def _undisturbed(self) -> Any:
+    def _undisturbed(self) -> AbstractContextManager[None]:
         """Autocast off: the autoencoder computes in its own dtype."""
         self.autoencoder.gradient_checkpointing = self.gradient_checkpointing
-        return torch.autocast(self.device.type, enabled=False)
+        return without_autocast(self.device)

@@ -6,9 +6,11 @@ from math import prod
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vader_opensora.attention import CrossAttention, SelfAttention
 from vader_opensora.embeddings import FeedForward
+from vader_opensora.precision import without_autocast
 
 #: Of every layer norm (no weights).
 EPS = 1e-6
@@ -16,9 +18,9 @@ EPS = 1e-6
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Layer-normalised ``x`` [b, t, s, d], scaled and shifted by [b, t or 1, 1, d]."""
-    # The native form, which autocast leaves in the dtype of x; statistics are float32 inside all the same.
-    normed = torch.native_layer_norm(x, x.shape[-1:], None, None, EPS)[0]
-    return normed * (1 + scale) + shift
+    # Autocast would return float32 and double the traffic; statistics are float32 inside all the same.
+    with without_autocast(x.device):
+        return F.layer_norm(x, x.shape[-1:], eps=EPS) * (1 + scale) + shift
 
 
 class STDiT3Block(nn.Module):

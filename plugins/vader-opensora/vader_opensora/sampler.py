@@ -78,7 +78,7 @@ class RFlow(Sampler):
         # Shifts compose by multiplication; Open-Sora's own schedule has none.
         return ratio * schedule.shift
 
-    # -- steps ---------------------------------------------------------------------------------------------
+    # -- steps -------------------------------------------------------------------------------------------
 
     def step(self, plan: Plan, i: int, state: State, prediction: Tensor, noise: Tensor | None) -> State:
         """Latents + velocity · step size."""
@@ -97,7 +97,7 @@ class RFlow(Sampler):
         tau = plan.tables["tau"][i]
         return State((1 - tau) * clean + tau * noise)
 
-    # -- frame masks ---------------------------------------------------------------------------------------
+    # -- frame masks -------------------------------------------------------------------------------------
 
     def needs_noise(self, plan: Plan, i: int, conditioning: Conditioning) -> bool:
         """Only where frames are edited, so that some join in later."""

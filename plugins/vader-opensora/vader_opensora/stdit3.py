@@ -20,6 +20,7 @@ from vader_opensora.embeddings import (
     ScalarEmbedder,
     position_embedding,
 )
+from vader_opensora.precision import without_autocast
 
 
 class STDiT3(nn.Module):
@@ -119,7 +120,7 @@ class STDiT3(nn.Module):
         for block in (*self.spatial_blocks, *self.temporal_blocks):
             block.compile(**options)
 
-    # -- parts of the forward pass ---------------------------------------------------------------------
+    # -- parts of the forward pass -----------------------------------------------------------------------
 
     def _padded(self, latents: Tensor) -> Tensor:
         t, h, w = (-size % patch for size, patch in zip(latents.shape[2:], self.patch, strict=True))
@@ -140,7 +141,7 @@ class STDiT3(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         batch = len(timesteps)
         # Autocast would round the timestep on its way in.
-        with torch.autocast(timesteps.device.type, enabled=False):
+        with without_autocast(timesteps.device):
             rate = self.fps_embedder(fps.repeat(batch // len(fps)))
             time = self.t_embedder(timesteps) + rate
             modulation = self.t_block(time).unflatten(-1, (6, -1))[:, None]

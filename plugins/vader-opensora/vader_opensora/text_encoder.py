@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vader_core.errors import VaderError
 from vader_core.randomness import derive_seed
+from vader_opensora.precision import without_autocast
 
 
 class T5TextEncoder:
@@ -66,7 +67,7 @@ class T5TextEncoder:
         )
         ids, mask = tokens.input_ids.to(self.model.device), tokens.attention_mask.to(self.model.device)
         # Autocast would change what is cached with the run's precision.
-        with torch.autocast(ids.device.type, enabled=False):
+        with without_autocast(ids.device):
             encoded = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
         mask = mask.bool()
         return {"embeddings": encoded.float() * mask[..., None], "mask": mask}

@@ -53,7 +53,7 @@ class VideoVAE(nn.Module):
         self.temporal_vae = TemporalVAE(config.temporal)
         self.register_buffer("scale", torch.tensor(LATENT_SCALE)[None, :, None, None, None])
         self.register_buffer("shift", torch.tensor(LATENT_SHIFT)[None, :, None, None, None])
-        #: Recompute each image batch in the backward pass where there is more than one.
+        #: Recompute chunks and image batches in the backward pass where there is more than one.
         self.gradient_checkpointing = False
 
     def keep_constants_wide(self, dtype: torch.dtype) -> VideoVAE:
@@ -112,16 +112,24 @@ class VideoVAE(nn.Module):
             [b, 3, f, 8 h, 8 w].
         """
         wanted = range(num_frames) if frames is None else frames
+        chunks = sorted({frame // self.config.chunk_frames for frame in wanted})
+        recompute = self.gradient_checkpointing and torch.is_grad_enabled() and len(chunks) > 1
         size, step = self.config.chunk_frames, self.config.chunk_latents
         images: dict[int, Tensor] = {}
-        for chunk in sorted({frame // size for frame in wanted}):
+        for chunk in chunks:
             z = latents[:, :, chunk * step : (chunk + 1) * step] * self.scale + self.shift
             held = min(size, num_frames - chunk * size)
-            decoded = self.temporal_vae.decode(z.to(self._dtype), held)
+            decoded = self._decode_chunk(z.to(self._dtype), held, recompute=recompute)
             images |= {chunk * size + place: decoded[:, :, place] for place in range(held)}
         chosen = torch.stack([images[frame] for frame in wanted], dim=1)
         video = self.decode_images(chosen.flatten(0, 1))
         return rearrange(video, "(b f) c h w -> b c f h w", b=len(latents))
+
+    def _decode_chunk(self, latents: Tensor, num_frames: int, *, recompute: bool) -> Tensor:
+        if recompute:
+            decoded: Tensor = checkpoint(self.temporal_vae.decode, latents, num_frames, use_reentrant=False)
+            return decoded
+        return self.temporal_vae.decode(latents, num_frames)
 
     def decode_images(self, latents: Tensor) -> Tensor:
         """[n, 4, h, w] scaled image latents → [n, 3, 8 h, 8 w]."""

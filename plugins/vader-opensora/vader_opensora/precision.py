@@ -1,0 +1,14 @@
+"""Parts that compute in their own dtype, whatever the run's autocast says."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[None]:
+    """Within, autocast is off on ``device``; a device that has none (meta) is left alone."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
