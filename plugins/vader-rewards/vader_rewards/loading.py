@@ -111,8 +111,8 @@ def read_weights(weights: str, wanted: WeightFile, *, needed_for: str, option: s
     source = parse_weights(weights)
     if source.kind == "pretrained" and wanted.repository.startswith("github.com/"):
         raise VaderError(
-            f"{needed_for}: its weights are on no hub: take {wanted.file} of {wanted.repository} "
-            f"({wanted.note}) and give {option}"
+            f"{needed_for}: its weights are on no hub: take {wanted.file} of {wanted.repository} at commit "
+            f"{wanted.revision} and give {option}"
         )
     path = locate(source, wanted, needed_for=needed_for, option=option)
     if path.is_dir():

@@ -14,7 +14,7 @@ AESTHETIC_HEAD = WeightFile(
 )
 
 _VADER = "github.com/mihirp1998/VADER"
-_VADER_NOTE = "at commit adaf2ef; not on the hub: get it by hand, then give reward.{name}.head_weights=PATH"
+_VADER_NOTE = "not on the hub: get it by hand, then give reward.{name}.head_weights=PATH"
 RAINY_HEAD = WeightFile(
     _VADER,
     "assets/rainy_reward.pt",
