@@ -314,7 +314,7 @@ def _fill_defaults(config: RunConfig, backbone: Backbone) -> None:
     if sampling.guidance_scale is None:
         sampling.guidance_scale = format_scale(defaults.guidance_scale)
     if config.gradient is None:
-        config.gradient = defaults.gradient
+        config.gradient = backbone.default_gradient(sampling.num_steps)
     if config.prompts.source is None:
         config.prompts.source = defaults.prompts
     if lora.targets is None:

@@ -207,6 +207,13 @@ class Backbone(ABC):
     def defaults(self) -> Defaults:
         """What is used where the user says nothing."""
 
+    def default_gradient(self, num_steps: int) -> str:
+        """Where the gradient flows by default with ``num_steps`` steps, in the words of ``--gradient``.
+
+        A model whose best step depends on their number overrides this.
+        """
+        return self.defaults.gradient
+
     @property
     @abstractmethod
     def schedule(self) -> Schedule:
