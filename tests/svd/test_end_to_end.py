@@ -190,6 +190,16 @@ def test_the_default_run_is_planned_without_weights(registry):
     assert facts["video"] == "576x1024, 14 frames at 7 fps"
 
 
+def test_fewer_steps_keep_a_gradient_that_fits(registry):
+    tree = {
+        "backbone": {"name": "svd"},
+        "sampling": {"num_steps": 5},
+        "rewards": [{"name": "brightness"}],
+        "trainer": {"device": "cpu"},
+    }
+    assert prepare(validated(tree), registry).config.gradient == "steps:2"
+
+
 @pytest.mark.parametrize("name", ["svd_long_vjepa", "svd_aesthetic"])
 def test_the_recipes_make_a_run(registry, name):
     assert recipes(registry)[name]["summary"]

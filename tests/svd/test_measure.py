@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from click.testing import CliRunner
-from vader_svd.measure import decode_rows, gradient_rows, main, reach
+from vader_svd.measure import decode_rows, gradient_rows, main
+from vader_svd.reach import karras_sigmas, reach
 
-from vader_core import Geometry
+from vader_core import Geometry, Randomness
 from vader_core.builtin.samplers.euler import Euler
+from vader_core.gradient import parse_gradient
 from vader_core.lora import LoraSettings, attach_lora
 from vader_core.sampler import State, VarianceExploding
 
@@ -21,14 +23,27 @@ def test_the_reach_is_the_derivative_of_the_sampler():
     for step in range(6):
         state = euler.step(plan, step, state, predictions[step], None)
     (derivative,) = torch.autograd.grad(state.latents.sum(), predictions)
-    torch.testing.assert_close(derivative.abs(), torch.tensor(reach(plan), dtype=torch.float64))
+    torch.testing.assert_close(
+        derivative.abs(), torch.tensor(reach(plan.tables["sigma"]), dtype=torch.float64)
+    )
 
 
-def test_the_last_step_reaches_least_of_the_late_ones():
-    plan = Euler().plan(VarianceExploding(0.002, 700.0), 25, Geometry(8, 8, 1, 7))
-    factors = reach(plan)
-    assert factors[-1] == pytest.approx(0.002, rel=1e-3)
-    assert max(range(25), key=factors.__getitem__) == 17
+def test_the_noise_levels_are_the_samplers():
+    for steps in (1, 2, 25):
+        plan = Euler().plan(VarianceExploding(0.002, 700.0), steps, Geometry(8, 8, 1, 7))
+        assert karras_sigmas(0.002, 700.0, steps) == pytest.approx(plan.tables["sigma"])
+
+
+def test_the_default_step_is_the_one_that_reaches_farthest(make_backbone):
+    backbone = make_backbone(load=False)
+    assert backbone.defaults.gradient == "steps:17"
+    for steps in (1, 2, 5, 50):
+        gradient = parse_gradient(backbone.default_gradient(steps))
+        gradient.check(steps)
+        (chosen,) = gradient.draw(steps, Randomness(0)).steps
+        factors = reach(karras_sigmas(0.002, 700.0, steps))
+        assert factors[chosen] == max(factors)
+    assert reach(karras_sigmas(0.002, 700.0, 25))[-1] == pytest.approx(0.002, rel=1e-3)
 
 
 def test_the_default_gradient_outweighs_the_last_step(make_backbone):

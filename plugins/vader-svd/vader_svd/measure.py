@@ -25,12 +25,12 @@ from vader_core.guidance import Guidance
 from vader_core.lora import LoraSettings, adapter_parameters, attach_lora
 from vader_core.randomness import Randomness
 from vader_core.registry import load_registry
-from vader_core.sampler import Plan
 from vader_svd.architecture import NAMED
 from vader_svd.backbone import SvdBackbone
 from vader_svd.config import DemoImagesConfig, SvdConfig
 from vader_svd.demo_images import HELD_OUT, DemoImages, render
 from vader_svd.picture import as_tensor
+from vader_svd.reach import reach
 
 #: The panned picture is this much wider than a frame.
 PAN = 1.25
@@ -51,21 +51,6 @@ class GradientRow:
     sigma: float
     reach: float
     norm: float
-
-
-def reach(plan: Plan) -> list[float]:
-    """Derivative of the final latents with respect to each step's v, later predictions held fixed.
-
-    Euler keeps the share k of the latents x and takes 1 - k of the clean estimate
-    x / (sigma^2 + 1) - v sigma / sqrt(sigma^2 + 1).
-    """
-    later, factors = 1.0, []
-    for sigma, following in reversed(list(zip(plan.tables["sigma"], plan.tables["following"], strict=True))):
-        kept = following / sigma
-        unit = sigma**2 + 1.0
-        factors.append(later * (1.0 - kept) * sigma / unit**0.5)
-        later *= kept + (1.0 - kept) / unit
-    return factors[::-1]
 
 
 def gradient_rows(
@@ -90,7 +75,7 @@ def gradient_rows(
     noise = backbone.initial_noise(1, geometry, rng)
     parameters = list(adapter_parameters(backbone.denoiser).values())
     direction = rng.normal("direction", (3, geometry.height, geometry.width), device=backbone.device)
-    reaches = reach(plan)
+    reaches = reach(plan.tables["sigma"])
     for choice in choices:
         drawn = parse_gradient(choice).draw(num_steps, rng)
         with backbone.checkpointing(True):
