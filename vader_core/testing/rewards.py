@@ -326,6 +326,8 @@ def finite_differences(subject: RewardSubject) -> str:
     reward = subject.held()
     if not reward.differentiable:
         return "not differentiable: for monitoring"
+    if not reward.exact_gradient:
+        return "a part of the loss is held constant: its differences say nothing of the gradient"
     video = subject.video()
     _, gradient = gradient_at(subject, video)
     worst = 0.0

@@ -69,12 +69,13 @@ class Latte(Backbone):
         """4 channels, an eighth of each side."""
         return 4, geometry.num_frames, geometry.height // 8, geometry.width // 8
 
-    def build_denoiser(self) -> LatteTransformer3DModel:
+    def build_denoiser(self) -> torch.nn.Module:
         """The transformer; its eight outputs are the noise and a variance that is not used."""
         heads, width, layers, caption = self.transformer_size
-        sizes: dict[str, Any] = {"num_attention_heads": heads, "attention_head_dim": width, "num_layers": layers}
-        sizes |= {"cross_attention_dim": heads * width, "caption_channels": caption}
-        return LatteTransformer3DModel(**sizes, **TRANSFORMER, video_length=self.frames)
+        sizes: dict[str, Any] = {"cross_attention_dim": heads * width, "caption_channels": caption}
+        sizes |= {"num_attention_heads": heads, "attention_head_dim": width, "num_layers": layers}
+        bare: Any = LatteTransformer3DModel(**sizes, **TRANSFORMER, video_length=self.frames)
+        return bare
 
     def load(self) -> None:
         """All three parts, from the hub, a folder in diffusers' layout, or at random."""
