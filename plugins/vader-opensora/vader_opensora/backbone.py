@@ -332,7 +332,7 @@ class OpenSora(Backbone):
         References come from ``image``, from a prompt's image, or from ``reference_path`` and
         ``mask_strategy`` in its metadata or at the end of its text.
         """
-        length = max(text.positive["mask"].shape[1], text.negative["mask"].shape[1])
+        length, full = self._text_length(text)
         positive, mask = self._to_length(text.positive, length)
         negative, negative_mask = self._to_length(text.negative, length)
         null = self.denoiser.y_embedder.y_embedding[:length].to(negative.dtype)
@@ -343,8 +343,7 @@ class OpenSora(Backbone):
         given, edited = self._references(prompts, geometry, image)
         shared = {
             "size": (numbers["height"], numbers["width"]),
-            # Known here once, so that no call of the denoiser has to look.
-            "full_text": bool((mask & negative_mask).all()),
+            "full_text": full,
             EDITED: edited or self.options.strict_frame_mask,
             STRICT_MASK: self.options.strict_frame_mask,
         }
@@ -353,6 +352,18 @@ class OpenSora(Backbone):
             {"text": negative, "mask": negative_mask, "fps": fps, **given},
             shared,
         )
+
+    def _text_length(self, text: Text) -> tuple[int, bool]:
+        """Tokens that both branches are given, and whether every one of them counts.
+
+        Known here once, so that no call of the denoiser has to look. Without a mask the fastest attention runs; with
+        one, a multiple of 8 tokens keeps its rows aligned.
+        """
+        masks = text.positive["mask"], text.negative["mask"]
+        length = max(mask.shape[1] for mask in masks)
+        if all(mask.shape[1] == length for mask in masks) and bool((masks[0] & masks[1]).all()):
+            return length, True
+        return min(-(-length // 8) * 8, self.architecture.denoiser.model_max_length), False
 
     @staticmethod
     def _to_length(side: Mapping[str, Tensor], length: int) -> tuple[Tensor, Tensor]:
