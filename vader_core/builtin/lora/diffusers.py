@@ -74,32 +74,33 @@ class DiffusersFile(LoraFormat):
     def write(self, adapter: Adapter, path: Path) -> None:
         """Write a file under ``unet.`` where the modules are a U-Net's, else under ``transformer.``.
 
+        Without a note diffusers takes the rank for alpha, one alpha for every module: so the scale goes into
+        lora_B, and modules of a smaller rank are filled up with zeros.
+
         Raises:
             VaderError: Half a pair.
         """
         from vader_core.weights import save_tensors
 
         _check_pairs(adapter.tensors, "LoRA format 'diffusers'")
-        ranks = {
-            name.removesuffix(_DOWN): len(value)
-            for name, value in adapter.tensors.items()
-            if name.endswith(_DOWN)
-        }
-        component = "unet" if any(name.startswith(_UNET_PARTS) for name in ranks) else "transformer"
+        modules = [name.removesuffix(_DOWN) for name in adapter.tensors if name.endswith(_DOWN)]
+        component = "unet" if any(name.startswith(_UNET_PARTS) for name in modules) else "transformer"
+        rank = max(len(adapter.tensors[module + _DOWN]) for module in modules)
         scale = adapter.alpha / adapter.rank
-        others = {f"^{name}": rank for name, rank in sorted(ranks.items()) if rank != adapter.rank}
-        settings = {
-            "r": adapter.rank,
-            "lora_alpha": adapter.alpha,
-            "target_modules": sorted(ranks),
-            "rank_pattern": others,
-            "alpha_pattern": {name: scale * rank for name, rank in others.items()},
-            "lora_dropout": 0.0,
-            "bias": "none",
-        }
-        note = {f"{component}.{name}": value for name, value in settings.items()}
-        tensors = {f"{component}.{name}": value for name, value in adapter.tensors.items()}
-        save_tensors(tensors, path, {"format": "pt", _NOTE: json.dumps(note, sort_keys=True)})
+        tensors = {}
+        for module in modules:
+            tensors[f"{component}.{module}{_DOWN}"] = _filled(adapter.tensors[module + _DOWN], 0, rank)
+            tensors[f"{component}.{module}{_UP}"] = _filled(adapter.tensors[module + _UP], 1, rank) * scale
+        save_tensors(tensors, path, {"format": "pt"})
+
+
+def _filled(matrix: Tensor, axis: int, rank: int) -> Tensor:
+    """``matrix`` with zeros behind it along ``axis``, up to ``rank``."""
+    import torch
+
+    shape = list(matrix.shape)
+    shape[axis] = rank - shape[axis]
+    return torch.cat([matrix, matrix.new_zeros(shape)], dim=axis)
 
 
 def _today(name: str) -> str:
