@@ -67,6 +67,9 @@ class Reward(ABC):
     name: ClassVar[str]
     #: Whether a gradient reaches the pixels; a reward without one can be monitored but not trained on.
     differentiable: ClassVar[bool] = True
+    #: Whether the gradient is the loss's derivative; ``False`` where a part of the loss is a constant by
+    #: definition (V-JEPA's target features).
+    exact_gradient: ClassVar[bool] = True
 
     @property
     def frames(self) -> FramesNeeded:
