@@ -65,6 +65,7 @@ class Vjepa(ClipReward):
     """
 
     name: ClassVar[str] = "vjepa"
+    exact_gradient: ClassVar[bool] = False
 
     def __init__(self, options: VjepaOptions, *, device: torch.device, dtype: torch.dtype) -> None:
         what = "reward 'vjepa'"
