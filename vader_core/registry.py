@@ -362,5 +362,8 @@ def checked(model: type[BaseModel], given: dict[str, Any], where: str) -> Any:
         lines = []
         for problem in error.errors():
             place = ".".join(str(part) for part in problem["loc"]) or "options"
-            lines.append(f"{where}: {place}={problem['input']!r} is not allowed: {problem['msg']}")
+            if problem["type"] == "missing":
+                lines.append(f"{where} needs the option {place!r}")
+            else:
+                lines.append(f"{where}: {place}={problem['input']!r} is not allowed: {problem['msg']}")
         raise VaderError("\n".join(lines)) from error
