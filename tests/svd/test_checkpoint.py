@@ -52,6 +52,12 @@ def test_what_diffusers_writes_is_read(folder, make_backbone):
     assert not torch.equal(other["denoiser.conv_in.weight"], written["denoiser.conv_in.weight"])
 
 
+def test_a_weights_folder_decides_the_architecture(folder, make_backbone):
+    backbone = make_backbone(load=False, weights=str(folder), architecture=None)
+    assert backbone.defaults.geometry.num_frames == 4
+    assert make_backbone(load=False, architecture=None).defaults.geometry.num_frames == 14
+
+
 def test_half_precision_files_are_read_when_asked(folder, make_backbone):
     written = states(make_backbone(seed=11))
     read = states(make_backbone(weights=str(folder), variant="fp16", architecture=str(folder)))

@@ -155,7 +155,8 @@ def resolve_architecture(value: str) -> Architecture:
     path = Path(value).expanduser()
     if path.is_dir():
         parts = {part: read_config(path / part / "config.json") for part in PARTS}
-        return Architecture(**parts, scheduler=read_config(path / "scheduler" / "scheduler_config.json"))
+        scheduler = path / "scheduler" / "scheduler_config.json"
+        return Architecture(**parts, scheduler=read_config(scheduler) if scheduler.is_file() else {})
     if not path.is_file():
         raise VaderError(
             f"backbone 'svd': architecture {value!r} is not known: use {', '.join(NAMED)}, "

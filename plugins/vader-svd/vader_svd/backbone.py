@@ -17,7 +17,7 @@ from vader_core.geometry import Geometry
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.sampler import Schedule, VarianceExploding
-from vader_core.weights import load_exactly, parse_weights
+from vader_core.weights import WeightSource, load_exactly, parse_weights
 from vader_svd.architecture import resolve_architecture
 from vader_svd.checkpoint import check_configs, locate_files, read_part
 from vader_svd.clip_image import clip_pixels
@@ -63,8 +63,9 @@ class SvdBackbone(Backbone):
     def __init__(self, config: SvdConfig, *, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(device=device, dtype=dtype)
         self.config = config
-        self.architecture = resolve_architecture(config.architecture)
         self.source = parse_weights(config.weights)
+        self._architecture_name = config.architecture or _own_architecture(self.source)
+        self.architecture = resolve_architecture(self._architecture_name)
         sigma_min, sigma_max = self.architecture.sigmas
         self._schedule = VarianceExploding(sigma_min, sigma_max, prediction_type="v")
 
@@ -92,8 +93,7 @@ class SvdBackbone(Backbone):
     def default_gradient(self, num_steps: int) -> str:
         """One step, as in the paper, but the one whose prediction reaches farthest into the video.
 
-        The last step, at sigma 0.002, changes nothing but 0.2 % of its prediction; `docs/svd.md` has the
-        table.
+        Of the last step's prediction, at sigma 0.002, 0.2 % arrives there; `docs/svd.md` has the table.
         """
         sigmas = karras_sigmas(self._schedule.sigma_min, self._schedule.sigma_max, num_steps)
         return f"steps:{farthest_step(sigmas)}"
@@ -150,7 +150,7 @@ class SvdBackbone(Backbone):
         builders = {"unet": build_unet, "vae": build_autoencoder, "image_encoder": build_image_encoder}
         files = {}
         if self.source.kind != "random":
-            files = locate_files(self.source, self.config.architecture, self.config.variant)
+            files = locate_files(self.source, self._architecture_name, self.config.variant)
             check_configs(files, self.architecture)
         loaded = {}
         for offset, (part, builder) in enumerate(builders.items()):
@@ -361,6 +361,12 @@ class SvdBackbone(Backbone):
         latents = torch.cat([self._encode(group) for group in frames.split(ENCODED_TOGETHER)])
         latents = rearrange(latents, "(b t) c h w -> b c t h w", b=video.shape[0])
         return (latents * self._scaling_factor).to(video.dtype)
+
+
+def _own_architecture(source: WeightSource) -> str:
+    """A weights folder's own, where it says one; else the published 14 frames."""
+    says_one = source.path is not None and (source.path / "unet" / "config.json").is_file()
+    return str(source.path) if says_one else "full"
 
 
 def _refuse_negative(prompts: Sequence[Prompt]) -> None:

@@ -22,9 +22,10 @@ class SvdConfig(BaseModel):
     variant: Literal["fp16"] | None = Field(
         None, description="fp16 reads the half-precision files of the folder or repository, half the download"
     )
-    architecture: str = Field(
-        "full",
-        description="full (14 frames), xt (25), tiny (tests), a JSON file, or a folder in diffusers' layout",
+    architecture: str | None = Field(
+        None,
+        description="full (14 frames), xt (25), tiny (tests), a JSON file, or a folder in diffusers' layout; "
+        "unset is that of a --weights folder, else full",
     )
     seed: int = Field(0, description="of random weights")
     motion_bucket_id: Annotated[float, Field(ge=0)] = Field(127, description="how much moves; more is more")

@@ -19,8 +19,8 @@ def karras_sigmas(sigma_min: float, sigma_max: float, num_steps: int, rho: float
 def reach(sigmas: Sequence[float]) -> list[float]:
     """Derivative of the final latents with respect to each step's v, later predictions held fixed.
 
-    From one noise level to the next, Euler keeps the share k = next / sigma of the latents x and takes 1 -
-    k of the clean estimate x / (sigma^2 + 1) - v sigma / sqrt(sigma^2 + 1). After the last level comes zero.
+    From one noise level to the next, Euler keeps the share k = next / sigma of the latents x and takes the
+    share 1 - k of the clean estimate x / (sigma^2 + 1) - v sigma / sqrt(sigma^2 + 1). Zero follows the last.
 
     Args:
         sigmas: Noise levels of the executed steps, largest first.
