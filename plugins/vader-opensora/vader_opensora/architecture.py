@@ -19,11 +19,12 @@ class STDiT3Config:
         num_heads: Attention heads.
         mlp_ratio: Width of the feed-forward over ``hidden_size``.
         patch_size: Along (t, h, w).
-        in_channels: Latent channels; the prediction has twice as many, of which the first half is the
-            velocity.
+        in_channels: Latent channels.
         caption_channels: Width of the text encoder.
         model_max_length: Text tokens.
         input_sq_size: Side in pixels of the square at which positions have their natural scale.
+        qk_norm: Whether queries and keys are normalised.
+        pred_sigma: Whether the prediction has a second half behind the velocity, which sampling does not use.
     """
 
     depth: int = 28
@@ -35,6 +36,8 @@ class STDiT3Config:
     caption_channels: int = 4096
     model_max_length: int = 300
     input_sq_size: int = 512
+    qk_norm: bool = True
+    pred_sigma: bool = True
 
 
 @dataclass(frozen=True)

@@ -31,16 +31,17 @@ class SelfAttention(nn.Module):
         num_heads: Heads.
         temporal: Whether the sequence runs along the frames; then positions are rotary, applied after the
             norms.
+        qk_norm: Whether queries and keys are normalised.
     """
 
-    def __init__(self, width: int, num_heads: int, *, temporal: bool) -> None:
+    def __init__(self, width: int, num_heads: int, *, temporal: bool, qk_norm: bool = True) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.temporal = temporal
         head_dim = width // num_heads
         self.qkv = nn.Linear(width, 3 * width)
-        self.q_norm = HeadNorm(head_dim)
-        self.k_norm = HeadNorm(head_dim)
+        self.q_norm = HeadNorm(head_dim) if qk_norm else nn.Identity()
+        self.k_norm = HeadNorm(head_dim) if qk_norm else nn.Identity()
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:

@@ -356,8 +356,8 @@ class OpenSora(Backbone):
     def _text_length(self, text: Text) -> tuple[int, bool]:
         """Tokens that both branches are given, and whether every one of them counts.
 
-        Known here once, so that no call of the denoiser has to look. Without a mask the fastest attention runs; with
-        one, a multiple of 8 tokens keeps its rows aligned.
+        Known here once, so that no call of the denoiser has to look. Without a mask the fastest attention
+        runs; with one, a multiple of 8 tokens keeps its rows aligned.
         """
         masks = text.positive["mask"], text.negative["mask"]
         length = max(mask.shape[1] for mask in masks)

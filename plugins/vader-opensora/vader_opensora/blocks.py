@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vader_opensora.architecture import STDiT3Config
 from vader_opensora.attention import CrossAttention, SelfAttention
 from vader_opensora.embeddings import FeedForward
 from vader_opensora.precision import without_autocast
@@ -27,18 +28,17 @@ class STDiT3Block(nn.Module):
     """Self-attention (within frames, or across them), cross-attention to the text, feed-forward.
 
     Args:
-        width: Channels.
-        num_heads: Heads.
-        mlp_ratio: Width of the feed-forward over ``width``.
+        config: Sizes of the model.
         temporal: Whether the self-attention runs across frames.
     """
 
-    def __init__(self, width: int, num_heads: int, mlp_ratio: float, *, temporal: bool) -> None:
+    def __init__(self, config: STDiT3Config, *, temporal: bool) -> None:
         super().__init__()
+        width, heads = config.hidden_size, config.num_heads
         self.scale_shift_table = nn.Parameter(torch.randn(6, width) / width**0.5)
-        self.attn = SelfAttention(width, num_heads, temporal=temporal)
-        self.cross_attn = CrossAttention(width, num_heads)
-        self.mlp = FeedForward(width, int(width * mlp_ratio), width)
+        self.attn = SelfAttention(width, heads, temporal=temporal, qk_norm=config.qk_norm)
+        self.cross_attn = CrossAttention(width, heads)
+        self.mlp = FeedForward(width, int(width * config.mlp_ratio), width)
 
     def forward(
         self,

@@ -36,14 +36,10 @@ class STDiT3(nn.Module):
         width = config.hidden_size
         patch = (config.patch_size[0], config.patch_size[1], config.patch_size[2])
         self.patch = patch
-        self.out_channels = 2 * config.in_channels
+        self.out_channels = config.in_channels * (2 if config.pred_sigma else 1)
 
         def blocks(*, temporal: bool) -> nn.ModuleList:
-            block = (
-                STDiT3Block(width, config.num_heads, config.mlp_ratio, temporal=temporal)
-                for _ in range(config.depth)
-            )
-            return nn.ModuleList(block)
+            return nn.ModuleList(STDiT3Block(config, temporal=temporal) for _ in range(config.depth))
 
         self.rope = RotaryFrequencies(width // config.num_heads)
         self.x_embedder = PatchEmbedder(config.in_channels, width, patch)
@@ -93,7 +89,7 @@ class STDiT3(nn.Module):
             recompute: Keep each block's input alone and compute the rest again in the backward pass.
 
         Returns:
-            [b, 2 c, t, h, w] in float32 (float64 for a float64 model).
+            [b, 2 c, t, h, w] (c without ``pred_sigma``) in float32 (float64 for a float64 model).
         """
         latent_size = latents.shape[2:]
         dtype = self.x_embedder.proj.weight.dtype
