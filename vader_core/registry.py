@@ -164,7 +164,7 @@ class Registry:
                 getattr(manager.hook, hook)(register=_collector(staged, kind, plugin.name, package))
             manager.hook.register_commands(register=_announcer(commands, plugin.name))
             manager.hook.register_lora_formats(register=_announcer(formats, plugin.name))
-        except Exception as error:  # the plugin border: a stranger's code may raise anything
+        except (Exception, SystemExit) as error:  # the plugin border: a stranger's code may raise anything
             self.plugins.append(_failed(plugin, error))
             return
         self.plugins.append(plugin)
@@ -282,7 +282,7 @@ def _announcer(announced: list[Announced], plugin: str) -> hookspecs.RegisterCom
     return register
 
 
-def _failed(plugin: Plugin, error: Exception) -> Plugin:
+def _failed(plugin: Plugin, error: BaseException) -> Plugin:
     message = str(error) if isinstance(error, VaderError) else f"{type(error).__name__}: {error}"
     return Plugin(
         plugin.name,
@@ -331,7 +331,7 @@ def load_registry() -> Registry:
             if distribution is not None and plugin.distribution != "vader-core":
                 _check_core_version(distribution)
             module = point.load()
-        except Exception as error:  # the plugin border
+        except (Exception, SystemExit) as error:  # the plugin border
             registry.plugins.append(_failed(plugin, error))
             continue
         registry.add(module, plugin)
