@@ -71,7 +71,7 @@ def clip(red, frames=8):
     return video
 
 
-def make_run(folder, *, steps=20, alarm=True, summary=True):
+def make_run(folder, *, steps=20, alarm=True, summary=True, best=0):
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(CONFIG)
     (folder / "environment.json").write_text(
@@ -130,6 +130,7 @@ def make_run(folder, *, steps=20, alarm=True, summary=True):
                     "train_seconds": 33.0,
                     "steps": steps,
                     "reward_queries": 4 * steps,
+                    "best_step": best,
                     "pairs": 64,
                     "evaluation": {"demo_aesthetic": row, "demo_alignment": fallen},
                 }
@@ -224,6 +225,14 @@ def test_a_run_without_a_closing_evaluation(tmp_path):
     assert "No alarm was raised." in text
     assert "held-out pairs" not in text
     assert "15 s" in text
+
+
+def test_the_best_step_stands_between_where_an_alarm_was_raised(tmp_path):
+    page = parsed(write_report(make_run(tmp_path / "pushed", best=10)))
+    assert page.tags.count("video") == 6
+    assert "checkpoints/best holds step 10" in " ".join(page.text)
+    calm = parsed(write_report(make_run(tmp_path / "calm", best=10, alarm=False)))
+    assert calm.tags.count("video") == 4
 
 
 def test_a_clip_that_is_missing_is_left_out(tmp_path):

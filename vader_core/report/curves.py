@@ -107,7 +107,7 @@ def _padded(low: float, high: float) -> tuple[float, float]:
     room = (high - low) * 0.06
     if room <= abs(high) * 1e-9:  # a flat line gets room around it
         room = abs(high) * 0.1 or 1.0
-    return low - room, high + room
+    return max(low - room, 0.0) if low >= 0 else low - room, high + room
 
 
 def _grid(frame: _Frame) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -153,7 +153,9 @@ def _alarms(record: Record) -> str:
         f"<li><b>step {escape(str(alarm.get('step')))}</b>: {escape(str(alarm.get('message', '')))}</li>"
         for alarm in record.alarms
     )
-    return f'<section class="alarms"><h2>Alarms</h2><ul>{lines}</ul></section>'
+    best = record.best_step()
+    kept = f"<p>checkpoints/best holds step {best}, the highest reward without an alarm.</p>" if best else ""
+    return f'<section class="alarms"><h2>Alarms</h2><ul>{lines}</ul>{kept}</section>'
 
 
 # -- clips ---------------------------------------------------------------------------------------------------
@@ -162,13 +164,14 @@ def _alarms(record: Record) -> str:
 def _clips(record: Record) -> str:
     if not record.samples:
         return ""
-    before, after = record.samples[0], record.samples[-1]
-    base = {(clip.prompt, clip.seed): clip for clip in before.clips} if before is not after else {}
-    shown = after.clips[:MOST_PAIRS]
-    pairs = "".join(_pair(base.get((clip.prompt, clip.seed)), before, clip, after) for clip in shown)
-    note = "The same prompt and the same noise on both sides." if base else "One validation so far."
-    if len(after.clips) > len(shown):
-        note += f" {len(shown)} of {len(after.clips)} are shown; all are in samples/."
+    last = record.samples[-1]
+    chosen = [samples for samples in record.samples if samples.step in (0, record.best_step())]
+    shown = [samples for samples in chosen if samples is not last] + [last]
+    seeds = len({clip.seed for clip in last.clips}) > 1
+    pairs = "".join(_pair(clip, shown, with_seed=seeds) for clip in last.clips[:MOST_PAIRS])
+    note = "The same prompt and the same noise on every side." if len(shown) > 1 else "One validation so far."
+    if len(last.clips) > MOST_PAIRS:
+        note += f" {MOST_PAIRS} of {len(last.clips)} are shown; all are in samples/."
     small = " small" if record.clips_are_small else ""
     return (
         f'<section><h2>Before and after</h2><p class="note">{note}</p>'
@@ -178,14 +181,19 @@ def _clips(record: Record) -> str:
     )
 
 
-def _pair(base: Clip | None, before: Samples, clip: Clip, after: Samples) -> str:
-    sides = []
-    if base is not None:
-        sides.append(_side(base, _label(before), "before"))
-    sides.append(_side(clip, _label(after), "after"))
+def _pair(clip: Clip, shown: Sequence[Samples], *, with_seed: bool) -> str:
+    """One prompt: a clip of every shown validation, the last one's on the right."""
+    sides = [
+        _side(found, _label(samples), "after" if samples is shown[-1] else "before")
+        for samples in shown
+        for found in samples.clips
+        if (found.prompt, found.seed) == (clip.prompt, clip.seed)
+    ]
+    seed = f' <span class="seed">seed {clip.seed}</span>' if with_seed else ""
+    columns = "sides three" if len(shown) > 2 else "sides"
     return (
-        f'<article class="pair"><p class="prompt">{escape(clip.prompt) or "(no text)"}</p>'
-        f'<div class="sides">{"".join(sides)}</div></article>'
+        f'<article class="pair"><p class="prompt">{escape(clip.prompt) or "(no text)"}{seed}</p>'
+        f'<div class="{columns}">{"".join(sides)}</div></article>'
     )
 
 

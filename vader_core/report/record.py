@@ -107,6 +107,11 @@ class Record:
         counted = [record["reward_queries"] for record in self.train if "reward_queries" in record]
         return int(counted[-1]) if counted else None
 
+    def best_step(self) -> int | None:
+        """The step that ``checkpoints/best`` holds, where an alarm makes it differ from the last."""
+        best = self.summary.get("best_step")
+        return int(best) if self.alarms and best else None
+
     def seconds_a_step(self) -> float | None:
         """Median over the steps."""
         values = [float(record["seconds"]) for record in self.train if "seconds" in record]
