@@ -286,6 +286,8 @@ class OpenSora(Backbone):
                 self.text_cache.put(text, {"embeddings": row[: int(mask.sum())]})
         if missing and not self._keep_text_encoder:
             self._drop_text_encoder()
+        elif isinstance(self._text_encoder, T5TextEncoder):
+            self._text_encoder.rest()
         rows = [self._kept(text) for text in positive]
         other = [row if text is None else self._kept(text) for row, text in zip(rows, negative, strict=True)]
         null = torch.tensor([text is None for text in negative], device=self.device)

@@ -19,7 +19,7 @@ class T5TextEncoder:
 
     Args:
         folder: A repository's files, as transformers reads them.
-        device: Where it runs.
+        device: Where it runs. Between calls it may rest on the CPU.
         dtype: Of its weights.
         max_length: Tokens a prompt is padded and cut to.
         channels: Width that the denoiser expects.
@@ -46,7 +46,7 @@ class T5TextEncoder:
                 f"but the denoiser expects {channels}"
             )
         self.model: Any = model.requires_grad_(False).eval()
-        self.model.to(device)
+        self.device = device
         self.max_length = max_length
 
     @torch.no_grad()
@@ -57,6 +57,7 @@ class T5TextEncoder:
             ``embeddings`` [n, max_length, channels] float32, zero behind a text's end (the denoiser drops
             what is there), and ``mask`` [n, max_length] bool.
         """
+        self.model.to(self.device)
         tokens = self.tokenizer(
             list(texts),
             max_length=self.max_length,
@@ -65,12 +66,18 @@ class T5TextEncoder:
             return_attention_mask=True,
             return_tensors="pt",
         )
-        ids, mask = tokens.input_ids.to(self.model.device), tokens.attention_mask.to(self.model.device)
+        ids, mask = tokens.input_ids.to(self.device), tokens.attention_mask.to(self.device)
         # Autocast would change what is cached with the run's precision.
         with without_autocast(ids.device):
             encoded = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
         mask = mask.bool()
         return {"embeddings": encoded.float() * mask[..., None], "mask": mask}
+
+    def rest(self) -> None:
+        """Leave the device to others until the next call."""
+        self.model.to("cpu")
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 class WordVectors:
