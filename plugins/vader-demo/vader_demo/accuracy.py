@@ -1,9 +1,9 @@
 """Measure the demo's video model: `python -m vader_demo.accuracy`.
 
-Generates one clip for each of the 1,024 held-out attribute combinations, which the model never saw in training, and lets the judges say
-what they see; the judges were trained on rendered clips only. Also judges freshly rendered clips
-of the same captions, as they are and through the auto-encoder, and writes a contact sheet. Needs torch, numpy,
-safetensors and pillow only.
+Generates one clip for each of the 1,024 held-out attribute combinations, which the model never saw in
+training, and lets the judges say what they see; the judges were trained on rendered clips only. Also judges
+freshly rendered clips of the same captions, as they are and through the auto-encoder, and writes a contact
+sheet. Needs torch, numpy, safetensors, einops and pillow only.
 """
 
 from __future__ import annotations
@@ -113,7 +113,10 @@ def rendered(combination: Tensor, seed: int) -> Tensor:
     """Render the captions' clips as the video model's training data were drawn."""
     generator = torch.Generator().manual_seed(seed)
     return torch.cat(
-        [world.render(world.draw_factors(rows, generator, dullness=2.0)) for rows in combination.split(_BATCH)]
+        [
+            world.render(world.draw_factors(rows, generator, dullness=2.0))
+            for rows in combination.split(_BATCH)
+        ]
     )
 
 
@@ -123,7 +126,9 @@ def through_autoencoder(parts: Parts, video: Tensor) -> Tensor:
     device = next(parts.denoiser.parameters()).device
     return torch.cat(
         [
-            parts.autoencoder.decode(parts.autoencoder.encode(clips.to(device).flatten(0, 1))).view_as(clips).cpu()
+            parts.autoencoder.decode(parts.autoencoder.encode(clips.to(device).flatten(0, 1)))
+            .view_as(clips)
+            .cpu()
             for clips in video.split(_BATCH)
         ]
     )
@@ -132,14 +137,18 @@ def through_autoencoder(parts: Parts, video: Tensor) -> Tensor:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m vader_demo.accuracy", description=__doc__)
-    parser.add_argument("--weights", type=Path, default=checkpoint.WEIGHTS, help="folder of the weights files")
+    parser.add_argument(
+        "--weights", type=Path, default=checkpoint.WEIGHTS, help="folder of the weights files"
+    )
     parser.add_argument("--captions", type=int, default=1024, help="how many held-out captions")
     parser.add_argument("--num-steps", type=int, default=flow.NUM_STEPS)
     parser.add_argument("--guidance-scale", type=float, default=flow.GUIDANCE_SCALE)
     parser.add_argument("--shift", type=float, default=flow.SHIFT, help="time shift towards noise")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, default=Path("demo-accuracy"), help="folder for the report and the contact sheet")
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo-accuracy"), help="folder for the report and the contact sheet"
+    )
     options = parser.parse_args(arguments)
     started = time.monotonic()
     parts = load_parts(options.weights, torch.device(options.device))

@@ -95,6 +95,6 @@ class AutoEncoder(nn.Module):
         return (raw - self.latent_mean[:, None, None]) / self.latent_std[:, None, None]
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Decode normalised latents (n, 8, 8, 8) to frames (n, 3, 64, 64), nominally in [0, 1], not clamped."""
+        """Decode normalised latents (n, 8, 8, 8) to frames (n, 3, 64, 64): about [0, 1], not clamped."""
         raw = latents * self.latent_std[:, None, None] + self.latent_mean[:, None, None]
         return self.decoder(raw) / 2 + 0.5

@@ -1,10 +1,11 @@
 """Build the demo's weights from nothing: `python -m vader_demo.build --work FOLDER`.
 
-Stages, in order: the auto-encoder, the four judges, the two sets of rewards, the latents of the training clips, the
-denoiser with its text encoder, and the packaged files. A stage that is done is kept in the work folder, one that is
-under way is saved when the piece's time is over and continued by the same command (exit code 3 says
-that more is left). Data are drawn from the seed; lengths of the two long stages are wall-clock times at full scale, so
-the exact numbers depend on the machine. Needs torch, numpy and safetensors only.
+Stages, in order: the auto-encoder, the four judges, the two sets of rewards, the latents of the training
+clips, the denoiser with its text encoder, and the packaged files. A stage that is done is kept in the work
+folder, one that is under way is saved when the piece's time is over and continued by the same command (exit
+code 3 says that more is left). Everything is drawn from the seed, but at full scale the lengths of the two
+long stages are wall-clock times, so the exact numbers depend on the machine. Needs torch, numpy, einops and
+safetensors only.
 """
 
 from __future__ import annotations
@@ -26,7 +27,15 @@ from torch.nn import functional
 
 from vader_demo import checkpoint, world
 from vader_demo.autoencoder import AutoEncoder
-from vader_demo.captions import ATTRIBUTES, CAPTION_TOKENS, MOTIONS, Attributes, combinations, split_combinations, tokenise
+from vader_demo.captions import (
+    ATTRIBUTES,
+    CAPTION_TOKENS,
+    MOTIONS,
+    Attributes,
+    combinations,
+    split_combinations,
+    tokenise,
+)
 from vader_demo.denoiser import Denoiser
 from vader_demo.scorers import build_judges, build_rewards, judge
 from vader_demo.text_encoder import TextEncoder
@@ -67,9 +76,7 @@ class Scale:
 
 
 SCALES = {
-    "full": Scale(
-        100_000, 4096, 1024, Length(seconds=170), 256, 1.0, 600_000, 512, Length(seconds=490)
-    ),
+    "full": Scale(100_000, 4096, 1024, Length(seconds=170), 256, 1.0, 600_000, 512, Length(seconds=490)),
     "smoke": Scale(8192, 1024, 1024, Length(seconds=3), 256, 0.01, 16_384, 512, Length(seconds=3)),
     "tiny": Scale(64, 32, 16, Length(steps=6), 8, 0.002, 64, 8, Length(steps=6)),
 }
@@ -200,7 +207,9 @@ class _Loop:
             "second": [state["exp_avg_sq"] for state in moments],
         }
         for part, tensors in parts.items():
-            save_file(dict(zip(self.names, (t.contiguous() for t in tensors), strict=True)), self._partial(part))
+            save_file(
+                dict(zip(self.names, (t.contiguous() for t in tensors), strict=True)), self._partial(part)
+            )
         where = {"step": torch.tensor(self.step), "elapsed": torch.tensor(self.elapsed, dtype=torch.float64)}
         save_file({**where, "generator": self.generator.get_state()}, self._partial("position"))
 
@@ -220,7 +229,9 @@ class _Loop:
                 parameter.copy_(parts[0][name])
                 self.average[index].copy_(parts[1][name])
                 self.optimizer.state[parameter] = {
-                    "step": torch.tensor(float(self.step), device=self.job.device if self.optimizer.defaults["fused"] else None),
+                    "step": torch.tensor(
+                        float(self.step), device=self.job.device if self.optimizer.defaults["fused"] else None
+                    ),
                     "exp_avg": parts[2][name].clone(),
                     "exp_avg_sq": parts[3][name].clone(),
                 }
@@ -263,7 +274,9 @@ def render_pool(job: Job, purpose: str, count: int, dullness: float = 1.5) -> Po
     """Render clips of all attribute combinations."""
     generator = job.generator(purpose)
     every = torch.tensor(combinations(), device=job.device)
-    factors = world.draw_factors(world.draw_combinations(every, count, generator), generator, dullness=dullness)
+    factors = world.draw_factors(
+        world.draw_combinations(every, count, generator), generator, dullness=dullness
+    )
     clips = torch.empty(count, world.FRAMES, 3, world.SIZE, world.SIZE, dtype=torch.uint8, device=job.device)
     for start in range(0, count, 2048):
         rows = slice(start, min(start + 2048, count))
@@ -274,8 +287,9 @@ def render_pool(job: Job, purpose: str, count: int, dullness: float = 1.5) -> Po
 def train_autoencoder(job: Job, pool: Pool) -> AutoEncoder:
     """Train the auto-encoder and measure its latents' mean and deviation.
 
-    Pixels near edges weigh up to five times as much, and horizontal and vertical differences have a term of their own.
-    Latents are jittered by up to 0.15 of their deviation, so that the decoder forgives what the denoiser leaves behind.
+    Pixels near edges weigh up to five times as much, and differences between neighbours have a term of their
+    own. Latents are jittered by up to 0.15 of their deviation, so that the decoder forgives what the denoiser
+    leaves behind.
     """
     torch.manual_seed(job.seed)
     model = AutoEncoder().to(job.device, memory_format=torch.channels_last)
@@ -289,9 +303,16 @@ def train_autoencoder(job: Job, pool: Pool) -> AutoEncoder:
         rebuilt = (model.decoder(raw + jitter * deviation * noise) / 2 + 0.5).float()
         error = (rebuilt - frames).abs()
         down, across = _differences(frames)
-        weight = 1 + 8 * (functional.pad(down, (0, 0, 0, 1)) + functional.pad(across, (0, 1))).abs().amax(1, True).clamp_max(0.5)
+        weight = 1 + 8 * (functional.pad(down, (0, 0, 0, 1)) + functional.pad(across, (0, 1))).abs().amax(
+            1, True
+        ).clamp_max(0.5)
         edges = sum((a - b).abs().mean() for a, b in zip(_differences(rebuilt), (down, across), strict=True))
-        return (weight * error).mean() + 2 * error.square().mean() + 0.5 * edges + 1e-4 * raw.float().square().mean()
+        return (
+            (weight * error).mean()
+            + 2 * error.square().mean()
+            + 0.5 * edges
+            + 1e-4 * raw.float().square().mean()
+        )
 
     train(job, Recipe("autoencoder", job.scale.autoencoder, 2e-3), model, loss)
     _measure_latents(job, model, pool)
@@ -311,10 +332,10 @@ def _differences(frames: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def wear(video: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Blur some clips and add noise to some, so that a scorer is used to imperfect pictures and dislikes them.
+    """Blur some clips and add noise to some, so that a scorer is used to imperfect pictures.
 
     Returns:
-        The clips, shaped as they came, and how worn each is, (b,), 0 to 2: one for full blur, one for full noise.
+        The clips, shaped as they came, and how worn each is, (b,): one for full blur, one for full noise.
     """
     batch, device = len(video), video.device
     blur, grain = (2 * torch.rand(2, batch, generator=generator, device=device) - 1).clamp_min(0)
@@ -357,7 +378,7 @@ def _scorer_length(job: Job, steps: int) -> Length:
 
 @torch.no_grad()
 def code_half(job: Job, pool: Pool, autoencoder: AutoEncoder) -> None:
-    """Send every other clip of the pool through the auto-encoder, in place, with a little noise on its latents."""
+    """Send every other clip of the pool through the auto-encoder, in place, its latents a little noised."""
     generator = job.generator("coded clips")
     for rows in torch.arange(0, len(pool.clips), 2, device=job.device).split(256):
         video = pool.clips[rows].float() / 255
@@ -386,20 +407,26 @@ def train_rewards(job: Job, pool: Pool, held_out: bool) -> dict[str, nn.Module]:
     def action(generator: torch.Generator) -> Tensor:
         factors, video = pool.draw(job.scale.scorer_clips, generator)
         video = wear(video, generator)[0]
-        return functional.cross_entropy(rewards["action"](video).float(), factors.motion, label_smoothing=0.02)
+        return functional.cross_entropy(
+            rewards["action"](video).float(), factors.motion, label_smoothing=0.02
+        )
 
     def alignment(generator: torch.Generator) -> Tensor:
         factors, video = pool.draw(job.scale.scorer_clips, generator)
         video = wear(video, generator)[0]
         return contrastive_loss(rewards["alignment"], video, factors.combination, tokens, generator)
 
-    for name, loss, steps in (("aesthetic", aesthetic, 3000), ("action", action, 2000), ("alignment", alignment, 2500 if held_out else 4500)):
+    for name, loss, steps in (
+        ("aesthetic", aesthetic, 3000),
+        ("action", action, 2000),
+        ("alignment", alignment, 2500 if held_out else 4500),
+    ):
         train(job, Recipe(f"{prefix}-{name}", _scorer_length(job, steps), 2e-3, 0.05), rewards[name], loss)
     return rewards
 
 
 def caption_tokens() -> Tensor:
-    """Tokens of every caption of the grammar: (8 shapes, 9, 7, 11, 12), where the last index of each is silence."""
+    """Tokens of every caption of the grammar: (8, 9, 7, 11, 12), the last index of an attribute is silence."""
     sizes = [len(values) for values in ATTRIBUTES.values()]
     table = torch.zeros(sizes[0], sizes[1] + 1, sizes[2] + 1, sizes[3] + 1, CAPTION_TOKENS, dtype=torch.int64)
     for index in torch.cartesian_prod(*(torch.arange(size) for size in table.shape[:4])).tolist():
@@ -426,7 +453,9 @@ def silence(combination: Tensor, chances: Tensor, generator: torch.Generator) ->
     return torch.where(drop, _SILENT.to(combination.device), combination)
 
 
-def contrastive_loss(net: nn.Module, video: Tensor, combination: Tensor, tokens: Tensor, generator: torch.Generator) -> Tensor:
+def contrastive_loss(
+    net: nn.Module, video: Tensor, combination: Tensor, tokens: Tensor, generator: torch.Generator
+) -> Tensor:
     """InfoNCE over the batch's captions and, for each clip, its own caption with one attribute changed.
 
     Captions of other clips that happen to be true of a clip are left out of its negatives. Temperature 0.05.
@@ -452,7 +481,7 @@ def contrastive_loss(net: nn.Module, video: Tensor, combination: Tensor, tokens:
 
 
 def encode_clips(job: Job, autoencoder: AutoEncoder) -> dict[str, Tensor]:
-    """Render the video model's training clips, mostly dull ones and of the train split only, and encode them."""
+    """Render and encode the video model's training clips: mostly dull ones, of the train split only."""
     path = job.work / "latents.safetensors"
     if path.exists():
         return load_file(path, device=str(job.device))
@@ -483,9 +512,9 @@ class VideoModel(nn.Module):
 def train_denoiser(job: Job, data: dict[str, Tensor]) -> VideoModel:
     """Train the video model: rectified flow, velocity target, times 80 % logit-normal and 20 % uniform.
 
-    A caption is empty for 10 % of the clips (the unconditional branch), leaves out the colour for 6 %, the background
-    for 10 %; the motion is left out for half of the clips that stand still and 3 % of the others, so that a caption without a
-    motion word mostly means a shape at rest.
+    A caption is empty for 10 % of the clips (the unconditional branch), leaves out the colour for 6 % and the
+    background for 10 %. The motion is left out for half of the clips that stand still and 3 % of the others,
+    so that a caption without a motion word mostly means a shape at rest.
     """
     torch.manual_seed(job.seed + 4)
     model = VideoModel().to(job.device)
@@ -516,19 +545,26 @@ def train_denoiser(job: Job, data: dict[str, Tensor]) -> VideoModel:
 
 
 @torch.no_grad()
-def evaluate_parts(job: Job, parts: dict[str, dict[str, nn.Module]], autoencoder: AutoEncoder) -> dict[str, float]:
+def evaluate_parts(
+    job: Job, parts: dict[str, dict[str, nn.Module]], autoencoder: AutoEncoder
+) -> dict[str, float]:
     """Measure auto-encoder, judges and rewards on clips that none of them saw."""
     test = render_pool(job, "test clips", job.scale.test)
     tokens = caption_tokens().to(job.device)
     figures: dict[str, list[Tensor]] = {}
     generator = job.generator("measurement")
     for start in range(0, len(test.clips), 512):
-        factors, video = test.factors[slice(start, start + 512)], test.clips[start : start + 512].float() / 255
+        factors, video = (
+            test.factors[slice(start, start + 512)],
+            test.clips[start : start + 512].float() / 255,
+        )
         rebuilt = autoencoder.decode(autoencoder.encode(video.flatten(0, 1))).view_as(video).clamp(0, 1)
         figures.setdefault("autoencoder mse", []).append((rebuilt - video).square().mean((1, 2, 3, 4)))
         for source, clips in (("rendered", video), ("coded", rebuilt)):
             for name, seen in judge(parts["judges"], clips).items():
-                figures.setdefault(f"judge {name}, {source}", []).append((seen == getattr(factors, name)).float())
+                figures.setdefault(f"judge {name}, {source}", []).append(
+                    (seen == getattr(factors, name)).float()
+                )
         changed = factors.combination.clone()
         rows = torch.arange(len(video), device=job.device)
         attribute = torch.randint(4, (len(video),), generator=generator, device=job.device)
@@ -536,12 +572,16 @@ def evaluate_parts(job: Job, parts: dict[str, dict[str, nn.Module]], autoencoder
         for group in ("rewards", "held_out"):
             nets = parts[group]
             score = nets["aesthetic"](rebuilt.flatten(0, 1)).view(len(video), -1).mean(1)
-            figures.setdefault(f"{group} aesthetic squared error", []).append((score - world.beauty(factors)).square())
+            figures.setdefault(f"{group} aesthetic squared error", []).append(
+                (score - world.beauty(factors)).square()
+            )
             action = nets["action"](rebuilt).argmax(1)
             figures.setdefault(f"{group} action", []).append((action == factors.motion).float())
             right = nets["alignment"](rebuilt, tokens[tuple(factors.combination.unbind(1))])
             wrong = nets["alignment"](rebuilt, tokens[tuple(changed.unbind(1))])
-            figures.setdefault(f"{group} alignment prefers the true caption", []).append((right > wrong).float())
+            figures.setdefault(f"{group} alignment prefers the true caption", []).append(
+                (right > wrong).float()
+            )
             figures.setdefault(f"{group} alignment, true caption", []).append(right)
             figures.setdefault(f"{group} alignment, one attribute wrong", []).append(wrong)
     return {name: round(torch.cat(values).mean().item(), 5) for name, values in figures.items()}

@@ -133,19 +133,35 @@ def combinations() -> tuple[tuple[int, int, int, int], ...]:
 
 
 @cache
-def split_combinations(split: str) -> tuple[tuple[int, int, int, int], ...]:
-    """The combinations of a split, in a fixed shuffled order.
+def split_captions(split: str, without: frozenset[str] = frozenset()) -> tuple[str, ...]:
+    """The captions of a split, in a fixed shuffled order.
 
-    The order is that of a hash of the words, so it depends on no random generator.
+    The order is that of a hash of the words, so it depends on no random generator; the first 4 of 15 captions
+    are held out. Captions that name everything are those of `split_combinations`.
+
+    Args:
+        split: `train` or `held_out`.
+        without: Attributes that are left out: `colour`, `background`, `motion`.
+    """
+    names = tuple(ATTRIBUTES)
+    captions = {
+        Attributes(**{n: v for n, v in zip(names, row, strict=True) if n not in without}).caption
+        for row in combinations()
+    }
+    ordered = sorted(captions, key=lambda caption: hashlib.sha256(caption.encode()).digest())
+    size = len(ordered) * HELD_OUT_COMBINATIONS // len(combinations())
+    return tuple({"held_out": ordered[:size], "train": ordered[size:]}[split])
+
+
+@cache
+def split_combinations(split: str) -> tuple[tuple[int, int, int, int], ...]:
+    """The attribute combinations of `split_captions`, in its order.
 
     Args:
         split: `train` (2,816 combinations) or `held_out` (1,024, never shown to the video model).
     """
-    ordered = sorted(
-        combinations(), key=lambda c: hashlib.sha256(Attributes(*c).caption.encode()).digest()
-    )
-    held_out = ordered[:HELD_OUT_COMBINATIONS]
-    return tuple({"held_out": held_out, "train": ordered[HELD_OUT_COMBINATIONS:]}[split])
+    rows = {Attributes(*row).caption: row for row in combinations()}
+    return tuple(rows[caption] for caption in split_captions(split))
 
 
 def _words(caption: str) -> list[str]:

@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -18,10 +17,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Read a weights file as float32 tensors.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: If there is no such file.
     """
-    with safe_open(str(path), framework="pt") as file:
-        return {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (not a dict)
+    return {key: value.float() for key, value in load_file(path).items()}
 
 
 def write_weights(path: Path, modules: dict[str, nn.Module], about: dict[str, object]) -> None:
@@ -40,13 +38,51 @@ def write_weights(path: Path, modules: dict[str, nn.Module], about: dict[str, ob
     beside.replace(path)
 
 
+def part_of(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors named `<name>.<key>`, by key."""
+    return {
+        key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")
+    }
+
+
 def fill(modules: dict[str, nn.Module], tensors: dict[str, Tensor]) -> None:
-    """Load tensors named `<module>.<key>` into modules, all of them and nothing else.
+    """Load tensors named `<module>.<key>` into modules, each exactly, and freeze them.
 
     Raises:
-        RuntimeError: if a key is missing, unexpected or of another shape (torch's own message).
+        RuntimeError: If a key is missing, unexpected or of another shape (torch's own message).
     """
     for name, module in modules.items():
-        own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
-        module.load_state_dict(own)
+        module.load_state_dict(part_of(tensors, name))
+        module.eval().requires_grad_(False)
+
+
+def load_parts(modules: dict[str, nn.Module], weights: str, file: str, *, needed_for: str) -> None:
+    """Fill modules from the shipped weights or from a file of the user's, and freeze them.
+
+    Args:
+        modules: By the name that they have in the file.
+        weights: `pretrained`, a path, or `hub:REPO[/FILE][@REV]`.
+        file: Stem of the file that `pretrained` stands for.
+        needed_for: What asks; begins every message.
+
+    Raises:
+        VaderError: No such file, unreadable, or of other keys or shapes.
+    """
+    # The measuring scripts share this module and run where the core is not installed.
+    from vader_core.errors import VaderError
+    from vader_core.weights import WeightFile, load_exactly, load_tensors, locate, parse_weights
+
+    source = parse_weights(weights)
+    if source.kind == "random":
+        raise VaderError(f"{needed_for}: weights 'random' make no sense here: use pretrained or a file")
+    name = f"{file}.safetensors"
+    if source.kind == "pretrained":
+        path = WEIGHTS / name
+    else:
+        path = locate(source, WeightFile("", name), needed_for=needed_for)
+    path = path / name if path.is_dir() else path
+    tensors = load_tensors(path, needed_for=needed_for)
+    for part, module in modules.items():
+        own = {key: value.float() for key, value in part_of(tensors, part).items()}
+        load_exactly(module, own, what=f"{needed_for}, {part} of {path.name}")
         module.eval().requires_grad_(False)

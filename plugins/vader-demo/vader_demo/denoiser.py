@@ -1,8 +1,8 @@
 """The demo model's denoiser: a diffusion transformer over space-time patches and caption tokens.
 
-A patch is one latent pixel of two frames in a row, so a clip is 4 x 64 = 256 tokens; the caption's 12 tokens are put
-before them and all attend to all. The timestep enters through adaptive normalisation whose
-projection the blocks share, each adding its own learnt table (PixArt's economy, arXiv 2310.00426).
+A patch is one latent pixel of two frames in a row, so a clip is 4 x 64 = 256 tokens; the caption's 12 tokens
+are put before them and all attend to all. The timestep enters through adaptive normalisation whose projection
+the blocks share, each adding its own learnt table (PixArt's economy, arXiv 2310.00426).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 TIME_FEATURES = 128
 
@@ -21,8 +22,8 @@ def timestep_features(timesteps: Tensor) -> Tensor:
     """Sines and cosines of timesteps (b,) in [0, 1]: (b, 128), float32 or better."""
     dtype = torch.promote_types(timesteps.dtype, torch.float32)
     half = TIME_FEATURES // 2
-    frequencies = torch.exp(-math.log(1000.0) * torch.arange(half, device=timesteps.device, dtype=dtype) / half)
-    angles = 1000.0 * timesteps.to(dtype)[:, None] * frequencies / 10
+    octaves = torch.arange(half, device=timesteps.device, dtype=dtype) / half
+    angles = 100.0 * timesteps.to(dtype)[:, None] * torch.exp(-math.log(1000.0) * octaves)
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
@@ -75,7 +76,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
         """Map tokens (b, n, width), with the shared modulation (b, 6, width), to the same shape."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = (modulation + self.modulation_table)[:, :, None].unbind(1)
+        shift1, scale1, gate1, shift2, scale2, gate2 = (modulation + self.modulation_table)[
+            :, :, None
+        ].unbind(1)
         x = x + gate1 * self.attention(self.norm1(x) * (1 + scale1) + shift1)
         return x + gate2 * self.feed_forward(self.norm2(x) * (1 + scale2) + shift2)
 
@@ -94,7 +97,7 @@ class Denoiser(nn.Module):
         text_width: channels of a caption feature.
     """
 
-    def __init__(  # noqa: PLR0913 (the constructor is the architecture)
+    def __init__(
         self,
         latent_channels: int = 8,
         num_frames: int = 8,
@@ -122,13 +125,16 @@ class Denoiser(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+    def forward(
+        self, latents: Tensor, timesteps: Tensor, text: Tensor, *, checkpointing: bool = False
+    ) -> Tensor:
         """Predict the velocity.
 
         Args:
             latents: (b, 8, 8, 8, 8), channels, frames, height, width.
             timesteps: (b,), in [0, 1]; 1 is pure noise.
             text: (b, 12, 128), caption features.
+            checkpointing: Recompute the blocks in the backward pass.
 
         Returns:
             The velocity, shaped like `latents`.
@@ -140,8 +146,9 @@ class Denoiser(nn.Module):
         features = timestep_features(timesteps).to(latents.dtype)
         condition = functional.silu(self.time_mlp(features) + self.text_pool(text.mean(1)))
         modulation = self.modulation(condition).unflatten(1, (6, -1))
+        recompute = checkpointing and torch.is_grad_enabled()
         for block in self.blocks:
-            x = block(x, modulation)
+            x = checkpoint(block, x, modulation, use_reentrant=False) if recompute else block(x, modulation)
         shift, scale = self.modulation_out(condition)[:, None].chunk(2, dim=2)
         x = self.patch_out(self.norm_out(x[:, text.shape[1] :]) * (1 + scale) + shift)
         return rearrange(x, "b (t h w) (two c) -> b c (t two) h w", t=time, h=height, two=2)

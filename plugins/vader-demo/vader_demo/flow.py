@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -21,7 +23,9 @@ def shifted_times(num_steps: int, shift: float) -> Tensor:
 
 
 @torch.no_grad()
-def sample(denoiser: Denoiser, text: Tensor, empty_text: Tensor, noise: Tensor, schedule: tuple[int, float, float]) -> Tensor:
+def sample(
+    denoiser: Denoiser, text: Tensor, empty_text: Tensor, noise: Tensor, schedule: tuple[int, float, float]
+) -> Tensor:
     """Euler integration with classifier-free guidance, both branches in one batch.
 
     Args:
@@ -37,7 +41,7 @@ def sample(denoiser: Denoiser, text: Tensor, empty_text: Tensor, noise: Tensor, 
     num_steps, guidance, shift = schedule
     both = torch.cat([text, empty_text.expand_as(text)])
     latents, times = noise, shifted_times(num_steps, shift).tolist()
-    for now, after in zip(times, times[1:], strict=False):
+    for now, after in pairwise(times):
         timesteps = torch.full((len(both),), now, device=noise.device)
         conditional, unconditional = denoiser(torch.cat([latents, latents]), timesteps, both).chunk(2)
         velocity = unconditional + guidance * (conditional - unconditional)

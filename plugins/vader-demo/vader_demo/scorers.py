@@ -114,7 +114,11 @@ def build_rewards(held_out: bool = False) -> dict[str, nn.Module]:
     Args:
         held_out: the second set, of other widths (and trained from other seeds), for monitoring.
     """
-    widths = {"aesthetic": 20, "alignment": 16, "action": 12} if held_out else {"aesthetic": 16, "alignment": 20, "action": 16}
+    widths = (
+        {"aesthetic": 20, "alignment": 16, "action": 12}
+        if held_out
+        else {"aesthetic": 16, "alignment": 20, "action": 16}
+    )
     return {
         "aesthetic": FrameNet(1, widths["aesthetic"]),
         "alignment": AlignmentNet(widths["alignment"]),

@@ -123,7 +123,9 @@ def render(factors: Factors) -> Tensor:
     distance, local_x = _shape_distance(factors)
     object_colour = _vivid(_COLOURS.to(device)[factors.colour], factors.vividness)
     background = _vivid(_BACKGROUNDS.to(device)[factors.background], factors.vividness)
-    outline_colour = torch.where((factors.colour == _WHITE)[:, None], _DARK_OUTLINE.to(device), _PALE_OUTLINE.to(device))
+    outline_colour = torch.where(
+        (factors.colour == _WHITE)[:, None], _DARK_OUTLINE.to(device), _PALE_OUTLINE.to(device)
+    )
 
     def paint(colour: Tensor) -> Tensor:
         return colour[:, None, :, None, None]
@@ -138,13 +140,15 @@ def render(factors: Factors) -> Tensor:
 
     band = cover(_OUTLINE_PIXELS - distance) * factors.outline[:, None, None, None, None]
     canvas = torch.lerp(canvas, paint(outline_colour).expand_as(canvas), band.expand_as(canvas))
-    body = paint(object_colour) * torch.lerp(torch.tensor(1.0, device=device), torch.tensor(_SHADE, device=device), cover(local_x))
+    body = paint(object_colour) * torch.lerp(
+        torch.tensor(1.0, device=device), torch.tensor(_SHADE, device=device), cover(local_x)
+    )
     canvas = torch.lerp(canvas, body, cover(-distance).expand_as(canvas))
     return canvas.clamp(0, 1)
 
 
 def _vivid(colour: Tensor, vividness: Tensor) -> Tensor:
-    """Dull colours are paler and closer to middle grey; at vividness 1 they are slightly above the palette."""
+    """Dull colours are paler and closer to middle grey; at vividness 1 they slightly exceed the palette."""
     amount = vividness[:, None]
     grey = (colour * _LUMINANCE.to(colour.device)).sum(1, keepdim=True)
     saturated = grey + (colour - grey) * (0.35 + 0.75 * amount)
@@ -179,9 +183,7 @@ def _trajectory(factors: Factors) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     circle_radius = 10 + 3 * speed
     hop = 11 - 22 * (math.pi * (phase + (1.5 + 0.5 * speed) * time)).sin().abs()
     nothing = torch.zeros_like(reach)
-    shift_x = torch.stack(
-        [-reach, reach, *[nothing] * 6, circle_radius * circle.cos(), nothing]
-    )
+    shift_x = torch.stack([-reach, reach, *[nothing] * 6, circle_radius * circle.cos(), nothing])
     shift_y = torch.stack(
         [nothing, nothing, -reach, reach, hop, *[nothing] * 3, circle_radius * circle.sin(), nothing]
     )
