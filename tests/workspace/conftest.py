@@ -48,6 +48,10 @@ class Environment:
             timeout=timeout,
         )
 
+    def pip(self, *arguments, cwd=None):
+        """``pip install ARGUMENTS`` into this environment: offline, and our packages alone."""
+        return pip_install(self.python, arguments, "--no-build-isolation", cwd=cwd)
+
     def registry(self):
         """What the installed plugins announce: kinds with names, and errors by plugin."""
         done = self.execute("-c", _LIST)
@@ -117,17 +121,18 @@ def make_environment(tmp_path_factory, third_party):
         python = home / "bin" / "python"
         (site,) = home.glob("lib/python*/site-packages")
         (site / "third_party.pth").write_text(f"{third_party}\n")
-        pip_install(python, installed)
+        done = pip_install(python, installed)
+        assert done.returncode == 0, done.stderr
         return Environment(python)
 
     return make
 
 
-def pip_install(python: Path, installed, *options) -> None:
+def pip_install(python: Path, installed, *options, cwd=None) -> subprocess.CompletedProcess:
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install"]
     quiet = ["--quiet", "--no-deps", "--no-index", "--no-compile", "--disable-pip-version-check", *options]
-    done = subprocess.run([*pip, *quiet, *map(str, installed)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    words = [*pip, *quiet, *map(str, installed)]
+    return subprocess.run(words, cwd=cwd, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="session")

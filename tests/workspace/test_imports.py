@@ -31,6 +31,12 @@ PUBLIC = {
 }
 
 
+def is_module(parent: str, name: str) -> bool:
+    """Whether ``name`` is a module of the core's package ``parent``, not one of its attributes."""
+    place = ROOT.joinpath(*parent.split("."), name)
+    return parent.split(".")[0] == "vader_core" and (place.is_dir() or place.with_suffix(".py").is_file())
+
+
 def imported(path: Path, package: str) -> set[str]:
     """Full names of the modules that a source file imports, wherever in it, relative ones resolved."""
     found = set()
@@ -42,6 +48,7 @@ def imported(path: Path, package: str) -> set[str]:
             base = ".".join(parts[: len(parts) - node.level + 1]) if node.level else ""
             module = ".".join(part for part in (base, node.module) if part)
             found.add(module)
+            found |= {f"{module}.{alias.name}" for alias in node.names if is_module(module, alias.name)}
         elif (
             isinstance(node, ast.Call)
             and getattr(node.func, "attr", getattr(node.func, "id", "")) in ("import_module", "__import__")
