@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from vader_core.errors import VaderError, near
 from vader_core.lora_formats import Adapter
+from vader_core.lora_layers import ADAPTER, shorten
 from vader_core.randomness import derive_seed
 from vader_core.weights import load_tensors, replacing, save_tensors
 
-ADAPTER = "default"
 #: peft's own file names, so that peft reads our folders.
 TENSORS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -96,6 +96,8 @@ def attach_lora(denoiser: nn.Module, settings: LoraSettings) -> Attached:
             parameter.data = parameter.data.to(_adapter_dtype(parameter))
             if "lora_A" in name and not parameter.is_meta:
                 _draw(parameter, derive_seed(settings.seed, "lora", name))
+    for _, layer in lora_layers(denoiser):
+        shorten(layer)
     denoiser.eval()
     return Attached(tuple(name for name, _ in lora_layers(denoiser)), count_trainable(denoiser))
 
