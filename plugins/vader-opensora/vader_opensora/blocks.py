@@ -40,7 +40,7 @@ class STDiT3Block(nn.Module):
         self.cross_attn = CrossAttention(width, heads)
         self.mlp = FeedForward(width, int(width * config.mlp_ratio), width)
 
-    def forward(
+    def run(
         self,
         x: Tensor,
         text: Tensor,
@@ -63,6 +63,38 @@ class STDiT3Block(nn.Module):
         x = x + gate_attn * self.attn(modulated(x, shift_attn, scale_attn), rotation)
         x = x + self.cross_attn(x, text, text_mask)
         return x + gate_mlp * self.mlp(modulated(x, shift_mlp, scale_mlp))
+
+
+# Two classes for one computation: torch.compile keeps its variants by the code of `forward`, and only a few.
+
+
+class SpatialBlock(STDiT3Block):
+    """A block whose self-attention runs within frames."""
+
+    def __init__(self, config: STDiT3Config) -> None:
+        super().__init__(config, temporal=False)
+
+    def forward(self, x: Tensor, text: Tensor, modulation: Tensor, text_mask: Tensor | None) -> Tensor:
+        """[b, t, s, width] → the same; arguments as of :meth:`STDiT3Block.run`."""
+        return self.run(x, text, modulation, text_mask, None)
+
+
+class TemporalBlock(STDiT3Block):
+    """A block whose self-attention runs across frames."""
+
+    def __init__(self, config: STDiT3Config) -> None:
+        super().__init__(config, temporal=True)
+
+    def forward(
+        self,
+        x: Tensor,
+        text: Tensor,
+        modulation: Tensor,
+        text_mask: Tensor | None,
+        rotation: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        """[b, t, s, width] → the same; arguments as of :meth:`STDiT3Block.run`."""
+        return self.run(x, text, modulation, text_mask, rotation)
 
 
 class FinalLayer(nn.Module):
