@@ -78,7 +78,7 @@ class OpenSoraOptions(BaseModel):
     )
     compile_blocks: bool = Field(
         default=False,
-        description="torch.compile each kind of block: faster steps after a slow first one; equal to rounding",
+        description="torch.compile each kind of block: faster after a slow first step; equal to rounding",
     )
 
     @field_validator("architecture")

@@ -123,8 +123,8 @@ class STDiT3(nn.Module):
     def compile_blocks(self, **options: Any) -> None:
         """Compile each block in place; blocks of a kind share one compilation.
 
-        There is one variant for each of: gradient on or off, adapter on or off, with or without a text mask or
-        a frame mask. That is more than torch keeps by default, so its limit is raised.
+        There is one variant for each of: gradient on or off, adapter on or off, with or without a text mask
+        or a frame mask. That is more than torch keeps by default, so its limit is raised.
         """
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
         self._compiled = True
