@@ -8,6 +8,7 @@ import sysconfig
 import tomllib
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,20 +34,50 @@ class Environment:
         return self.execute("-m", "vader_core", *arguments, cwd=cwd, timeout=timeout)
 
     def execute(self, *arguments, cwd=None, timeout=240):
+        return subprocess.run(
+            [str(self.python), *map(str, arguments)],
+            env=self.settings(),
+            cwd=cwd or self.python.parent,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    @contextmanager
+    def warm(self, folder: Path):
+        """A function that runs ``vader …`` or ``pytest …`` in ``folder`` and gives exit code and output.
+
+        Each command runs in a fork of one process that has imported torch already; see ``warm.py``.
+        """
+        server = subprocess.Popen(
+            [str(self.python), str(Path(__file__).with_name("warm.py"))],
+            env=self.settings(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        out = folder / "output.txt"
+
+        def run(*words):
+            server.stdin.write(json.dumps({"words": words, "cwd": str(folder), "out": str(out)}) + "\n")
+            server.stdin.flush()
+            return int(server.stdout.readline()), out.read_text()
+
+        try:
+            yield run
+        finally:
+            server.stdin.close()
+            server.wait(60)
+
+    def settings(self):
+        """Environment variables: those of this process without its own settings."""
         environment = {
             key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VADER", "COV"))
         }
         environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
         if self.folders:
             environment["PYTHONPATH"] = os.pathsep.join(map(str, self.folders))
-        return subprocess.run(
-            [str(self.python), *map(str, arguments)],
-            env=environment,
-            cwd=cwd or self.python.parent,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
+        return environment
 
     def pip(self, *arguments, cwd=None):
         """``pip install ARGUMENTS`` into this environment: offline, and our packages alone."""

@@ -20,29 +20,22 @@ def apart(make_environment, wheels):
     return make_environment(wheels["vader-core"])
 
 
-def run(environment, words, folder):
-    """One command of the page; pip and pytest are those of the tests, told where to install and what to import."""
-    program, *arguments = words
-    if program == "vader":
-        return environment.run(*arguments, cwd=folder)
-    if program == "pytest":
-        return environment.execute("-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments, cwd=folder)
-    assert words[:2] == ["pip", "install"], words
-    return environment.pip(*arguments[1:], cwd=folder)
-
-
 def test_every_command_of_the_tutorial_works(apart, tmp_path):
     (tmp_path / "examples").symlink_to(ROOT / "examples")
-    commands = 0
-    for language, key, place, text in BLOCKS:
-        if language == "python" and key == "file":
-            (tmp_path / place).write_text(text)
-        elif language == "bash":
-            for line in text.splitlines():
-                done = run(apart, shlex.split(line), tmp_path)
-                assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
-                commands += 1
-    assert commands == sum(text.count("\n") for language, *_, text in BLOCKS if language == "bash")
+    with apart.warm(tmp_path) as run:
+        for language, key, place, text in BLOCKS:
+            if language == "python" and key == "file":
+                (tmp_path / place).write_text(text)
+            for line in text.splitlines() if language == "bash" else ():
+                program, *arguments = shlex.split(line)
+                if program == "pip":
+                    assert arguments[0] == "install"
+                    done = apart.pip(*arguments[1:], cwd=tmp_path)
+                    code, said = done.returncode, done.stderr
+                else:
+                    assert program in ("vader", "pytest")
+                    code, said = run(program, *arguments)
+                assert code == 0, f"{line}\n{said}"
     assert (tmp_path / "look.mp4").stat().st_size > 1000
     for name, steps in (("warm", 3), ("red", 3), ("latte", 2)):
         assert json.loads((tmp_path / "runs" / name / "summary.json").read_text())["steps"] == steps
