@@ -122,6 +122,20 @@ class TrainerSection(Section):
         None,
         description="Recompute activations of the differentiated steps; by default on an accelerator only.",
     )
+    compile: Literal["off", "blocks", "denoiser"] = Field(
+        "off",
+        description="Compile the denoiser's blocks, each kind once, or the denoiser as a whole; the first step waits.",
+    )
+    cuda_graphs: bool = Field(False, description="Replay the no-graph steps from a CUDA graph; fixed shapes.")
+    channels_last: bool = Field(False, description="Hold the denoiser's 2-D kernels with channels innermost.")
+    fold_adapter: bool = Field(
+        False,
+        description="Fold the adapter into the base weights in the no-graph steps; rounds it in 16 bits.",
+    )
+    offload: bool = Field(
+        False,
+        description="Keep text encoder, autoencoder and rewards on the CPU between uses; the backward pass in stages.",
+    )
     detach_input: bool = Field(
         False, description="Detach the latents a differentiated prediction is given (DRTune)."
     )
@@ -190,6 +204,16 @@ def validated(tree: Tree) -> RunConfig:
     _check_keys(tree, RunConfig, "")
     config: RunConfig = checked(RunConfig, tree, "configuration")
     return config
+
+
+def check_keys(tree: Tree) -> Tree:
+    """The tree itself, if it has no unknown key.
+
+    Raises:
+        VaderError: Naming the key and the near one.
+    """
+    _check_keys(tree, RunConfig, "")
+    return tree
 
 
 def _check_keys(tree: Any, model: type[BaseModel], where: str) -> None:
@@ -330,25 +354,33 @@ _OWN_KEYS = {
 }
 
 
+def _mapping(tree: Tree, key: str, option: str) -> Tree:
+    """The mapping at ``key``, made where it is missing."""
+    inner = tree.setdefault(key, {})
+    if not isinstance(inner, dict):
+        raise VaderError(f"-o {option}: in the configuration {key!r} is {inner!r}, but must be a mapping")
+    return inner
+
+
 def _apply_option(tree: Tree, option: str, section: str, rest: str, value: Any) -> None:
     places = {"backbone": "backbone", "sampler": "sampling", "prompts": "prompts"}
     if section in places:
-        place = tree.setdefault(places[section], {})
+        place = _mapping(tree, places[section], option)
         if rest in _OWN_KEYS[section]:
             place[rest] = value
         else:
-            place.setdefault("options", {})[rest] = value
+            _mapping(place, "options", option)[rest] = value
     elif section in ("trainer", "lora"):
-        tree.setdefault(section, {})[rest] = value
+        _mapping(tree, section, option)[rest] = value
     elif section == "reward":
         name, _, key = rest.partition(".")
         if not key:
             raise VaderError(f"-o {option}: write reward.NAME.KEY=VALUE")
         items = [
-            item for item in [*tree.get("rewards", []), *tree.get("monitors", [])] if item["name"] == name
+            item for item in [*tree.get("rewards", []), *tree.get("monitors", [])] if item.get("name") == name
         ]
         if not items:
-            names = [item["name"] for item in [*tree.get("rewards", []), *tree.get("monitors", [])]]
+            names = [str(item.get("name")) for item in [*tree.get("rewards", []), *tree.get("monitors", [])]]
             raise VaderError(
                 f"-o {option}: no reward {name!r} in this run{did_you_mean(name, names)} "
                 f"(rewards and monitors: {', '.join(names) or 'none'})"
@@ -357,7 +389,7 @@ def _apply_option(tree: Tree, option: str, section: str, rest: str, value: Any) 
             if key in ("weight", "cap") and item in tree.get("rewards", []):
                 item[key] = value
             else:
-                item.setdefault("options", {})[key] = value
+                _mapping(item, "options", option)[key] = value
     else:
         raise VaderError(f"-o {option}: unknown section {section!r}; {_OPTION_FORMS}")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from vader_core.errors import VaderError
 from vader_core.randomness import Randomness
 from vader_core.reward import FramesNeeded
@@ -40,8 +42,16 @@ def evenly_spaced(count: int, num_frames: int) -> tuple[int, ...]:
     return tuple(int((i + 0.5) * num_frames / count) for i in range(count))
 
 
-def pick(choice: str, num_frames: int, rng: Randomness) -> tuple[int, ...]:
-    """The frame indices that ``choice`` names, in order; random draws are shared by the whole batch.
+def pick(
+    choice: str, num_frames: int, rng: Randomness, among: Sequence[int] | None = None
+) -> tuple[int, ...]:
+    """The frame indices that ``choice`` names, in order.
+
+    Args:
+        choice: In the words of ``--reward-frames``.
+        num_frames: Frames of the video.
+        rng: Random draws are shared by the whole batch.
+        among: Frames that a random draw may take, those that carry a gradient; ``None`` is all.
 
     >>> pick("fml", 9, Randomness(0)), pick("alternate", 5, Randomness(0))
     ((0, 4, 8), (0, 2, 4))
@@ -60,13 +70,20 @@ def pick(choice: str, num_frames: int, rng: Randomness) -> tuple[int, ...]:
     if form == "random":
         import torch
 
-        order = torch.randperm(num_frames, generator=rng.generator("frames")).tolist()
-        return tuple(sorted(order[: int(count or 1)]))
+        drawable = range(num_frames) if among is None else among
+        order = torch.randperm(len(drawable), generator=rng.generator("frames")).tolist()
+        return tuple(sorted(drawable[index] for index in order[: int(count or 1)]))
     check_choice(choice, num_frames)
     return (int(choice) % num_frames,)
 
 
-def choose_frames(needed: FramesNeeded, choice: str, num_frames: int, rng: Randomness) -> tuple[int, ...]:
+def choose_frames(
+    needed: FramesNeeded,
+    choice: str,
+    num_frames: int,
+    rng: Randomness,
+    among: Sequence[int] | None = None,
+) -> tuple[int, ...]:
     """The frames that one reward is given.
 
     Args:
@@ -74,6 +91,7 @@ def choose_frames(needed: FramesNeeded, choice: str, num_frames: int, rng: Rando
         choice: The user's ``--reward-frames``; it rules rewards of images and of clips of any length.
         num_frames: Frames of the (joined) video.
         rng: For ``random``.
+        among: Frames that a random draw may take; ``None`` is all.
 
     Raises:
         VaderError: The video has fewer frames than a clip needs.
@@ -81,7 +99,7 @@ def choose_frames(needed: FramesNeeded, choice: str, num_frames: int, rng: Rando
     if needed.kind == "all":
         return tuple(range(num_frames))
     if needed.kind == "image":
-        return pick(choice, num_frames, rng)
+        return pick(choice, num_frames, rng, among)
     if needed.count is not None:
         if needed.count > num_frames:
             raise VaderError(
@@ -89,7 +107,7 @@ def choose_frames(needed: FramesNeeded, choice: str, num_frames: int, rng: Rando
                 "--num-frames"
             )
         return evenly_spaced(needed.count, num_frames)
-    chosen = pick(choice, num_frames, rng)
+    chosen = pick(choice, num_frames, rng, among)
     if len(chosen) >= needed.minimum:
         return chosen
     if needed.minimum > num_frames:

@@ -52,7 +52,7 @@ FIRST_PARTY: dict[str, tuple[str, ...]] = {
     "vader-videocrafter": ("videocrafter", "ddim_videocrafter"),
     "vader-opensora": ("opensora", "rflow"),
     "vader-modelscope": ("modelscope",),
-    "vader-svd": ("svd",),
+    "vader-svd": ("svd", "svd_demo_images"),
 }
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vader_core.backbone import Backbone, Conditioning, Text
 from vader_core.denoise import Rollout, Sampling, base_distance, denoise
+from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
 from vader_core.gradient import NO_GRADIENT, Drawn, GradientChoice, Last
 from vader_core.mixture import FrameChoice, Mixture, MixtureOutput
@@ -54,6 +55,16 @@ class StepSettings:
     def joined_frames(self) -> int:
         """Frames of the joined video: the repeated boundary frame of each later segment is dropped."""
         return self.geometry.num_frames + (self.segments - 1) * (self.geometry.num_frames - 1)
+
+    @property
+    def gradient_frames(self) -> tuple[int, ...]:
+        """Frames of the joined video that lie in a segment with a graph."""
+        length = self.geometry.num_frames - 1
+        return tuple(
+            index
+            for index in range(self.joined_frames)
+            if self.carries_gradient(max(0, (index - 1) // length) if length else 0)
+        )
 
     def carries_gradient(self, segment: int) -> bool:
         """Whether that segment's rollout has a graph."""
@@ -111,7 +122,15 @@ def reward_gradient_step(
     """
     with autocast():
         text = backbone.encode_text(prompts)
-        frames = rewards.choose_frames(settings.reward_frames, settings.joined_frames, rng)
+        frames = rewards.choose_frames(
+            settings.reward_frames, settings.joined_frames, rng, settings.gradient_frames
+        )
+        if not set(frames.union) & set(settings.gradient_frames):
+            raise VaderError(
+                f"--reward-frames {settings.reward_frames}: none of the scored frames lies in a segment "
+                "that carries "
+                "a gradient; choose others, or set trainer.gradient_segments"
+            )
         if settings.low_variance:
             return _low_variance_step(
                 backbone, rewards, prompts, text, settings, frames, rng, backward, autocast

@@ -28,7 +28,7 @@ from vader_core.randomness import Randomness, derive_seed
 from vader_core.run import Run
 from vader_core.step import StepResult, reward_gradient_step
 from vader_core.tracking import Listener, Silence, flattened
-from vader_core.validation import make_pairs, score_pairs, write_samples
+from vader_core.validation import score_pairs, validation_pairs, write_samples
 from vader_core.watch import Watch, statistics
 
 #: An alarm under ``guard: adapt`` multiplies the learning rate by this.
@@ -308,7 +308,7 @@ class Trainer:
 
     def _validate_here(self) -> list[str]:
         assembly, seeds = self.assembly, self.config.validation_seeds
-        pairs = make_pairs(assembly.held_out_prompts(), self.config.validation_prompts, seeds)
+        pairs = validation_pairs(assembly)
         mixtures = (assembly.rewards, assembly.monitors)
         scored = score_pairs(assembly, pairs, mixtures, measure_distance=True)
         rewards, monitors = scored.mean(assembly.rewards), scored.mean(assembly.monitors)

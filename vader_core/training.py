@@ -13,12 +13,15 @@ from vader_core.assembly import Assembly, prepare
 from vader_core.checkpoint import newest_whole, read_checkpoint
 from vader_core.config import RunConfig, changes
 from vader_core.errors import VaderError
+from vader_core.evaluation import evaluation_pairs
+from vader_core.levers import check_levers, pull_levers
 from vader_core.lora import attach_lora
 from vader_core.memory import GIB
 from vader_core.registry import Registry
 from vader_core.run import Run
 from vader_core.tracking import Listener, Silence
 from vader_core.trainer import Trainer, make_accelerator
+from vader_core.validation import validation_pairs
 
 
 @dataclass(frozen=True)
@@ -92,11 +95,12 @@ def dry_run(config: RunConfig, registry: Registry, processes: int = 1) -> dict[s
 
 
 def require_trainable(assembly: Assembly) -> None:
-    """Refuse a run without rewards or without prompts.
+    """Refuse a run without rewards or without prompts, or with levers that exclude each other.
 
     Raises:
         VaderError: Saying what to give.
     """
+    check_levers(assembly)
     if not assembly.config.rewards:
         raise VaderError("no reward: give --reward NAME (`vader plugins` lists them)")
     if not assembly.draw_prompts([0]):
@@ -141,8 +145,10 @@ def train(request: Request, registry: Registry, listener: Listener | None = None
             listener.plan(plan_facts(assembly, accelerator.num_processes))
         place = _checkpoint_to_continue(request, listener)
         assembly.load_backbone()
+        encode_up_front(assembly, accelerator.num_processes)
         assembly.attach()
         assembly.load_rewards()
+        pull_levers(assembly)
         trainer = Trainer(assembly, run, accelerator, listener)
         if place is not None:
             trainer.restore(read_checkpoint(place))
@@ -157,6 +163,32 @@ def train(request: Request, registry: Registry, listener: Listener | None = None
     finally:
         if run is not None:
             run.release()
+
+
+#: Texts that the encoder is given at once.
+_TEXTS_AT_ONCE = 16
+
+
+def encode_up_front(assembly: Assembly, processes: int) -> None:
+    """Encode every prompt the run will ask for, then let the text encoder leave the device.
+
+    Prompts are a pure function of the index, so all of them are known; each distinct text is encoded once.
+
+    Args:
+        assembly: With the backbone loaded.
+        processes: How many will train.
+    """
+    trainer = assembly.config.trainer
+    count = trainer.max_steps * trainer.accumulate * trainer.batch_size * processes
+    prompts = assembly.draw_prompts(list(range(count)))
+    if trainer.validation_prompts:
+        prompts += [pair.prompt for pair in validation_pairs(assembly)]
+    if trainer.evaluation_pairs:
+        prompts += [pair.prompt for pair in evaluation_pairs(assembly, trainer.evaluation_pairs)]
+    distinct = list({(prompt.text, prompt.negative): prompt for prompt in prompts}.values())
+    for start in range(0, len(distinct), _TEXTS_AT_ONCE):
+        assembly.backbone.encode_text(distinct[start : start + _TEXTS_AT_ONCE])
+    assembly.backbone.release_text_encoder()
 
 
 def _open(request: Request, config: RunConfig, listener: Listener) -> Run:

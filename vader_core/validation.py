@@ -64,6 +64,12 @@ def make_pairs(prompts: Sequence[Prompt], count: int, seeds: int) -> list[Pair]:
     return [Pair(prompt, seed, i * seeds + seed) for i, prompt in enumerate(chosen) for seed in range(seeds)]
 
 
+def validation_pairs(assembly: Assembly) -> list[Pair]:
+    """The pairs of every validation of a run."""
+    trainer = assembly.config.trainer
+    return make_pairs(assembly.held_out_prompts(), trainer.validation_prompts, trainer.validation_seeds)
+
+
 @torch.no_grad()
 def score_pairs(
     assembly: Assembly,

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from vader_core.denoise import Sampling
+from vader_core.errors import VaderError
 from vader_core.gradient import parse_gradient
 from vader_core.guidance import Guidance
 from vader_core.lora import LoraSettings, adapter_off, adapter_parameters, attach_lora
@@ -236,3 +237,19 @@ def test_no_global_random_state_is_read_or_changed(registry):
     torch.manual_seed(2)
     second = step(*parts)
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_random_frames_are_drawn_where_the_gradient_is(registry):
+    from dataclasses import replace
+
+    model, rewards, settings, prompts = make(registry)
+    long = replace(settings, segments=3)
+    count = settings.geometry.num_frames
+    assert long.gradient_frames == tuple(range(2 * (count - 1) + 1, 3 * (count - 1) + 1))
+    drawn = {rewards.choose_frames("random", 10, Randomness(i), (8, 9)).of_term[0] for i in range(20)}
+    assert drawn == {(8,), (9,)}
+    brightness = Mixture((rewards.terms[0],))
+    moved = step(model, brightness, long, prompts)
+    assert max(float(value.abs().max()) for value in moved.values()) > 0
+    with pytest.raises(VaderError, match="none of the scored frames"):
+        step(model, brightness, long, prompts, reward_frames="first")

@@ -12,6 +12,7 @@ from vader_core.config import (
     RunConfig,
     Tree,
     apply_options,
+    check_keys,
     merged,
     parse_reward,
     read_recipe,
@@ -128,9 +129,9 @@ def tree_of(flags: dict[str, Any], registry: Registry, *, base: Tree | None = No
     """The layers as one tree: base, recipe, ``--config``, ``-o``, flags; the later wins."""
     layers: list[Tree] = [base or {}]
     if flags.get("recipe"):
-        layers.append(read_recipe(registry, flags["recipe"]))
+        layers.append(check_keys(read_recipe(registry, flags["recipe"])))
     if flags.get("config_file"):
-        layers.append(read_yaml(flags["config_file"]))
+        layers.append(check_keys(read_yaml(flags["config_file"])))
     flag_tree = _flag_tree(flags)
     names: Tree = {key: value for key, value in flag_tree.items() if key in ("rewards", "monitors")}
     tree = apply_options(merged(*layers, names), flags.get("options") or ())
