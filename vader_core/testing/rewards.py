@@ -40,9 +40,9 @@ FINITE = 0.05
 FLOOR = 0.05
 #: Largest difference between a bfloat16 and a float32 score, as a share of max(1, |score|).
 BF16 = 0.1
-#: Root mean square steps of a pixel for finite differences; the best of them counts, since rounding spoils
-#: small steps and curvature large ones.
-STEPS = (0.03, 0.01, 0.003, 0.001)
+#: Root mean square steps of a pixel for finite differences, tried until one agrees: rounding spoils small
+#: steps, curvature large ones.
+STEPS = (0.01, 0.003, 0.001, 0.0003, 0.0001, 0.03)
 
 _PROMPTS = (Prompt("a red boat on a river"), Prompt("two dogs run over a field of snow"))
 
@@ -333,12 +333,16 @@ def finite_differences(subject: RewardSubject) -> str:
     worst = 0.0
     for name, direction in _directions(gradient):
         slope = float((gradient * direction).sum(dtype=torch.float64))
-        slopes = {eps: _difference(subject, video, eps * direction) / eps for eps in STEPS}
-        best = min(slopes, key=lambda eps: abs(slopes[eps] - slope))
         size = float(gradient.double().norm() * direction.double().norm())
-        off = abs(slopes[best] - slope) / max(abs(slope), abs(slopes[best]), FLOOR * size)
-        found = f"along {name} the gradient says {slope:.4g}, differences say {slopes[best]:.4g}"
-        expect(off < FINITE, f"{found} ({off:.0%} off)")
+        off, nearest = math.inf, math.nan
+        for step in STEPS:
+            found = _difference(subject, video, step * direction) / step
+            apart = abs(found - slope) / max(abs(slope), abs(found), FLOOR * size)
+            off, nearest = min((off, nearest), (apart, found))
+            if off < FINITE:
+                break
+        found_both = f"along {name} the gradient says {slope:.4g}, differences say {nearest:.4g}"
+        expect(off < FINITE, f"{found_both} ({off:.0%} off)")
         worst = max(worst, off)
     return f"along six directions: off by at most {worst:.1g}"
 
