@@ -79,15 +79,19 @@ def _configuration(flags: dict[str, Any], registry: Registry) -> tuple[Path, Run
         _require_demo(registry)
         config = config_of({**flags, "recipe": DEMO_RECIPE}, registry)
         return flags.get("out") or Path("runs/demo"), config
-    if not flags.get("backbone") and "demo" in registry.components["backbone"]:
-        base = {"backbone": {"name": "demo"}} if _only_demo_rewards(flags) else {}
+    if not flags.get("backbone"):
+        base = _implied_backbone(flags, registry)
     config = config_of(flags, registry, base=base)
     return flags.get("out") or default_out(config), config
 
 
-def _only_demo_rewards(flags: dict[str, Any]) -> bool:
+def _implied_backbone(flags: dict[str, Any], registry: Registry) -> Tree:
+    """The only backbone that is installed, or the demo where every reward is its own."""
+    installed = list(registry.components["backbone"])
     names = [text.partition(":")[0] for text in flags.get("rewards") or ()]
-    return bool(names) and all(name.startswith("demo_") for name in names)
+    if "demo" in installed and names and all(name.startswith("demo_") for name in names):
+        installed = ["demo"]
+    return {"backbone": {"name": installed[0]}} if len(installed) == 1 else {}
 
 
 def _require_demo(registry: Registry) -> None:
