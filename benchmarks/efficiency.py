@@ -1,0 +1,327 @@
+"""Reward gradients against a policy gradient on the demo: reward and alignment per reward query and second.
+
+    python benchmarks/efficiency.py sweep --out runs/efficiency --jobs 2
+    python benchmarks/efficiency.py timing --out runs/efficiency
+    python benchmarks/efficiency.py collect runs/efficiency benchmarks/results/efficiency.json
+    python benchmarks/efficiency_plot.py benchmarks/results/efficiency.json docs/efficiency.svg
+
+Both methods train the same LoRA of the same model with the same sampler, prompts, reward, optimizer and
+clipping; they differ in where the update comes from and in the clips an update. Every run is scored at intervals
+on the same held-out prompts and noise. It runs from a bare checkout too, with ``PYTHONPATH=.:plugins/vader-demo``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from policy_gradient import PolicySettings, policy_gradient_step
+
+from vader_core.assembly import Assembly, prepare
+from vader_core.config import validated
+from vader_core.evaluation import evaluation_pairs
+from vader_core.lora import adapter_parameters
+from vader_core.randomness import Randomness
+from vader_core.registry import Plugin, Registry, load_registry
+from vader_core.step import reward_gradient_step
+from vader_core.validation import score_pairs
+
+REWARD = "demo_aesthetic"
+MONITORS = ("demo_alignment", "demo_alignment_held_out", "demo_aesthetic_held_out", "demo_judge_shape")
+#: Clips an update of the reward gradient, as in the demo recipe.
+BATCH_SIZE = 4
+#: Names the noise of the held-out clips, the same for every run.
+EVALUATION_SEED = 0
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run.
+
+    Args:
+        method: ``vader`` or ``policy_gradient``.
+        lr: Learning rate.
+        seed: Of everything the run draws.
+        queries: Reward queries until it ends.
+        every: Updates between evaluations.
+        noise_level: Of the policy gradient's sampling.
+    """
+
+    method: str
+    lr: float
+    seed: int
+    queries: int
+    every: int
+    noise_level: float = 0.7
+
+    @property
+    def batch_size(self) -> int:
+        """Reward queries an update."""
+        return BATCH_SIZE if self.method == "vader" else PolicySettings().batch_size
+
+
+#: The sweep: (method, learning rate, queries, updates between evaluations, noise level).
+SWEEP = (
+    ("vader", 1.5e-4, 240, 2, 0.7),
+    ("vader", 5e-4, 240, 2, 0.7),
+    ("vader", 1e-3, 240, 2, 0.7),
+    ("vader", 2e-3, 240, 2, 0.7),
+    ("policy_gradient", 3e-4, 3840, 5, 0.7),
+    ("policy_gradient", 1e-3, 1920, 3, 0.7),
+    ("policy_gradient", 3e-3, 960, 1, 0.7),
+    ("policy_gradient", 1e-3, 1920, 3, 0.3),
+    ("policy_gradient", 3e-3, 960, 1, 0.3),
+)
+
+
+def _registry() -> Registry:
+    """The installed plugins; in a bare checkout the two that are needed are taken from the path."""
+    registry = load_registry()
+    if "demo" not in registry.components["backbone"]:
+        from vader_demo import plugin as demo
+
+        from vader_core.builtin import plugin as builtin
+
+        registry.add(builtin, Plugin("builtin", "vader-core", "checkout", builtin.__name__))
+        registry.add(demo, Plugin("demo", "vader-demo", "checkout", demo.__name__))
+    return registry
+
+
+def assemble(seed: int, pairs: int, device: str) -> Assembly:
+    """The demo with its adapter attached, the reward and the monitors."""
+    config = validated(
+        {
+            "backbone": {"name": "demo"},
+            "gradient": "last",
+            "rewards": [{"name": REWARD}],
+            "monitors": [{"name": name} for name in MONITORS],
+            "reward_frames": "all",
+            "prompts": {"source": "demo"},
+            "lora": {"rank": 8, "alpha": 8},
+            "trainer": {
+                "seed": seed,
+                "device": device,
+                "precision": "fp32",
+                "gradient_checkpointing": False,
+                "validation_batch": min(pairs, 64 if device == "cuda" else 8),
+            },
+        }
+    )
+    assembly = prepare(config, _registry())
+    assembly.load_backbone()
+    assembly.attach()
+    assembly.load_rewards()
+    return assembly
+
+
+def _evaluate(assembly: Assembly, pairs: int) -> dict[str, float]:
+    config = assembly.config.model_copy(deep=True)
+    config.trainer.seed = EVALUATION_SEED
+    judge = replace(assembly, config=config)
+    mixtures = (judge.rewards, judge.monitors)
+    scored = score_pairs(judge, evaluation_pairs(judge, pairs), mixtures, keep_videos=False)
+    return {name: round(float(values.mean()), 5) for name, values in scored.scores.items()}
+
+
+def _updates(assembly: Assembly, job: Job) -> Iterator[None]:
+    """Train without end; one update an item."""
+    parameters = list(adapter_parameters(assembly.backbone.denoiser).values())
+    optimizer = torch.optim.AdamW(parameters, lr=job.lr, weight_decay=0.01)
+    update = _vader_update if job.method == "vader" else _policy_update
+    step = 0
+    while True:
+        optimizer.zero_grad(set_to_none=True)
+        update(assembly, job, step)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        step += 1
+        yield
+
+
+def _vader_update(assembly: Assembly, job: Job, step: int) -> None:
+    indices = list(range(step * BATCH_SIZE, (step + 1) * BATCH_SIZE))
+    rng = Randomness(job.seed, step, 0, tuple(indices))
+    prompts = assembly.draw_prompts(indices)
+    reward_gradient_step(assembly.backbone, assembly.rewards, prompts, assembly.settings, rng)
+
+
+def _policy_update(assembly: Assembly, job: Job, step: int) -> None:
+    settings = PolicySettings(noise_level=job.noise_level)
+    first = step * settings.groups
+    drawn = assembly.draw_prompts(list(range(first, first + settings.groups)))
+    prompts = [prompt for prompt in drawn for _ in range(settings.group_size)]
+    indices = tuple(range(step * settings.batch_size, (step + 1) * settings.batch_size))
+    policy_gradient_step(
+        assembly.backbone,
+        assembly.rewards,
+        prompts,
+        assembly.settings.sampling,
+        assembly.geometry,
+        settings,
+        Randomness(job.seed, step, 0, indices),
+    )
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def train(job: Job, pairs: int, device: str, ends_at: float) -> dict[str, Any]:
+    """One run's curve; it ends early, and says so, when the clock passes ``ends_at``."""
+    assembly = assemble(job.seed, pairs, device)
+    curve = [{"queries": 0, "seconds": 0.0, **_evaluate(assembly, pairs)}]
+    updates, spent, whole = _updates(assembly, job), 0.0, True
+    total = job.queries // job.batch_size
+    for done in range(1, total + 1):
+        begun = _now(assembly.device)
+        next(updates)
+        spent += _now(assembly.device) - begun
+        if done % job.every == 0 or done == total:
+            scores = _evaluate(assembly, pairs)
+            curve.append({"queries": done * job.batch_size, "seconds": round(spent, 3), **scores})
+        if time.time() > ends_at:
+            whole = False
+            break
+    return {**asdict(job), "batch_size": job.batch_size, "whole": whole, "curve": curve}
+
+
+def _train_and_write(work: tuple[Job, int, str, float, str]) -> str:
+    job, pairs, device, ends_at, out = work
+    name = f"{job.method}-{job.lr:g}-{job.noise_level:g}-{job.seed}"
+    if time.time() > ends_at:
+        return f"{name}: no time left"
+    torch.set_num_threads(1 if device == "cuda" else torch.get_num_threads())
+    begun = time.perf_counter()
+    found = train(job, pairs, device, ends_at)
+    spent = time.perf_counter() - begun
+    (Path(out) / f"{name}.json").write_text(json.dumps(found))
+    last = found["curve"][-1]
+    monitored = ", ".join(f"{score} {last[score]:.3f}" for score in (REWARD, MONITORS[0]))
+    return f"{name}: {last['queries']} queries, {spent:.0f} s, {monitored}"
+
+
+def sweep(options: argparse.Namespace) -> None:
+    """Every setting with every seed, several at once; the costliest first."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    ends_at = time.time() + options.deadline
+    jobs = [
+        Job(method, lr, seed, max(int(queries * options.share), 32), every, noise)
+        for seed in range(options.seeds)
+        for method, lr, queries, every, noise in SWEEP
+    ]
+    # Seed by seed, so that a sweep that runs out of time has whole seeds.
+    work = [(job, options.pairs, options.device, ends_at, str(options.out)) for job in jobs]
+    with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
+        for line in pool.imap_unordered(_train_and_write, work):
+            print(line, flush=True)
+
+
+def _median_seconds(update: Callable[[], None], device: torch.device, repeats: int) -> float:
+    update()
+    taken = []
+    for _ in range(repeats):
+        begun = _now(device)
+        update()
+        taken.append(_now(device) - begun)
+    return sorted(taken)[len(taken) // 2]
+
+
+def timing(options: argparse.Namespace) -> None:
+    """Seconds an update of each method with nothing else running; what the sweep's own clock cannot say."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    assembly = assemble(0, 8, options.device)
+    found: dict[str, Any] = {
+        "machine": _machine(options.device),
+        "torch": torch.__version__.partition("+")[0],
+    }
+    for method in ("vader", "policy_gradient"):
+        job = Job(method, 1e-5, 0, 0, 1)
+        updates = _updates(assembly, job)
+        seconds = _median_seconds(lambda updates=updates: next(updates), assembly.device, options.repeats)
+        found[method] = {
+            "seconds_an_update": round(seconds, 4),
+            "queries_an_update": job.batch_size,
+            "seconds_a_query": round(seconds / job.batch_size, 5),
+        }
+    (options.out / f"timing-{options.device}.json").write_text(json.dumps(found))
+    print(json.dumps(found))
+
+
+def _machine(device: str) -> str:
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def collect(options: argparse.Namespace) -> None:
+    """All runs and timings of a folder as one file."""
+    runs, timings = [], {}
+    for path in sorted(options.folder.glob("*.json")):
+        found = json.loads(path.read_text())
+        if path.name.startswith("timing-"):
+            timings[path.stem.removeprefix("timing-")] = found
+        else:
+            runs.append(found)
+    runs.sort(key=lambda run: (run["method"] != "vader", run["noise_level"], run["lr"], run["seed"]))
+    tree = {
+        "command": "python benchmarks/efficiency.py sweep",
+        "reward": REWARD,
+        "monitors": list(MONITORS),
+        "policy_gradient": asdict(PolicySettings()),
+        "vader_batch_size": BATCH_SIZE,
+        "timings": timings,
+        "runs": runs,
+    }
+    options.file.parent.mkdir(parents=True, exist_ok=True)
+    options.file.write_text(_compact(tree))
+
+
+def _compact(tree: dict[str, Any]) -> str:
+    """JSON with one line a run."""
+    runs = ",\n  ".join(json.dumps(run) for run in tree.pop("runs"))
+    head = json.dumps(tree, indent=1).rstrip("}\n ")
+    return f'{head},\n "runs": [\n  {runs}\n ]\n}}\n'
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True)
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    one = commands.add_parser("sweep", help=sweep.__doc__)
+    one.add_argument("--seeds", type=int, default=5)
+    one.add_argument("--jobs", type=int, default=1, help="runs at once")
+    one.add_argument("--pairs", type=int, default=64, help="held-out clips of an evaluation")
+    one.add_argument("--share", type=float, default=1.0, help="share of each run's queries")
+    one.add_argument("--deadline", type=float, default=float("inf"), help="seconds after which runs end")
+    one.set_defaults(call=sweep)
+    two = commands.add_parser("timing", help=timing.__doc__)
+    two.add_argument("--repeats", type=int, default=5)
+    two.set_defaults(call=timing)
+    for command in (one, two):
+        command.add_argument("--out", type=Path, required=True)
+        command.add_argument("--device", default=default, choices=("cpu", "cuda"))
+    three = commands.add_parser("collect", help=collect.__doc__)
+    three.add_argument("folder", type=Path)
+    three.add_argument("file", type=Path)
+    three.set_defaults(call=collect)
+    options = parser.parse_args()
+    options.call(options)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    main()
