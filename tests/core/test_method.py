@@ -4,100 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
+from reference_loop import STEPS, assert_equal, by_hand, gradients, step
+from reference_loop import make as make_parts
 
-from vader_core.denoise import Sampling
 from vader_core.errors import VaderError
 from vader_core.gradient import parse_gradient
 from vader_core.guidance import Guidance
-from vader_core.lora import LoraSettings, adapter_off, adapter_parameters, attach_lora
+from vader_core.lora import adapter_parameters
 from vader_core.mixture import Mixture, Term
 from vader_core.randomness import Randomness
-from vader_core.step import StepSettings, reward_gradient_step, sample_video
-
-STEPS = 5
+from vader_core.step import sample_video
 
 
-def make(registry, *, schedule="flow", sampler="rectified_flow", dtype=torch.float64, backbone="tiny"):
-    model = registry.get("backbone", backbone).make(
-        {"schedule": schedule}, device=torch.device("cpu"), dtype=dtype
-    )
-    model.load()
-    attach_lora(model.denoiser, LoraSettings(rank=2, alpha=4, targets=model.lora_targets, seed=3))
-    generator = torch.Generator().manual_seed(9)
-    with torch.no_grad():
-        for parameter in adapter_parameters(model.denoiser).values():
-            parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
-    rewards = Mixture(
-        (
-            Term("brightness", registry.get("reward", "brightness").make({}, device="cpu", dtype=dtype), 1.5),
-            Term("motion", registry.get("reward", "motion").make({}, device="cpu", dtype=dtype), 0.5),
-        )
-    )
-    solver = registry.get("sampler", sampler).make({}, device="cpu", dtype=dtype)
-    geometry = model.defaults.geometry
-    sampling = Sampling(solver, solver.plan(model.schedule, STEPS, geometry), Guidance(2.5))
-    prompts = registry.get("prompt source", "fixed").make({}, device="cpu", dtype=dtype)
-    return model, rewards, StepSettings(geometry=geometry, sampling=sampling), prompts
-
-
-def gradients(model):
-    return {name: value.grad.clone() for name, value in adapter_parameters(model.denoiser).items()}
-
-
-def step(model, rewards, settings, prompts, **changes):
-    from dataclasses import replace
-
-    for parameter in adapter_parameters(model.denoiser).values():
-        parameter.grad = None
-    indices = changes.pop("indices", (0, 1))
-    reward_gradient_step(
-        model,
-        rewards,
-        prompts.draw(indices, 7),
-        replace(settings, **changes),
-        Randomness(7, 0, 0, tuple(indices)),
-        adapter_off=lambda: adapter_off(model.denoiser),
-    )
-    return gradients(model)
-
-
-def by_hand(model, rewards, settings, prompts, chosen, *, detach=False, refl_at=None):
-    """The paper's algorithm in one loop, for the rectified flow x' = x + (tau' - tau) v."""
-    rng = Randomness(7, 0, 0, (0, 1))
-    asked = prompts.draw((0, 1), 7)
-    text = model.encode_text(asked)
-    conditioning = model.condition(text, asked, settings.geometry, rng)
-    latents = model.initial_noise(2, settings.geometry, rng)
-    plan = settings.sampling.plan
-    taus = [t / model.schedule.num_train_timesteps for t in plan.timesteps] + [0.0]
-    for parameter in adapter_parameters(model.denoiser).values():
-        parameter.grad = None
-    for i in range(STEPS):
-        given = latents.detach() if detach or i not in chosen else latents
-        timestep = torch.full((2,), plan.timesteps[i], dtype=latents.dtype)
-        conditional = model.predict(given, timestep, conditioning.conditional_branch)
-        unconditional = model.predict(given, timestep, conditioning.unconditional_branch)
-        velocity = unconditional + 2.5 * (conditional - unconditional)
-        velocity = velocity if i in chosen else velocity.detach()
-        if refl_at == i:
-            latents = latents - taus[i] * velocity
-            break
-        latents = latents + (taus[i + 1] - taus[i]) * velocity
-        if i < min(chosen):
-            latents = latents.detach()
-    video = model.decode(latents, settings.geometry)
-    brightness, motion = (term.reward for term in rewards.terms)
-    total = 1.5 * brightness(video, asked, rng).loss + 0.5 * motion(video, asked, rng).loss
-    total.mean().backward()
-    return gradients(model)
-
-
-def assert_equal(left, right, tolerance=1e-10):
-    assert left.keys() == right.keys()
-    scale = max(float(value.abs().max()) for value in right.values())
-    assert scale > 1e-8, "the reference gradient vanishes, so the comparison would prove nothing"
-    for name, value in left.items():
-        assert float((value - right[name]).abs().max()) <= tolerance * max(1.0, scale), name
+def make(registry, *, schedule="flow", **others):
+    return make_parts(registry, "tiny", {"schedule": schedule}, **others)
 
 
 @pytest.mark.parametrize(
