@@ -6,8 +6,9 @@
     python benchmarks/efficiency_plot.py benchmarks/results/efficiency.json docs/efficiency.svg
 
 Both methods train the same LoRA of the same model with the same sampler, prompts, reward, optimizer and
-clipping; they differ in where the update comes from and in the clips an update. Every run is scored at intervals
-on the same held-out prompts and noise. It runs from a bare checkout too, with ``PYTHONPATH=.:plugins/vader-demo``.
+clipping; they differ in where the update comes from and in the clips an update. Every run is scored at
+intervals on the same held-out prompts and noise. It runs from a bare checkout too, with
+``PYTHONPATH=.:plugins/vader-demo``.
 """
 
 from __future__ import annotations
