@@ -47,6 +47,8 @@ _PREDICTIONS = {
     RectifiedFlow: ("velocity",),
 }
 
+_PROMPTS = (Prompt("a red boat on a river"), Prompt("two dogs run over a field of snow", negative="grey"))
+
 
 @dataclass
 class BackboneSubject(Subject):
@@ -54,9 +56,11 @@ class BackboneSubject(Subject):
 
     Args:
         request: The geometry to use; the backbone's default by default.
+        prompts: What it is asked for; two of them.
     """
 
     request: GeometryRequest = field(default_factory=GeometryRequest)
+    prompts: Sequence[Prompt] = _PROMPTS
     _loaded: Backbone | None = None
 
     def loaded(self) -> Backbone:
@@ -79,6 +83,7 @@ def check_backbone(
     options: Mapping[str, Any] | None = None,
     *,
     geometry: GeometryRequest | None = None,
+    prompts: Sequence[Prompt] = _PROMPTS,
     registry: Registry | None = None,
     device: torch.device | str = "cpu",
     raising: bool = True,
@@ -89,6 +94,7 @@ def check_backbone(
         component: A registered name, or the component itself.
         options: Its options, e.g. ``{"weights": "random"}``; the smallest model it has is the best choice.
         geometry: The size of video to use; the backbone's default by default.
+        prompts: Two different prompts, for a model that knows few words.
         registry: Where a name is looked up; the installed plugins by default.
         device: Where the model lives.
         raising: Whether a broken clause raises.
@@ -96,7 +102,9 @@ def check_backbone(
     Raises:
         ConformanceError: Naming the clause and the values.
     """
-    subject = backbone_subject(component, options, geometry=geometry, registry=registry, device=device)
+    subject = backbone_subject(
+        component, options, geometry=geometry, prompts=prompts, registry=registry, device=device
+    )
     report = examine(BACKBONE, subject)
     return report.require() if raising else report
 
@@ -111,24 +119,23 @@ def backbone_subject(
     options: Mapping[str, Any] | None = None,
     *,
     geometry: GeometryRequest | None = None,
+    prompts: Sequence[Prompt] = _PROMPTS,
     registry: Registry | None = None,
     device: torch.device | str = "cpu",
 ) -> BackboneSubject:
     """What the clauses are held against; arguments as of :func:`check_backbone`."""
     found, arguments = subject_of("backbone", component, options, registry=registry, device=device)
-    return BackboneSubject(found, **arguments, request=geometry or GeometryRequest())
+    return BackboneSubject(found, **arguments, request=geometry or GeometryRequest(), prompts=prompts)
 
 
 # -- what the clauses work with ------------------------------------------------------------------------------
 
-_PROMPTS = (Prompt("a red boat on a river"), Prompt("two dogs run over a field of snow", negative="grey"))
 
-
-def _prompts(backbone: Backbone) -> tuple[Prompt, ...]:
+def _prompts(subject: BackboneSubject, backbone: Backbone) -> tuple[Prompt, ...]:
     """The kit's prompts, without the negative one where no text is read."""
     if backbone.reads_text:
-        return _PROMPTS
-    return tuple(replace(prompt, negative=None) for prompt in _PROMPTS)
+        return tuple(subject.prompts)
+    return tuple(replace(prompt, negative=None) for prompt in subject.prompts)
 
 
 @dataclass(frozen=True)
@@ -165,7 +172,7 @@ def _case(
     dtype: torch.dtype | None = None,
 ) -> Case:
     backbone = backbone or subject.loaded()
-    prompts = prompts or _prompts(backbone)
+    prompts = prompts or _prompts(subject, backbone)
     geometry = backbone.resolve_geometry(subject.request)
     rng = Randomness(seed=5, samples=tuple(range(len(prompts))))
     text = backbone.encode_text(prompts)
@@ -336,20 +343,21 @@ def lora_targets(subject: BackboneSubject) -> str:
 def text(subject: BackboneSubject) -> str:
     """Texts, where any are read, become tensors without a graph, batch axis first, each by its words."""
     backbone = subject.loaded()
-    encoded = backbone.encode_text(_prompts(backbone))
+    prompts = _prompts(subject, backbone)
+    encoded = backbone.encode_text(prompts)
     expect(encoded.positive.keys() == encoded.negative.keys(), "the two sides have different names")
     for name, value in encoded.positive.items():
         expect(len(value) == 2, f"{name} has {len(value)} rows for 2 prompts")
         expect(not value.requires_grad, f"{name} carries a graph")
     if not backbone.reads_text:
         return "reads no text"
-    rows = backbone.encode_texts([prompt.text for prompt in _PROMPTS])
-    other = backbone.encode_texts([_PROMPTS[1].text])
+    rows = backbone.encode_texts([prompt.text for prompt in prompts])
+    other = backbone.encode_texts([prompts[1].text])
     for name, value in rows.items():
         if value.is_floating_point():
             expect_close(value[1], other[name][0], f"{name} of a text alone and beside another")
     differs = any(not torch.equal(value[0], value[1]) for value in rows.values())
-    expect(differs, f"{_PROMPTS[0].text!r} and {_PROMPTS[1].text!r} have one encoding")
+    expect(differs, f"{prompts[0].text!r} and {prompts[1].text!r} have one encoding")
     shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in encoded.positive.items())
     return shapes
 
@@ -644,7 +652,7 @@ def images(subject: BackboneSubject) -> str:
     backbone = subject.loaded()
     size = backbone.resolve_geometry(subject.request)
     rng = Randomness(seed=5, samples=(0, 1))
-    prompts = _prompts(backbone)
+    prompts = _prompts(subject, backbone)
     encoded = backbone.encode_text(prompts)
     if backbone.needs_image:
         without = partial(backbone.condition, encoded, prompts, size, rng)
