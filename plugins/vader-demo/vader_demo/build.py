@@ -426,7 +426,7 @@ def train_rewards(job: Job, pool: Pool, held_out: bool) -> dict[str, nn.Module]:
 
 
 def caption_tokens() -> Tensor:
-    """Tokens of every caption of the grammar: (8, 9, 7, 11, 12), the last index of an attribute is silence."""
+    """Tokens of every caption: (8, 9, 7, 11, 12); the last index of an attribute is silence."""
     sizes = [len(values) for values in ATTRIBUTES.values()]
     table = torch.zeros(sizes[0], sizes[1] + 1, sizes[2] + 1, sizes[3] + 1, CAPTION_TOKENS, dtype=torch.int64)
     for index in torch.cartesian_prod(*(torch.arange(size) for size in table.shape[:4])).tolist():

@@ -23,11 +23,11 @@ def _prompts(config: Any, *, device: Any, dtype: Any) -> object:
     return DemoPrompts(config)
 
 
-def _reward(class_name: str, *arguments: Any) -> Factory:
+def _reward(class_name: str) -> Factory:
     def make(config: Any, *, device: Any, dtype: Any) -> object:
         from vader_demo import rewards
 
-        return getattr(rewards, class_name)(config, *arguments, device=device, dtype=dtype)
+        return getattr(rewards, class_name)(config, device=device, dtype=dtype)
 
     return make
 
@@ -46,29 +46,29 @@ def register_backbones(register: Register) -> None:
 @hookimpl
 def register_rewards(register: Register) -> None:
     """Announce the rewards, their held-out twins and the judges."""
-    for held_out, name, note in ((False, "", ""), (True, "_held_out", "; a second net, for monitoring")):
+    for twin, name, note in (("", "", ""), ("HeldOut", "_held_out", "; a second net, for monitoring")):
         register(
             f"demo_aesthetic{name}",
-            _reward("DemoAesthetic", held_out),
+            _reward(f"DemoAesthetic{twin}"),
             config=RewardConfig,
             summary=f"how vivid, outlined and sunlit the demo's world is, about 0 to 10{note}",
         )
         register(
             f"demo_alignment{name}",
-            _reward("DemoAlignment", held_out),
+            _reward(f"DemoAlignment{twin}"),
             config=RewardConfig,
             summary=f"cosine of video and caption in the demo's world{note}",
         )
         register(
             f"demo_action{name}",
-            _reward("DemoAction", held_out),
+            _reward(f"DemoAction{twin}"),
             config=ActionConfig,
             summary=f"probability of a chosen motion in the demo's world{note}",
         )
     for attribute in ("shape", "colour", "background", "motion"):
         register(
             f"demo_judge_{attribute}",
-            _reward("DemoJudge", attribute),
+            _reward(f"DemoJudge{attribute.capitalize()}"),
             config=JudgeConfig,
             summary=f"1 where a judge sees the {attribute} that the caption names, else 0; no gradient",
         )

@@ -51,17 +51,15 @@ class DemoAesthetic(ImageReward):
 
     Args:
         config: Options.
-        held_out: The second net, of other width and seed.
         device: Where the net lives.
         dtype: float64 where exactness is wanted, float32 otherwise.
     """
 
     name: ClassVar[str] = "demo_aesthetic"
+    held_out: ClassVar[bool] = False
 
-    def __init__(
-        self, config: RewardConfig, held_out: bool = False, *, device: torch.device, dtype: torch.dtype
-    ) -> None:
-        self.net = _reward_net("aesthetic", config, held_out, device, dtype)
+    def __init__(self, config: RewardConfig, *, device: torch.device, dtype: torch.dtype) -> None:
+        self.net = _reward_net("aesthetic", config, self.held_out, device, dtype)
         self._dtype = _wide(dtype)
 
     def score_frames(
@@ -84,17 +82,15 @@ class DemoAlignment(_DemoClipReward):
 
     Args:
         config: Options.
-        held_out: The second net, of other width and seed.
         device: Where the net lives.
         dtype: float64 where exactness is wanted, float32 otherwise.
     """
 
     name: ClassVar[str] = "demo_alignment"
+    held_out: ClassVar[bool] = False
 
-    def __init__(
-        self, config: RewardConfig, held_out: bool = False, *, device: torch.device, dtype: torch.dtype
-    ) -> None:
-        self.net = _reward_net("alignment", config, held_out, device, dtype)
+    def __init__(self, config: RewardConfig, *, device: torch.device, dtype: torch.dtype) -> None:
+        self.net = _reward_net("alignment", config, self.held_out, device, dtype)
         self._dtype, self._device = _wide(dtype), device
 
     def score(
@@ -104,7 +100,7 @@ class DemoAlignment(_DemoClipReward):
         try:
             tokens = torch.tensor([tokenise(prompt.text) for prompt in prompts], device=self._device)
         except UnknownWordError as error:
-            raise VaderError(f"reward 'demo_alignment': {error}") from error
+            raise VaderError(f"reward {self.name!r}: {error}") from error
         cosine: Tensor = self.net(_own_size(video.to(self._dtype)), tokens)
         return cosine
 
@@ -114,17 +110,15 @@ class DemoAction(_DemoClipReward):
 
     Args:
         config: Options, the motion among them.
-        held_out: The second net, of other width and seed.
         device: Where the net lives.
         dtype: float64 where exactness is wanted, float32 otherwise.
     """
 
     name: ClassVar[str] = "demo_action"
+    held_out: ClassVar[bool] = False
 
-    def __init__(
-        self, config: ActionConfig, held_out: bool = False, *, device: torch.device, dtype: torch.dtype
-    ) -> None:
-        self.net = _reward_net("action", config, held_out, device, dtype)
+    def __init__(self, config: ActionConfig, *, device: torch.device, dtype: torch.dtype) -> None:
+        self.net = _reward_net("action", config, self.held_out, device, dtype)
         self._wanted = MOTIONS.index(config.motion)
         self._dtype = _wide(dtype)
 
@@ -146,23 +140,20 @@ class DemoAction(_DemoClipReward):
         return functional.log_softmax(logits, dim=1)[:, self._wanted]
 
 
-class DemoJudge(_DemoClipReward):
+class _DemoJudge(_DemoClipReward):
     """Whether a judge, which was trained on rendered clips only, sees an attribute: 1 or 0.
 
     Args:
         config: Options.
-        attribute: Which judge: shape, colour, background or motion.
         device: Where the net lives.
         dtype: Ignored by design: a judge has no gradient and is always float32.
     """
 
-    name: ClassVar[str] = "demo_judge"
     differentiable: ClassVar[bool] = False
+    attribute: ClassVar[str]
 
-    def __init__(
-        self, config: JudgeConfig, attribute: str, *, device: torch.device, dtype: torch.dtype
-    ) -> None:
-        self._attribute = attribute
+    def __init__(self, config: JudgeConfig, *, device: torch.device, dtype: torch.dtype) -> None:
+        attribute = self.attribute
         values = ATTRIBUTES[attribute]
         if config.value is not None and config.value not in values:
             raise unknown(f"{attribute} of reward 'demo_judge_{attribute}'", config.value, values)
@@ -180,18 +171,66 @@ class DemoJudge(_DemoClipReward):
             VaderError: A prompt does not name the attribute and no value is given.
         """
         wanted = torch.tensor([self._wanted(prompt) for prompt in prompts], device=video.device)
-        seen = judge({self._attribute: self.net}, _own_size(video.float()))[self._attribute]
+        seen = judge({self.attribute: self.net}, _own_size(video.float()))[self.attribute]
         return (seen == wanted).float()
 
     def _wanted(self, prompt: Prompt) -> int:
         if self._value is not None:
             return self._value
         named = named_attributes(prompt.text)
-        if self._attribute not in named:
-            name = f"demo_judge_{self._attribute}"
+        if self.attribute not in named:
             raise VaderError(
-                f"reward {name!r}: the prompt {prompt.text!r} names no {self._attribute}; "
-                f"say what to look for with -o reward.{name}.value=VALUE "
-                f"(one of {', '.join(ATTRIBUTES[self._attribute])})"
+                f"reward {self.name!r}: the prompt {prompt.text!r} names no {self.attribute}; "
+                f"say what to look for with -o reward.{self.name}.value=VALUE "
+                f"(one of {', '.join(ATTRIBUTES[self.attribute])})"
             )
-        return named[self._attribute]
+        return named[self.attribute]
+
+
+class DemoAestheticHeldOut(DemoAesthetic):
+    """The second net, of other width and seed, for monitoring."""
+
+    name: ClassVar[str] = "demo_aesthetic_held_out"
+    held_out: ClassVar[bool] = True
+
+
+class DemoAlignmentHeldOut(DemoAlignment):
+    """The second net, of other width and seed, for monitoring."""
+
+    name: ClassVar[str] = "demo_alignment_held_out"
+    held_out: ClassVar[bool] = True
+
+
+class DemoActionHeldOut(DemoAction):
+    """The second net, of other width and seed, for monitoring."""
+
+    name: ClassVar[str] = "demo_action_held_out"
+    held_out: ClassVar[bool] = True
+
+
+class DemoJudgeShape(_DemoJudge):
+    """Whether the shape is seen."""
+
+    name: ClassVar[str] = "demo_judge_shape"
+    attribute: ClassVar[str] = "shape"
+
+
+class DemoJudgeColour(_DemoJudge):
+    """Whether the colour is seen."""
+
+    name: ClassVar[str] = "demo_judge_colour"
+    attribute: ClassVar[str] = "colour"
+
+
+class DemoJudgeBackground(_DemoJudge):
+    """Whether the background is seen."""
+
+    name: ClassVar[str] = "demo_judge_background"
+    attribute: ClassVar[str] = "background"
+
+
+class DemoJudgeMotion(_DemoJudge):
+    """Whether the motion is seen."""
+
+    name: ClassVar[str] = "demo_judge_motion"
+    attribute: ClassVar[str] = "motion"
