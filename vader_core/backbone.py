@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,9 @@ from vader_core.geometry import Geometry, GeometryRequest
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.sampler import Schedule
+
+if TYPE_CHECKING:
+    from vader_core.folding import Folding
 
 Tensors = Mapping[str, Tensor]
 
@@ -198,6 +201,8 @@ class Backbone(ABC):
         self.dtype = dtype
         #: Recompute activations in the backward pass; has an effect only where gradients are recorded.
         self.gradient_checkpointing = False
+        #: Folds the adapter into the base weights while no graph is recorded; set by the core.
+        self.folding: Folding | None = None
         self.text_cache = TextCache(type(self).__name__)
 
     # -- known before the weights are ------------------------------------------------------------------
@@ -360,6 +365,10 @@ class Backbone(ABC):
             VaderError: The backbone ships no encoder.
         """
         raise VaderError(f"backbone {self.name!r} has no encoder")
+
+    def blocks(self) -> list[nn.Module]:
+        """The denoiser's repeated parts, for compiling each kind once; empty compiles the denoiser whole."""
+        return []
 
     def modules(self) -> dict[str, nn.Module]:
         """Every loaded module by its role: ``denoiser``, ``autoencoder``, ``text_encoder`` …."""

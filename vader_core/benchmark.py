@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from vader_core.assembly import Assembly
+from vader_core.compilation import eager
+from vader_core.levers import pull_levers
 from vader_core.lora import adapter_off, adapter_parameters
 from vader_core.memory import GIB, peak_gib, reset_peak
 from vader_core.mixture import FrameChoice, Mixture, MixtureOutput
@@ -46,6 +48,7 @@ class Stopwatch:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.seconds: dict[str, float] = defaultdict(float)
+        self.peaks: dict[str, float] = defaultdict(float)
 
     def now(self) -> float:
         """Wall-clock seconds with the device idle."""
@@ -55,10 +58,12 @@ class Stopwatch:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Within, time counts for ``name``."""
+        """Within, time and peak memory count for ``name``."""
         begun = self.now()
+        reset_peak(self.device)
         yield
         self.seconds[name] += self.now() - begun
+        self.peaks[name] = max(self.peaks[name], peak_gib(self.device))
 
     def wrap(self, function: Callable[..., Any], name: Callable[[], str]) -> Callable[..., Any]:
         """``function``, timed under the phase that ``name`` gives at the call."""
@@ -164,20 +169,22 @@ class Bench:
             self.scaler.update()
         return float(result.loss)
 
-    def measure(self, steps: int, warmup: int, *, operations: bool = True) -> dict[str, Any]:
+    def measure(
+        self, steps: int, warmup: int, *, operations: bool = True, kernels: bool = False
+    ) -> dict[str, Any]:
         """Run and report.
 
         Args:
             steps: Measured steps; medians are reported.
             warmup: Steps before them.
-            operations: Count operations too (one more step).
+            operations: Count operations too (one more step, with levers that hide them undone).
+            kernels: Profile one guided prediction of a no-graph step.
         """
         first = Stopwatch(self.device)
         begun = first.now()
         losses = [self.step(number, self.assembly.rewards, first) for number in range(max(1, warmup))]
         first_seconds = first.now() - begun
-        reset_peak(self.device)
-        rows, totals = [], []
+        rows, peaks, totals = [], [], []
         for number in range(steps):
             stopwatch = Stopwatch(self.device)
             with _timed_parts(self.assembly, stopwatch) as rewards:
@@ -185,6 +192,7 @@ class Bench:
                 losses.append(self.step(warmup + number, rewards, stopwatch))
                 totals.append(stopwatch.now() - begun)
             rows.append(dict(stopwatch.seconds))
+            peaks.append(dict(stopwatch.peaks))
         seconds = statistics.median(totals)
         phases = {name: statistics.median(row.get(name, 0.0) for row in rows) for name in PHASES[:-1]}
         phases["other"] = max(0.0, seconds - sum(phases.values()))
@@ -194,17 +202,64 @@ class Bench:
             "steps_measured": steps,
             "first_steps_seconds": first_seconds,
             "phases": phases,
-            "peak_allocated_gib": peak_gib(self.device),
+            "peak_allocated_gib": max(max(row.values()) for row in peaks),
+            "phase_peaks_gib": {name: max(row.get(name, 0.0) for row in peaks) for name in PHASES[:-1]},
             "losses": losses,
         }
         if self.device.type == "cuda":
-            found["peak_reserved_gib"] = torch.cuda.max_memory_reserved(self.device) / GIB
+            found["peak_reserved_gib"] = torch.cuda.memory_reserved(self.device) / GIB
+        if kernels:
+            found["no_graph_kernels"] = self.kernels()
         if operations:
             found |= self._operations(seconds)
         return found
 
+    @torch.no_grad()
+    def kernels(self) -> dict[str, Any]:
+        """Device time of one guided no-graph prediction: in all, and by kernel."""
+        from torch.profiler import ProfilerActivity, profile
+
+        assembly, backbone = self.assembly, self.assembly.backbone
+        sampling, rng = assembly.settings.sampling, Randomness(0, samples=tuple(range(len(self.prompts))))
+        with assembly.autocast():
+            text = backbone.encode_text(self.prompts)
+            conditioning = backbone.condition(text, self.prompts, assembly.geometry, rng)
+            noise = backbone.initial_noise(len(self.prompts), assembly.geometry, rng)
+            timestep = noise.new_full((len(noise),), sampling.plan.timesteps[0])
+
+            def predict() -> None:
+                if backbone.folding is not None:
+                    backbone.folding.set(True)
+                sampling.guidance.predict(backbone, noise, timestep, conditioning)
+
+            predict()
+            watch = Stopwatch(self.device)
+            begun = watch.now()
+            predict()
+            wall = watch.now() - begun
+            activity = ProfilerActivity.CUDA if self.device.type == "cuda" else ProfilerActivity.CPU
+            with profile(activities=[activity]) as profiler:
+                predict()
+                watch.now()
+        if backbone.folding is not None:
+            backbone.folding.set(False)
+        spent: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
+        for event in profiler.events() or []:
+            on_device = activity is ProfilerActivity.CPU or event.device_type.name == "CUDA"
+            if on_device:
+                spent[event.name][0] += (event.self_device_time_total or event.self_cpu_time_total) / 1e3
+                spent[event.name][1] += 1
+        ordered = sorted(spent.items(), key=lambda item: -item[1][0])
+        return {
+            "wall_ms": 1e3 * wall,
+            "device_ms": sum(time for time, _ in spent.values()),
+            "launches": sum(count for _, count in spent.values()),
+            "top": [[name[:160], round(time, 3), count] for name, (time, count) in ordered[:60]],
+        }
+
     def _operations(self, seconds: float) -> dict[str, Any]:
-        counted = count_operations(lambda: self.step(0, self.assembly.rewards, Stopwatch(self.device)))
+        with eager():
+            counted = count_operations(lambda: self.step(0, self.assembly.rewards, Stopwatch(self.device)))
         rate = matrix_rate(self.device, self.assembly.dtype)
         return {
             "tera_operations": counted / 1e12,
@@ -228,4 +283,8 @@ def load(assembly: Assembly) -> Assembly:
     assembly.load_backbone()
     assembly.attach()
     assembly.load_rewards()
+    pull_levers(assembly)
+    with torch.no_grad(), assembly.autocast():
+        assembly.backbone.encode_text(assembly.draw_prompts(list(range(assembly.config.trainer.batch_size))))
+    assembly.backbone.release_text_encoder()
     return assembly

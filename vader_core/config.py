@@ -128,6 +128,9 @@ class TrainerSection(Section):
     )
     cuda_graphs: bool = Field(False, description="Replay the no-graph steps from a CUDA graph; fixed shapes.")
     channels_last: bool = Field(False, description="Hold the denoiser's 2-D kernels with channels innermost.")
+    fused_kernels: bool = Field(
+        True, description="Kernels of our own in the no-graph steps, on CUDA in 16 bits."
+    )
     fold_adapter: bool = Field(
         False,
         description="Fold the adapter into the base weights in the no-graph steps; rounds it in 16 bits.",

@@ -81,6 +81,21 @@ def denoise(
         drawn: Steps to differentiate.
         rng: For samplers that use fresh noise.
     """
+    try:
+        return _rollout(backbone, sampling, noise, conditioning, drawn, rng)
+    finally:
+        if backbone.folding is not None:
+            backbone.folding.set(False)
+
+
+def _rollout(
+    backbone: Backbone,
+    sampling: Sampling,
+    noise: Tensor,
+    conditioning: Conditioning,
+    drawn: Drawn,
+    rng: Randomness,
+) -> Rollout:
     sampler, plan = sampling.sampler, sampling.plan
     first = min(drawn.steps, default=plan.num_steps)
     state = sampler.start(plan, noise)
@@ -116,6 +131,8 @@ def _predict(
 ) -> Tensor:
     chosen = i in drawn.steps
     given = latents.detach() if drawn.detach_input or not chosen else latents
+    if backbone.folding is not None:
+        backbone.folding.set(not chosen)
     with torch.set_grad_enabled(chosen and torch.is_grad_enabled()):
         return sampling.guidance.predict(backbone, given, _timestep(sampling.plan, i, given), conditioning)
 

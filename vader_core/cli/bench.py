@@ -24,6 +24,7 @@ PROMPT = "text:a red boat on a calm lake at sunrise"
 @click.option("--steps", type=int, default=3, show_default=True, help="Measured steps.")
 @click.option("--warmup", type=int, default=1, show_default=True, help="Steps before them.")
 @click.option("--no-operations", is_flag=True, help="Do not count operations (saves one step).")
+@click.option("--kernels", is_flag=True, help="Profile one no-graph prediction, kernel by kernel.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the JSON to this file.")
 @click.option("--compare", type=click.Path(path_type=Path), help="Print ratios to an earlier --out FILE.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -57,7 +58,10 @@ def bench_command(flags: dict[str, Any], registry: Registry) -> None:
     load(assembly)
     with out_of_memory_named("measuring"):
         found = Bench(assembly).measure(
-            flags["steps"], flags["warmup"], operations=not flags["no_operations"]
+            flags["steps"],
+            flags["warmup"],
+            operations=not flags["no_operations"],
+            kernels=flags["kernels"],
         )
     settled = assembly.config.model_dump(mode="json")
     result = {"plan": facts, **found, "environment": environment(), "config": settled}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
@@ -45,8 +44,8 @@ class ModelScope(Backbone):
     Args:
         config: The options.
         device: Where the modules live.
-        dtype: Of the frozen U-Net and autoencoder; in 16 bits they run under autocast, as the official code
-            does. The text encoder stays in float32: it runs once a prompt.
+        dtype: Of the frozen U-Net and autoencoder, in which they compute; the adapter stays in float32. The text
+            encoder stays in float32: it runs once a prompt.
     """
 
     name: ClassVar[str] = "modelscope"
@@ -183,6 +182,10 @@ class ModelScope(Backbone):
         """The U-Net, the autoencoder and the text encoder."""
         return {"denoiser": self.denoiser, "autoencoder": self.autoencoder, "text_encoder": self.text_encoder}
 
+    def blocks(self) -> list[nn.Module]:
+        """The same parts that are recomputed."""
+        return [module for module in self.denoiser.modules() if isinstance(module, _BLOCKS)]
+
     # -- running -----------------------------------------------------------------------------------------
 
     def encode_texts(self, texts: Sequence[str]) -> dict[str, Tensor]:
@@ -220,7 +223,7 @@ class ModelScope(Backbone):
         """The noise in ``latents``; ``timestep`` in 0 … 999."""
         self.recompute.on = self.gradient_checkpointing
         embeddings = conditioning.tensors["embeddings"]
-        with self._autocast():
+        with self._own_precision():
             prediction = self.denoiser(
                 latents.to(self.dtype),
                 timestep,
@@ -247,19 +250,19 @@ class ModelScope(Backbone):
         return video.to(latents.dtype) / 2 + 0.5
 
     def _decode_frames(self, latents: Tensor) -> Tensor:
-        with self._autocast():
+        with self._own_precision():
             return torch.as_tensor(self.autoencoder.decode(latents, return_dict=False)[0])
 
     @torch.no_grad()
     def encode_video(self, video: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b c t h w"]:
         """The mode of the autoencoder's distribution, scaled by 0.18215."""
         flat = rearrange(video, "b f c H W -> (b f) c H W") * 2 - 1
-        with self._autocast():
+        with self._own_precision():
             mode = self.autoencoder.encode(flat.to(self.dtype)).latent_dist.mode()
         latents = torch.as_tensor(mode).to(self._wide) * self.autoencoder.config["scaling_factor"]
         return rearrange(latents, "(b f) c h w -> b c f h w", b=len(video))
 
-    def _autocast(self) -> AbstractContextManager[object]:
-        if self.dtype not in (torch.float16, torch.bfloat16):
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=self.dtype)
+    def _own_precision(self) -> torch.autocast:
+        # Autocast would return float32 from every norm and cast it back for the layer that follows; the kernels
+        # take their statistics in float32 anyway.
+        return torch.autocast(self.device.type, enabled=False)

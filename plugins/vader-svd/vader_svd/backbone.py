@@ -186,6 +186,11 @@ class SvdBackbone(Backbone):
             "image_encoder": self.image_encoder,
         }
 
+    def blocks(self) -> list[nn.Module]:
+        """Residual blocks and transformers over space and time."""
+        kinds = ("SpatioTemporalResBlock", "TransformerSpatioTemporalModel")
+        return [module for module in self.denoiser.modules() if type(module).__name__ in kinds]
+
     # -- conditioning ------------------------------------------------------------------------------------
 
     def encode_texts(self, texts: Sequence[str]) -> dict[str, Tensor]:
@@ -272,7 +277,8 @@ class SvdBackbone(Backbone):
             return self.image_encoder(pixels.to(self.dtype)).image_embeds[:, None]
 
     def _own_precision(self) -> torch.autocast:
-        # Autocast would send the float32 encoder through float16 after all, where it overflows.
+        # Autocast would send the float32 encoder through float16 after all, where it overflows, and would return
+        # float32 from every norm of the 16-bit networks and cast it back for the layer that follows.
         return torch.autocast(self.device.type, enabled=False)
 
     def encode_first_frames(
@@ -303,13 +309,14 @@ class SvdBackbone(Backbone):
         frames = rearrange(latents, "b c t h w -> b t c h w").to(self.dtype)
         first = tensors["image_latents"].to(self.dtype)[:, None].expand(-1, frames.shape[1], -1, -1, -1)
         self._checkpoint(self.denoiser)
-        prediction = self.denoiser(
-            torch.cat([frames, first], dim=2),
-            timestep,
-            encoder_hidden_states=tensors["image_embeddings"].to(self.dtype),
-            added_time_ids=tensors["added_time_ids"],
-            return_dict=False,
-        )[0]
+        with self._own_precision():
+            prediction = self.denoiser(
+                torch.cat([frames, first], dim=2),
+                timestep,
+                encoder_hidden_states=tensors["image_embeddings"].to(self.dtype),
+                added_time_ids=tensors["added_time_ids"],
+                return_dict=False,
+            )[0]
         return rearrange(prediction, "b t c h w -> b c t h w").to(latents.dtype)
 
     def _checkpoint(self, module: Any) -> None:
@@ -348,7 +355,8 @@ class SvdBackbone(Backbone):
     def _decode_chunk(self, latents: Float[Tensor, "n c h w"], num_frames: int) -> Float[Tensor, "n 3 H W"]:
         self._checkpoint(self.autoencoder)
         scaled = (latents / self._scaling_factor).to(self.dtype)
-        signed = self.autoencoder.decode(scaled, num_frames=num_frames, return_dict=False)[0]
+        with self._own_precision():
+            signed = self.autoencoder.decode(scaled, num_frames=num_frames, return_dict=False)[0]
         return signed.to(latents.dtype) * 0.5 + 0.5
 
     @property

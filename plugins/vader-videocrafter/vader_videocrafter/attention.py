@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from vader_core import kernels
 from vader_videocrafter.norm import LayerNorm
 
 MAX_ROWS = 65535
@@ -48,9 +48,9 @@ class Attention(nn.Module):
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
         if len(q) > MAX_ROWS:
             parts = zip(q.split(MAX_ROWS), k.split(MAX_ROWS), v.split(MAX_ROWS), strict=True)
-            out = torch.cat([F.scaled_dot_product_attention(*part) for part in parts])
+            out = torch.cat([kernels.attention(*part) for part in parts])
         else:
-            out = F.scaled_dot_product_attention(q, k, v)
+            out = kernels.attention(q, k, v)
         return self.to_out(out.transpose(1, 2).reshape(rows, tokens, -1))
 
 
@@ -63,8 +63,7 @@ class GatedProjection(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., d]` to `[..., inner]`."""
-        value, gate = self.proj(x).chunk(2, dim=-1)
-        return value * F.gelu(gate)
+        return kernels.gated_gelu(self.proj(x))
 
 
 class FeedForward(nn.Module):

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vader_core import kernels
+
 
 def _same(parameter: Tensor, x: Tensor) -> Tensor:
     return parameter.to(x.dtype)
@@ -21,7 +23,7 @@ class GroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         """Normalises `x`; same shape and dtype out."""
         with torch.autocast(x.device.type, enabled=False):
-            return F.group_norm(x, self.num_groups, _same(self.weight, x), _same(self.bias, x), self.eps)
+            return kernels.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
 class LayerNorm(nn.LayerNorm):

@@ -104,7 +104,8 @@ class TemporalTransformer(nn.Module):
             tokens = call(block, self.checkpointing, tokens)
         tokens = self._project(self.proj_out, tokens)
         out = tokens.unflatten(0, (batch, height, width)).permute(0, 3, 4, 1, 2)
-        return x + out.flatten(0, 1)
+        # Added as a view: folding the frames first would copy.
+        return (x.unflatten(0, (batch, num_frames)) + out).flatten(0, 1)
 
     def _project(self, layer: nn.Module, tokens: Tensor) -> Tensor:
         if self.use_linear:

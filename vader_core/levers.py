@@ -1,0 +1,79 @@
+"""Speed and memory levers of a run, pulled once everything is loaded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from vader_core.errors import VaderError
+from vader_core.gradient import Last
+from vader_core.kernels import Switch
+from vader_core.lora import ADAPTER, lora_layers
+
+if TYPE_CHECKING:
+    from vader_core.assembly import Assembly
+
+
+def check_levers(assembly: Assembly) -> None:
+    """Refuse combinations that cannot work.
+
+    Raises:
+        VaderError: Saying which option to leave out.
+    """
+    trainer, lora = assembly.config.trainer, assembly.config.lora
+    if trainer.cuda_graphs and assembly.device.type != "cuda":
+        raise VaderError("trainer.cuda_graphs=true needs a CUDA device: leave it out")
+    for name, on in (("cuda_graphs", trainer.cuda_graphs), ("fold_adapter", trainer.fold_adapter)):
+        if on and lora.dropout:
+            raise VaderError(
+                f"trainer.{name} and lora.dropout={lora.dropout:g} cannot be used together: the no-graph steps would "
+                "lose the dropout; leave one out"
+            )
+
+
+def pull_levers(assembly: Assembly) -> None:
+    """Apply the trainer's levers to a loaded assembly with the adapter attached."""
+    check_levers(assembly)
+    trainer, backbone = assembly.config.trainer, assembly.backbone
+    denoiser = backbone.denoiser
+    Switch.on = trainer.fused_kernels
+    if trainer.channels_last:
+        _channels_last(denoiser)
+    if trainer.fold_adapter:
+        from vader_core.folding import Folding
+
+        backbone.folding = Folding(denoiser)
+    if trainer.compile != "off" or trainer.cuda_graphs:
+        from vader_core.compilation import GraphedForward, compile_denoiser
+
+        torch.backends.cudnn.benchmark = assembly.device.type == "cuda"
+        compile_denoiser(backbone, trainer.compile)
+        if trainer.cuda_graphs:
+            GraphedForward(
+                denoiser, lambda: _adapter_state(denoiser), differentiated=_one_differentiated_call(assembly)
+            )
+
+
+def _one_differentiated_call(assembly: Assembly) -> bool:
+    """Whether a backward pass belongs to one call of the denoiser, whose activations are all kept."""
+    trainer, settings = assembly.config.trainer, assembly.settings
+    gradient = settings.gradient
+    single = isinstance(gradient, Last) and gradient.count == 1
+    plain = trainer.accumulate == 1 and trainer.segments == 1 and not trainer.low_variance
+    return single and plain and not trainer.gradient_checkpointing and not settings.sampling.guidance.split
+
+
+def _channels_last(module: nn.Module) -> None:
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in module.parameters():
+        if parameter.ndim in formats:
+            parameter.data = parameter.data.contiguous(memory_format=formats[parameter.ndim])
+
+
+def _adapter_state(denoiser: nn.Module) -> tuple[object, ...]:
+    """What tells two states of the adapter apart: off, folded, scaled."""
+    for _, layer in lora_layers(denoiser):
+        return layer._disable_adapters, getattr(layer, "folded", False), layer.scaling[ADAPTER]
+    return ()
