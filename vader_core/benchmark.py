@@ -93,6 +93,7 @@ def _timed_parts(assembly: Assembly, stopwatch: Stopwatch) -> Iterator[Mixture]:
         "predict": lambda: "differentiated steps" if torch.is_grad_enabled() else "no-graph steps",
         "decode": lambda: "decode",
     }
+    before = {name: vars(backbone).get(name) for name in names}
     for name, phase in names.items():
         setattr(backbone, name, stopwatch.wrap(getattr(backbone, name), phase))
     rewards = _TimedMixture(assembly.rewards.terms)
@@ -100,8 +101,10 @@ def _timed_parts(assembly: Assembly, stopwatch: Stopwatch) -> Iterator[Mixture]:
     try:
         yield rewards
     finally:
-        for name in names:
+        for name, own in before.items():
             delattr(backbone, name)
+            if own is not None:
+                setattr(backbone, name, own)
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +12,7 @@ from vader_core.errors import VaderError
 from vader_core.gradient import Last
 from vader_core.kernels import Switch
 from vader_core.lora import ADAPTER, lora_layers
+from vader_core.offload import Offload
 
 if TYPE_CHECKING:
     from vader_core.assembly import Assembly
@@ -33,6 +35,18 @@ def check_levers(assembly: Assembly) -> None:
             )
 
 
+    clashing = {
+        "segments": trainer.segments > 1,
+        "low_variance": trainer.low_variance > 0,
+        "base_weight": trainer.base_weight > 0,
+    }
+    for name, on in clashing.items():
+        if on and trainer.offload:
+            raise VaderError(
+                f"trainer.offload takes the backward pass in stages, which trainer.{name} does not allow: leave one out"
+            )
+
+
 def pull_levers(assembly: Assembly) -> None:
     """Apply the trainer's levers to a loaded assembly with the adapter attached."""
     check_levers(assembly)
@@ -41,6 +55,10 @@ def pull_levers(assembly: Assembly) -> None:
     Switch.on = trainer.fused_kernels
     if trainer.channels_last:
         _channels_last(denoiser)
+    if trainer.offload:
+        offload = Offload(backbone, assembly.device)
+        assembly.rewards, assembly.monitors = map(offload.mixture, (assembly.rewards, assembly.monitors))
+        assembly.settings = replace(assembly.settings, offload=offload)
     if trainer.fold_adapter:
         from vader_core.folding import Folding
 

@@ -16,6 +16,7 @@ from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
 from vader_core.gradient import NO_GRADIENT, Drawn, GradientChoice, Last
 from vader_core.mixture import FrameChoice, Mixture, MixtureOutput
+from vader_core.offload import Offload
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 
@@ -37,6 +38,7 @@ class StepSettings:
             (DRaFT-LV).
         base_weight: Weight of the squared distance to the base prediction at the differentiated steps.
         checkpointing: Recompute activations of the differentiated steps in the backward pass.
+        offload: What rests on the CPU; the backward pass then goes in stages.
     """
 
     geometry: Geometry
@@ -50,6 +52,7 @@ class StepSettings:
     low_variance: int = 0
     base_weight: float = 0.0
     checkpointing: bool = False
+    offload: Offload | None = None
 
     @property
     def joined_frames(self) -> int:
@@ -135,6 +138,10 @@ def reward_gradient_step(
             return _low_variance_step(
                 backbone, rewards, prompts, text, settings, frames, rng, backward, autocast
             )
+        if settings.offload is not None:
+            return _staged_step(
+                backbone, rewards, prompts, text, settings, settings.offload, frames, rng, backward
+            )
         video, rollout, conditioning, drawn = _rollout_video(backbone, prompts, text, settings, frames, rng)
         output = rewards(video, frames, prompts, rng)
         loss = output.loss.mean()
@@ -210,6 +217,50 @@ def _decode(
     if not asked:
         return latents.new_zeros(len(latents), 0, 3, geometry.height, geometry.width)
     return backbone.decode(latents, geometry, asked)
+
+
+def _staged_step(
+    backbone: Backbone,
+    rewards: Mixture,
+    prompts: Sequence[Prompt],
+    text: Text,
+    settings: StepSettings,
+    offload: Offload,
+    frames: FrameChoice,
+    rng: Randomness,
+    backward: Callable[[Tensor], None],
+) -> StepResult:
+    """The same gradient, one network at a time: reward to pixels, decoder to latents, denoiser to adapter.
+
+    The frames are decoded twice, so that the decoder's activations and the reward never meet.
+    """
+    sampling, geometry, wanted = settings.sampling, settings.geometry, list(frames.union)
+    drawn = settings.gradient.draw(sampling.plan.num_steps, rng)
+    drawn = Drawn(drawn.steps, drawn.ends_at, settings.detach_input)
+    with backbone.checkpointing(settings.checkpointing):
+        conditioning = backbone.condition(text, prompts, geometry, rng)
+        noise = backbone.initial_noise(len(prompts), geometry, rng)
+        rollout = denoise(backbone, sampling, noise, conditioning, drawn, rng)
+        latents = rollout.latents.detach()
+        with torch.no_grad():
+            video = backbone.decode(latents, geometry, wanted)
+        video.requires_grad_()
+        with offload.rewards_awake():
+            output = rewards(video, frames, prompts, rng)
+            loss = output.loss.mean()
+            backward(loss)
+        latents.requires_grad_()
+        with offload.autoencoder.awake():
+            backbone.decode(latents, geometry, wanted).backward(video.grad)
+        rollout.latents.backward(latents.grad)
+    return StepResult(
+        loss=loss.detach(),
+        scores=output.scores,
+        base_distance=None,
+        steps=drawn.steps,
+        frames=frames.union,
+        reward_queries=len(prompts),
+    )
 
 
 def _low_variance_step(  # noqa: PLR0913 - the step's own arguments, with what it has worked out

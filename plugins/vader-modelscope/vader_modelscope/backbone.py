@@ -15,7 +15,6 @@ from diffusers.models.unets.unet_3d_condition import UNet3DConditionModel
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from vader_core.backbone import Backbone, Conditioning, Defaults, Text, TextCache, frozen
@@ -239,15 +238,19 @@ class ModelScope(Backbone):
         indices = list(range(geometry.num_frames)) if frames is None else list(frames)
         chosen = rearrange(latents[:, :, indices], "b c f h w -> (b f) c h w")
         scaled = (chosen / self.autoencoder.config["scaling_factor"]).to(self.dtype)
-        if self.gradient_checkpointing and torch.is_grad_enabled():
-            chunks = scaled.split(self.config.decode_chunk)
-            pixels = torch.cat(
-                [checkpoint(self._decode_frames, chunk, use_reentrant=False) for chunk in chunks]
-            )
-        else:
-            pixels = self._decode_frames(scaled)
+        self._recompute_decoder(self.gradient_checkpointing)
+        chunk = self.config.decode_chunk if self.gradient_checkpointing else len(scaled)
+        pixels = torch.cat([self._decode_frames(part) for part in scaled.split(chunk)])
         video = rearrange(pixels, "(b f) c H W -> b f c H W", b=len(latents))
         return video.to(latents.dtype) / 2 + 0.5
+
+    def _recompute_decoder(self, on: bool) -> None:
+        if self.autoencoder.is_gradient_checkpointing == on:
+            return
+        if on:
+            self.autoencoder.enable_gradient_checkpointing()
+        else:
+            self.autoencoder.disable_gradient_checkpointing()
 
     def _decode_frames(self, latents: Tensor) -> Tensor:
         with self._own_precision():

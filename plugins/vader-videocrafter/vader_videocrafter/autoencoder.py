@@ -76,7 +76,8 @@ class FrameCodec:
 
         Args:
             latents: `[n, 4, h, w]`, scaled as the denoiser uses them.
-            recompute: Hold the activations of one slice at a time in the backward pass.
+            recompute: Hold the activations of one block (of one slice, where the weights rest on the CPU) at a
+                time in the backward pass.
 
         Returns:
             `[n, 3, H, W]`, nominally in [-1, 1], not clamped, dtype of `latents`.
@@ -101,9 +102,21 @@ class FrameCodec:
             return functional_call(call, weights, (part.to(dtype),)).to(x.dtype)
 
         slices = list(self._slices(x))
-        if recompute and torch.is_grad_enabled() and len(slices) > 1:
+        resting = bool(weights)
+        self._recompute_blocks(recompute and not resting)
+        recompute = recompute and resting
+        if recompute and torch.is_grad_enabled():
             return torch.cat([checkpoint(run, part, use_reentrant=False) for part in slices])
         return torch.cat([run(part) for part in slices])
+
+    def _recompute_blocks(self, on: bool) -> None:
+        """Let every block of the autoencoder recompute its activations in the backward pass."""
+        if self.autoencoder.is_gradient_checkpointing == on:
+            return
+        if on:
+            self.autoencoder.enable_gradient_checkpointing()
+        else:
+            self.autoencoder.disable_gradient_checkpointing()
 
     def _slices(self, x: Tensor) -> Iterator[Tensor]:
         yield from x.split(self.slice_size or len(x))
