@@ -79,6 +79,7 @@ SWEEP = (
     ("policy_gradient", 3e-4, 3840, 5, 0.7),
     ("policy_gradient", 1e-3, 1920, 3, 0.7),
     ("policy_gradient", 3e-3, 960, 1, 0.7),
+    ("policy_gradient", 6e-3, 960, 1, 0.7),
     ("policy_gradient", 1e-3, 1920, 3, 0.3),
     ("policy_gradient", 3e-3, 960, 1, 0.3),
 )
@@ -218,7 +219,7 @@ def sweep(options: argparse.Namespace) -> None:
     ends_at = time.time() + options.deadline
     jobs = [
         Job(method, lr, seed, max(int(queries * options.share), 32), every, noise)
-        for seed in range(options.seeds)
+        for seed in range(options.first_seed, options.first_seed + options.seeds)
         for method, lr, queries, every, noise in SWEEP
     ]
     # Seed by seed, so that a sweep that runs out of time has whole seeds.
@@ -266,15 +267,23 @@ def _machine(device: str) -> str:
 
 
 def collect(options: argparse.Namespace) -> None:
-    """All runs and timings of a folder as one file."""
-    runs, timings = [], {}
-    for path in sorted(options.folder.glob("*.json")):
-        found = json.loads(path.read_text())
-        if path.name.startswith("timing-"):
-            timings[path.stem.removeprefix("timing-")] = found
-        else:
-            runs.append(found)
-    runs.sort(key=lambda run: (run["method"] != "vader", run["noise_level"], run["lr"], run["seed"]))
+    """All runs and timings of folders, and of files that this command wrote, as one file.
+
+    Of two runs of the same setting and seed the longer is kept.
+    """
+    runs: dict[tuple[Any, ...], dict[str, Any]] = {}
+    timings: dict[str, Any] = {}
+    for source in options.sources:
+        for path in sorted(source.glob("*.json")) if source.is_dir() else [source]:
+            found = json.loads(path.read_text())
+            if path.name.startswith("timing-"):
+                timings[path.stem.removeprefix("timing-")] = found
+                continue
+            timings |= found.get("timings", {})
+            for run in found.get("runs", [found]):
+                key = (run["method"] != "vader", -run["noise_level"], run["lr"], run["seed"])
+                if key not in runs or len(run["curve"]) > len(runs[key]["curve"]):
+                    runs[key] = run
     tree = {
         "command": "python benchmarks/efficiency.py sweep",
         "reward": REWARD,
@@ -282,7 +291,7 @@ def collect(options: argparse.Namespace) -> None:
         "policy_gradient": asdict(PolicySettings()),
         "vader_batch_size": BATCH_SIZE,
         "timings": timings,
-        "runs": runs,
+        "runs": [runs[key] for key in sorted(runs)],
     }
     options.file.parent.mkdir(parents=True, exist_ok=True)
     options.file.write_text(_compact(tree))
@@ -291,7 +300,7 @@ def collect(options: argparse.Namespace) -> None:
 def _compact(tree: dict[str, Any]) -> str:
     """JSON with one line a run."""
     runs = ",\n  ".join(json.dumps(run) for run in tree.pop("runs"))
-    head = json.dumps(tree, indent=1).rstrip("}\n ")
+    head = json.dumps(tree, indent=1).removesuffix("\n}")
     return f'{head},\n "runs": [\n  {runs}\n ]\n}}\n'
 
 
@@ -304,6 +313,7 @@ def main() -> None:
     default = "cuda" if torch.cuda.is_available() else "cpu"
     one = commands.add_parser("sweep", help=sweep.__doc__)
     one.add_argument("--seeds", type=int, default=5)
+    one.add_argument("--first-seed", type=int, default=0)
     one.add_argument("--jobs", type=int, default=1, help="runs at once")
     one.add_argument("--pairs", type=int, default=64, help="held-out clips of an evaluation")
     one.add_argument("--share", type=float, default=1.0, help="share of each run's queries")
@@ -316,7 +326,7 @@ def main() -> None:
         command.add_argument("--out", type=Path, required=True)
         command.add_argument("--device", default=default, choices=("cpu", "cuda"))
     three = commands.add_parser("collect", help=collect.__doc__)
-    three.add_argument("folder", type=Path)
+    three.add_argument("sources", type=Path, nargs="+", help="folders, or collected files")
     three.add_argument("file", type=Path)
     three.set_defaults(call=collect)
     options = parser.parse_args()
