@@ -27,6 +27,7 @@ from vader_core.weights import load_exactly, parse_weights
 from vader_modelscope.architecture import Part, find_architecture
 from vader_modelscope.checkpoint import TOKENIZER_FILES, CheckpointFiles, check_configuration, read_part
 from vader_modelscope.config import ModelScopeConfig
+from vader_modelscope.fused import fuse
 from vader_modelscope.random_weights import fill_randomly
 from vader_modelscope.recompute import RecomputeSwitch, recompute_blocks
 from vader_modelscope.text_encoder import ClipTokenizer, HashedWords, Tokenizer, embed
@@ -149,6 +150,7 @@ class ModelScope(Backbone):
         self.text_encoder = self._fill("text_encoder", text_encoder, self._wide, files)
         self.tokenizer = self._find_tokenizer(files)
         recompute_blocks(self.denoiser, _BLOCKS, self.recompute)
+        fuse(self.denoiser, (Transformer2DModel, TransformerTemporalModel))
 
     def _fill(
         self, part: Part, module: _Module, dtype: torch.dtype, files: CheckpointFiles | None

@@ -22,6 +22,7 @@ from vader_svd.architecture import resolve_architecture
 from vader_svd.checkpoint import check_configs, locate_files, read_part
 from vader_svd.clip_image import clip_pixels
 from vader_svd.config import SvdConfig
+from vader_svd.fused import fuse
 from vader_svd.networks import build_autoencoder, build_image_encoder, build_unet, randomised
 from vader_svd.picture import first_frame
 from vader_svd.reach import farthest_step, karras_sigmas
@@ -161,6 +162,7 @@ class SvdBackbone(Backbone):
                 load_exactly(module, tensors, what=f"backbone 'svd', {part}")
             loaded[part] = frozen(self._lowered(module))
         self.denoiser = loaded["unet"]
+        fuse(self.denoiser)
         self.autoencoder = loaded["vae"]
         self.image_encoder = loaded["image_encoder"]
 
