@@ -29,9 +29,9 @@ from vader_core.run import Run
 from vader_core.step import StepResult, reward_gradient_step
 from vader_core.tracking import Listener, Silence, flattened
 from vader_core.validation import score_pairs, validation_pairs, write_samples
-from vader_core.watch import Watch, statistics
+from vader_core.watch import Verdict, Watch, statistics
 
-#: An alarm under ``guard: adapt`` multiplies the learning rate by this.
+#: An alarm under ``guard: adapt`` goes back to the best adapter and multiplies the learning rate by this.
 ADAPT_FACTOR = 0.5
 
 
@@ -128,6 +128,8 @@ class Trainer:
             make_optimizer(list(self.parameters.values()), self.config), device_placement=False
         )
         self.watch = Watch(self.config.monitor_limit)
+        #: The best adapter so far, to go back to; kept where the guard adapts.
+        self.best: dict[str, Tensor] = {}
         self.average: dict[str, Tensor] | None = None
         if self.config.ema is not None:
             self.average = {name: value.detach().clone() for name, value in self.parameters.items()}
@@ -164,10 +166,9 @@ class Trainer:
         """Validate and checkpoint where due; whether the guard stops the run."""
         due = self.config.validate_every and self.step % self.config.validate_every == 0
         last = self.step == self.config.max_steps
-        alarms = self._validate() if due or last else []
+        alarms = self._validate() if due or last else ()
         if alarms and self.config.guard == "adapt":
-            self.lr_factor *= ADAPT_FACTOR
-            self._say(f"guard: the learning rate is now {self.lr_factor:g} of its schedule")
+            self._adapt()
         if self.config.checkpoint_every and self.step % self.config.checkpoint_every == 0:
             self._save()
         if self._asked_to_stop():
@@ -179,6 +180,21 @@ class Trainer:
             )
             return True
         return False
+
+    def _adapt(self) -> None:
+        """Go back to the best adapter, with a lower learning rate and a fresh optimizer.
+
+        A lower rate alone would not bring back what is lost.
+        """
+        self.lr_factor *= ADAPT_FACTOR
+        self._set(self.best)
+        if self.average is not None:
+            self.average = {name: value.clone() for name, value in self.best.items()}
+        self.optimizer.optimizer.state.clear()
+        self._say(
+            f"guard: back to the adapter of step {self.watch.best_step}; the learning rate is now "
+            f"{self.lr_factor:g} of its schedule"
+        )
 
     # -- one step ----------------------------------------------------------------------------------------
 
@@ -296,17 +312,25 @@ class Trainer:
 
     # -- validation --------------------------------------------------------------------------------------
 
-    def _validate(self) -> list[str]:
-        """Sample, score and watch, on the main process; the alarms go to every process."""
+    def _validate(self) -> tuple[str, ...]:
+        """Sample, score and watch, on the main process; the verdict goes to every process.
+
+        Returns:
+            The monitors that are past their limit.
+        """
         if self.config.validation_prompts == 0:
-            return []
-        alarms: list[str] = []
+            return ()
+        verdict = Verdict(best=False, alarms=(), messages=())
         if self.accelerator.is_main_process:
             with self._evaluated_weights():
-                alarms = self._validate_here()
-        return self._from_main(alarms)
+                verdict = self._validate_here()
+        verdict = self._from_main(verdict)
+        if verdict.best and self.config.guard == "adapt":
+            kept = self.parameters if self.average is None else self.average
+            self.best = {name: value.detach().clone() for name, value in kept.items()}
+        return verdict.alarms
 
-    def _validate_here(self) -> list[str]:
+    def _validate_here(self) -> Verdict:
         assembly, seeds = self.assembly, self.config.validation_seeds
         pairs = validation_pairs(assembly)
         mixtures = (assembly.rewards, assembly.monitors)
@@ -315,7 +339,7 @@ class Trainer:
         watched = statistics(scored.videos, seeds)
         watched["base_distance"] = scored.base_distance or 0.0
         total = sum(term.weight * rewards[term.name] for term in assembly.rewards.terms)
-        best, alarms = self.watch.see(self.step, total, monitors)
+        verdict = self.watch.see(self.step, total, monitors)
         record: dict[str, Any] = {
             "kind": "validation",
             "step": self.step,
@@ -323,21 +347,22 @@ class Trainer:
             "monitors": monitors,
         }
         record["watch"] = watched
+        record["alarms"] = list(verdict.alarms)
         if self.run is not None:
             folder = self.run.samples(self.step)
             write_samples(scored, folder, assembly.geometry.fps)
             record["samples"] = str(folder.relative_to(self.run.folder))
-            if best and self.step > 0:
+            if verdict.best and self.step > 0:
                 keep_best(
                     self.run.checkpoints,
                     self._adapter(),
                     {"step": self.step, "rewards": rewards, "monitors": monitors},
                 )
         self._record(record)
-        for message in alarms:
+        for message in verdict.messages:
             self._record({"kind": "alarm", "step": self.step, "message": message})
             self._say(f"ALARM at step {self.step}: {message}")
-        return alarms
+        return verdict
 
     # -- keeping -----------------------------------------------------------------------------------------
 
@@ -376,6 +401,8 @@ class Trainer:
                 tensors["scaler"] = self.accelerator.scaler.state_dict()
             if self.average is not None:
                 tensors["trained"] = {name: value.detach().cpu() for name, value in self.parameters.items()}
+            if self.best:
+                tensors["best"] = {name: value.cpu() for name, value in self.best.items()}
             checkpoint = Checkpoint(self.step, self._adapter(), tensors, self._position())
             place = write_checkpoint(self.run.checkpoints, checkpoint)
             self.last_checkpoint = str(place)
@@ -417,6 +444,14 @@ class Trainer:
             device = next(iter(self.average.values())).device
             self.average = {name: value.to(device) for name, value in checkpoint.adapter.tensors.items()}
             self._set(checkpoint.tensors["trained"])
+        if self.config.guard == "adapt":
+            device = next(iter(self.parameters.values())).device
+            if "best" not in checkpoint.tensors:
+                raise VaderError(
+                    "the checkpoint was written without trainer.guard=adapt, so it holds no best adapter to "
+                    "go back to: leave the guard off, or use --guard stop"
+                )
+            self.best = {name: value.to(device) for name, value in checkpoint.tensors["best"].items()}
         self.optimizer.optimizer.load_state_dict(checkpoint.tensors["optimizer"])
         if self.accelerator.scaler is not None and "scaler" in checkpoint.tensors:
             self.accelerator.scaler.load_state_dict(checkpoint.tensors["scaler"])
@@ -458,14 +493,14 @@ class Trainer:
             for name in results[0].scores
         }
 
-    def _from_main(self, alarms: list[str]) -> list[str]:
+    def _from_main(self, verdict: Verdict) -> Verdict:
         if self.accelerator.num_processes == 1:
-            return alarms
+            return verdict
         from accelerate.utils import broadcast_object_list
 
-        shared: list[Any] = [alarms]
+        shared = [verdict]
         broadcast_object_list(shared)
-        return list(shared[0])
+        return shared[0]
 
     def _record(self, record: Mapping[str, Any]) -> None:
         if not self.accelerator.is_main_process:

@@ -105,6 +105,7 @@ def require_trainable(assembly: Assembly) -> None:
         raise VaderError("no reward: give --reward NAME (`vader plugins` lists them)")
     if not assembly.draw_prompts([0]):
         raise VaderError(f"--prompts {assembly.config.prompts.source}: there are no prompts in it")
+    _check_guard(assembly.config)
     if assembly.backbone.needs_image and any(prompt.image is None for prompt in assembly.draw_prompts([0])):
         raise VaderError(
             f"backbone {assembly.config.backbone.name!r} starts from an image, but the prompts have none: "
@@ -115,6 +116,23 @@ def require_trainable(assembly: Assembly) -> None:
             f"trainer.segments={assembly.config.trainer.segments}: backbone "
             f"{assembly.config.backbone.name!r} "
             "cannot start from an image, so it cannot continue a segment"
+        )
+
+
+def _check_guard(config: RunConfig) -> None:
+    trainer = config.trainer
+    if trainer.guard == "off":
+        return
+    wanting = {
+        "--monitor NAME": not config.monitors,
+        "-o trainer.validate_every=N": trainer.validate_every == 0,
+        "-o trainer.validation_prompts=N": trainer.validation_prompts == 0,
+    }
+    missing = [flag for flag, absent in wanting.items() if absent]
+    if missing:
+        raise VaderError(
+            f"--guard {trainer.guard} acts on a monitor that falls at a validation, and there is none: "
+            f"add {' and '.join(missing)}"
         )
 
 

@@ -46,13 +46,28 @@ def statistics(video: Float[Tensor, "n f 3 H W"], seeds: int) -> dict[str, float
     return found
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What a validation showed.
+
+    Args:
+        best: Whether this is the best adapter so far: the highest reward with every monitor within its limit.
+        alarms: Monitors that are past their limit while the reward is above the base model's.
+        messages: One for each of them that was within its limit at the validation before.
+    """
+
+    best: bool
+    alarms: tuple[str, ...]
+    messages: tuple[str, ...]
+
+
 @dataclass
 class Watch:
     """What the validations have shown, and when to raise the alarm.
 
     Args:
         limit: Fall of a monitor, as a share of the base model's score, that raises the alarm.
-        history: One entry a validation: ``step``, ``reward`` and ``monitors``.
+        history: One entry a validation: ``step``, ``reward``, ``monitors`` and ``alarms``.
     """
 
     limit: float
@@ -60,37 +75,38 @@ class Watch:
     best_step: int | None = None
     best_reward: float = float("-inf")
 
-    def see(self, step: int, reward: float, monitors: Mapping[str, float]) -> tuple[bool, list[str]]:
+    def see(self, step: int, reward: float, monitors: Mapping[str, float]) -> Verdict:
         """Take in a validation.
 
         Args:
             step: Where it was made.
             reward: The trained rewards' weighted sum, higher is better.
             monitors: Scores that are not trained.
-
-        Returns:
-            Whether this is the best adapter so far (the highest reward with every monitor within its limit),
-            and one message for each monitor that has fallen past its limit while the reward rose.
         """
         self.history = [entry for entry in self.history if entry["step"] < step]
-        self.history.append({"step": step, "reward": reward, "monitors": dict(monitors)})
-        base = self.history[0]
-        alarms = []
-        for name, score in monitors.items():
-            before = base["monitors"].get(name)
-            if before is None:
-                continue
-            fallen = before - score
-            if fallen > self.limit * abs(before) and reward > base["reward"]:
-                alarms.append(
-                    f"the trained reward rose from {base['reward']:.4g} to {reward:.4g} while {name} fell "
-                    "from "
-                    f"{before:.4g} to {score:.4g}, past its limit of {self.limit:.0%}"
-                )
+        first = {"reward": reward, "monitors": monitors}
+        base: Mapping[str, Any] = self.history[0] if self.history else first
+        before = base["monitors"]
+        alarms = [
+            name
+            for name, score in monitors.items()
+            if name in before
+            and before[name] - score > self.limit * abs(before[name])
+            and reward > base["reward"]
+        ]
+        sounding = self.history[-1]["alarms"] if self.history else []
+        messages = [
+            f"the trained reward rose from {base['reward']:.4g} to {reward:.4g} while {name} fell from "
+            f"{before[name]:.4g} to {monitors[name]:.4g}, past its limit of {self.limit:.0%}"
+            for name in alarms
+            if name not in sounding
+        ]
+        entry = {"step": step, "reward": reward, "monitors": dict(monitors), "alarms": alarms}
+        self.history.append(entry)
         best = not alarms and reward > self.best_reward
         if best:
             self.best_step, self.best_reward = step, reward
-        return best, alarms
+        return Verdict(best, tuple(alarms), tuple(messages))
 
     def state(self) -> dict[str, Any]:
         """As JSON, for a checkpoint."""

@@ -43,6 +43,7 @@ class ProgressListener:
         self.max_steps = max_steps
         self._status: Any = None
         self._durations: list[float] = []
+        self._alarms: list[str] = []
 
     def __enter__(self) -> ProgressListener:
         self._status = self.console.status("loading …")
@@ -70,6 +71,7 @@ class ProgressListener:
         if record["kind"] == "train":
             self._train(record)
         elif record["kind"] == "validation":
+            self._alarms = list(record["alarms"])
             scores = {**record["rewards"], **record["monitors"]}
             shown = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
             self.console.print(f"step {record['step']:>4}  validation  {shown}", highlight=False)
@@ -84,6 +86,7 @@ class ProgressListener:
             f"step {record['step']}/{self.max_steps}  {rewards}  loss {record['loss']:.4g}  "
             f"grad {record['grad_norm']:.3g}  {pace:.2f} s/step  {_clock(left)} left  "
             f"{record['memory_gib']:.1f} GiB{'  SKIPPED' if record['skipped'] else ''}"
+            f"{'  ALARM ' + ', '.join(self._alarms) if self._alarms else ''}"
         )
         if self.console.is_terminal:
             self._status.update(text)
