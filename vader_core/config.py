@@ -167,7 +167,11 @@ class TrainerSection(Section):
     checkpoint_every: int = Field(50, ge=0, description="Steps between checkpoints; 0 is at the end only.")
     keep: int = Field(3, ge=0, description="Checkpoints that are kept, the best apart; 0 is all.")
     nonfinite_limit: int = Field(5, ge=1, description="Non-finite steps in a row after which the run stops.")
-    guard: Literal["off", "stop", "adapt"] = Field("off", description="What an alarm does beside saying so.")
+    guard: Literal["off", "stop", "adapt"] = Field(
+        "off",
+        description="What an alarm does beside saying so: `stop` ends the run, `adapt` goes back to the best "
+        "adapter with half the learning rate.",
+    )
     monitor_limit: float = Field(
         0.05,
         gt=0,
