@@ -1,0 +1,38 @@
+"""The recipes run, and a few steps of the demo already raise the reward that judges were kept from."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from vader_core.cli.train import command
+from vader_core.config import read_recipe, validated
+from vader_core.registry import load_registry
+from vader_core.training import dry_run
+
+QUICK = ["--quiet", "-o", "trainer.trackers=[]", "-o", "trainer.validation_prompts=0"]
+
+
+def train(tmp_path, *arguments):
+    result = CliRunner().invoke(command, ["--out", str(tmp_path / "run"), *QUICK, *arguments])
+    assert result.exit_code == 0, result.output
+    return json.loads((tmp_path / "run" / "summary.json").read_text())["evaluation"]
+
+
+@pytest.mark.parametrize("name", ["demo", "demo_action", "demo_too_far"])
+def test_recipes_are_valid(name):
+    registry = load_registry()
+    plan = dry_run(validated(read_recipe(registry, name)), registry, 1)
+    assert plan
+
+
+def test_three_steps_of_the_demo_raise_reward_and_held_out_reward(tmp_path):
+    found = train(
+        tmp_path, "--recipe", "demo", "--max-steps", "3", "--lr", "1e-3", "-o", "trainer.evaluation_pairs=8"
+    )
+    for name in ("demo_aesthetic", "demo_aesthetic_held_out"):
+        assert found[name]["ci95"][0] > 0.3
+        assert found[name]["win_rate"] == 1
+    assert found["demo_alignment"]["difference"] > -0.05
