@@ -75,6 +75,15 @@ class Stopwatch:
         return timed
 
 
+class _Silent(Stopwatch):
+    """A stopwatch whose phases cost nothing."""
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Does nothing."""
+        yield
+
+
 class _TimedMixture(Mixture):
     """A mixture whose scoring is timed."""
 
@@ -178,7 +187,8 @@ class Bench:
         """Run and report.
 
         Args:
-            steps: Measured steps; medians are reported.
+            steps: Steps measured as a whole, and as many again with the device synchronised around each phase; medians
+                are reported.
             warmup: Steps before them.
             operations: Count operations too (one more step, with levers that hide them undone).
             kernels: Profile one guided prediction of a no-graph step.
@@ -187,18 +197,19 @@ class Bench:
         begun = first.now()
         losses = [self.step(number, self.assembly.rewards, first) for number in range(max(1, warmup))]
         first_seconds = first.now() - begun
-        rows, peaks, totals = [], [], []
+        totals = [self._undisturbed_seconds(warmup + number, losses) for number in range(steps)]
+        rows, peaks = [], []
         for number in range(steps):
             stopwatch = Stopwatch(self.device)
             with _timed_parts(self.assembly, stopwatch) as rewards:
                 begun = stopwatch.now()
-                losses.append(self.step(warmup + number, rewards, stopwatch))
-                totals.append(stopwatch.now() - begun)
+                losses.append(self.step(warmup + steps + number, rewards, stopwatch))
+                spent = stopwatch.now() - begun
+            stopwatch.seconds["other"] = spent - sum(stopwatch.seconds.values())
             rows.append(dict(stopwatch.seconds))
             peaks.append(dict(stopwatch.peaks))
         seconds = statistics.median(totals)
-        phases = {name: statistics.median(row.get(name, 0.0) for row in rows) for name in PHASES[:-1]}
-        phases["other"] = max(0.0, seconds - sum(phases.values()))
+        phases = {name: statistics.median(row.get(name, 0.0) for row in rows) for name in PHASES}
         found: dict[str, Any] = {
             "seconds_per_step": seconds,
             "range": [min(totals), max(totals)],
@@ -216,6 +227,13 @@ class Bench:
         if operations:
             found |= self._operations(seconds)
         return found
+
+    def _undisturbed_seconds(self, number: int, losses: list[float]) -> float:
+        """One step as a run does it: the device is waited for at its ends alone."""
+        silent = _Silent(self.device)
+        begun = silent.now()
+        losses.append(self.step(number, self.assembly.rewards, silent))
+        return silent.now() - begun
 
     @torch.no_grad()
     def kernels(self) -> dict[str, Any]:

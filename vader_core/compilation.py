@@ -102,16 +102,11 @@ class GraphedForward:
         return self._graphs[key](leaves)
 
     def _captured(self, leaves: list[Any], spec: Any, graph: bool) -> Callable[[list[Any]], Any]:
-        caching = torch.is_autocast_cache_enabled()
-        torch.set_autocast_cache_enabled(False)
-        try:
-            if graph:
-                return _DifferentiatedGraph(self.plain, self._trained, leaves, spec)
-            if self._pool is None:
-                self._pool = torch.cuda.graph_pool_handle()
-            return _Graph(self.plain, leaves, spec, self._pool)
-        finally:
-            torch.set_autocast_cache_enabled(caching)
+        if graph:
+            return _DifferentiatedGraph(self.plain, self._trained, leaves, spec)
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        return _Graph(self.plain, leaves, spec, self._pool)
 
 
 class _Graph:
@@ -138,39 +133,71 @@ class _Graph:
         return tree_unflatten(copies, self.spec)
 
 
-class _Adapted(nn.Module):
-    """A forward pass as a function of its tensors alone, whose only parameters are the trained ones."""
-
-    def __init__(self, function: Callable[..., Any], trained: list[nn.Parameter], leaves: list[Any], spec: Any) -> None:
-        super().__init__()
-        self.function = function
-        self.trained = nn.ParameterList(trained)
-        self.places = [index for index, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-        self.others = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        self.spec = spec
-
-    def forward(self, *tensors: Tensor) -> Any:
-        leaves = list(self.others)
-        for place, tensor in zip(self.places, tensors, strict=True):
-            leaves[place] = tensor
-        args, kwargs = tree_unflatten(leaves, self.spec)
-        return self.function(*args, **kwargs)
-
-
 class _DifferentiatedGraph:
+    """Forward and backward pass as two graphs, between which the activations lie in the graphs' memory.
+
+    One stream for warming up and for both captures: the parameters' accumulation nodes remember theirs.
+    """
+
     def __init__(
         self, function: Callable[..., Any], trained: list[nn.Parameter], leaves: list[Any], spec: Any
     ) -> None:
-        module = _Adapted(function, trained, leaves, spec)
-        samples = tuple(
-            leaf.detach().clone().requires_grad_(leaf.requires_grad)
+        self.inputs = [
+            leaf.detach().clone().requires_grad_(leaf.requires_grad) if isinstance(leaf, Tensor) else leaf
             for leaf in leaves
-            if isinstance(leaf, Tensor)
-        )
-        self.call: Any = torch.cuda.make_graphed_callables(module, samples, allow_unused_input=True)
+        ]
+        self.places = [index for index, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+        self.trained = trained
+        wanted = [self.inputs[place] for place in self.places if self.inputs[place].requires_grad] + trained
+
+        def run() -> tuple[Tensor, Any]:
+            args, kwargs = tree_unflatten(self.inputs, spec)
+            outputs, self.spec = tree_flatten(function(*args, **kwargs))
+            if len(outputs) != 1:
+                raise RuntimeError(f"the denoiser returned {len(outputs)} tensors, not one")
+            return outputs[0], self.spec
+
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(2):
+                output, _ = run()
+                torch.autograd.grad(output, wanted, torch.zeros_like(output), allow_unused=True)
+                del output
+        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.synchronize()
+        self.forward, self.backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.forward, stream=stream):
+            self.output, _ = run()
+        self.given = torch.zeros_like(self.output)
+        with torch.cuda.graph(self.backward, pool=self.forward.pool(), stream=stream):
+            self.gradients = torch.autograd.grad(self.output, wanted, self.given, allow_unused=True)
+        self.output = self.output.detach()
 
     def __call__(self, leaves: list[Any]) -> Any:
-        return self.call(*(leaf for leaf in leaves if isinstance(leaf, Tensor)))
+        output = _Replay.apply(self, *(leaves[place] for place in self.places), *self.trained)
+        return tree_unflatten([output], self.spec)
+
+
+class _Replay(torch.autograd.Function):
+    """A differentiated graph as one operation."""
+
+    @staticmethod
+    def forward(ctx: Any, graph: _DifferentiatedGraph, *tensors: Tensor) -> Tensor:
+        ctx.graph = graph
+        for place, given in zip(graph.places, tensors, strict=False):
+            graph.inputs[place].detach().copy_(given)
+        graph.forward.replay()
+        return graph.output.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        graph: _DifferentiatedGraph = ctx.graph
+        graph.given.copy_(gradient)
+        graph.backward.replay()
+        found = iter([None if one is None else one.clone() for one in graph.gradients])
+        inputs = [next(found) if graph.inputs[place].requires_grad else None for place in graph.places]
+        return (None, *inputs, *found)
 
 
 def _signature(leaf: Any) -> Any:

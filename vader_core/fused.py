@@ -38,9 +38,15 @@ def _group_norm(self: nn.GroupNorm, x: Tensor) -> Tensor:
     return kernels.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
-def fuse_group_norms(module: nn.Module) -> int:
-    """Let every ``nn.GroupNorm`` use the fused kernel where it can. Returns how many there are."""
-    return swap_forward(module, nn.GroupNorm, _group_norm)
+def _layer_norm(self: nn.LayerNorm, x: Tensor) -> Tensor:
+    if len(self.normalized_shape) != 1 or torch.is_autocast_enabled(x.device.type):
+        return nn.LayerNorm.forward(self, x)
+    return kernels.layer_norm(x, self.weight, self.bias, self.eps)
+
+
+def fuse_norms(module: nn.Module) -> int:
+    """Let every ``nn.GroupNorm`` and ``nn.LayerNorm`` use the fused kernels. Returns how many there are."""
+    return swap_forward(module, nn.GroupNorm, _group_norm) + swap_forward(module, nn.LayerNorm, _layer_norm)
 
 
 def keep_innermost(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> int:

@@ -18,8 +18,11 @@ _HALF = (torch.bfloat16, torch.float16)
 
 #: The longest sequence that :func:`short_attention` takes into one tile.
 SHORT = 32
-#: Rows of [rows, channels] that one program of the statistics looks at.
-ROWS = 256
+#: Numbers that one program of a group norm holds at a time, and most partial sums of a sample.
+TILE = 4096
+CHUNKS = 256
+#: Widest row that :func:`layer_norm` takes into one tile.
+WIDEST = 4096
 
 
 class Switch:
@@ -46,7 +49,9 @@ def channels_innermost(x: Tensor) -> bool:
     return x.ndim > 2 and x.movedim(1, -1).is_contiguous()
 
 
-def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+def group_norm(
+    x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, *, silu: bool = False
+) -> Tensor:
     """``torch.nn.functional.group_norm``; with channels innermost it stays so and needs no copy.
 
     Args:
@@ -55,19 +60,22 @@ def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float)
         weight: [c].
         bias: [c].
         eps: Added to the variance.
+        silu: Apply SiLU to the result.
     """
     if not (_usable(x) and channels_innermost(x) and not x.is_contiguous()):
-        return F.group_norm(x, groups, weight.to(x.dtype), bias.to(x.dtype), eps)
+        normed = F.group_norm(x, groups, weight.to(x.dtype), bias.to(x.dtype), eps)
+        return F.silu(normed) if silu else normed
     samples, channels = x.shape[:2]
     rows = prod(x.shape[2:])
     programs = _programs()
-    chunks = -(-rows // ROWS)
+    width = programs.power_of_two(channels)
+    block = max(1, TILE // width)
+    each = block * max(4, -(-rows // (block * CHUNKS)))
+    chunks = -(-rows // each)
     sums = torch.empty(samples, chunks, 2, channels, device=x.device, dtype=torch.float32)
     table = torch.empty(samples, 2, channels, device=x.device, dtype=torch.float32)
     out = torch.empty_like(x)
-    width = programs.power_of_two(channels)
-    block = max(1, 8192 // width)
-    programs.channel_sums[samples, chunks](x, sums, rows, chunks, C=channels, WIDTH=width, ROWS=ROWS, BLOCK=block)
+    programs.channel_sums[samples, chunks](x, sums, rows, chunks, C=channels, WIDTH=width, ROWS=each, BLOCK=block)
     per_group = channels // groups
     programs.scale_and_shift[samples, groups](
         sums, weight, bias, table, rows, chunks, eps,
@@ -75,7 +83,24 @@ def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float)
         CHUNKS=programs.power_of_two(chunks),
     )  # fmt: skip
     programs.apply_table[samples, -(-rows // (4 * block))](
-        x, table, out, rows, C=channels, WIDTH=width, ROWS=4 * block, BLOCK=block
+        x, table, out, rows, C=channels, WIDTH=width, ROWS=4 * block, BLOCK=block, SILU=silu
+    )
+    return out
+
+
+def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """``torch.nn.functional.layer_norm`` over the last axis; weight and bias both, or neither."""
+    width = x.shape[-1]
+    if not (_usable(x) and x.is_contiguous() and width <= WIDEST and (weight is None) == (bias is None)):
+        given = [None if one is None else one.to(x.dtype) for one in (weight, bias)]
+        return F.layer_norm(x, (width,), given[0], given[1], eps)
+    programs = _programs()
+    out = torch.empty_like(x)
+    rows = x.numel() // width
+    wide = programs.power_of_two(width)
+    block = max(1, 2048 // wide)
+    programs.layer_norm[(-(-rows // block),)](
+        x, weight, bias, out, rows, eps, D=width, WIDTH=wide, BLOCK=block, AFFINE=weight is not None
     )
     return out
 

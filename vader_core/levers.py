@@ -79,7 +79,7 @@ def _one_differentiated_call(assembly: Assembly) -> bool:
     trainer, settings = assembly.config.trainer, assembly.settings
     gradient = settings.gradient
     single = isinstance(gradient, Last) and gradient.count == 1
-    plain = trainer.accumulate == 1 and trainer.segments == 1 and not trainer.low_variance
+    plain = trainer.segments == 1 and not trainer.low_variance
     return single and plain and not trainer.gradient_checkpointing and not settings.sampling.guidance.split
 
 

@@ -20,18 +20,18 @@ def channel_sums(
     sample = tl.program_id(0).to(tl.int64)
     chunk = tl.program_id(1)
     columns = tl.arange(0, WIDTH)
-    total = tl.zeros([WIDTH], tl.float32)
-    squares = tl.zeros([WIDTH], tl.float32)
+    total = tl.zeros([BLOCK, WIDTH], tl.float32)
+    squares = tl.zeros([BLOCK, WIDTH], tl.float32)
     for start in range(0, ROWS, BLOCK):
         row = chunk * ROWS + start + tl.arange(0, BLOCK)
         inside = (row < rows)[:, None] & (columns < C)[None, :]
         value = tl.load(x + (sample * rows + row[:, None]) * C + columns[None, :], mask=inside, other=0.0)
         value = value.to(tl.float32)
-        total += tl.sum(value, 0)
-        squares += tl.sum(value * value, 0)
+        total += value
+        squares += value * value
     place = sums + (sample * chunks + chunk) * 2 * C + columns
-    tl.store(place, total, mask=columns < C)
-    tl.store(place + C, squares, mask=columns < C)
+    tl.store(place, tl.sum(total, 0), mask=columns < C)
+    tl.store(place + C, tl.sum(squares, 0), mask=columns < C)
 
 
 @triton.jit
@@ -59,8 +59,9 @@ def scale_and_shift(
 
 @triton.jit
 def apply_table(
-    x, table, out, rows, C: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
-):
+    x, table, out, rows,
+    C: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, SILU: tl.constexpr,
+):  # fmt: skip
     sample = tl.program_id(0).to(tl.int64)
     chunk = tl.program_id(1)
     columns = tl.arange(0, WIDTH)
@@ -72,6 +73,10 @@ def apply_table(
         place = (sample * rows + row[:, None]) * C + columns[None, :]
         value = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
         value = value * scale[None, :] + shift[None, :]
+        if SILU:
+            # rounded in between, as the separate operations are
+            value = value.to(out.dtype.element_ty).to(tl.float32)
+            value = value * tl.sigmoid(value)
         tl.store(out + place, value.to(out.dtype.element_ty), mask=inside)
 
 
@@ -108,4 +113,25 @@ def short_attention(
     total = tl.sum(weights, 1)
     found = tl.dot(weights.to(values.dtype), values) / total[:, None]
     place = batch * out_batch + head * out_head + token[:, None] * out_token + column[None, :]
+    tl.store(out + place, found.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def layer_norm(
+    x, weight, bias, out, rows, eps, D: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
+    AFFINE: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    column = tl.arange(0, WIDTH)
+    inside = (row < rows)[:, None] & (column < D)[None, :]
+    place = row[:, None] * D + column[None, :]
+    value = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+    mean = tl.sum(value, 1) / D
+    centred = tl.where(inside, value - mean[:, None], 0.0)
+    inverse = 1.0 / tl.sqrt(tl.sum(centred * centred, 1) / D + eps)
+    found = centred * inverse[:, None]
+    if AFFINE:
+        scale = tl.load(weight + column, mask=column < D, other=0.0).to(tl.float32)
+        shift = tl.load(bias + column, mask=column < D, other=0.0).to(tl.float32)
+        found = found * scale[None, :] + shift[None, :]
     tl.store(out + place, found.to(out.dtype.element_ty), mask=inside)

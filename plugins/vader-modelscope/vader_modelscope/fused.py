@@ -9,7 +9,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor, nn
 
 from vader_core import kernels
-from vader_core.fused import fuse_group_norms, keep_innermost, swap_forward
+from vader_core.fused import fuse_norms, keep_innermost, swap_forward
 
 
 def _gated(self: Any, hidden_states: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ def fuse(denoiser: nn.Module, transformers: tuple[type[nn.Module], ...]) -> None
         denoiser: A U-Net of diffusers.
         transformers: Its transformers, which would return contiguous activations.
     """
-    fuse_group_norms(denoiser)
+    fuse_norms(denoiser)
     swap_forward(denoiser, GEGLU, _gated)
     keep_innermost(denoiser, transformers)
     for part in denoiser.modules():

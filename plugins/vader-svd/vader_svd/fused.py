@@ -10,7 +10,7 @@ from diffusers.models.transformers.transformer_temporal import TransformerSpatio
 from torch import Tensor, nn
 
 from vader_core import kernels
-from vader_core.fused import fuse_group_norms, keep_innermost, swap_forward
+from vader_core.fused import fuse_norms, keep_innermost, swap_forward
 
 
 def _gated(self: Any, hidden_states: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ class FusedAttention(AttnProcessor2_0):  # type: ignore[misc]
 
 def fuse(denoiser: nn.Module) -> None:
     """Change a U-Net of diffusers in place."""
-    fuse_group_norms(denoiser)
+    fuse_norms(denoiser)
     swap_forward(denoiser, GEGLU, _gated)
     keep_innermost(denoiser, (TransformerSpatioTemporalModel,))
     for part in denoiser.modules():

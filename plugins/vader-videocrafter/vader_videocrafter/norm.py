@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vader_core import kernels
-
-
-def _same(parameter: Tensor, x: Tensor) -> Tensor:
-    return parameter.to(x.dtype)
 
 
 class GroupNorm(nn.GroupNorm):
@@ -26,12 +21,19 @@ class GroupNorm(nn.GroupNorm):
             return kernels.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
+class GroupNormSiLU(GroupNorm):
+    """Group normalisation, then SiLU; in the official checkpoint two layers, the second without parameters."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalises and activates `x`; same shape and dtype out."""
+        with torch.autocast(x.device.type, enabled=False):
+            return kernels.group_norm(x, self.num_groups, self.weight, self.bias, self.eps, silu=True)
+
+
 class LayerNorm(nn.LayerNorm):
     """Layer normalisation over the last axis in the input's dtype, statistics in float32."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises `x`; same shape and dtype out."""
         with torch.autocast(x.device.type, enabled=False):
-            return F.layer_norm(
-                x, self.normalized_shape, _same(self.weight, x), _same(self.bias, x), self.eps
-            )
+            return kernels.layer_norm(x, self.weight, self.bias, self.eps)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vader_videocrafter.norm import GroupNorm
+from vader_videocrafter.norm import GroupNormSiLU
 from vader_videocrafter.transformer import fold_frames, unfold_frames
 
 
@@ -27,7 +27,7 @@ class FrameConv(nn.Conv3d):
 def _frame_layers(channels: int, gap: int) -> nn.Sequential:
     # The gap keeps the official index of the convolution, which follows a dropout in three of four layers.
     idle = [nn.Identity() for _ in range(gap)]
-    return nn.Sequential(GroupNorm(32, channels), nn.SiLU(), *idle, FrameConv(channels, channels))
+    return nn.Sequential(GroupNormSiLU(32, channels), nn.Identity(), *idle, FrameConv(channels, channels))
 
 
 class TemporalConvBlock(nn.Module):
@@ -53,12 +53,12 @@ class ResidualBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.in_layers = nn.Sequential(
-            GroupNorm(32, in_channels), nn.SiLU(), nn.Conv2d(in_channels, out_channels, 3, padding=1)
+            GroupNormSiLU(32, in_channels), nn.Identity(), nn.Conv2d(in_channels, out_channels, 3, padding=1)
         )
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding_width, out_channels))
         self.out_layers = nn.Sequential(
-            GroupNorm(32, out_channels),
-            nn.SiLU(),
+            GroupNormSiLU(32, out_channels),
+            nn.Identity(),
             nn.Identity(),
             nn.Conv2d(out_channels, out_channels, 3, padding=1),
         )

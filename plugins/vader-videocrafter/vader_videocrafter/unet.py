@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vader_videocrafter.architecture import UNetArchitecture
 from vader_videocrafter.embedding import sinusoidal_embedding
-from vader_videocrafter.norm import GroupNorm
+from vader_videocrafter.norm import GroupNormSiLU
 from vader_videocrafter.recompute import call
 from vader_videocrafter.residual import Downsample, ResidualBlock, Upsample
 from vader_videocrafter.transformer import SpatialTransformer, TemporalTransformer
@@ -56,7 +56,7 @@ class VideoUNet(nn.Module):
         )
         self.output_blocks = self._up(widths, skips)
         self.out = nn.Sequential(
-            GroupNorm(32, width), nn.SiLU(), nn.Conv2d(width, a.out_channels, 3, padding=1)
+            GroupNormSiLU(32, width), nn.Identity(), nn.Conv2d(width, a.out_channels, 3, padding=1)
         )
 
     # Construction.
