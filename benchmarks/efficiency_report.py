@@ -67,32 +67,33 @@ def at_fall(run: Run, fall: float) -> Point | None:
     return crossing(run["curve"], lambda point: start - fall - point[ALIGNMENT])
 
 
-def reached(runs: Sequence[Run], find: Callable[[Run], Point | None]) -> tuple[list[Point], int]:
-    """The points found, and how many runs could have found one: a run that the clock cut could not fail."""
-    found = [find(run) for run in runs]
-    possible = sum(point is not None or run["whole"] for run, point in zip(runs, found, strict=True))
-    return [point for point in found if point is not None], possible
+def reached(runs: Sequence[Run], find: Callable[[Run], Point | None]) -> list[Point]:
+    """The points found, of the runs that have one."""
+    return [point for point in map(find, runs) if point is not None]
 
 
-def spread(values: Sequence[float], digits: int = 0) -> str:
-    """Median and range."""
+def spread(values: Sequence[float], seeds: int, digits: int = 0) -> str:
+    """Median and range; and how many seeds it is of, where not all came so far."""
     low, middle, high = min(values), statistics.median(values), max(values)
-    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+    text = f"{middle:.{digits}f}"
+    if len(values) > 1:
+        text += f" ({low:.{digits}f} to {high:.{digits}f})"
+    return text if len(values) == seeds else f"{text}, {len(values)} of {seeds} seeds"
 
 
 def queries_cell(runs: Sequence[Run], level: float) -> str:
-    """Queries to a reward; with how many seeds came so far where not all did."""
-    points, possible = reached(runs, lambda run: at_reward(run, level))
-    if not points:
-        return "not reached" if possible else "-"
-    some = "" if len(points) == possible else f", {len(points)} of {possible} seeds"
-    return spread([point["queries"] for point in points]) + some
+    """Queries to a reward."""
+    points = reached(runs, lambda run: at_reward(run, level))
+    return spread([point["queries"] for point in points], len(runs)) if points else "not reached"
 
 
 def median_queries(runs: Sequence[Run], level: float) -> float:
-    """Median queries to a reward; infinite where fewer than half of the seeds came so far."""
-    points, possible = reached(runs, lambda run: at_reward(run, level))
-    values = [point["queries"] for point in points] + [math.inf] * (possible - len(points))
+    """Median queries to a reward, a run that did not come so far last; infinite where the median run did not.
+
+    A run that the clock cut before it came so far says nothing.
+    """
+    found = [(at_reward(run, level), run["whole"]) for run in runs]
+    values = [point["queries"] if point else math.inf for point, whole in found if point or whole]
     return statistics.median(values) if values else math.inf
 
 
@@ -147,23 +148,22 @@ def _factor(vader: Sequence[Run], policy: Sequence[Run]) -> str:
 
 
 def _costs(setting: Setting, runs: Sequence[Run], timings: dict[str, Any]) -> list[str]:
-    points, _ = reached(runs, lambda run: at_reward(run, LEVEL))
-    cells = ["-"] * 4
+    cells = ["not reached"] + ["-"] * 3
+    points = reached(runs, lambda run: at_reward(run, LEVEL))
     if points:
         middle = statistics.median(point["queries"] for point in points)
         cells = [
-            spread([point[ALIGNMENT] for point in points], 3),
+            spread([point[ALIGNMENT] for point in points], len(runs), 3),
             f"{statistics.median(point[SHAPE] for point in points):.0%}",
             *(f"{middle * timings[kind][setting[0]]['seconds_a_query']:.1f}" for kind in ("cuda", "cpu")),
         ]
-    fallen, possible = reached(runs, lambda run: at_fall(run, FALL))
+    fallen = reached(runs, lambda run: at_fall(run, FALL))
     if not fallen:
         return [*cells, "not fallen so far", "-"]
-    some = "" if len(fallen) == possible else f", {len(fallen)} of {possible} seeds"
     return [
         *cells,
-        spread([point[REWARD] for point in fallen], 2) + some,
-        spread([point["queries"] for point in fallen]),
+        spread([point[REWARD] for point in fallen], len(runs), 2),
+        spread([point["queries"] for point in fallen], len(runs)),
     ]
 
 
@@ -173,8 +173,9 @@ WIDTH, HEIGHT = 980, 485
 LEFT, GAP, TOP, BOTTOM = 56, 66, 44, 143
 PANEL = (WIDTH - LEFT - GAP - 18) / 2
 COLOURS = {
-    "vader": ("#9ecae1", "#5aa0cf", "#2171b5", "#08306b"),
-    "policy_gradient": ("#fdbe85", "#f0803c", "#b8470a", "#6e2a04", "#a8c686", "#4d7a2a"),
+    ("vader", 0.7): ("#9ecae1", "#5aa0cf", "#2171b5", "#08306b"),
+    ("policy_gradient", 0.7): ("#fdbe85", "#f0803c", "#b8470a", "#6e2a04"),
+    ("policy_gradient", 0.3): ("#a8c686", "#4d7a2a"),
 }
 
 
@@ -247,20 +248,23 @@ def plot(tree: dict[str, Any]) -> str:
             "Held-out alignment against that reward", "reward", (6, 7, 8, 9, 10), (0.2, 0.4, 0.6, 0.8)
         ),
     ]
-    used = {"vader": 0, "policy_gradient": 0}
+    used = dict.fromkeys(COLOURS, 0)
+    rows = {"vader": 0, "policy_gradient": 0}
     for key, runs in grouped.items():
-        colour = COLOURS[key[0]][used[key[0]]]
+        family = (key[0], key[2])
+        colour = COLOURS[family][used[family]]
         for run in runs:
             curve = run["curve"]
             parts.append(queries.line(((p["queries"], p[REWARD]) for p in curve if p["queries"]), colour))
             parts.append(content.line(((p[REWARD], p[ALIGNMENT]) for p in curve), colour))
-        column, row = (0 if key[0] == "vader" else 1), used[key[0]]
+        column, row = (0 if key[0] == "vader" else 1), rows[key[0]]
         x, y = LEFT + column * (PANEL + GAP), HEIGHT - BOTTOM + 58 + 15 * row
         parts.append(
             f'<line x1="{x}" x2="{x + 22}" y1="{y - 4}" y2="{y - 4}" stroke="{colour}" stroke-width="3"/>'
         )
         parts.append(f'<text x="{x + 30}" y="{y}">{name_of(key)} ({len(runs)} seeds)</text>')
-        used[key[0]] += 1
+        used[family] += 1
+        rows[key[0]] += 1
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
