@@ -193,6 +193,8 @@ class Backbone(ABC):
     reads_text: ClassVar[bool] = True
     #: Whether :meth:`condition` can start from an image, so that a segment can continue another.
     takes_image: ClassVar[bool] = False
+    #: Whether the denoiser is faster on CUDA with its convolutions' channels innermost.
+    prefers_channels_last: ClassVar[bool] = False
 
     denoiser: nn.Module
 
@@ -365,10 +367,6 @@ class Backbone(ABC):
             VaderError: The backbone ships no encoder.
         """
         raise VaderError(f"backbone {self.name!r} has no encoder")
-
-    def blocks(self) -> list[nn.Module]:
-        """The denoiser's repeated parts, for compiling each kind once; empty compiles the denoiser whole."""
-        return []
 
     def modules(self) -> dict[str, nn.Module]:
         """Every loaded module by its role: ``denoiser``, ``autoencoder``, ``text_encoder`` …."""

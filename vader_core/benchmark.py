@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from vader_core.assembly import Assembly
-from vader_core.compilation import eager
+from vader_core.cuda_graphs import eager
 from vader_core.levers import pull_levers
 from vader_core.lora import adapter_off, adapter_parameters
 from vader_core.memory import GIB, peak_gib, reset_peak
@@ -187,7 +187,8 @@ class Bench:
         """Run and report.
 
         Args:
-            steps: Steps measured as a whole, and as many again with the device synchronised around each phase; medians
+            steps: Steps measured as a whole, and as many again with the device synchronised around each
+                phase; medians
                 are reported.
             warmup: Steps before them.
             operations: Count operations too (one more step, with levers that hide them undone).

@@ -122,12 +122,11 @@ class TrainerSection(Section):
         None,
         description="Recompute activations of the differentiated steps; by default on an accelerator only.",
     )
-    compile: Literal["off", "blocks", "denoiser"] = Field(
-        "off",
-        description="Compile the denoiser's blocks, each kind once, or the denoiser as a whole; the first step waits.",
-    )
     cuda_graphs: bool = Field(False, description="Replay the no-graph steps from a CUDA graph; fixed shapes.")
-    channels_last: bool = Field(False, description="Hold the denoiser's 2-D kernels with channels innermost.")
+    channels_last: bool | None = Field(
+        None,
+        description="Hold the denoiser's kernels with channels innermost; by default on CUDA where it pays.",
+    )
     fused_kernels: bool = Field(
         True, description="Kernels of our own in the no-graph steps, on CUDA in 16 bits."
     )
@@ -137,7 +136,7 @@ class TrainerSection(Section):
     )
     offload: bool = Field(
         False,
-        description="Keep text encoder, autoencoder and rewards on the CPU between uses; the backward pass in stages.",
+        description="Keep autoencoder and rewards on the CPU between uses; the backward pass in stages.",
     )
     detach_input: bool = Field(
         False, description="Detach the latents a differentiated prediction is given (DRTune)."

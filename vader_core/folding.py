@@ -29,7 +29,7 @@ class Folding:
 
     @torch.no_grad()
     def set(self, folded: bool) -> None:
-        """Fold or unfold; does nothing where that is the state already, or where the adapter is switched off."""
+        """Fold or unfold; does nothing where that is so already, or where the adapter is switched off."""
         if folded == self.folded or (folded and any(layer._disable_adapters for layer in self._layers)):
             return
         if folded:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vader_core import kernels
 
 
-@lru_cache(maxsize=None)
+@cache
 def _subclass(kind: type[nn.Module], forward: Callable[..., Any]) -> type[nn.Module]:
     return type(kind.__name__, (kind,), {"forward": forward, "__doc__": kind.__doc__})
 
@@ -20,8 +20,8 @@ def _subclass(kind: type[nn.Module], forward: Callable[..., Any]) -> type[nn.Mod
 def swap_forward(module: nn.Module, kind: type[nn.Module], forward: Callable[..., Any]) -> int:
     """Give every part of ``module`` whose class is exactly ``kind`` another forward pass.
 
-    The part becomes an instance of a subclass, so that parameter names, ``isinstance`` and copies stay as they
-    were.
+    The part becomes an instance of a subclass, so that parameter names, ``isinstance`` and copies stay as
+    they were.
 
     Returns:
         How many parts there were.
@@ -65,7 +65,7 @@ def keep_innermost(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> int
     return len(parts)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _keeping(kind: type[nn.Module]) -> type[nn.Module]:
     def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         found = kind.forward(self, x, *args, **kwargs)

@@ -32,7 +32,13 @@ class Switch:
 
 
 def _usable(x: Tensor) -> bool:
-    return Switch.on and x.is_cuda and x.dtype in _HALF and not torch.is_grad_enabled() and _programs() is not None
+    return (
+        Switch.on
+        and x.is_cuda
+        and x.dtype in _HALF
+        and not torch.is_grad_enabled()
+        and _programs() is not None
+    )
 
 
 @lru_cache(maxsize=1)
@@ -75,7 +81,9 @@ def group_norm(
     sums = torch.empty(samples, chunks, 2, channels, device=x.device, dtype=torch.float32)
     table = torch.empty(samples, 2, channels, device=x.device, dtype=torch.float32)
     out = torch.empty_like(x)
-    programs.channel_sums[samples, chunks](x, sums, rows, chunks, C=channels, WIDTH=width, ROWS=each, BLOCK=block)
+    programs.channel_sums[samples, chunks](
+        x, sums, rows, chunks, C=channels, WIDTH=width, ROWS=each, BLOCK=block
+    )
     per_group = channels // groups
     programs.scale_and_shift[samples, groups](
         sums, weight, bias, table, rows, chunks, eps,
@@ -120,7 +128,7 @@ def gated_gelu(x: Tensor) -> Tensor:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """``scaled_dot_product_attention`` [b, heads, n, d]; many short sequences go through a kernel of their own."""
+    """``scaled_dot_product_attention`` [b, heads, n, d]; many short sequences have their own kernel."""
     length, width = q.shape[-2:]
     short = length == k.shape[-2] and length <= SHORT and width <= 128 and len(q) >= 512
     if not (short and _usable(q) and q.stride() == k.stride() == v.stride() and q.stride(-1) == 1):

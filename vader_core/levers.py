@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from vader_core.errors import VaderError
-from vader_core.gradient import Last
 from vader_core.kernels import Switch
 from vader_core.lora import ADAPTER, lora_layers
 from vader_core.offload import Offload
@@ -30,10 +29,9 @@ def check_levers(assembly: Assembly) -> None:
     for name, on in (("cuda_graphs", trainer.cuda_graphs), ("fold_adapter", trainer.fold_adapter)):
         if on and lora.dropout:
             raise VaderError(
-                f"trainer.{name} and lora.dropout={lora.dropout:g} cannot be used together: the no-graph steps would "
-                "lose the dropout; leave one out"
+                f"trainer.{name} and lora.dropout={lora.dropout:g} cannot be used together: the no-graph "
+                "steps would lose the dropout; leave one out"
             )
-
 
     clashing = {
         "segments": trainer.segments > 1,
@@ -43,7 +41,8 @@ def check_levers(assembly: Assembly) -> None:
     for name, on in clashing.items():
         if on and trainer.offload:
             raise VaderError(
-                f"trainer.offload takes the backward pass in stages, which trainer.{name} does not allow: leave one out"
+                f"trainer.offload takes the backward pass in stages, which trainer.{name} does not allow: "
+                "leave one out"
             )
 
 
@@ -53,7 +52,10 @@ def pull_levers(assembly: Assembly) -> None:
     trainer, backbone = assembly.config.trainer, assembly.backbone
     denoiser = backbone.denoiser
     Switch.on = trainer.fused_kernels
-    if trainer.channels_last:
+    innermost = trainer.channels_last
+    if innermost is None:
+        innermost = assembly.device.type == "cuda" and backbone.prefers_channels_last
+    if innermost:
         _channels_last(denoiser)
     if trainer.offload:
         offload = Offload(backbone, assembly.device)
@@ -63,24 +65,11 @@ def pull_levers(assembly: Assembly) -> None:
         from vader_core.folding import Folding
 
         backbone.folding = Folding(denoiser)
-    if trainer.compile != "off" or trainer.cuda_graphs:
-        from vader_core.compilation import GraphedForward, compile_denoiser
+    if trainer.cuda_graphs:
+        from vader_core.cuda_graphs import GraphedForward
 
-        torch.backends.cudnn.benchmark = assembly.device.type == "cuda"
-        compile_denoiser(backbone, trainer.compile)
-        if trainer.cuda_graphs:
-            GraphedForward(
-                denoiser, lambda: _adapter_state(denoiser), differentiated=_one_differentiated_call(assembly)
-            )
-
-
-def _one_differentiated_call(assembly: Assembly) -> bool:
-    """Whether a backward pass belongs to one call of the denoiser, whose activations are all kept."""
-    trainer, settings = assembly.config.trainer, assembly.settings
-    gradient = settings.gradient
-    single = isinstance(gradient, Last) and gradient.count == 1
-    plain = trainer.segments == 1 and not trainer.low_variance
-    return single and plain and not trainer.gradient_checkpointing and not settings.sampling.guidance.split
+        torch.backends.cudnn.benchmark = True
+        GraphedForward(denoiser, lambda: _adapter_state(denoiser))
 
 
 def _channels_last(module: nn.Module) -> None:

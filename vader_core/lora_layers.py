@@ -21,9 +21,10 @@ def _computed_in(x: Tensor) -> torch.dtype:
 class _Short:
     """A forward pass without peft's detours.
 
-    Peft widens the input to the adapter's float32 before every LoRA product, and under autocast it is narrowed
-    again. Here the small matrices are cast instead, explicitly: autocast's own cache of casts may have been filled
-    where no graph was recorded.
+    Peft widens the input to the adapter's float32 before every LoRA product, and under autocast it is
+    narrowed
+    again. Here the small matrices are cast instead, explicitly: autocast's own cache of casts may have
+    been filled where no graph was recorded.
     """
 
     #: Whether the base weight holds the adapter's share at the moment (``vader_core.folding``).

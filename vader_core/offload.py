@@ -16,7 +16,7 @@ from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.reward import FramesNeeded, Reward, RewardOutput
 
-#: Roles of a backbone's modules that stay where they are: the one is always used, the other the backbone moves.
+#: Roles of modules that stay: the denoiser is always used, the text encoder is the backbone's to move.
 _STAY = ("denoiser", "text_encoder")
 
 
@@ -33,9 +33,7 @@ class Resting:
     def __init__(self, modules: Iterable[nn.Module], device: torch.device) -> None:
         self.device = device
         tensors = {
-            id(tensor): tensor
-            for module in modules
-            for tensor in (*module.parameters(), *module.buffers())
+            id(tensor): tensor for module in modules for tensor in (*module.parameters(), *module.buffers())
         }
         self._tensors = list(tensors.values())
         self._kept = [self._on_cpu(tensor.data) for tensor in self._tensors]

@@ -219,7 +219,7 @@ def _decode(
     return backbone.decode(latents, geometry, asked)
 
 
-def _staged_step(
+def _staged_step(  # noqa: PLR0913 - the parts of a step
     backbone: Backbone,
     rewards: Mixture,
     prompts: Sequence[Prompt],

@@ -1,6 +1,6 @@
 """The Triton programs behind :mod:`vader_core.kernels`."""
 
-# ruff: noqa: N803, D103, ANN001, ANN202 - Triton's own spelling: constants in capitals, pointers without types
+# ruff: noqa: ANN001, ANN201, D103, N803, PLR0913 - Triton's own spelling: constants in capitals, pointers without types
 
 from __future__ import annotations
 

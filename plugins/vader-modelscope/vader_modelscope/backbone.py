@@ -22,6 +22,7 @@ from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
+from vader_core.recompute import RecomputeSwitch, recompute_blocks
 from vader_core.sampler import VariancePreserving
 from vader_core.weights import load_exactly, parse_weights
 from vader_modelscope.architecture import Part, find_architecture
@@ -29,7 +30,6 @@ from vader_modelscope.checkpoint import TOKENIZER_FILES, CheckpointFiles, check_
 from vader_modelscope.config import ModelScopeConfig
 from vader_modelscope.fused import fuse
 from vader_modelscope.random_weights import fill_randomly
-from vader_modelscope.recompute import RecomputeSwitch, recompute_blocks
 from vader_modelscope.text_encoder import ClipTokenizer, HashedWords, Tokenizer, embed
 
 _Module = TypeVar("_Module", bound=nn.Module)
@@ -44,11 +44,13 @@ class ModelScope(Backbone):
     Args:
         config: The options.
         device: Where the modules live.
-        dtype: Of the frozen U-Net and autoencoder, in which they compute; the adapter stays in float32. The text
+        dtype: Of the frozen U-Net and autoencoder, in which they compute; the adapter stays in float32.
+            The text
             encoder stays in float32: it runs once a prompt.
     """
 
     name: ClassVar[str] = "modelscope"
+    prefers_channels_last: ClassVar[bool] = True
 
     def __init__(self, config: ModelScopeConfig, *, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(device=device, dtype=dtype)
@@ -150,6 +152,7 @@ class ModelScope(Backbone):
         self.text_encoder = self._fill("text_encoder", text_encoder, self._wide, files)
         self.tokenizer = self._find_tokenizer(files)
         recompute_blocks(self.denoiser, _BLOCKS, self.recompute)
+        recompute_blocks(self.autoencoder.decoder, (ResnetBlock2D,), self.recompute)
         fuse(self.denoiser, (Transformer2DModel, TransformerTemporalModel))
 
     def _fill(
@@ -182,10 +185,6 @@ class ModelScope(Backbone):
     def modules(self) -> dict[str, nn.Module]:
         """The U-Net, the autoencoder and the text encoder."""
         return {"denoiser": self.denoiser, "autoencoder": self.autoencoder, "text_encoder": self.text_encoder}
-
-    def blocks(self) -> list[nn.Module]:
-        """The same parts that are recomputed."""
-        return [module for module in self.denoiser.modules() if isinstance(module, _BLOCKS)]
 
     # -- running -----------------------------------------------------------------------------------------
 
@@ -240,19 +239,11 @@ class ModelScope(Backbone):
         indices = list(range(geometry.num_frames)) if frames is None else list(frames)
         chosen = rearrange(latents[:, :, indices], "b c f h w -> (b f) c h w")
         scaled = (chosen / self.autoencoder.config["scaling_factor"]).to(self.dtype)
-        self._recompute_decoder(self.gradient_checkpointing)
+        self.recompute.on = self.gradient_checkpointing
         chunk = self.config.decode_chunk if self.gradient_checkpointing else len(scaled)
         pixels = torch.cat([self._decode_frames(part) for part in scaled.split(chunk)])
         video = rearrange(pixels, "(b f) c H W -> b f c H W", b=len(latents))
         return video.to(latents.dtype) / 2 + 0.5
-
-    def _recompute_decoder(self, on: bool) -> None:
-        if self.autoencoder.is_gradient_checkpointing == on:
-            return
-        if on:
-            self.autoencoder.enable_gradient_checkpointing()
-        else:
-            self.autoencoder.disable_gradient_checkpointing()
 
     def _decode_frames(self, latents: Tensor) -> Tensor:
         with self._own_precision():
@@ -268,6 +259,6 @@ class ModelScope(Backbone):
         return rearrange(latents, "(b f) c h w -> b c f h w", b=len(video))
 
     def _own_precision(self) -> torch.autocast:
-        # Autocast would return float32 from every norm and cast it back for the layer that follows; the kernels
-        # take their statistics in float32 anyway.
+        # Autocast would return float32 from every norm and cast it back for the layer that follows; the
+        # kernels take their statistics in float32 anyway.
         return torch.autocast(self.device.type, enabled=False)

@@ -205,10 +205,6 @@ class OpenSora(Backbone):
             held["text_encoder"] = self._text_encoder.model
         return held
 
-    def blocks(self) -> list[nn.Module]:
-        """Spatial and temporal blocks."""
-        return [*self.denoiser.spatial_blocks, *self.denoiser.temporal_blocks]
-
     # -- text --------------------------------------------------------------------------------------------
 
     def _text_key(self) -> str:

@@ -16,13 +16,14 @@ from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
+from vader_core.recompute import RecomputeSwitch, recompute_blocks
 from vader_core.sampler import Schedule, VarianceExploding
 from vader_core.weights import WeightSource, load_exactly, parse_weights
 from vader_svd.architecture import resolve_architecture
 from vader_svd.checkpoint import check_configs, locate_files, read_part
 from vader_svd.clip_image import clip_pixels
 from vader_svd.config import SvdConfig
-from vader_svd.fused import fuse
+from vader_svd.fused import fuse, recomputed_blocks
 from vader_svd.networks import build_autoencoder, build_image_encoder, build_unet, randomised
 from vader_svd.picture import first_frame
 from vader_svd.reach import farthest_step, karras_sigmas
@@ -56,6 +57,7 @@ class SvdBackbone(Backbone):
     needs_image: ClassVar[bool] = True
     reads_text: ClassVar[bool] = False
     takes_image: ClassVar[bool] = True
+    prefers_channels_last: ClassVar[bool] = True
 
     denoiser: nn.Module
     autoencoder: Any
@@ -65,6 +67,7 @@ class SvdBackbone(Backbone):
         super().__init__(device=device, dtype=dtype)
         self.config = config
         self.source = parse_weights(config.weights)
+        self.recompute = RecomputeSwitch()
         self._architecture_name = config.architecture or _own_architecture(self.source)
         self.architecture = resolve_architecture(self._architecture_name)
         sigma_min, sigma_max = self.architecture.sigmas
@@ -162,6 +165,8 @@ class SvdBackbone(Backbone):
                 load_exactly(module, tensors, what=f"backbone 'svd', {part}")
             loaded[part] = frozen(self._lowered(module))
         self.denoiser = loaded["unet"]
+        recompute_blocks(self.denoiser, recomputed_blocks(), self.recompute)
+        recompute_blocks(loaded["vae"].decoder, recomputed_blocks(), self.recompute)
         fuse(self.denoiser)
         self.autoencoder = loaded["vae"]
         self.image_encoder = loaded["image_encoder"]
@@ -187,11 +192,6 @@ class SvdBackbone(Backbone):
             "autoencoder": self.autoencoder,
             "image_encoder": self.image_encoder,
         }
-
-    def blocks(self) -> list[nn.Module]:
-        """Residual blocks and transformers over space and time."""
-        kinds = ("SpatioTemporalResBlock", "TransformerSpatioTemporalModel")
-        return [module for module in self.denoiser.modules() if type(module).__name__ in kinds]
 
     # -- conditioning ------------------------------------------------------------------------------------
 
@@ -279,8 +279,8 @@ class SvdBackbone(Backbone):
             return self.image_encoder(pixels.to(self.dtype)).image_embeds[:, None]
 
     def _own_precision(self) -> torch.autocast:
-        # Autocast would send the float32 encoder through float16 after all, where it overflows, and would return
-        # float32 from every norm of the 16-bit networks and cast it back for the layer that follows.
+        # Autocast would send the float32 encoder through float16 after all, where it overflows, and would
+        # return float32 from every norm of the 16-bit networks and cast it back for the layer that follows.
         return torch.autocast(self.device.type, enabled=False)
 
     def encode_first_frames(
@@ -310,7 +310,7 @@ class SvdBackbone(Backbone):
         tensors = conditioning.tensors
         frames = rearrange(latents, "b c t h w -> b t c h w").to(self.dtype)
         first = tensors["image_latents"].to(self.dtype)[:, None].expand(-1, frames.shape[1], -1, -1, -1)
-        self._checkpoint(self.denoiser)
+        self.recompute.on = self.gradient_checkpointing
         with self._own_precision():
             prediction = self.denoiser(
                 torch.cat([frames, first], dim=2),
@@ -320,14 +320,6 @@ class SvdBackbone(Backbone):
                 return_dict=False,
             )[0]
         return rearrange(prediction, "b t c h w -> b c t h w").to(latents.dtype)
-
-    def _checkpoint(self, module: Any) -> None:
-        if module.is_gradient_checkpointing == self.gradient_checkpointing:
-            return
-        if self.gradient_checkpointing:
-            module.enable_gradient_checkpointing()
-        else:
-            module.disable_gradient_checkpointing()
 
     # -- pixels ------------------------------------------------------------------------------------------
 
@@ -355,7 +347,7 @@ class SvdBackbone(Backbone):
         return torch.stack([pixels[frame] for frame in wanted], dim=1)
 
     def _decode_chunk(self, latents: Float[Tensor, "n c h w"], num_frames: int) -> Float[Tensor, "n 3 H W"]:
-        self._checkpoint(self.autoencoder)
+        self.recompute.on = self.gradient_checkpointing
         scaled = (latents / self._scaling_factor).to(self.dtype)
         with self._own_precision():
             signed = self.autoencoder.decode(scaled, num_frames=num_frames, return_dict=False)[0]

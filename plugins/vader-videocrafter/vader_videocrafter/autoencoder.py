@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
+from vader_core.recompute import RecomputeSwitch, recompute_blocks
 from vader_videocrafter.architecture import AutoencoderArchitecture
 
 TILE_SIZE = 256
@@ -64,11 +65,15 @@ class FrameCodec:
     def __init__(
         self, autoencoder: Any, *, device: torch.device, slice_size: int | None, tiling: bool
     ) -> None:
+        from diffusers.models.resnet import ResnetBlock2D
+
         self.autoencoder = autoencoder
         self.device = device
         self.slice_size = slice_size
         if tiling:
             autoencoder.enable_tiling()
+        self._recompute = RecomputeSwitch()
+        recompute_blocks(autoencoder, (ResnetBlock2D,), self._recompute)
         self._scale = float(autoencoder.config.scaling_factor)
 
     def decode(self, latents: Tensor, *, recompute: bool = False) -> Tensor:
@@ -76,7 +81,8 @@ class FrameCodec:
 
         Args:
             latents: `[n, 4, h, w]`, scaled as the denoiser uses them.
-            recompute: Hold the activations of one block (of one slice, where the weights rest on the CPU) at a
+            recompute: Hold the activations of one block (of one slice, where the weights rest on the CPU)
+                at a
                 time in the backward pass.
 
         Returns:
@@ -103,20 +109,11 @@ class FrameCodec:
 
         slices = list(self._slices(x))
         resting = bool(weights)
-        self._recompute_blocks(recompute and not resting)
+        self._recompute.on = recompute and not resting
         recompute = recompute and resting
         if recompute and torch.is_grad_enabled():
             return torch.cat([checkpoint(run, part, use_reentrant=False) for part in slices])
         return torch.cat([run(part) for part in slices])
-
-    def _recompute_blocks(self, on: bool) -> None:
-        """Let every block of the autoencoder recompute its activations in the backward pass."""
-        if self.autoencoder.is_gradient_checkpointing == on:
-            return
-        if on:
-            self.autoencoder.enable_gradient_checkpointing()
-        else:
-            self.autoencoder.disable_gradient_checkpointing()
 
     def _slices(self, x: Tensor) -> Iterator[Tensor]:
         yield from x.split(self.slice_size or len(x))

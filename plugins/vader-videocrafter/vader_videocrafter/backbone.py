@@ -24,10 +24,8 @@ from vader_videocrafter.checkpoint import read_checkpoint
 from vader_videocrafter.materialise import empty_module, fill_randomly
 from vader_videocrafter.options import VideoCrafterOptions
 from vader_videocrafter.plugin import CHECKPOINT
-from vader_videocrafter.residual import ResidualBlock
 from vader_videocrafter.schedule import videocrafter_schedule
 from vader_videocrafter.text_encoder import build_text_model, encode_tokens, tokenize
-from vader_videocrafter.transformer import SpatialTransformer, TemporalTransformer
 from vader_videocrafter.unet import VideoUNet
 
 FULL_SIZE = (320, 512)
@@ -52,6 +50,7 @@ class VideoCrafter(Backbone):
 
     name: ClassVar[str] = "videocrafter"
     decode_is_exact: ClassVar[bool] = True
+    prefers_channels_last: ClassVar[bool] = True
 
     def __init__(self, options: VideoCrafterOptions, *, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(device=device, dtype=dtype)
@@ -185,11 +184,6 @@ class VideoCrafter(Backbone):
             "autoencoder": self.autoencoder,
             "text_encoder": self.text_encoder,
         }
-
-    def blocks(self) -> list[nn.Module]:
-        """Residual blocks, spatial and temporal transformers."""
-        kinds = (ResidualBlock, SpatialTransformer, TemporalTransformer)
-        return [module for module in self.denoiser.modules() if isinstance(module, kinds)]
 
     # Text.
 

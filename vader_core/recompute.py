@@ -1,4 +1,4 @@
-"""Gradient checkpointing for `UNet3DConditionModel`, which diffusers does not offer for this class.
+"""Gradient checkpointing of foreign modules, block by block.
 
 Blocks drop their activations in the forward pass and work them out again in the backward pass. Values and
 gradients are the same to the last bit, because the random state (dropout) is restored for the second pass.

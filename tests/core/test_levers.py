@@ -1,0 +1,195 @@
+"""Levers: on equals off to rounding; the parts that only CUDA runs carry the mark ``gpu``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vader_core import kernels
+from vader_core.fused import fuse_norms, keep_innermost, swap_forward
+from vader_core.lora import LoraSettings, adapter_off, adapter_parameters, attach_lora
+from vader_core.offload import Resting
+
+
+class _Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 8, 3, padding=1)
+        self.norm = nn.GroupNorm(2, 8)
+        self.line = nn.Linear(8, 8)
+        self.last = nn.LayerNorm(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.line(self.norm(self.conv(x)).flatten(2).transpose(1, 2)))
+
+
+@pytest.fixture
+def net() -> Iterator[_Net]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield _Net().double()
+
+
+def _adapted(net: nn.Module, scale: float) -> nn.Module:
+    attach_lora(net, LoraSettings(rank=2, alpha=3.0, targets=("all",)))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, value in adapter_parameters(net).items():
+            if "lora_B" in name:
+                value.copy_(scale * torch.randn(value.shape, generator=generator, dtype=value.dtype))
+    return net
+
+
+def _input(dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64).to(dtype)
+
+
+def test_short_lora_is_base_plus_scaled_product(net: _Net) -> None:
+    base = {name: value.clone() for name, value in net.state_dict().items()}
+    _adapted(net, 0.3)
+    tensors = adapter_parameters(net)
+    merged = _Net().double()
+    for module in ("conv", "line"):
+        down, up = tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"]
+        weight = base[f"{module}.weight"]
+        base[f"{module}.weight"] = weight + 1.5 * (up.flatten(1) @ down.flatten(1)).view_as(weight)
+    merged.load_state_dict(base)
+    torch.testing.assert_close(net(_input()), merged(_input()), rtol=1e-12, atol=1e-12)
+
+
+def test_lora_after_no_grad_under_autocast_still_learns(net: _Net) -> None:
+    net = _adapted(net.float(), 0.3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.no_grad():
+            net(_input(torch.float32))
+        net(_input(torch.float32)).float().square().mean().backward()
+    assert all(value.grad is not None and value.grad.any() for value in adapter_parameters(net).values())
+
+
+def test_folding_is_exact_in_float64_and_undone_bit_for_bit(net: _Net) -> None:
+    from vader_core.folding import Folding
+
+    _adapted(net, 0.3)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    plain = net(_input())
+    folding = Folding(net)
+    folding.set(True)
+    assert not torch.equal(net.get_parameter("line.base_layer.weight"), before["line.base_layer.weight"])
+    torch.testing.assert_close(net(_input()), plain, rtol=1e-12, atol=1e-12)
+    folding.set(False)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert torch.equal(net(_input()), plain)
+
+
+def test_folding_leaves_a_switched_off_adapter_off(net: _Net) -> None:
+    from vader_core.folding import Folding
+
+    _adapted(net, 0.3)
+    folding = Folding(net)
+    with adapter_off(net):
+        base = net(_input())
+        folding.set(True)
+        assert torch.equal(net(_input()), base)
+
+
+def test_fused_modules_keep_numbers_names_and_gradients(net: _Net) -> None:
+    x = _input().requires_grad_()
+    plain = net(x)
+    gradient = torch.autograd.grad(plain.sum(), x)[0]
+    names = list(net.state_dict())
+    assert fuse_norms(net) == 2
+    assert isinstance(net.norm, nn.GroupNorm)
+    assert list(net.state_dict()) == names
+    fused = net(x)
+    torch.testing.assert_close(fused, plain, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(torch.autograd.grad(fused.sum(), x)[0], gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_keep_innermost_returns_the_layout_it_was_given() -> None:
+    class Contiguous(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor]:
+            return ((2 * x).contiguous(),)
+
+    module = nn.Sequential(Contiguous())
+    assert keep_innermost(module, (Contiguous,)) == 1
+    x = _input().contiguous(memory_format=torch.channels_last)
+    (out,) = module(x)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(out, 2 * x)
+    assert module(_input())[0].is_contiguous()
+
+
+def test_swap_forward_touches_that_class_alone(net: _Net) -> None:
+    def doubled(self: Any, x: Tensor) -> Tensor:
+        return 2 * nn.Linear.forward(self, x)
+
+    assert swap_forward(net, nn.Linear, doubled) == 1
+    x = torch.ones(1, 8, dtype=torch.float64)
+    assert torch.equal(net.line(x), 2 * F.linear(x, net.line.weight, net.line.bias))
+
+
+def test_resting_modules_are_awake_only_within(net: _Net) -> None:
+    expected = net(_input())
+    resting = Resting([net], torch.device("cpu"))
+    rested = net.line.weight.data_ptr()
+    with resting.awake(), resting.awake():
+        assert torch.equal(net(_input()), expected)
+    assert net.line.weight.data_ptr() == rested
+
+
+@pytest.mark.parametrize(
+    "option", ["fold_adapter=true", "channels_last=true", "offload=true", "gradient_checkpointing=true"]
+)
+def test_a_lever_changes_no_step(
+    option: str, registry: Any, tmp_path: Any, vader: Callable[..., int]
+) -> None:
+    import json
+
+    common = ["bench", "--backbone", "tiny", "--reward", "brightness", "--device", "cpu"]
+    common += ["--steps", "1", "--no-operations"]
+    assert vader(*common, "--out", tmp_path / "off.json") == 0
+    assert vader(*common, "--out", tmp_path / "on.json", "-o", f"trainer.{option}") == 0
+    off, on = (json.loads((tmp_path / f"{name}.json").read_text())["losses"] for name in ("off", "on"))
+    assert on == pytest.approx(off, rel=1e-4)
+
+
+@pytest.mark.gpu
+@torch.no_grad()
+def test_kernels_are_as_near_to_float64_as_torch_is() -> None:
+    x = torch.randn(6, 64, 9, 7, device="cuda").bfloat16().contiguous(memory_format=torch.channels_last)
+    weight, bias = torch.randn(2, 64, device="cuda").bfloat16()
+    rows = torch.randn(600, 3, 12, 32, device="cuda").bfloat16()
+    cases = [
+        (lambda t: kernels.group_norm(t[0], 8, t[1], t[2], 1e-5), (x, weight, bias)),
+        (lambda t: kernels.layer_norm(t[0], t[1], t[2], 1e-5), (x.permute(0, 2, 3, 1), weight, bias)),
+        (lambda t: kernels.gated_gelu(t[0]), (torch.randn(50, 96, device="cuda").bfloat16(),)),
+        (lambda t: kernels.attention(t[0], t[0], t[0]), (rows,)),
+    ]
+    for run, given in cases:
+        exact = run([tensor.double() for tensor in given])
+        fused = run(given)
+        kernels.Switch.on = False
+        try:
+            plain = run(given)
+        finally:
+            kernels.Switch.on = True
+        error, usual = ((found.double() - exact).norm() / exact.norm() for found in (fused, plain))
+        assert error <= 1.1 * usual
+
+
+def test_cuda_graphs_need_cuda(vader: Callable[..., int], capsys: Any) -> None:
+    command = ["bench", "--backbone", "tiny", "--reward", "brightness", "--device", "cpu"]
+    command += ["-o", "trainer.cuda_graphs=true"]
+    assert vader(*command) == 2
+    assert "needs a CUDA device" in capsys.readouterr().err
+
+
+def test_offload_refuses_what_it_cannot_stage(vader: Callable[..., int], capsys: Any) -> None:
+    command = ["bench", "--backbone", "tiny", "--reward", "brightness", "-o", "trainer.offload=true"]
+    assert vader(*command, "-o", "trainer.base_weight=0.5") == 2
+    assert "trainer.base_weight" in capsys.readouterr().err
