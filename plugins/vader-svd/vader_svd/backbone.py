@@ -166,7 +166,8 @@ class SvdBackbone(Backbone):
             loaded[part] = frozen(self._lowered(module))
         self.denoiser = loaded["unet"]
         recompute_blocks(self.denoiser, recomputed_blocks(), self.recompute)
-        recompute_blocks(loaded["vae"].decoder, recomputed_blocks(), self.recompute)
+        decoder: nn.Module = loaded["vae"].get_submodule("decoder")
+        recompute_blocks(decoder, recomputed_blocks(), self.recompute)
         fuse(self.denoiser)
         self.autoencoder = loaded["vae"]
         self.image_encoder = loaded["image_encoder"]
