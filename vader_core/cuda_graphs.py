@@ -43,7 +43,7 @@ class GraphedForward:
         self.state = state
         self._graphs: dict[Any, _Graph] = {}
         self._pool: Any = None
-        module.forward = self  # type: ignore[method-assign, assignment]
+        module.forward = self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The module's output; a copy where it came from a graph."""

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vader_core.lora import ADAPTER, lora_layers
+from vader_core.lora import lora_layers
+from vader_core.lora_layers import ADAPTER
 
 
 class Folding:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from vader_core import kernels
 
 
 @cache
-def _subclass(kind: type[nn.Module], forward: Callable[..., Any]) -> type[nn.Module]:
+def _subclass(kind: Any, forward: Callable[..., Any]) -> type[nn.Module]:
     return type(kind.__name__, (kind,), {"forward": forward, "__doc__": kind.__doc__})
 
 
@@ -28,7 +28,7 @@ def swap_forward(module: nn.Module, kind: type[nn.Module], forward: Callable[...
     """
     parts = [part for part in module.modules() if type(part) is kind]
     for part in parts:
-        part.__class__ = _subclass(kind, forward)
+        part.__class__ = _subclass(cast(Any, kind), forward)
     return len(parts)
 
 
@@ -61,12 +61,12 @@ def keep_innermost(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> int
     """
     parts = [part for part in module.modules() if isinstance(part, kinds)]
     for part in parts:
-        part.__class__ = _keeping(type(part))
+        part.__class__ = _keeping(cast(Any, type(part)))
     return len(parts)
 
 
 @cache
-def _keeping(kind: type[nn.Module]) -> type[nn.Module]:
+def _keeping(kind: Any) -> type[nn.Module]:
     def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         found = kind.forward(self, x, *args, **kwargs)
         if x.ndim != 4 or not x.is_contiguous(memory_format=torch.channels_last) or x.is_contiguous():

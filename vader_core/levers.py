@@ -10,7 +10,8 @@ from torch import nn
 
 from vader_core.errors import VaderError
 from vader_core.kernels import Switch
-from vader_core.lora import ADAPTER, lora_layers
+from vader_core.lora import lora_layers
+from vader_core.lora_layers import ADAPTER
 from vader_core.offload import Offload
 
 if TYPE_CHECKING:

@@ -45,11 +45,13 @@ class _Short:
 
 
 def _applied(layer: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
-    weight = layer.weight.to(dtype)  # type: ignore[operator, union-attr]
-    if isinstance(layer, nn.Linear):
-        return nn.functional.linear(x, weight)
-    assert isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-    return layer._conv_forward(x, weight, None)
+    assert isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    weight = layer.weight.to(dtype)
+    return (
+        nn.functional.linear(x, weight)
+        if isinstance(layer, nn.Linear)
+        else layer._conv_forward(x, weight, None)
+    )
 
 
 _SHORT: dict[type[nn.Module], type[nn.Module]] = {

@@ -22,7 +22,7 @@ class GroupNorm(nn.GroupNorm):
 
 
 class GroupNormSiLU(GroupNorm):
-    """Group normalisation, then SiLU; two layers of the official checkpoint, the second without parameters."""
+    """Group normalisation, then SiLU: two layers of the official model, the second without parameters."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises and activates `x`; same shape and dtype out."""

@@ -1,0 +1,106 @@
+"""The tables of docs/performance.md from the measurements under benchmarks/results.
+
+python benchmarks/performance_report.py docs/performance.md
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+#: Seconds a step of the official code on the same kind of device (batch 1, same shapes, HPS reward).
+OFFICIAL = {"videocrafter": 14.69, "opensora": 10.41, "modelscope": 8.13}
+
+
+def read(name: str) -> Any:
+    """One file of results."""
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+
+
+def step_table(rows: dict[str, Any]) -> list[str]:
+    """Seconds and memory, a row a measurement."""
+    counted = {name: row["floor_seconds"] for name, row in rows.items() if "floor_seconds" in row}
+    floors = {name.partition("-")[0]: seconds for name, seconds in counted.items()}
+    lines = [
+        "| backbone | what | s a step | range | steps per second, official code = 1 | over the floor | "
+        "peak allocated, GiB | reserved |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        backbone = name.partition("-")[0]
+        seconds = row["seconds_per_step"]
+        official = f"{OFFICIAL[backbone] / seconds:.1f}" if backbone in OFFICIAL else "-"
+        floor = f"{seconds / floors[backbone]:.1f}" if backbone in floors else "-"
+        low, high = row["range"]
+        lines.append(
+            f"| {backbone} | {row['what']} | {seconds:.2f} | {low:.2f} to {high:.2f} "
+            f"| {official} | {floor} | "
+            f"{row['peak_allocated_gib']:.2f} | {row['peak_reserved_gib']:.1f} |"
+        )
+    return lines
+
+
+def phase_table(rows: dict[str, Any]) -> list[str]:
+    """Seconds by phase, the device waited for at each boundary."""
+    names = list(next(iter(rows.values()))["phases"])
+    lines = ["| row | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for name, row in rows.items():
+        lines.append(f"| {name} | " + " | ".join(f"{row['phases'][phase]:.3f}" for phase in names) + " |")
+    return lines
+
+
+def pass_table(rows: dict[str, Any]) -> list[str]:
+    """One guided no-graph prediction."""
+    lines = ["| row | wall, ms | device busy, ms | launches |", "|---|---|---|---|"]
+    for name, row in rows.items():
+        found = row.get("no_graph_kernels")
+        if found:
+            lines.append(
+                f"| {name} | {found['wall_ms']:.0f} | {found['device_ms']:.0f} | {found['launches']} |"
+            )
+    return lines
+
+
+def kernel_table(kernels: dict[str, list[float]]) -> list[str]:
+    """The project's kernels beside torch's."""
+    lines = ["| kernel and size | error | torch's error | µs | torch's µs |", "|---|---|---|---|---|"]
+    for name, found in kernels.items():
+        times = [f"{value:.0f}" for value in found[2:4]] or ["-", "-"]
+        lines.append(f"| {name} | {found[0]:.2e} | {found[1]:.2e} | {' | '.join(times)} |")
+    return lines
+
+
+def folding_table(rows: list[dict[str, float]]) -> list[str]:
+    """Folded and unfolded bfloat16 against float64."""
+    lines = ["| the adapter moves the output by | bf16 | bf16, folded |", "|---|---|---|"]
+    for row in rows:
+        moved = row["adapter_moves_the_output_by"]
+        lines.append(f"| {moved:.1%} | {row['bf16']:.3%} | {row['bf16_folded']:.3%} |")
+    return lines
+
+
+def main(page: Path) -> None:
+    """Write the tables between the page's marks."""
+    rows = read("steps-h200.json")["rows"]
+    tables = {
+        "steps": step_table(rows),
+        "phases": phase_table(rows),
+        "passes": pass_table(rows),
+        "kernels": kernel_table(read("kernels-h200.json")["kernels"]),
+        "folding": folding_table(read("folding.json")),
+    }
+    text = page.read_text(encoding="utf-8")
+    for name, lines in tables.items():
+        before, begin, rest = text.partition(f"<!-- {name} -->")
+        _, end, after = rest.partition(f"<!-- end of {name} -->")
+        if not begin or not end:
+            raise SystemExit(f"{page}: no marks for the table {name!r}")
+        text = "\n".join([before + begin, *lines, end + after])
+    page.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
