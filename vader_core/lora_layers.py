@@ -60,6 +60,6 @@ _SHORT: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
-def shorten(layer: nn.Module) -> None:
+def shorten(layer: Any) -> None:
     """Give a LoRA layer of peft the short forward pass; names and parameters stay."""
     layer.__class__ = _SHORT.get(type(layer), type(layer))
