@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from checkout import registry_of_checkout
 from policy_gradient import PolicySettings, policy_gradient_step
 
 from vader_core.assembly import Assembly, prepare
@@ -32,7 +33,6 @@ from vader_core.config import validated
 from vader_core.evaluation import evaluation_pairs
 from vader_core.lora import adapter_parameters
 from vader_core.randomness import Randomness
-from vader_core.registry import Plugin, Registry, load_registry
 from vader_core.step import reward_gradient_step
 from vader_core.validation import score_pairs
 
@@ -85,19 +85,6 @@ SWEEP = (
 )
 
 
-def _registry() -> Registry:
-    """The installed plugins; in a bare checkout the two that are needed are taken from the path."""
-    registry = load_registry()
-    if "demo" not in registry.components["backbone"]:
-        from vader_demo import plugin as demo
-
-        from vader_core.builtin import plugin as builtin
-
-        registry.add(builtin, Plugin("builtin", "vader-core", "checkout", builtin.__name__))
-        registry.add(demo, Plugin("demo", "vader-demo", "checkout", demo.__name__))
-    return registry
-
-
 def assemble(seed: int, pairs: int, device: str) -> Assembly:
     """The demo with its adapter attached, the reward and the monitors."""
     config = validated(
@@ -118,7 +105,7 @@ def assemble(seed: int, pairs: int, device: str) -> Assembly:
             },
         }
     )
-    assembly = prepare(config, _registry())
+    assembly = prepare(config, registry_of_checkout())
     assembly.load_backbone()
     assembly.attach()
     assembly.load_rewards()

@@ -1,0 +1,18 @@
+"""The registry of a bare checkout, so that the benchmarks run where nothing is installed."""
+
+from __future__ import annotations
+
+from vader_core.registry import Plugin, Registry, load_registry
+
+
+def registry_of_checkout() -> Registry:
+    """The installed plugins; in a bare checkout the two that are needed are taken from the path."""
+    registry = load_registry()
+    if "demo" not in registry.components["backbone"]:
+        from vader_demo import plugin as demo
+
+        from vader_core.builtin import plugin as builtin
+
+        registry.add(builtin, Plugin("builtin", "vader-core", "checkout", builtin.__name__))
+        registry.add(demo, Plugin("demo", "vader-demo", "checkout", demo.__name__))
+    return registry

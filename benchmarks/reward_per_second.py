@@ -1,0 +1,353 @@
+"""Reward gained per second on the demo: the recipe against levers that change the result.
+
+    python benchmarks/reward_per_second.py tune --out runs/per_second --jobs 14
+    python benchmarks/reward_per_second.py final --out runs/per_second --jobs 14
+    OMP_NUM_THREADS=1 python benchmarks/reward_per_second.py timing --out runs/per_second --device cpu
+    python benchmarks/reward_per_second.py collect runs/per_second benchmarks/results/reward_per_second.json
+    python benchmarks/reward_per_second_report.py docs/efficiency.md
+
+Every variant is the recipe ``demo`` with a few options changed, and gets the same tuning: each learning rate
+of one grid with seeds that are used for nothing else (``tune``), then five fresh seeds at the rates that were
+best and at the recipe's own (``final``). All are scored after their updates on the same held-out captions and
+noise, sampled as the recipe samples, whatever the variant does while training. What a variant gains an update
+does not depend on the machine, so curves may come from any device; what an update costs is measured alone on
+one CPU thread, in seconds of processor time (``timing``). Runs that have their file are not made again. It
+works from a bare checkout too, with ``PYTHONPATH=.:plugins/vader-demo``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from checkout import registry_of_checkout
+from reward_per_second_report import LEVELS, RECIPE, RECIPE_RATE, chosen_rates, level_of
+
+from vader_core.assembly import Assembly, prepare
+from vader_core.config import merged, read_recipe, validated
+from vader_core.evaluation import evaluation_pairs
+from vader_core.levers import check_levers, pull_levers
+from vader_core.lora import adapter_parameters
+from vader_core.randomness import Randomness
+from vader_core.step import reward_gradient_step
+from vader_core.trainer import make_optimizer
+from vader_core.validation import score_pairs
+
+MONITORS = ("demo_alignment_held_out", "demo_aesthetic_held_out", "demo_judge_shape")
+#: Learning rates that every variant is tuned over.
+RATES = (RECIPE_RATE, 8e-4, 1.6e-3, 3.2e-3, 6.4e-3)
+#: Seeds of the tuning, and of the figures.
+TUNING_SEEDS = (100, 101)
+SEEDS = (0, 1, 2, 3, 4)
+#: A run ends at this reward, or after this many updates.
+ENOUGH = 9.2
+UPDATES = {RECIPE_RATE: 48, 8e-4: 32}
+MOST_UPDATES = 24
+
+
+def _batch(size: int) -> dict[str, Any]:
+    return {"trainer": {"batch_size": size}}
+
+
+def _steps(count: int) -> dict[str, Any]:
+    return {"sampling": {"num_steps": count}}
+
+
+def _low_variance(count: int) -> dict[str, Any]:
+    return {"trainer": {"low_variance": count}}
+
+
+#: What each variant changes in the recipe: a batch of 4, 6 steps, all 8 frames, guidance 3.
+VARIANTS: dict[str, dict[str, Any]] = {
+    RECIPE: {},
+    "batch 2": _batch(2),
+    "batch 1": _batch(1),
+    "4 frames": {"reward_frames": "alternate"},
+    "1 frame": {"reward_frames": "random"},
+    "4 steps": _steps(4),
+    "3 steps": _steps(3),
+    "2 steps": _steps(2),
+    "no guidance": {"sampling": {"guidance_scale": 1.0}},
+    "refl": {"gradient": "refl"},
+    "low variance 2": _low_variance(2),
+    "low variance 4": _low_variance(4),
+    "low variance 8": _low_variance(8),
+    "low variance 2, batch 2": merged(_low_variance(2), _batch(2)),
+    "low variance 4, batch 1": merged(_low_variance(4), _batch(1)),
+    "low variance 2, batch 1": merged(_low_variance(2), _batch(1)),
+    "3 steps, batch 1": merged(_steps(3), _batch(1)),
+    "low variance 2, 3 steps, batch 1": merged(_low_variance(2), _steps(3), _batch(1)),
+    "low variance 4, 3 steps, batch 1": merged(_low_variance(4), _steps(3), _batch(1)),
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run.
+
+    Args:
+        variant: Of :data:`VARIANTS`.
+        lr: Learning rate.
+        seed: Of everything the run draws.
+    """
+
+    variant: str
+    lr: float
+    seed: int
+
+    @property
+    def file(self) -> str:
+        """Where the run is kept."""
+        return f"run-{self.variant.replace(', ', '+').replace(' ', '_')}-{self.lr:g}-{self.seed}.json"
+
+    @property
+    def updates(self) -> int:
+        """The most that it makes."""
+        return UPDATES.get(self.lr, MOST_UPDATES)
+
+
+def assemble(variant: str, seed: int, pairs: int, device: str, lr: float = RECIPE_RATE) -> Assembly:
+    """The variant's parts, loaded, with its levers pulled."""
+    registry = registry_of_checkout()
+    given = {
+        "monitors": [{"name": name} for name in MONITORS],
+        "trainer": {
+            "lr": lr,
+            "seed": seed,
+            "device": device,
+            "precision": "fp32",
+            "gradient_checkpointing": False,
+            "validation_batch": min(pairs, 64 if device == "cuda" else 8),
+        },
+    }
+    tree = merged(read_recipe(registry, "demo"), given, VARIANTS[variant])
+    assembly = prepare(validated(tree), registry)
+    check_levers(assembly)
+    assembly.load_backbone()
+    assembly.attach()
+    assembly.load_rewards()
+    pull_levers(assembly)
+    return assembly
+
+
+def _judge(assembly: Assembly) -> Assembly:
+    """The same model, sampled as the recipe samples, with noise that is the same for every run."""
+    registry = registry_of_checkout()
+    tree = merged(read_recipe(registry, "demo"), {"trainer": {"precision": "fp32"}})
+    plain = prepare(validated(tree), registry, device=assembly.device)
+    config = assembly.config.model_copy(deep=True)
+    config.trainer.seed = 0
+    return replace(assembly, config=config, settings=plain.settings)
+
+
+def _evaluate(judge: Assembly, pairs: int) -> dict[str, float]:
+    mixtures = (judge.rewards, judge.monitors)
+    scored = score_pairs(judge, evaluation_pairs(judge, pairs), mixtures, keep_videos=False)
+    return {name: round(float(values.mean()), 4) for name, values in scored.scores.items()}
+
+
+def _updates(assembly: Assembly) -> Iterator[None]:
+    """Train without end; one update an item."""
+    trainer = assembly.config.trainer
+    parameters = list(adapter_parameters(assembly.backbone.denoiser).values())
+    optimizer = make_optimizer(parameters, trainer)
+    step, size = 0, trainer.batch_size
+    while True:
+        indices = list(range(step * size, (step + 1) * size))
+        optimizer.zero_grad(set_to_none=True)
+        reward_gradient_step(
+            assembly.backbone,
+            assembly.rewards,
+            assembly.draw_prompts(indices),
+            assembly.settings,
+            Randomness(trainer.seed, step, 0, tuple(indices)),
+        )
+        torch.nn.utils.clip_grad_norm_(parameters, trainer.max_grad_norm)
+        optimizer.step()
+        step += 1
+        yield
+
+
+def train(job: Job, pairs: int, device: str) -> dict[str, Any]:
+    """One run's curve: scores by update."""
+    torch.backends.cudnn.allow_tf32 = False
+    assembly = assemble(job.variant, job.seed, pairs, device, job.lr)
+    judge = _judge(assembly)
+    reward = assembly.rewards.terms[0].name
+    curve = [{"updates": 0, **_evaluate(judge, pairs)}]
+    updates = _updates(assembly)
+    every = 2 if job.lr <= RECIPE_RATE else 1
+    for done in range(1, job.updates + 1):
+        next(updates)
+        if done % every == 0:
+            curve.append({"updates": done, **_evaluate(judge, pairs)})
+            if curve[-1][reward] >= ENOUGH:
+                break
+    return {**asdict(job), "curve": curve}
+
+
+def _train_and_write(work: tuple[Job, int, str, Path, float]) -> str:
+    job, pairs, device, out, ends_at = work
+    if time.time() > ends_at:
+        return f"{job.file}: no time left"
+    torch.set_num_threads(1)
+    begun = time.perf_counter()
+    found = train(job, pairs, device)
+    beside = out / f".{job.file}"
+    beside.write_text(json.dumps(found))
+    beside.replace(out / job.file)
+    last = found["curve"][-1]
+    scores = ", ".join(f"{name} {last[name]:.3f}" for name in list(last)[1:3])
+    return f"{job.file}: {last['updates']} updates, {time.perf_counter() - begun:.0f} s, {scores}"
+
+
+def _run(jobs: list[Job], options: argparse.Namespace) -> None:
+    """The jobs that have no file yet, several at once."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    ends_at = time.time() + options.deadline
+    missing = [job for job in jobs if not (options.out / job.file).is_file()]
+    work = [(job, options.pairs, options.device, options.out, ends_at) for job in missing]
+    print(f"{len(jobs)} runs, {len(missing)} missing", flush=True)
+    with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
+        for line in pool.imap_unordered(_train_and_write, work):
+            print(line, flush=True)
+
+
+def _variants(options: argparse.Namespace) -> list[str]:
+    unknown = sorted(set(options.variants or ()) - set(VARIANTS))
+    if unknown:
+        raise SystemExit(f"no variant {unknown[0]!r}; there are: {'; '.join(VARIANTS)}")
+    return options.variants or list(VARIANTS)
+
+
+def tune(options: argparse.Namespace) -> None:
+    """Every variant at every learning rate of the grid, with the tuning's seeds."""
+    jobs = [Job(name, lr, seed) for seed in TUNING_SEEDS for name in _variants(options) for lr in RATES]
+    _run(jobs, options)
+
+
+def final(options: argparse.Namespace) -> None:
+    """Every variant at its best learning rates and at the recipe's, with five fresh seeds."""
+    tuned = _read_runs([options.out])
+    rates = chosen_rates(tuned, TUNING_SEEDS)
+    jobs = [
+        Job(name, lr, seed)
+        for seed in SEEDS
+        for name in _variants(options)
+        for lr in sorted({RECIPE_RATE, *rates[name].values()})
+    ]
+    _run(jobs, options)
+
+
+@lru_cache(maxsize=1)
+def _machine() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return "CPU"
+
+
+def timing(options: argparse.Namespace) -> None:
+    """Processor seconds of an update of each variant, in turns, so that what drifts drifts for all."""
+    if options.device == "cpu":
+        torch.set_num_threads(1)
+    names = _variants(options)
+    options.out.mkdir(parents=True, exist_ok=True)
+    updates = {name: _updates(assemble(name, 0, 8, options.device)) for name in names}
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    for turn in range(options.rounds + 1):
+        for name in names:
+            wall, busy = time.perf_counter(), time.process_time()
+            next(updates[name])
+            if options.device == "cuda":
+                torch.cuda.synchronize()
+            if turn:
+                taken[name].append((time.process_time() - busy, time.perf_counter() - wall))
+    found = {
+        "machine": torch.cuda.get_device_name() if options.device == "cuda" else f"{_machine()}, 1 thread",
+        "torch": torch.__version__.partition("+")[0],
+        "rounds": options.rounds,
+        "variants": {
+            name: {
+                # The mean: an update of ``refl`` ends at a random step.
+                "processor_seconds": round(statistics.mean(one for one, _ in times), 4),
+                "wall_seconds": round(statistics.mean(one for _, one in times), 4),
+                "processor_seconds_range": [round(f(one for one, _ in times), 4) for f in (min, max)],
+            }
+            for name, times in taken.items()
+        },
+    }
+    (options.out / f"timing-{options.device}.json").write_text(json.dumps(found, indent=1))
+    print(json.dumps(found, indent=1))
+
+
+def _read_runs(sources: list[Path]) -> list[dict[str, Any]]:
+    runs: dict[tuple[str, float, int], dict[str, Any]] = {}
+    for source in sources:
+        for path in sorted(source.glob("run-*.json")):
+            run = json.loads(path.read_text())
+            runs[run["variant"], run["lr"], run["seed"]] = run
+    order = list(VARIANTS)
+    return [runs[key] for key in sorted(runs, key=lambda key: (order.index(key[0]), *key[1:]))]
+
+
+def collect(options: argparse.Namespace) -> None:
+    """All runs and timings of folders as one file."""
+    runs = _read_runs(options.sources)
+    timings: dict[str, Any] = {}
+    for source in options.sources:
+        for path in sorted(source.glob("timing-*.json")):
+            timings[path.stem.removeprefix("timing-")] = json.loads(path.read_text())
+    tree = {
+        "command": "python benchmarks/reward_per_second.py",
+        "variants": VARIANTS,
+        "tuning_seeds": TUNING_SEEDS,
+        "seeds": SEEDS,
+        "levels": {name: level_of(runs, name, SEEDS) for name in LEVELS},
+        "timings": timings,
+    }
+    head = json.dumps(tree, indent=1).removesuffix("\n}")
+    lines = ",\n  ".join(json.dumps(run) for run in runs)
+    options.file.parent.mkdir(parents=True, exist_ok=True)
+    options.file.write_text(f'{head},\n "runs": [\n  {lines}\n ]\n}}\n')
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True)
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    for call in (tune, final):
+        command = commands.add_parser(call.__name__, help=call.__doc__)
+        command.add_argument("--jobs", type=int, default=1, help="runs at once")
+        command.add_argument("--pairs", type=int, default=64, help="held-out clips of an evaluation")
+        command.add_argument("--deadline", type=float, default=float("inf"), help="no run begins after it")
+        command.set_defaults(call=call)
+    command = commands.add_parser("timing", help=timing.__doc__)
+    command.add_argument("--rounds", type=int, default=12)
+    command.set_defaults(call=timing)
+    for command in list(commands.choices.values()):
+        command.add_argument("--out", type=Path, required=True)
+        command.add_argument("--device", default=default, choices=("cpu", "cuda"))
+        command.add_argument("--variants", nargs="+", help="by default all")
+    command = commands.add_parser("collect", help=collect.__doc__)
+    command.add_argument("sources", type=Path, nargs="+", help="folders of runs")
+    command.add_argument("file", type=Path)
+    command.set_defaults(call=collect)
+    options = parser.parse_args()
+    options.call(options)
+
+
+if __name__ == "__main__":
+    main()
