@@ -59,8 +59,11 @@ def step(model, rewards, settings, prompts, **changes):
     return gradients(model)
 
 
-def by_hand(model, rewards, settings, prompts, chosen, *, detach=False, refl_at=None):
-    """The paper's algorithm in one loop, for the rectified flow x' = x + (tau' - tau) v."""
+def by_hand(model, rewards, settings, prompts, chosen, *, detach=False, refl_at=None, guide=None):
+    """The paper's algorithm in one loop, for the rectified flow x' = x + (tau' - tau) v.
+
+    ``guide(i, conditional, unconditional)`` makes the velocity; by default guidance of scale 2.5.
+    """
     rng = Randomness(7, 0, 0, (0, 1))
     asked = prompts.draw((0, 1), 7)
     text = model.encode_text(asked)
@@ -76,6 +79,8 @@ def by_hand(model, rewards, settings, prompts, chosen, *, detach=False, refl_at=
         conditional = model.predict(given, timestep, conditioning.conditional_branch)
         unconditional = model.predict(given, timestep, conditioning.unconditional_branch)
         velocity = unconditional + 2.5 * (conditional - unconditional)
+        if guide is not None and i not in chosen:
+            velocity = guide(i, conditional, unconditional)
         velocity = velocity if i in chosen else velocity.detach()
         if refl_at == i:
             latents = latents - taus[i] * velocity

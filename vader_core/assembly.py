@@ -20,6 +20,7 @@ from vader_core.lora import Attached, LoraSettings, attach_lora
 from vader_core.mixture import Mixture, Term
 from vader_core.prompts import Prompt, PromptSource
 from vader_core.registry import Registry
+from vader_core.shortcuts import Shortcuts, parse_interval
 from vader_core.step import StepSettings
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -335,6 +336,12 @@ def make_settings(config: RunConfig, geometry: Geometry, sampling: Sampling) -> 
         raise VaderError(f"trainer.gradient_segments={chosen}: segments run from 0 to {trainer.segments - 1}")
     if trainer.low_variance:
         _check_low_variance(config)
+    interval = trainer.guidance_interval
+    shortcuts = Shortcuts(
+        guidance_interval=None if interval is None else parse_interval(interval),
+        guidance_cache=trainer.guidance_cache,
+    )
+    shortcuts.check(sampling.guidance, sampling.plan.num_steps)
     settings = StepSettings(
         geometry=geometry,
         sampling=sampling,
@@ -347,6 +354,7 @@ def make_settings(config: RunConfig, geometry: Geometry, sampling: Sampling) -> 
         low_variance=trainer.low_variance,
         base_weight=trainer.base_weight,
         checkpointing=bool(trainer.gradient_checkpointing),
+        shortcuts=shortcuts,
     )
     check_choice(settings.reward_frames, settings.joined_frames)
     return settings

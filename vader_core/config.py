@@ -138,6 +138,12 @@ class TrainerSection(Section):
         False,
         description="Keep autoencoder and rewards on the CPU between uses; the backward pass in stages.",
     )
+    guidance_interval: str | None = Field(
+        None, description="LO-HI: of the no-graph steps only these are guided, the others conditional alone."
+    )
+    guidance_cache: int = Field(
+        1, ge=1, description="Work the guidance out at every k-th no-graph step and reuse it in between."
+    )
     detach_input: bool = Field(
         False, description="Detach the latents a differentiated prediction is given (DRTune)."
     )

@@ -13,6 +13,7 @@ from vader_core.gradient import Drawn
 from vader_core.guidance import Guidance
 from vader_core.randomness import Randomness
 from vader_core.sampler import Plan, Sampler, State
+from vader_core.shortcuts import WHOLE, Shortcuts, ShortPredictions
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def denoise(
     conditioning: Conditioning,
     drawn: Drawn,
     rng: Randomness,
+    shortcuts: Shortcuts = WHOLE,
 ) -> Rollout:
     """Run the denoising steps (Algorithm 1 of the paper).
 
@@ -80,9 +82,10 @@ def denoise(
         conditioning: From the backbone; both branches.
         drawn: Steps to differentiate.
         rng: For samplers that use fresh noise.
+        shortcuts: What the no-graph steps leave out.
     """
     try:
-        return _rollout(backbone, sampling, noise, conditioning, drawn, rng)
+        return _rollout(backbone, sampling, noise, conditioning, drawn, rng, shortcuts)
     finally:
         if backbone.folding is not None:
             backbone.folding.set(False)
@@ -95,17 +98,19 @@ def _rollout(
     conditioning: Conditioning,
     drawn: Drawn,
     rng: Randomness,
+    shortcuts: Shortcuts,
 ) -> Rollout:
     sampler, plan = sampling.sampler, sampling.plan
     first = min(drawn.steps, default=plan.num_steps)
     state = sampler.start(plan, noise)
+    short = ShortPredictions(sampling.guidance, shortcuts) if shortcuts.on else None
     record: list[DifferentiatedStep] = []
     for i in range(plan.num_steps):
         fresh = _fresh_noise(sampling, i, state, conditioning, rng)
         with torch.set_grad_enabled(i >= first and torch.is_grad_enabled()):
             state = sampler.before_step(plan, i, state, conditioning, fresh)
             latents = sampler.model_input(plan, i, state)
-            prediction = _predict(backbone, sampling, i, latents, conditioning, drawn)
+            prediction = _predict(backbone, sampling, i, latents, conditioning, drawn, short)
             if i in drawn.steps:
                 record.append(
                     DifferentiatedStep(i, latents.detach(), _timestep(plan, i, latents), prediction)
@@ -128,13 +133,17 @@ def _predict(
     latents: Tensor,
     conditioning: Conditioning,
     drawn: Drawn,
+    short: ShortPredictions | None,
 ) -> Tensor:
     chosen = i in drawn.steps
     given = latents.detach() if drawn.detach_input or not chosen else latents
     if backbone.folding is not None:
         backbone.folding.set(not chosen)
+    timestep = _timestep(sampling.plan, i, given)
     with torch.set_grad_enabled(chosen and torch.is_grad_enabled()):
-        return sampling.guidance.predict(backbone, given, _timestep(sampling.plan, i, given), conditioning)
+        if short is not None and not chosen:
+            return short.predict(i, backbone, given, timestep, conditioning)
+        return sampling.guidance.predict(backbone, given, timestep, conditioning)
 
 
 def _fresh_noise(

@@ -44,10 +44,22 @@ class Guidance:
         self, backbone: Backbone, latents: Tensor, timestep: Tensor, conditioning: Conditioning
     ) -> Tensor:
         """The guided prediction [B, C, T, h, w], in the latents' dtype."""
-        positive = conditioning.conditional_branch
         if not self.on:
-            return backbone.predict(latents, timestep, positive).to(latents.dtype)
-        negative = conditioning.unconditional_branch
+            return self.conditional(backbone, latents, timestep, conditioning)
+        conditional, unconditional = self.branches(backbone, latents, timestep, conditioning)
+        return unconditional + self.weights(latents) * (conditional - unconditional)
+
+    def conditional(
+        self, backbone: Backbone, latents: Tensor, timestep: Tensor, conditioning: Conditioning
+    ) -> Tensor:
+        """The conditional branch's prediction alone, in the latents' dtype."""
+        return backbone.predict(latents, timestep, conditioning.conditional_branch).to(latents.dtype)
+
+    def branches(
+        self, backbone: Backbone, latents: Tensor, timestep: Tensor, conditioning: Conditioning
+    ) -> tuple[Tensor, Tensor]:
+        """The conditional and the unconditional prediction, in the latents' dtype."""
+        positive, negative = conditioning.conditional_branch, conditioning.unconditional_branch
         if self.split:
             conditional = backbone.predict(latents, timestep, positive)
             unconditional = backbone.predict(latents, timestep, negative)
@@ -55,8 +67,7 @@ class Guidance:
             both = Conditioning.cat([positive, negative])
             twice = backbone.predict(torch.cat([latents, latents]), torch.cat([timestep, timestep]), both)
             conditional, unconditional = twice.chunk(2)
-        conditional, unconditional = conditional.to(latents.dtype), unconditional.to(latents.dtype)
-        return unconditional + self.weights(latents) * (conditional - unconditional)
+        return conditional.to(latents.dtype), unconditional.to(latents.dtype)
 
 
 def parse_scale(text: str | float) -> Scale:

@@ -19,6 +19,7 @@ from vader_core.mixture import FrameChoice, Mixture, MixtureOutput
 from vader_core.offload import Offload
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
+from vader_core.shortcuts import WHOLE, Shortcuts
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class StepSettings:
         base_weight: Weight of the squared distance to the base prediction at the differentiated steps.
         checkpointing: Recompute activations of the differentiated steps in the backward pass.
         offload: What rests on the CPU; the backward pass then goes in stages.
+        shortcuts: What the no-graph steps leave out.
     """
 
     geometry: Geometry
@@ -53,6 +55,7 @@ class StepSettings:
     base_weight: float = 0.0
     checkpointing: bool = False
     offload: Offload | None = None
+    shortcuts: Shortcuts = WHOLE
 
     @property
     def joined_frames(self) -> int:
@@ -184,7 +187,9 @@ def _rollout_video(
         with torch.set_grad_enabled(graph), backbone.checkpointing(settings.checkpointing):
             conditioning = backbone.condition(text, prompts, geometry, own, image=image)
             noise = backbone.initial_noise(len(prompts), geometry, own)
-            rollout = denoise(backbone, settings.sampling, noise, conditioning, drawn, own)
+            rollout = denoise(
+                backbone, settings.sampling, noise, conditioning, drawn, own, settings.shortcuts
+            )
             wanted = _local_frames(frames.union, segment, geometry.num_frames)
             boundary = segment + 1 < settings.segments
             decoded = _decode(backbone, rollout.latents, geometry, wanted, boundary)
@@ -240,7 +245,7 @@ def _staged_step(  # noqa: PLR0913 - the parts of a step
     with backbone.checkpointing(settings.checkpointing):
         conditioning = backbone.condition(text, prompts, geometry, rng)
         noise = backbone.initial_noise(len(prompts), geometry, rng)
-        rollout = denoise(backbone, sampling, noise, conditioning, drawn, rng)
+        rollout = denoise(backbone, sampling, noise, conditioning, drawn, rng, settings.shortcuts)
         latents = rollout.latents.detach()
         with torch.no_grad():
             video = backbone.decode(latents, geometry, wanted)
@@ -283,7 +288,8 @@ def _low_variance_step(  # noqa: PLR0913 - the step's own arguments, with what i
     with torch.no_grad():
         conditioning = backbone.condition(text, prompts, geometry, rng)
         noise = backbone.initial_noise(len(prompts), geometry, rng)
-        clean = denoise(backbone, sampling, noise, conditioning, NO_GRADIENT, rng).latents
+        rollout = denoise(backbone, sampling, noise, conditioning, NO_GRADIENT, rng, settings.shortcuts)
+        clean = rollout.latents
     losses: list[Tensor] = []
     outputs: list[MixtureOutput] = []
     for repeat in range(count):
