@@ -134,11 +134,11 @@ def test_text_is_cleaned_scored_and_kept_without_padding(backbone):
 
 def test_the_null_text_has_the_prompts_mask(backbone):
     conditioning = conditioned(backbone, PROMPTS)
-    assert not conditioning.shared["full_text"]
+    assert conditioning.shared["text_length"] is None
     assert torch.equal(conditioning.tensors["mask"], conditioning.unconditional["mask"])
     null = backbone.denoiser.y_embedder.y_embedding[: conditioning.tensors["mask"].shape[1]]
     assert torch.equal(conditioning.unconditional["text"][1], null)
-    assert conditioned(backbone, PROMPTS[:1]).shared["full_text"]
+    assert conditioned(backbone, PROMPTS[:1]).shared["text_length"] == 7
 
 
 def test_a_negative_prompt_has_its_own_text_and_mask(backbone):

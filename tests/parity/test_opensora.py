@@ -364,7 +364,7 @@ def conditioning_of(
     null = model.y_embedder.y_embedding.expand_as(text)
     shared = {
         "size": (float(given["height"][0]), float(given["width"][0])),
-        "full_text": False,
+        "text_length": None,
         "strict_mask": strict,
     }
     return Conditioning(tensors, tensors | {"text": null}, shared)

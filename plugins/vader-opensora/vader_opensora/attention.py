@@ -1,4 +1,4 @@
-"""The two attentions of an Open-Sora block, through torch's fused kernels."""
+"""The two attentions of an Open-Sora block, through fused kernels."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vader_opensora import kernels
 from vader_opensora.embeddings import rotate
 from vader_opensora.precision import without_autocast
 
@@ -46,8 +47,9 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
         """[b, t, s, width] → the same."""
-        batch, width = len(x), x.shape[-1]
         qkv = self.qkv(x)
+        if kernels.self_attention_fits(qkv, self.num_heads):
+            return self.proj(self._fused(qkv, rotation))
         if self.temporal:
             qkv = qkv.transpose(1, 2)
         # Each [b, outer, heads, sequence, head_dim], the sequence being frames or places.
@@ -57,10 +59,18 @@ class SelfAttention(nn.Module):
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
         out = F.scaled_dot_product_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1))
-        out = out.transpose(1, 2).reshape(batch, -1, q.shape[-2], width)
+        out = out.transpose(1, 2).flatten(2).unflatten(0, (len(x), -1))
         if self.temporal:
             out = out.transpose(1, 2)
         return self.proj(out)
+
+    def _fused(self, qkv: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
+        norms, eps = None, 0.0
+        if isinstance(self.q_norm, HeadNorm) and isinstance(self.k_norm, HeadNorm):
+            norms, eps = (self.q_norm.weight, self.k_norm.weight), self.q_norm.eps
+        if self.temporal:
+            return kernels.across_frames(qkv, self.num_heads, norms, rotation, eps)
+        return kernels.within_frames(qkv, self.num_heads, norms, eps)
 
 
 class CrossAttention(nn.Module):
@@ -82,7 +92,6 @@ class CrossAttention(nn.Module):
             text_mask: [b, 1, 1, l] bool, True where a token counts; ``None`` where all do, which lets the
                 fastest kernel run.
         """
-        q = self.q_linear(x).flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        k, v = self.kv_linear(text).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=text_mask)
-        return self.proj(out.transpose(1, 2).reshape(x.shape))
+        q = self.q_linear(x).flatten(1, 2).unflatten(-1, (self.num_heads, -1))
+        k, v = self.kv_linear(text).unflatten(-1, (2, self.num_heads, -1)).unbind(2)
+        return self.proj(kernels.attention(q, k, v, text_mask).reshape(x.shape))

@@ -22,7 +22,7 @@ from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.sampler import RectifiedFlow, Schedule
 from vader_core.weights import WeightFile, WeightSource, locate, parse_weights
-from vader_opensora import checkpoint
+from vader_opensora import checkpoint, kernels
 from vader_opensora.architecture import resolve_architecture
 from vader_opensora.captions import Request, parse_request, prepare
 from vader_opensora.frame_masks import active_frames, parse_strategy, place
@@ -40,8 +40,12 @@ from vader_opensora.video_vae import VideoVAE
 SPATIAL = 8
 #: Frames per second that the model is told of a single picture.
 PICTURE_FPS = 120.0
+#: Name of the number of tokens that count in every text, or ``None`` where texts differ.
+TEXT_LENGTH = "text_length"
 #: Prompts that go through T5 together.
 TEXTS_AT_ONCE = 8
+#: Tokens that texts are padded to a multiple of: every length of text is a CUDA graph of its own.
+TEXT_UNIT = 32
 #: Largest number of float16.
 LARGEST_HALF = 65504
 
@@ -334,7 +338,7 @@ class OpenSora(Backbone):
         References come from ``image``, from a prompt's image, or from ``reference_path`` and
         ``mask_strategy`` in its metadata or at the end of its text.
         """
-        length, full = self._text_length(text)
+        length, counted = self._text_length(text)
         positive, mask = self._to_length(text.positive, length)
         negative, negative_mask = self._to_length(text.negative, length)
         null = self.denoiser.y_embedder.y_embedding[:length].to(negative.dtype)
@@ -345,7 +349,7 @@ class OpenSora(Backbone):
         given, edited = self._references(prompts, geometry, image)
         shared = {
             "size": (numbers["height"], numbers["width"]),
-            "full_text": full,
+            TEXT_LENGTH: counted,
             EDITED: edited or self.options.strict_frame_mask,
             STRICT_MASK: self.options.strict_frame_mask,
         }
@@ -355,17 +359,16 @@ class OpenSora(Backbone):
             shared,
         )
 
-    def _text_length(self, text: Text) -> tuple[int, bool]:
-        """Tokens that both branches are given, and whether every one of them counts.
+    def _text_length(self, text: Text) -> tuple[int, int | None]:
+        """Tokens that both branches are given, and how many count where that is the same in every text.
 
-        Known here once, so that no call of the denoiser has to look. Without a mask the fastest attention
-        runs; with one, a multiple of 8 tokens keeps its rows aligned.
+        Known here once, so that no call of the denoiser has to look.
         """
         masks = text.positive["mask"], text.negative["mask"]
         length = max(mask.shape[1] for mask in masks)
-        if all(mask.shape[1] == length for mask in masks) and bool((masks[0] & masks[1]).all()):
-            return length, True
-        return min(-(-length // 8) * 8, self.architecture.denoiser.model_max_length), False
+        full = all(mask.shape[1] == length for mask in masks) and bool((masks[0] & masks[1]).all())
+        padded = min(-(-length // TEXT_UNIT) * TEXT_UNIT, self.architecture.denoiser.model_max_length)
+        return padded, length if full else None
 
     @staticmethod
     def _to_length(side: Mapping[str, Tensor], length: int) -> tuple[Tensor, Tensor]:
@@ -434,11 +437,16 @@ class OpenSora(Backbone):
         if FRAME_MASK in given:
             strict = bool(shared.get(STRICT_MASK, False))
             frame_mask = active_frames(given[FRAME_MASK], timestep, strict=strict)
+        text: Tensor = given["text"]
+        mask: Tensor | None = given["mask"]
+        if shared[TEXT_LENGTH] is not None and not kernels.reachable(latents.device, self.dtype):
+            # Without a mask torch's fastest attention runs; the fused one is as fast with a mask.
+            text, mask = text[:, : shared[TEXT_LENGTH]], None
         out: Tensor = self.denoiser(
             latents,
             timestep,
-            given["text"],
-            None if shared["full_text"] else given["mask"],
+            text,
+            mask,
             frame_mask,
             fps=given["fps"],
             size=shared["size"],

@@ -6,22 +6,11 @@ from math import prod
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vader_opensora.architecture import STDiT3Config
 from vader_opensora.attention import CrossAttention, SelfAttention
 from vader_opensora.embeddings import FeedForward
-from vader_opensora.precision import without_autocast
-
-#: Of every layer norm (no weights).
-EPS = 1e-6
-
-
-def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Layer-normalised ``x`` [b, t, s, d], scaled and shifted by [b, t or 1, 1, d]."""
-    # Autocast would return float32 and double the traffic; statistics are float32 inside all the same.
-    with without_autocast(x.device):
-        return F.layer_norm(x, x.shape[-1:], eps=EPS) * (1 + scale) + shift
+from vader_opensora.kernels import added_and_modulated, gated, modulated
 
 
 class STDiT3Block(nn.Module):
@@ -60,9 +49,9 @@ class STDiT3Block(nn.Module):
         """
         table = (self.scale_shift_table + modulation).to(x.dtype)[:, :, None]
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = table.unbind(3)
-        x = x + gate_attn * self.attn(modulated(x, shift_attn, scale_attn), rotation)
-        x = x + self.cross_attn(x, text, text_mask)
-        return x + gate_mlp * self.mlp(modulated(x, shift_mlp, scale_mlp))
+        x = gated(x, gate_attn, self.attn(modulated(x, shift_attn, scale_attn), rotation))
+        x, normed = added_and_modulated(x, self.cross_attn(x, text, text_mask), shift_mlp, scale_mlp)
+        return gated(x, gate_mlp, self.mlp(normed))
 
 
 # Two classes for one computation: torch.compile keeps its variants by the code of `forward`, and only a few.

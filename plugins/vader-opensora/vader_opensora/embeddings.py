@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from vader_opensora import kernels
+
 #: Channels of the sinusoid that a scalar becomes, and its longest period.
 SINUSOID_CHANNELS = 256
 LONGEST_PERIOD = 10_000.0
@@ -48,7 +50,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[…, width_in] → […, width_out]."""
-        return self.fc2(nn.functional.gelu(self.fc1(x), approximate="tanh"))
+        return self.fc2(kernels.linear_gelu(self.fc1, x))
 
 
 class CaptionEmbedder(nn.Module):
@@ -88,7 +90,8 @@ class PatchEmbedder(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         """[b, c, t, h, w] → [b, t, h, w, width], sizes in tokens."""
-        return self.proj(latents).permute(0, 2, 3, 4, 1)
+        # Every sum of the residual stream keeps the layout that it starts with.
+        return self.proj(latents).permute(0, 2, 3, 4, 1).contiguous()
 
 
 class RotaryFrequencies(nn.Module):
