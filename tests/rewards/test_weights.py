@@ -13,9 +13,11 @@ import torch
 from vader_rewards import weight_files
 from vader_rewards.heads import aesthetic_head
 from vader_rewards.loading import flat_tensors, load_model, random_model
+from vader_rewards.measure import ROWS
 from vader_rewards.plugin import REWARDS, factory
 
 from vader_core.errors import VaderError
+from vader_core.offload import modules_of
 from vader_core.weights import save_tensors
 
 TINY = {"weights": "random", "architecture": "tiny"}
@@ -155,6 +157,17 @@ def test_load_model_with_random_weights_needs_no_file():
         aesthetic_head, "random", wanted, device=torch.device("cpu"), needed_for="x", option="y"
     )
     assert len(head.state_dict()) == 10
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row not in ("jpeg_size", "pick_score")])
+def test_a_model_lies_whole_on_its_device(row):
+    """The meta device stands for a GPU; PickScore reads its scale while it is made, so it cannot be there."""
+    name, given = ROWS[row]
+    module, cls, config, _ = REWARDS[name]
+    reward = factory(module, cls)(config(**given), device=torch.device("meta"), dtype=torch.float32)
+    held = [tensor for one in modules_of(reward) for tensor in (*one.parameters(), *one.buffers())]
+    assert held
+    assert {tensor.device.type for tensor in held} == {"meta"}
 
 
 def test_listing_imports_nothing_heavy():

@@ -152,7 +152,8 @@ def _own_randomness(device: torch.device) -> Iterator[None]:
 
 def _on_device(device: torch.device, build: Callable[[], Model]) -> Model:
     with _own_randomness(device), device:
-        return build()
+        # torch.Tensor(…) in a constructor does not heed the default device.
+        return build().to(device)
 
 
 def random_model(build: Callable[[], Model], device: torch.device) -> Model:

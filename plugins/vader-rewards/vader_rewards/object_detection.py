@@ -245,6 +245,7 @@ class ObjectDetection(ImageReward):
                 "reward 'object_detection': upstream=true knows mode=remove only; drop one of the two"
             )
         self.detector = make_detector(options, device, dtype)
+        self.model = self.detector.model
         self.device = device
         self.object, self.mode, self.upstream = options.object, options.mode, options.upstream
         default = YOLOS_THRESHOLD if options.detector in _YOLOS else GROUNDING_DINO_THRESHOLD
