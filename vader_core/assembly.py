@@ -334,8 +334,7 @@ def make_settings(config: RunConfig, geometry: Geometry, sampling: Sampling) -> 
     chosen = trainer.gradient_segments
     if chosen is not None and (not chosen or any(not 0 <= index < trainer.segments for index in chosen)):
         raise VaderError(f"trainer.gradient_segments={chosen}: segments run from 0 to {trainer.segments - 1}")
-    if trainer.low_variance:
-        _check_low_variance(config)
+    _check_renoising(config)
     interval = trainer.guidance_interval
     shortcuts = Shortcuts(
         guidance_interval=None if interval is None else parse_interval(interval),
@@ -360,23 +359,27 @@ def make_settings(config: RunConfig, geometry: Geometry, sampling: Sampling) -> 
     return settings
 
 
-def _check_low_variance(config: RunConfig) -> None:
+def _check_renoising(config: RunConfig) -> None:
+    """Refuse what does not fit re-noised last steps."""
     trainer = config.trainer
+    asked = {"low_variance": trainer.low_variance > 0, "inner_updates": trainer.inner_updates > 1}
+    names = [name for name, on in asked.items() if on]
+    if not names:
+        return
     if config.gradient != "last":
         raise VaderError(
-            f"trainer.low_variance re-noises the last step, so --gradient {config.gradient} does not fit: "
+            f"trainer.{names[0]} re-noises the last step, so --gradient {config.gradient} does not fit: "
             "use last"
         )
     clashing = {
         "segments": trainer.segments > 1,
         "detach_input": trainer.detach_input,
         "base_weight": trainer.base_weight > 0,
+        "inner_updates": len(names) > 1,
     }
     for name, on in clashing.items():
         if on:
-            raise VaderError(
-                f"trainer.low_variance and trainer.{name} cannot be used together: leave one out"
-            )
+            raise VaderError(f"trainer.{names[0]} and trainer.{name} cannot be used together: leave one out")
 
 
 AutocastFactory = Callable[[], AbstractContextManager[None]]

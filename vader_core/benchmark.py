@@ -21,7 +21,7 @@ from vader_core.memory import GIB, peak_gib, reset_peak
 from vader_core.mixture import FrameChoice, Mixture, MixtureOutput
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
-from vader_core.step import reward_gradient_step
+from vader_core.step import Kept, StepResult, reward_gradient_step
 from vader_core.trainer import make_optimizer
 
 PHASES = (
@@ -156,7 +156,15 @@ class Bench:
         self.prompts: list[Prompt] = assembly.draw_prompts(list(range(assembly.config.trainer.batch_size)))
 
     def step(self, number: int, rewards: Mixture, stopwatch: Stopwatch) -> float:
-        """One optimizer step; its loss."""
+        """One training step; the loss of its first update."""
+        result = self._update(number, 0, rewards, stopwatch, None)
+        for update in range(1, self.assembly.config.trainer.inner_updates):
+            self._update(number, update, rewards, stopwatch, result.kept)
+        return float(result.loss)
+
+    def _update(
+        self, number: int, update: int, rewards: Mixture, stopwatch: Stopwatch, kept: Kept | None
+    ) -> StepResult:
         assembly = self.assembly
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -164,22 +172,24 @@ class Bench:
             with stopwatch.phase("backward"):
                 self.scaler.scale(loss).backward()
 
+        rng = Randomness(0, number, samples=tuple(range(len(self.prompts))))
         result = reward_gradient_step(
             assembly.backbone,
             rewards,
             self.prompts,
             assembly.settings,
-            Randomness(0, number, samples=tuple(range(len(self.prompts)))),
+            rng.within("inner update", update) if update else rng,
             backward=backward,
             adapter_off=lambda: adapter_off(self.denoiser),
             autocast=assembly.autocast,
+            kept=kept,
         )
         with stopwatch.phase("optimizer"):
             self.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.parameters, assembly.config.trainer.max_grad_norm)
             self.scaler.step(self.optimizer)
             self.scaler.update()
-        return float(result.loss)
+        return result
 
     def measure(
         self, steps: int, warmup: int, *, operations: bool = True, kernels: bool = False

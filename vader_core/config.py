@@ -150,6 +150,12 @@ class TrainerSection(Section):
     low_variance: int = Field(
         0, ge=0, description="Re-noise n times and differentiate n last steps (DRaFT-LV)."
     )
+    inner_updates: int = Field(
+        1,
+        ge=1,
+        description="Optimizer updates a step: after the first, its rollout is re-noised and the last step "
+        "differentiated again.",
+    )
     base_weight: float = Field(
         0.0, ge=0, description="Weight of the squared distance to the base prediction."
     )

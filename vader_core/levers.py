@@ -37,6 +37,7 @@ def check_levers(assembly: Assembly) -> None:
     clashing = {
         "segments": trainer.segments > 1,
         "low_variance": trainer.low_variance > 0,
+        "inner_updates": trainer.inner_updates > 1,
         "base_weight": trainer.base_weight > 0,
     }
     for name, on in clashing.items():

@@ -79,6 +79,19 @@ class StepSettings:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """A rollout that is kept for further updates.
+
+    Args:
+        latents: Clean latents [B, C, T, h, w], detached.
+        conditioning: What they were made from.
+    """
+
+    latents: Tensor
+    conditioning: Conditioning
+
+
+@dataclass(frozen=True)
 class StepResult:
     """What a step reports.
 
@@ -89,6 +102,7 @@ class StepResult:
         steps: Differentiated steps of the last segment.
         frames: Video frames that were decoded for the rewards.
         reward_queries: Videos that were scored.
+        kept: The rollout, for :func:`reward_gradient_step` to differentiate its last step again.
     """
 
     loss: Tensor
@@ -97,13 +111,14 @@ class StepResult:
     steps: frozenset[int]
     frames: tuple[int, ...]
     reward_queries: int
+    kept: Kept | None = None
 
 
 def _backward(loss: Tensor) -> None:
     loss.backward()
 
 
-def reward_gradient_step(
+def reward_gradient_step(  # noqa: PLR0913 - the parts of a step
     backbone: Backbone,
     rewards: Mixture,
     prompts: Sequence[Prompt],
@@ -113,6 +128,7 @@ def reward_gradient_step(
     backward: Callable[[Tensor], None] = _backward,
     adapter_off: Callable[[], AbstractContextManager[None]] = nullcontext,
     autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
+    kept: Kept | None = None,
 ) -> StepResult:
     """Sample videos, score them, and send the reward's gradient back into the LoRA.
 
@@ -125,6 +141,8 @@ def reward_gradient_step(
         backward: Called with the mean loss; may scale it.
         adapter_off: Context in which the model is the base model; needed where ``base_weight`` is not 0.
         autocast: Context of the forward pass.
+        kept: An earlier step's rollout for the same prompts: it is re-noised and its last step differentiated
+            in place of a rollout of this step's own.
     """
     with autocast():
         text = backbone.encode_text(prompts)
@@ -136,6 +154,10 @@ def reward_gradient_step(
                 f"--reward-frames {settings.reward_frames}: none of the scored frames lies in a segment "
                 "that carries "
                 "a gradient; choose others, or set trainer.gradient_segments"
+            )
+        if kept is not None:
+            return _renoised_steps(
+                backbone, rewards, prompts, settings, frames, rng, backward, autocast, kept, 1
             )
         if settings.low_variance:
             return _low_variance_step(
@@ -162,6 +184,7 @@ def reward_gradient_step(
         steps=drawn.steps,
         frames=frames.union,
         reward_queries=len(prompts),
+        kept=Kept(rollout.latents.detach(), conditioning),
     )
 
 
@@ -279,17 +302,36 @@ def _low_variance_step(  # noqa: PLR0913 - the step's own arguments, with what i
     backward: Callable[[Tensor], None],
     autocast: Callable[[], AbstractContextManager[None]],
 ) -> StepResult:
-    """DRaFT-LV (Clark et al. 2023): one rollout, n re-noised last steps, the mean of their gradients.
-
-    Each of the n terms is backpropagated on its own, so that memory does not grow with n.
-    """
-    sampling, geometry, count = settings.sampling, settings.geometry, settings.low_variance
-    last = sampling.plan.num_steps - 1
+    """DRaFT-LV (Clark et al. 2023): one rollout, n re-noised last steps, the mean of their gradients."""
+    sampling, geometry = settings.sampling, settings.geometry
     with torch.no_grad():
         conditioning = backbone.condition(text, prompts, geometry, rng)
         noise = backbone.initial_noise(len(prompts), geometry, rng)
         rollout = denoise(backbone, sampling, noise, conditioning, NO_GRADIENT, rng, settings.shortcuts)
-        clean = rollout.latents
+    kept = Kept(rollout.latents, conditioning)
+    return _renoised_steps(
+        backbone, rewards, prompts, settings, frames, rng, backward, autocast, kept, settings.low_variance
+    )
+
+
+def _renoised_steps(  # noqa: PLR0913 - the step's own arguments, with what it has worked out
+    backbone: Backbone,
+    rewards: Mixture,
+    prompts: Sequence[Prompt],
+    settings: StepSettings,
+    frames: FrameChoice,
+    rng: Randomness,
+    backward: Callable[[Tensor], None],
+    autocast: Callable[[], AbstractContextManager[None]],
+    kept: Kept,
+    count: int,
+) -> StepResult:
+    """The mean gradient of ``count`` last steps, each from fresh noise on the kept clean latents.
+
+    Each term is backpropagated on its own, so that memory does not grow with their number.
+    """
+    sampling, geometry, clean = settings.sampling, settings.geometry, kept.latents
+    last = sampling.plan.num_steps - 1
     losses: list[Tensor] = []
     outputs: list[MixtureOutput] = []
     for repeat in range(count):
@@ -300,7 +342,7 @@ def _low_variance_step(  # noqa: PLR0913 - the step's own arguments, with what i
             latents = sampling.sampler.model_input(sampling.plan, last, state)
             timestep = torch.full((len(latents),), sampling.plan.timesteps[last], device=latents.device)
             timestep = timestep.to(latents.dtype)
-            prediction = sampling.guidance.predict(backbone, latents, timestep, conditioning)
+            prediction = sampling.guidance.predict(backbone, latents, timestep, kept.conditioning)
             estimate = sampling.sampler.clean(sampling.plan, last, state, prediction)
             video = backbone.decode(estimate, geometry, list(frames.union))
             output = rewards(video, frames, prompts, own)
@@ -317,6 +359,7 @@ def _low_variance_step(  # noqa: PLR0913 - the step's own arguments, with what i
         steps=frozenset({last}),
         frames=frames.union,
         reward_queries=len(prompts) * count,
+        kept=kept,
     )
 
 

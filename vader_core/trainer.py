@@ -26,7 +26,7 @@ from vader_core.lora_formats import Adapter
 from vader_core.memory import peak_gib, reset_peak
 from vader_core.randomness import Randomness, derive_seed
 from vader_core.run import Run
-from vader_core.step import StepResult, reward_gradient_step
+from vader_core.step import Kept, StepResult, reward_gradient_step
 from vader_core.tracking import Listener, Silence, flattened
 from vader_core.validation import score_pairs, validation_pairs, write_samples
 from vader_core.watch import Verdict, Watch, statistics
@@ -204,17 +204,19 @@ class Trainer:
         rate = learning_rate(self.config, self.step) * self.lr_factor
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
-        results = [self._micro_step(micro) for micro in range(self.config.accumulate)]
-        loss = self._mean(torch.stack([result.loss.float() for result in results]).mean())
-        norm = self._update(bool(torch.isfinite(loss)))
+        results, loss, norm = self._one_update(0, [None] * self.config.accumulate)
+        queries = sum(result.reward_queries for result in results)
         skipped = norm is None
+        for update in range(1, self.config.inner_updates):
+            if skipped:
+                break
+            again, _, further = self._one_update(update, [result.kept for result in results])
+            queries += sum(result.reward_queries for result in again)
+            skipped = further is None
         self.step += 1
         seconds = time.perf_counter() - begun
         self.train_seconds += seconds
-        self.reward_queries += (
-            sum(result.reward_queries for result in results) * self.accelerator.num_processes
-        )
+        self.reward_queries += queries * self.accelerator.num_processes
         self._record(
             {
                 "kind": "train",
@@ -231,11 +233,22 @@ class Trainer:
         )
         self._count_nonfinite(skipped)
 
-    def _micro_step(self, micro: int) -> StepResult:
+    def _one_update(
+        self, update: int, kept: list[Kept | None]
+    ) -> tuple[list[StepResult], Tensor, float | None]:
+        """One optimizer update, from fresh rollouts or from kept ones; its loss and the gradient's norm."""
+        self.optimizer.zero_grad(set_to_none=True)
+        results = [self._micro_step(micro, update, rollout) for micro, rollout in enumerate(kept)]
+        loss = self._mean(torch.stack([result.loss.float() for result in results]).mean())
+        return results, loss, self._update(bool(torch.isfinite(loss)))
+
+    def _micro_step(self, micro: int, update: int, kept: Kept | None) -> StepResult:
         indices = self._sample_indices(micro)
         rng = Randomness(self.config.seed, self.step, micro, tuple(indices))
         denoiser = self.assembly.backbone.denoiser
-        dropout_seed = derive_seed(self.config.seed, "dropout", *indices)
+        again = ("inner update", update) if update else ()
+        rng = rng.within(*again)
+        dropout_seed = derive_seed(self.config.seed, "dropout", *again, *indices)
         with out_of_memory_named("training"), adapter_dropout(denoiser, dropout_seed):
             return reward_gradient_step(
                 self.assembly.backbone,
@@ -246,6 +259,7 @@ class Trainer:
                 backward=self._backward,
                 adapter_off=lambda: adapter_off(denoiser),
                 autocast=self.assembly.autocast,
+                kept=kept,
             )
 
     def _sample_indices(self, micro: int) -> list[int]:

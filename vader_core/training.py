@@ -62,7 +62,7 @@ def plan_facts(assembly: Assembly, processes: int) -> dict[str, Any]:
     frozen = sum(parameter.numel() for parameter in denoiser.parameters())
     attached = attach_lora(denoiser, assembly.lora_settings())
     batch = trainer.batch_size * trainer.accumulate * processes
-    queries = batch * trainer.max_steps * max(1, trainer.low_variance)
+    queries = batch * trainer.max_steps * max(1, trainer.low_variance) * trainer.inner_updates
     width = 4 if trainer.precision == "fp32" else 2
     return {
         "backbone": config.backbone.name,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from reference_loop import STEPS, assert_equal, by_hand, gradients, step
@@ -53,8 +55,6 @@ def test_checkpointing_changes_nothing(registry, gradient):
 
 
 def test_split_guidance_changes_nothing(registry):
-    from dataclasses import replace
-
     model, rewards, settings, prompts = make(registry)
     whole = step(model, rewards, settings, prompts)
     split = replace(settings.sampling, guidance=Guidance(2.5, split=True))
@@ -76,8 +76,6 @@ def test_base_distance_pulls_towards_the_base_model(registry):
 
 
 def test_low_variance_with_one_repeat_is_a_last_step_from_renoised_latents(registry):
-    from dataclasses import replace
-
     from vader_core.denoise import denoise
     from vader_core.gradient import NO_GRADIENT
 
@@ -102,6 +100,25 @@ def test_low_variance_with_one_repeat_is_a_last_step_from_renoised_latents(regis
     loss = 1.5 * brightness(video, asked, own).loss + 0.5 * motion(video, asked, own).loss
     loss.mean().backward()
     assert_equal(found, gradients(model))
+
+
+def test_a_kept_rollout_is_renoised_and_its_last_step_differentiated(registry):
+    from vader_core.step import reward_gradient_step
+
+    model, rewards, settings, prompts = make(registry)
+    settings = replace(settings, reward_frames="all")
+    asked, rng = prompts.draw((0, 1), 7), Randomness(7, 0, 0, (0, 1))
+    expected = step(model, rewards, settings, prompts, low_variance=1)
+    for parameter in adapter_parameters(model.denoiser).values():
+        parameter.grad = None
+    kept = reward_gradient_step(model, rewards, asked, settings, rng, backward=lambda loss: None).kept
+    counted = []
+    predict = model.predict
+    model.predict = lambda *given: counted.append(given) or predict(*given)
+    result = reward_gradient_step(model, rewards, asked, settings, rng, kept=kept)
+    assert_equal(gradients(model), expected)
+    assert len(counted) == 1
+    assert result.kept is kept
 
 
 def test_cap_stops_the_gradient(registry):
@@ -132,8 +149,6 @@ def test_only_the_adapter_gets_a_gradient(registry, schedule, sampler):
 
 def test_segments_join_without_the_repeated_frame(registry):
     model, _, settings, prompts = make(registry)
-    from dataclasses import replace
-
     settings = replace(settings, segments=3)
     video, *_ = sample_video(model, prompts.draw((0, 1), 7), settings, Randomness(7, samples=(0, 1)))
     assert video.shape[1] == 3 * settings.geometry.num_frames - 2 == settings.joined_frames
@@ -160,8 +175,6 @@ def test_no_global_random_state_is_read_or_changed(registry):
 
 
 def test_random_frames_are_drawn_where_the_gradient_is(registry):
-    from dataclasses import replace
-
     model, rewards, settings, prompts = make(registry)
     long = replace(settings, segments=3)
     count = settings.geometry.num_frames

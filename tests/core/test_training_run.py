@@ -206,6 +206,10 @@ def test_two_processes_equal_one_with_twice_the_batch(vader, tmp_path):
         ([*RUN[1:], "--resume", "/nowhere"], "not a run directory"),
         (["--backbone", "tiny", "--reward", "motion", "--prompts", "fixed", "--reward-frames", "0",
           "--reward", "brightness", "-o", "trainer.low_variance=2", "--gradient", "last:2"], "use last"),
+        ([*RUN[1:], "-o", "trainer.inner_updates=2", "--gradient", "refl"], "use last"),
+        ([*RUN[1:], "-o", "trainer.inner_updates=2", "-o", "trainer.low_variance=2"], "leave one out"),
+        ([*RUN[1:], "-o", "trainer.inner_updates=2", "-o", "trainer.offload=true"], "leave one out"),
+        ([*RUN[1:], "-o", "trainer.guidance_interval=1-9"], "LO-HI"),
     ],
 )  # fmt: skip
 def test_mistakes_end_in_one_message(vader, tmp_path, capsys, arguments, expected):
@@ -214,6 +218,22 @@ def test_mistakes_end_in_one_message(vader, tmp_path, capsys, arguments, expecte
     message = capsys.readouterr().err
     assert expected in message
     assert "Traceback" not in message
+
+
+def test_inner_updates_are_counted_and_resume_to_the_same_bytes(vader, tmp_path):
+    command = [*RUN, *FAST, "--batch-size", "2", "-o", "trainer.accumulate=2"]
+    command += ["-o", "trainer.inner_updates=3"]
+    assert vader(*command, "--max-steps", "2", "--out", tmp_path / "whole") == 0
+    assert vader(*command, "--max-steps", "1", "--out", tmp_path / "cut") == 0
+    assert vader("train", "--resume", tmp_path / "cut", "--max-steps", "2", "--allow-changes") == 0
+    adapters = []
+    for run in (tmp_path / "whole", tmp_path / "cut"):
+        assert json.loads((run / "summary.json").read_text())["reward_queries"] == 2 * 2 * 2 * 3
+        kept = run / "checkpoints" / "step-000002"
+        adapters.append((kept / "adapter_model.safetensors").read_bytes())
+        state = torch.load(kept / "state.pt", weights_only=True)["optimizer"]["state"]
+        assert {int(moments["step"]) for moments in state.values()} == {6}
+    assert adapters[0] == adapters[1]
 
 
 def test_unreadable_configuration(vader, tmp_path, capsys):
