@@ -18,6 +18,7 @@ works from a bare checkout too, with ``PYTHONPATH=.:plugins/vader-demo``.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import statistics
@@ -54,39 +55,41 @@ UPDATES = {RECIPE_RATE: 48, 8e-4: 32}
 MOST_UPDATES = 24
 
 
-def _batch(size: int) -> dict[str, Any]:
-    return {"trainer": {"batch_size": size}}
+def _trainer(**options: Any) -> dict[str, Any]:
+    return {"trainer": options}
 
 
-def _steps(count: int) -> dict[str, Any]:
-    return {"sampling": {"num_steps": count}}
-
-
-def _low_variance(count: int) -> dict[str, Any]:
-    return {"trainer": {"low_variance": count}}
+def _steps(count: int, **options: Any) -> dict[str, Any]:
+    return {"sampling": {"num_steps": count}, "trainer": options}
 
 
 #: What each variant changes in the recipe: a batch of 4, 6 steps, all 8 frames, guidance 3.
 VARIANTS: dict[str, dict[str, Any]] = {
     RECIPE: {},
-    "batch 2": _batch(2),
-    "batch 1": _batch(1),
+    "batch 2": _trainer(batch_size=2),
+    "batch 1": _trainer(batch_size=1),
     "4 frames": {"reward_frames": "alternate"},
     "1 frame": {"reward_frames": "random"},
     "4 steps": _steps(4),
     "3 steps": _steps(3),
     "2 steps": _steps(2),
-    "no guidance": {"sampling": {"guidance_scale": 1.0}},
     "refl": {"gradient": "refl"},
-    "low variance 2": _low_variance(2),
-    "low variance 4": _low_variance(4),
-    "low variance 8": _low_variance(8),
-    "low variance 2, batch 2": merged(_low_variance(2), _batch(2)),
-    "low variance 4, batch 1": merged(_low_variance(4), _batch(1)),
-    "low variance 2, batch 1": merged(_low_variance(2), _batch(1)),
-    "3 steps, batch 1": merged(_steps(3), _batch(1)),
-    "low variance 2, 3 steps, batch 1": merged(_low_variance(2), _steps(3), _batch(1)),
-    "low variance 4, 3 steps, batch 1": merged(_low_variance(4), _steps(3), _batch(1)),
+    "no guidance": {"sampling": {"guidance_scale": 1.0}},
+    "guidance in steps 0 to 2": _trainer(guidance_interval="0-2"),
+    "guidance in steps 2 to 4": _trainer(guidance_interval="2-4"),
+    "guidance every 2nd step": _trainer(guidance_cache=2),
+    "guidance once": _trainer(guidance_cache=6),
+    "low variance 2": _trainer(low_variance=2),
+    "low variance 4": _trainer(low_variance=4),
+    "low variance 8": _trainer(low_variance=8),
+    "low variance 2, batch 2": _trainer(low_variance=2, batch_size=2),
+    "low variance 4, batch 1": _trainer(low_variance=4, batch_size=1),
+    "inner updates 2": _trainer(inner_updates=2),
+    "inner updates 4": _trainer(inner_updates=4),
+    "inner updates 4, batch 1": _trainer(inner_updates=4, batch_size=1),
+    "3 steps, batch 1": _steps(3, batch_size=1),
+    "3 steps, batch 1, guidance once": _steps(3, batch_size=1, guidance_cache=3),
+    "3 steps, batch 1, inner updates 4": _steps(3, batch_size=1, inner_updates=4),
 }
 
 
@@ -155,26 +158,28 @@ def _evaluate(judge: Assembly, pairs: int) -> dict[str, float]:
     return {name: round(float(values.mean()), 4) for name, values in scored.scores.items()}
 
 
-def _updates(assembly: Assembly) -> Iterator[None]:
-    """Train without end; one update an item."""
+def _updates(assembly: Assembly) -> Iterator[bool]:
+    """Train without end; one update an item, which says whether it made a rollout of its own."""
     trainer = assembly.config.trainer
     parameters = list(adapter_parameters(assembly.backbone.denoiser).values())
     optimizer = make_optimizer(parameters, trainer)
-    step, size = 0, trainer.batch_size
-    while True:
+    size = trainer.batch_size
+    for step in itertools.count():
         indices = list(range(step * size, (step + 1) * size))
-        optimizer.zero_grad(set_to_none=True)
-        reward_gradient_step(
-            assembly.backbone,
-            assembly.rewards,
-            assembly.draw_prompts(indices),
-            assembly.settings,
-            Randomness(trainer.seed, step, 0, tuple(indices)),
-        )
-        torch.nn.utils.clip_grad_norm_(parameters, trainer.max_grad_norm)
-        optimizer.step()
-        step += 1
-        yield
+        rng, kept = Randomness(trainer.seed, step, 0, tuple(indices)), None
+        for update in range(trainer.inner_updates):
+            optimizer.zero_grad(set_to_none=True)
+            kept = reward_gradient_step(
+                assembly.backbone,
+                assembly.rewards,
+                assembly.draw_prompts(indices),
+                assembly.settings,
+                rng.within("inner update", update) if update else rng,
+                kept=kept,
+            ).kept
+            torch.nn.utils.clip_grad_norm_(parameters, trainer.max_grad_norm)
+            optimizer.step()
+            yield update == 0
 
 
 def train(job: Job, pairs: int, device: str) -> dict[str, Any]:
@@ -183,13 +188,13 @@ def train(job: Job, pairs: int, device: str) -> dict[str, Any]:
     assembly = assemble(job.variant, job.seed, pairs, device, job.lr)
     judge = _judge(assembly)
     reward = assembly.rewards.terms[0].name
-    curve = [{"updates": 0, **_evaluate(judge, pairs)}]
-    updates = _updates(assembly)
+    curve = [{"updates": 0, "rollouts": 0, **_evaluate(judge, pairs)}]
+    updates, rollouts = _updates(assembly), 0
     every = 2 if job.lr <= RECIPE_RATE else 1
     for done in range(1, job.updates + 1):
-        next(updates)
+        rollouts += next(updates)
         if done % every == 0:
-            curve.append({"updates": done, **_evaluate(judge, pairs)})
+            curve.append({"updates": done, "rollouts": rollouts, **_evaluate(judge, pairs)})
             if curve[-1][reward] >= ENOUGH:
                 break
     return {**asdict(job), "curve": curve}
@@ -257,34 +262,39 @@ def _machine() -> str:
 
 
 def timing(options: argparse.Namespace) -> None:
-    """Processor seconds of an update of each variant, in turns, so that what drifts drifts for all."""
+    """Processor seconds of an update of each variant, in turns, so that what drifts drifts for all.
+
+    An update that makes its own rollout is told from one that uses a kept one.
+    """
     if options.device == "cpu":
         torch.set_num_threads(1)
     names = _variants(options)
     options.out.mkdir(parents=True, exist_ok=True)
     updates = {name: _updates(assemble(name, 0, 8, options.device)) for name in names}
-    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    taken: dict[tuple[str, bool], list[tuple[float, float]]] = {}
     for turn in range(options.rounds + 1):
         for name in names:
-            wall, busy = time.perf_counter(), time.process_time()
-            next(updates[name])
-            if options.device == "cuda":
-                torch.cuda.synchronize()
-            if turn:
-                taken[name].append((time.process_time() - busy, time.perf_counter() - wall))
+            for _ in range(VARIANTS[name].get("trainer", {}).get("inner_updates", 1)):
+                wall, busy = time.perf_counter(), time.process_time()
+                fresh = next(updates[name])
+                if options.device == "cuda":
+                    torch.cuda.synchronize()
+                spent = (time.process_time() - busy, time.perf_counter() - wall)
+                if turn:
+                    taken.setdefault((name, fresh), []).append(spent)
+    variants: dict[str, dict[str, Any]] = {}
+    for (name, fresh), times in taken.items():
+        # The mean: an update of ``refl`` ends at a random step.
+        variants.setdefault(name, {})["rollout" if fresh else "kept"] = {
+            "processor_seconds": round(statistics.mean(one for one, _ in times), 4),
+            "processor_seconds_range": [round(f(one for one, _ in times), 4) for f in (min, max)],
+            "wall_seconds": round(statistics.mean(one for _, one in times), 4),
+        }
     found = {
         "machine": torch.cuda.get_device_name() if options.device == "cuda" else f"{_machine()}, 1 thread",
         "torch": torch.__version__.partition("+")[0],
         "rounds": options.rounds,
-        "variants": {
-            name: {
-                # The mean: an update of ``refl`` ends at a random step.
-                "processor_seconds": round(statistics.mean(one for one, _ in times), 4),
-                "wall_seconds": round(statistics.mean(one for _, one in times), 4),
-                "processor_seconds_range": [round(f(one for one, _ in times), 4) for f in (min, max)],
-            }
-            for name, times in taken.items()
-        },
+        "variants": variants,
     }
     (options.out / f"timing-{options.device}.json").write_text(json.dumps(found, indent=1))
     print(json.dumps(found, indent=1))

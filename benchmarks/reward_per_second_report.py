@@ -56,13 +56,23 @@ def fallen(run: Run, point: Point) -> float:
     return run["curve"][0][ALIGNMENT] - point[ALIGNMENT]
 
 
+def seconds_of(point: Point, cost: dict[str, Any]) -> float:
+    """Processor seconds of a run up to a point: updates with their own rollout, and with a kept one."""
+    kept = cost.get("kept", cost["rollout"])["processor_seconds"]
+    rollouts = point["rollouts"]
+    return rollouts * cost["rollout"]["processor_seconds"] + (point["updates"] - rollouts) * kept
+
+
 def median_updates(runs: Sequence[Run], reward: float) -> float:
-    """Updates to ``reward`` with the content kept; infinite where the median run does not come there."""
+    """Updates to ``reward`` with the content kept; infinite where the median run does not come there.
+
+    Of an even number the later of the middle two.
+    """
     found = []
     for run in runs:
         point = reached(run, reward)
         found.append(point["updates"] if point and fallen(run, point) <= FALL else math.inf)
-    return statistics.median_high(found) if len(found) % 2 == 0 else statistics.median(found)
+    return statistics.median_high(found)
 
 
 def chosen_rates(runs: Sequence[Run], seeds: Sequence[int]) -> dict[str, dict[str, float]]:
@@ -75,34 +85,37 @@ def chosen_rates(runs: Sequence[Run], seeds: Sequence[int]) -> dict[str, dict[st
         for run in tuned:
             if run["variant"] == variant:
                 of_rate.setdefault(run["lr"], []).append(run)
+        rates = sorted(of_rate)
         chosen[variant] = {
-            level: min(sorted(of_rate), key=lambda lr: median_updates(of_rate[lr], rewards[level]))
-            for level in LEVELS
+            level: min(rates, key=lambda lr, reward=reward: median_updates(of_rate[lr], reward))
+            for level, reward in rewards.items()
         }
     return chosen
 
 
-def _row(
-    runs: Sequence[Run], seconds: float, level: float, recipe_seconds: float | None
-) -> tuple[list[str], float | None]:
-    """Cells of one variant at one rate; and the median seconds, where every seed came there."""
-    points = [(run, reached(run, level)) for run in runs]
-    kept = [(run, point) for run, point in points if point and fallen(run, point) <= FALL]
-    if not kept:
-        return ["not reached", "-", "-", "-", "-"], None
-    taken = sorted(point["updates"] * seconds for _, point in kept)
-    gained = [(level - run["curve"][0][REWARD]) / (point["updates"] * seconds) for run, point in kept]
-    middle = statistics.median(taken)
-    lost = statistics.median(fallen(run, point) for run, point in kept)
-    count = "" if len(kept) == len(runs) else f", {len(kept)} of {len(runs)} seeds"
-    ratio = "-" if recipe_seconds is None else f"{recipe_seconds / middle:.1f}"
+def spread(values: Sequence[float], digits: int) -> str:
+    """Median and range."""
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def cells(runs: Sequence[Run], cost: dict[str, Any], reward: float) -> tuple[list[str], float]:
+    """Updates, seconds, reward a second and alignment at ``reward``; and the median seconds."""
+    pairs = [(run, point) for run in runs if (point := reached(run, reward))]
+    pairs = [(run, point) for run, point in pairs if fallen(run, point) <= FALL]
+    if not pairs:
+        return ["not reached", "-", "-", "-"], math.inf
+    seconds = [seconds_of(point, cost) for _, point in pairs]
+    gained = [
+        (reward - run["curve"][0][REWARD]) / spent for (run, _), spent in zip(pairs, seconds, strict=True)
+    ]
+    part = "" if len(pairs) == len(runs) else f", {len(pairs)} of {len(runs)} seeds"
     return [
-        f"{statistics.median(point['updates'] for _, point in kept):.1f}",
-        f"{middle:.1f} ({taken[0]:.1f} to {taken[-1]:.1f}){count}",
-        f"{statistics.median(gained):.2f}",
-        ratio,
-        f"{-lost:+.3f}",
-    ], middle
+        spread([point["updates"] for _, point in pairs], 1) + part,
+        spread(seconds, 1),
+        spread(gained, 2),
+        f"{-statistics.median(fallen(run, point) for run, point in pairs):+.3f}",
+    ], statistics.median(seconds)
 
 
 def table(tree: dict[str, Any], level: str, *, tuned: bool) -> list[str]:
@@ -110,20 +123,20 @@ def table(tree: dict[str, Any], level: str, *, tuned: bool) -> list[str]:
     costs = tree["timings"]["cpu"]["variants"]
     runs = [run for run in tree["runs"] if run["seed"] in tree["seeds"]]
     rates = chosen_rates(tree["runs"], tree["tuning_seeds"])
+    reward = tree["levels"][level]
     lines = [
-        "| variant | lr | s an update | updates | seconds (range) | reward a second "
-        "| recipe's seconds over these | alignment |",
+        "| variant | lr | s an update | updates | seconds | reward a second | alignment | times as fast |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    recipe_seconds = None
+    recipe_seconds = math.nan
     for variant in tree["variants"]:
         rate = rates[variant][level] if tuned else RECIPE_RATE
         own = [run for run in runs if run["variant"] == variant and run["lr"] == rate]
-        seconds = costs[variant]["processor_seconds"]
-        cells, middle = _row(own, seconds, tree["levels"][level], recipe_seconds)
-        if variant == RECIPE:
-            recipe_seconds, cells[3] = middle, "1"
-        lines.append("| " + " | ".join([variant, f"{rate:g}", f"{seconds:.2f}", *cells]) + " |")
+        shown, seconds = cells(own, costs[variant], reward)
+        recipe_seconds = seconds if variant == RECIPE else recipe_seconds
+        update = ", then ".join(f"{one['processor_seconds']:.2f}" for one in costs[variant].values())
+        factor = f"{recipe_seconds / seconds:.1f}" if math.isfinite(seconds) else "-"
+        lines.append("| " + " | ".join([variant, f"{rate:g}", update, *shown, factor]) + " |")
     return lines
 
 
