@@ -127,9 +127,7 @@ class TrainerSection(Section):
         None,
         description="Hold the denoiser's kernels with channels innermost; by default on CUDA where it pays.",
     )
-    fused_kernels: bool = Field(
-        True, description="Kernels of our own in the no-graph steps, on CUDA in 16 bits."
-    )
+    fused_kernels: bool = Field(True, description="Kernels of our own in the denoiser, on CUDA in 16 bits.")
     fold_adapter: bool = Field(
         False,
         description="Fold the adapter into the base weights in the no-graph steps; rounds it in 16 bits.",

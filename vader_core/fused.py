@@ -1,4 +1,4 @@
-"""Foreign modules made to use the fused kernels, and to keep channels innermost."""
+"""Foreign modules made to use the fused kernels."""
 
 from __future__ import annotations
 
@@ -17,16 +17,27 @@ def _subclass(kind: Any, forward: Callable[..., Any]) -> type[nn.Module]:
     return type(kind.__name__, (kind,), {"forward": forward, "__doc__": kind.__doc__})
 
 
-def swap_forward(module: nn.Module, kind: type[nn.Module], forward: Callable[..., Any]) -> int:
+def swap_forward(
+    module: nn.Module,
+    kind: type[nn.Module],
+    forward: Callable[..., Any],
+    fits: Callable[[Any], bool] = lambda part: True,
+) -> int:
     """Give every part of ``module`` whose class is exactly ``kind`` another forward pass.
 
     The part becomes an instance of a subclass, so that parameter names, ``isinstance`` and copies stay as
     they were.
 
+    Args:
+        module: Searched through.
+        kind: The class.
+        forward: Instead of the class's own.
+        fits: Which of the parts to change.
+
     Returns:
-        How many parts there were.
+        How many parts were changed.
     """
-    parts = [part for part in module.modules() if type(part) is kind]
+    parts = [part for part in module.modules() if type(part) is kind and fits(part)]
     for part in parts:
         part.__class__ = _subclass(cast(Any, kind), forward)
     return len(parts)
@@ -47,34 +58,3 @@ def _layer_norm(self: nn.LayerNorm, x: Tensor) -> Tensor:
 def fuse_norms(module: nn.Module) -> int:
     """Let every ``nn.GroupNorm`` and ``nn.LayerNorm`` use the fused kernels. Returns how many there are."""
     return swap_forward(module, nn.GroupNorm, _group_norm) + swap_forward(module, nn.LayerNorm, _layer_norm)
-
-
-def keep_innermost(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> int:
-    """Let parts that return contiguous [n, c, h, w] return channels innermost where they were given so.
-
-    Args:
-        module: Searched through.
-        kinds: Classes whose ``forward`` takes the activations first and returns a tensor or a tuple.
-
-    Returns:
-        How many parts there were.
-    """
-    parts = [part for part in module.modules() if isinstance(part, kinds)]
-    for part in parts:
-        part.__class__ = _keeping(cast(Any, type(part)))
-    return len(parts)
-
-
-@cache
-def _keeping(kind: Any) -> type[nn.Module]:
-    def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        found = kind.forward(self, x, *args, **kwargs)
-        if x.ndim != 4 or not x.is_contiguous(memory_format=torch.channels_last) or x.is_contiguous():
-            return found
-        if isinstance(found, Tensor):
-            return found.contiguous(memory_format=torch.channels_last)
-        if isinstance(found, tuple):
-            return (found[0].contiguous(memory_format=torch.channels_last), *found[1:])
-        return found
-
-    return type(kind.__name__, (kind,), {"forward": forward, "__doc__": kind.__doc__})

@@ -1,28 +1,28 @@
-"""Fused kernels for the no-graph steps on CUDA, in 16 bits; everywhere else the plain torch operations.
+"""Fused kernels for denoisers on CUDA, in 16 bits; everywhere else the plain torch operations.
 
 Statistics, softmax and activations are worked out in float32 and rounded once, as torch's own kernels do.
+They have gradients with respect to activations; where a weight of theirs is trained, torch's operations run.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from importlib.util import find_spec
-from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 _HALF = (torch.bfloat16, torch.float16)
 
-#: The longest sequence that :func:`short_attention` takes into one tile.
+#: The longest sequence that attention over short sequences takes into one tile.
 SHORT = 32
-#: Numbers that one program of a group norm holds at a time, and most partial sums of a sample.
-TILE = 4096
-CHUNKS = 256
-#: Widest row that :func:`layer_norm` takes into one tile.
+#: Widest row that the layer norms take into one tile.
 WIDEST = 4096
+#: Most sequences in one of torch's attention calls, whose kernels put them on a CUDA grid's shorter axis.
+MOST_SEQUENCES = 65535
 
 
 class Switch:
@@ -31,23 +31,22 @@ class Switch:
     on = True
 
 
-def _usable(x: Tensor) -> bool:
-    return (
-        Switch.on
-        and x.is_cuda
-        and x.dtype in _HALF
-        and not torch.is_grad_enabled()
-        and _programs() is not None
-    )
-
-
 @lru_cache(maxsize=1)
-def _programs() -> Any:
+def _launches() -> Any:
     if find_spec("triton") is None:
         return None
-    from vader_core import triton_programs
+    from vader_core import launches
 
-    return triton_programs
+    return launches
+
+
+def _usable(x: Tensor, *weights: Tensor | None) -> bool:
+    trained = torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in weights)
+    return Switch.on and not trained and x.is_cuda and x.dtype in _HALF and _launches() is not None
+
+
+def _recorded(*inputs: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in inputs)
 
 
 def channels_innermost(x: Tensor) -> bool:
@@ -55,8 +54,25 @@ def channels_innermost(x: Tensor) -> bool:
     return x.ndim > 2 and x.movedim(1, -1).is_contiguous()
 
 
+def _innermost_alone(x: Tensor) -> bool:
+    return channels_innermost(x) and not x.is_contiguous()
+
+
+def _spread(values: Tensor, x: Tensor) -> Tensor:
+    """[m, c] as something to add to ``x`` [n, c, …], n a multiple of m: each row for n / m samples."""
+    repeated = values.repeat_interleave(len(x) // len(values), dim=0) if len(values) != len(x) else values
+    return repeated.reshape(*repeated.shape, *[1] * (x.ndim - 2)).to(x.dtype)
+
+
 def group_norm(
-    x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, *, silu: bool = False
+    x: Tensor,
+    groups: int,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    *,
+    silu: bool = False,
+    extra: Tensor | None = None,
 ) -> Tensor:
     """``torch.nn.functional.group_norm``; with channels innermost it stays so and needs no copy.
 
@@ -67,50 +83,91 @@ def group_norm(
         bias: [c].
         eps: Added to the variance.
         silu: Apply SiLU to the result.
+        extra: [m, c], n a multiple of m: added to ``x`` first, each row to n / m samples in a row.
     """
-    if not (_usable(x) and channels_innermost(x) and not x.is_contiguous()):
+    if not (_usable(x, weight, bias, extra) and _innermost_alone(x)):
+        x = x if extra is None else x + _spread(extra, x)
         normed = F.group_norm(x, groups, weight.to(x.dtype), bias.to(x.dtype), eps)
         return F.silu(normed) if silu else normed
-    samples, channels = x.shape[:2]
-    rows = prod(x.shape[2:])
-    programs = _programs()
-    width = programs.power_of_two(channels)
-    block = max(1, TILE // width)
-    each = block * max(4, -(-rows // (block * CHUNKS)))
-    chunks = -(-rows // each)
-    sums = torch.empty(samples, chunks, 2, channels, device=x.device, dtype=torch.float32)
-    table = torch.empty(samples, 2, channels, device=x.device, dtype=torch.float32)
-    out = torch.empty_like(x)
-    programs.channel_sums[samples, chunks](
-        x, sums, rows, chunks, C=channels, WIDTH=width, ROWS=each, BLOCK=block
-    )
-    per_group = channels // groups
-    programs.scale_and_shift[samples, groups](
-        sums, weight, bias, table, rows, chunks, eps,
-        C=channels, PER_GROUP=per_group, WIDTH=programs.power_of_two(per_group),
-        CHUNKS=programs.power_of_two(chunks),
-    )  # fmt: skip
-    programs.apply_table[samples, -(-rows // (4 * block))](
-        x, table, out, rows, C=channels, WIDTH=width, ROWS=4 * block, BLOCK=block, SILU=silu
-    )
+    launches = _launches()
+    extra = None if extra is None else extra.contiguous()
+    if _recorded(x):
+        out: Tensor = launches.GroupNorm.apply(x, groups, weight, bias, eps, silu, extra)
+        return out
+    return launches.group_norm_forward(x, groups, weight, bias, eps, silu, extra)[0]
+
+
+def merge(x: Tensor, residual: Tensor, bias: Tensor | None = None, factor: Tensor | None = None) -> Tensor:
+    """``residual + factor (x + bias)`` in one pass.
+
+    Args:
+        x: [n, c, …].
+        residual: Like ``x``.
+        bias: [c].
+        factor: One number; 1 where left out.
+    """
+    alike = x.dtype == residual.dtype and x.shape == residual.shape
+    if not (alike and _usable(x, bias, factor) and channels_innermost(x) and channels_innermost(residual)):
+        x = x if bias is None else x + _spread(bias[None].expand(len(x), -1), x)
+        return residual + (x if factor is None else x * factor.to(x.dtype))
+    launches = _launches()
+    run = launches.Merge.apply if _recorded(x, residual) else launches.merge_forward
+    out: Tensor = run(x, residual, bias, factor)
     return out
+
+
+def _row_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> bool:
+    whole = x.is_contiguous() and x.shape[-1] <= WIDEST
+    return whole and (weight is None) == (bias is None) and _usable(x, weight, bias)
 
 
 def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """``torch.nn.functional.layer_norm`` over the last axis; weight and bias both, or neither."""
-    width = x.shape[-1]
-    if not (_usable(x) and x.is_contiguous() and width <= WIDEST and (weight is None) == (bias is None)):
+    if not _row_norm(x, weight, bias):
         given = [None if one is None else one.to(x.dtype) for one in (weight, bias)]
-        return F.layer_norm(x, (width,), given[0], given[1], eps)
-    programs = _programs()
-    out = torch.empty_like(x)
-    rows = x.numel() // width
-    wide = programs.power_of_two(width)
-    block = max(1, 2048 // wide)
-    programs.layer_norm[(-(-rows // block),)](
-        x, weight, bias, out, rows, eps, D=width, WIDTH=wide, BLOCK=block, AFFINE=weight is not None
-    )
-    return out
+        return F.layer_norm(x, (x.shape[-1],), given[0], given[1], eps)
+    launches = _launches()
+    if _recorded(x):
+        out: Tensor = launches.LayerNorm.apply(x, weight, bias, eps)
+        return out
+    return launches.layer_norm_forward(x, None, None, weight, bias, eps)[1]
+
+
+def add_layer_norm(
+    x: Tensor,
+    other: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    *,
+    extra: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The sum ``x + other + extra``, and its layer norm over the last axis.
+
+    Args:
+        x: […, d].
+        other: Like ``x``.
+        weight: [d]; or neither weight nor bias.
+        bias: [d].
+        eps: Added to the variance.
+        extra: [m, d], the rows of ``x`` a multiple of m: each for as many rows in a row.
+
+    Returns:
+        Both in the shape of ``x``.
+    """
+    given = [one for one in (other, extra) if one is not None]
+    alike = other is None or x.shape == other.shape
+    alike = alike and all(one.dtype == x.dtype and one.is_contiguous() for one in given)
+    if not (given and alike and _row_norm(x, weight, bias)):
+        total = x if other is None else x + other
+        if extra is not None:
+            rows = total.reshape(len(extra), -1, x.shape[-1])
+            total = (rows + extra[:, None]).reshape(x.shape)
+        return total, layer_norm(total, weight, bias, eps)
+    launches = _launches()
+    run = launches.AddLayerNorm.apply if _recorded(x, *given) else launches.layer_norm_forward
+    total, out = run(x, other, extra, weight, bias, eps)
+    return total, out
 
 
 def gated_gelu(x: Tensor) -> Tensor:
@@ -118,28 +175,129 @@ def gated_gelu(x: Tensor) -> Tensor:
     if not (_usable(x) and x.is_contiguous()):
         value, gate = x.chunk(2, dim=-1)
         return value * F.gelu(gate)
-    inner = x.shape[-1] // 2
-    out = x.new_empty(*x.shape[:-1], inner)
-    rows = out.numel() // inner
-    programs = _programs()
-    block = 1024
-    programs.gate[rows, -(-inner // block)](x, out, inner, BLOCK=block)
+    launches = _launches()
+    out: Tensor = (launches.Gate.apply if _recorded(x) else launches.gate_forward)(x)
     return out
+
+
+def _short(q: Tensor, k: Tensor, v: Tensor) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
+    """The kernel for many short sequences [outer, tokens, inner, heads, d], where it fits."""
+    outer, tokens, inner, _, width = q.shape
+    fits = tokens <= SHORT and width <= 128 and outer * inner >= 512 and q.shape == k.shape == v.shape
+    alike = q.stride() == k.stride() == v.stride() and q.stride(-1) == 1 and q.dtype == k.dtype == v.dtype
+    if not (fits and alike and _usable(q)):
+        return None
+    launches = _launches()
+    run: Callable[[Tensor, Tensor, Tensor], Tensor]
+    run = launches.Attention.apply if _recorded(q, k, v) else launches.attention_forward
+    return run
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """``scaled_dot_product_attention`` [b, heads, n, d]; many short sequences have their own kernel."""
-    length, width = q.shape[-2:]
-    short = length == k.shape[-2] and length <= SHORT and width <= 128 and len(q) >= 512
-    if not (short and _usable(q) and q.stride() == k.stride() == v.stride() and q.stride(-1) == 1):
+    turned = [part.transpose(1, 2).unsqueeze(2) for part in (q, k, v)]
+    run = _short(*turned)
+    if run is None:
         return F.scaled_dot_product_attention(q, k, v)
-    batch, heads = q.shape[:2]
     # [b, n, heads, d] in memory, so that the caller's transpose and reshape cost nothing
-    out = q.new_empty(batch, length, heads, width).transpose(1, 2)
-    programs = _programs()
-    programs.short_attention[batch, heads](
-        q, k, v, out, *q.stride()[:3], *out.stride()[:3], length, width**-0.5,
-        D=width, WIDTH=max(16, programs.power_of_two(width)), LENGTH=16 if length <= 16 else 32,
-        num_warps=1,
-    )  # fmt: skip
-    return out
+    return run(*turned).squeeze(2).transpose(1, 2)
+
+
+def attention_over_frames(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Attention along the frames at each place.
+
+    Args:
+        q: [b, t, p, heads * d].
+        k: Like ``q``.
+        v: Like ``q``.
+        heads: How many.
+
+    Returns:
+        [b, t, p, heads * d].
+    """
+    parts = [part.unflatten(-1, (heads, -1)) for part in (q, k, v)]
+    run = _short(*parts)
+    if run is not None:
+        return run(*parts).flatten(3)
+    batch, _, places = q.shape[:3]
+    rows = [part.permute(0, 2, 3, 1, 4).flatten(0, 1) for part in parts]
+    pieces = zip(*(part.split(MOST_SEQUENCES) for part in rows), strict=True)
+    out = torch.cat([F.scaled_dot_product_attention(*piece) for piece in pieces])
+    return out.unflatten(0, (batch, places)).permute(0, 3, 1, 2, 4).flatten(3)
+
+
+class _FrozenConv(torch.autograd.Function):
+    """A convolution whose weight is not trained: keeps no activations."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+        """``rest``: stride, padding, dilation, groups."""
+        ctx.save_for_backward(weight)
+        ctx.shape, ctx.rest = x.shape, rest
+        stride, padding, dilation, groups = rest
+        return F.conv2d(x, weight, None, stride, padding, dilation, groups)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, given: Tensor) -> Any:
+        """The input's gradient; of the input itself only the shape matters."""
+        (weight,) = ctx.saved_tensors
+        stride, padding, dilation, groups = ctx.rest
+        shape_alone = given.new_empty(1).expand(ctx.shape)
+        found = torch.ops.aten.convolution_backward(
+            given, shape_alone, weight, None, stride, padding, dilation, False, (0, 0), groups,
+            (True, False, False),
+        )  # fmt: skip
+        return found[0], *[None] * 5
+
+
+def _along_frames(conv: nn.Conv3d) -> bool:
+    """Whether a convolution looks along the first of its three axes alone, and keeps all sizes."""
+    taps = conv.kernel_size[0]
+    kept = conv.kernel_size[1:] == (1, 1) and conv.padding == (taps // 2, 0, 0) and taps % 2 == 1
+    return kept and conv.stride == conv.dilation == (1, 1, 1) and conv.groups == 1
+
+
+def _at_places(conv: nn.Conv2d) -> bool:
+    """Whether a convolution looks at each place alone."""
+    return conv.kernel_size == conv.stride == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
+
+
+def convolve(conv: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """A convolution's result, perhaps without its bias.
+
+    Torch adds the bias of a convolution in a pass of its own, which whatever follows can do on its way. A
+    convolution along the frames alone becomes a two-dimensional one over (frame, place), which has better
+    kernels; one that looks at single places becomes a matrix product.
+
+    Args:
+        conv: ``nn.Conv2d``, ``nn.Conv3d``, or something in its place: that is called as it is.
+        x: [n, c, …].
+
+    Returns:
+        The result, and the bias [c'] that is still to be added to it, if there is one.
+    """
+    if not (Switch.on and isinstance(conv, nn.Conv2d | nn.Conv3d) and conv.padding_mode == "zeros"):
+        return conv(x), None
+    device = x.device.type
+    wanted = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    if not x.dtype == conv.weight.dtype == wanted:
+        return conv(x), None
+    if isinstance(conv, nn.Conv2d):
+        if _at_places(conv) and _innermost_alone(x):
+            rows = F.linear(x.movedim(1, -1), conv.weight.flatten(1), conv.bias)
+            return rows.movedim(-1, 1), None
+        rest = conv.stride, conv.padding, conv.dilation, conv.groups
+        return _convolved(x, conv.weight, *rest), conv.bias
+    if not _along_frames(conv):
+        return conv(x), None
+    taps = conv.kernel_size[0]
+    rest = (1, 1), (taps // 2, 0), (1, 1), 1
+    return _convolved(x.flatten(3), conv.weight.squeeze(-1), *rest).unflatten(3, x.shape[3:]), conv.bias
+
+
+def _convolved(x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+    if _recorded(x) and not weight.requires_grad and not isinstance(rest[1], str):
+        out: Tensor = _FrozenConv.apply(x, weight, *rest)
+        return out
+    return F.conv2d(x, weight, None, *rest)

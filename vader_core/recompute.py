@@ -48,13 +48,13 @@ def recompute_blocks(module: nn.Module, kinds: tuple[type[nn.Module], ...], swit
 
     Args:
         module: Searched through; changed in place.
-        kinds: Exact classes of the blocks.
+        kinds: Classes of the blocks, none of which is the subclass of another.
         switch: Read at every forward pass; has an effect only where gradients are recorded.
 
     Returns:
         How many blocks there are.
     """
-    blocks = [block for block in module.modules() if type(block) in kinds]
+    blocks = [block for block in module.modules() if isinstance(block, kinds)]
     for block in blocks:
         block.__class__ = _recomputing(type(block))
         block.recompute_switch = switch  # type: ignore[assignment]

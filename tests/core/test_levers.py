@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vader_core import kernels
-from vader_core.fused import fuse_norms, keep_innermost, swap_forward
+from vader_core.fused import fuse_norms, swap_forward
 from vader_core.lora import LoraSettings, adapter_off, adapter_parameters, attach_lora
 from vader_core.offload import Resting
 
@@ -110,20 +109,6 @@ def test_fused_modules_keep_numbers_names_and_gradients(net: _Net) -> None:
     torch.testing.assert_close(torch.autograd.grad(fused.sum(), x)[0], gradient, rtol=1e-9, atol=1e-12)
 
 
-def test_keep_innermost_returns_the_layout_it_was_given() -> None:
-    class Contiguous(nn.Module):
-        def forward(self, x: Tensor) -> tuple[Tensor]:
-            return ((2 * x).contiguous(),)
-
-    module = nn.Sequential(Contiguous())
-    assert keep_innermost(module, (Contiguous,)) == 1
-    x = _input().contiguous(memory_format=torch.channels_last)
-    (out,) = module(x)
-    assert out.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(out, 2 * x)
-    assert module(_input())[0].is_contiguous()
-
-
 def test_swap_forward_touches_that_class_alone(net: _Net) -> None:
     def doubled(self: Any, x: Tensor) -> Tensor:
         return 2 * nn.Linear.forward(self, x)
@@ -156,30 +141,6 @@ def test_a_lever_changes_no_step(
     assert vader(*common, "--out", tmp_path / "on.json", "-o", f"trainer.{option}") == 0
     off, on = (json.loads((tmp_path / f"{name}.json").read_text())["losses"] for name in ("off", "on"))
     assert on == pytest.approx(off, rel=1e-4)
-
-
-@pytest.mark.gpu
-@torch.no_grad()
-def test_kernels_are_as_near_to_float64_as_torch_is() -> None:
-    x = torch.randn(6, 64, 9, 7, device="cuda").bfloat16().contiguous(memory_format=torch.channels_last)
-    weight, bias = torch.randn(2, 64, device="cuda").bfloat16()
-    rows = torch.randn(600, 3, 12, 32, device="cuda").bfloat16()
-    cases = [
-        (lambda t: kernels.group_norm(t[0], 8, t[1], t[2], 1e-5), (x, weight, bias)),
-        (lambda t: kernels.layer_norm(t[0], t[1], t[2], 1e-5), (x.permute(0, 2, 3, 1), weight, bias)),
-        (lambda t: kernels.gated_gelu(t[0]), (torch.randn(50, 96, device="cuda").bfloat16(),)),
-        (lambda t: kernels.attention(t[0], t[0], t[0]), (rows,)),
-    ]
-    for run, given in cases:
-        exact = run([tensor.double() for tensor in given])
-        fused = run(given)
-        kernels.Switch.on = False
-        try:
-            plain = run(given)
-        finally:
-            kernels.Switch.on = True
-        error, usual = ((found.double() - exact).norm() / exact.norm() for found in (fused, plain))
-        assert error <= 1.1 * usual
 
 
 def test_cuda_graphs_need_cuda(vader: Callable[..., int], capsys: Any) -> None:

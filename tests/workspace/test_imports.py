@@ -15,6 +15,7 @@ PUBLIC = {
     "vader_core.denoise",
     "vader_core.errors",
     "vader_core.fused",
+    "vader_core.fused_diffusers",
     "vader_core.geometry",
     "vader_core.gradient",
     "vader_core.guidance",

@@ -19,6 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from vader_core.backbone import Backbone, Conditioning, Defaults, Text, TextCache, frozen
 from vader_core.errors import VaderError
+from vader_core.fused_diffusers import fuse_denoiser
 from vader_core.geometry import Geometry
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
@@ -28,7 +29,6 @@ from vader_core.weights import load_exactly, parse_weights
 from vader_modelscope.architecture import Part, find_architecture
 from vader_modelscope.checkpoint import TOKENIZER_FILES, CheckpointFiles, check_configuration, read_part
 from vader_modelscope.config import ModelScopeConfig
-from vader_modelscope.fused import fuse
 from vader_modelscope.random_weights import fill_randomly
 from vader_modelscope.text_encoder import ClipTokenizer, HashedWords, Tokenizer, embed
 
@@ -151,9 +151,9 @@ class ModelScope(Backbone):
         self.autoencoder = self._fill("vae", autoencoder, self.dtype, files)
         self.text_encoder = self._fill("text_encoder", text_encoder, self._wide, files)
         self.tokenizer = self._find_tokenizer(files)
+        fuse_denoiser(self.denoiser)
         recompute_blocks(self.denoiser, _BLOCKS, self.recompute)
         recompute_blocks(self.autoencoder.decoder, (ResnetBlock2D,), self.recompute)
-        fuse(self.denoiser, (Transformer2DModel, TransformerTemporalModel))
 
     def _fill(
         self, part: Part, module: _Module, dtype: torch.dtype, files: CheckpointFiles | None

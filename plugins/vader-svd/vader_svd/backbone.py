@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vader_core.backbone import Backbone, Conditioning, Defaults, Text, frozen
 from vader_core.errors import VaderError
+from vader_core.fused_diffusers import fuse_denoiser
 from vader_core.geometry import Geometry
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
@@ -23,8 +24,13 @@ from vader_svd.architecture import resolve_architecture
 from vader_svd.checkpoint import check_configs, locate_files, read_part
 from vader_svd.clip_image import clip_pixels
 from vader_svd.config import SvdConfig
-from vader_svd.fused import fuse, recomputed_blocks
-from vader_svd.networks import build_autoencoder, build_image_encoder, build_unet, randomised
+from vader_svd.networks import (
+    build_autoencoder,
+    build_image_encoder,
+    build_unet,
+    randomised,
+    recomputed_blocks,
+)
 from vader_svd.picture import first_frame
 from vader_svd.reach import farthest_step, karras_sigmas
 from vader_svd.temporal_decode import chunks, decode_runs, windows
@@ -165,10 +171,10 @@ class SvdBackbone(Backbone):
                 load_exactly(module, tensors, what=f"backbone 'svd', {part}")
             loaded[part] = frozen(self._lowered(module))
         self.denoiser = loaded["unet"]
+        fuse_denoiser(self.denoiser)
         recompute_blocks(self.denoiser, recomputed_blocks(), self.recompute)
         decoder: nn.Module = loaded["vae"].get_submodule("decoder")
         recompute_blocks(decoder, recomputed_blocks(), self.recompute)
-        fuse(self.denoiser)
         self.autoencoder = loaded["vae"]
         self.image_encoder = loaded["image_encoder"]
 

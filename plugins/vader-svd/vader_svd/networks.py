@@ -43,6 +43,18 @@ def build_image_encoder(architecture: Architecture) -> nn.Module:
     return CLIPVisionModelWithProjection(config)
 
 
+def recomputed_blocks() -> tuple[type[nn.Module], ...]:
+    """The units of gradient checkpointing, in the U-Net and in the decoder.
+
+    Smaller than diffusers' own: those leave the temporal transformers' activations, and those of three
+    blocks of the decoder at full size, in memory together.
+    """
+    from diffusers.models.resnet import SpatioTemporalResBlock
+    from diffusers.models.transformers.transformer_temporal import TransformerSpatioTemporalModel
+
+    return SpatioTemporalResBlock, TransformerSpatioTemporalModel
+
+
 def _construct(part: str, factory: Callable[..., Any], parameters: dict[str, Any]) -> Any:
     try:
         made = factory(**parameters)

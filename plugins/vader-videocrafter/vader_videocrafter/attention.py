@@ -1,20 +1,14 @@
 """Attention, feed-forward and the transformer block shared by the spatial and temporal transformers.
 
-Shape letters: b samples, t frames, n tokens a frame, l text tokens, d width. A "row" is one attention
-sequence of a block's self-attention: a frame (spatial) or a pixel's history (temporal).
+Shape letters: b samples, t frames, n tokens a frame, l text tokens, d width. A "row" is a frame.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from vader_core import kernels
 from vader_videocrafter.norm import LayerNorm
-
-MAX_ROWS = 65535
-"""Most sequences in one attention call: the limit of a CUDA grid's axis, where the fused kernels put them.
-Temporal attention has one sequence a pixel, so large videos in large batches pass it."""
 
 
 class Attention(nn.Module):
@@ -33,25 +27,22 @@ class Attention(nn.Module):
         """Attends.
 
         Args:
-            x: `[rows, n, d]`.
+            x: `[rows, n, d]`, or `[b, t, n, d]` to attend along the frames at each place.
             context: `[b, l, context d]` with `rows` a multiple of b (all rows of a sample adjacent); None for
                 self-attention.
 
         Returns:
-            `[rows, n, d]`.
+            Shape of `x`.
         """
-        rows, tokens, _ = x.shape
         source = x if context is None else context
         q, k, v = self.to_q(x), self.to_k(source), self.to_v(source)
+        if x.ndim == 4:
+            return self.to_out(kernels.attention_over_frames(q, k, v, self.heads))
         # Every query sees the whole text on its own, so a sample's frames share one copy of it.
         q = q.reshape(source.shape[0], -1, q.shape[-1])
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
-        if len(q) > MAX_ROWS:
-            parts = zip(q.split(MAX_ROWS), k.split(MAX_ROWS), v.split(MAX_ROWS), strict=True)
-            out = torch.cat([kernels.attention(*part) for part in parts])
-        else:
-            out = kernels.attention(q, k, v)
-        return self.to_out(out.transpose(1, 2).reshape(rows, tokens, -1))
+        out = kernels.attention(q, k, v)
+        return self.to_out(out.transpose(1, 2).reshape(*x.shape[:2], -1))
 
 
 class GatedProjection(nn.Module):
@@ -94,7 +85,7 @@ class TransformerBlock(nn.Module):
         self.norm3 = LayerNorm(width)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """`[rows, n, d]` to `[rows, n, d]`; `context` `[b, l, d]` for the second attention."""
-        x = x + self.attn1(self.norm1(x))
-        x = x + self.attn2(self.norm2(x), context)
-        return x + self.ff(self.norm3(x))
+        """`[rows, n, d]` or `[b, t, n, d]` to the same; `context` `[b, l, d]` for the second attention."""
+        x, normed = self.norm2.of_sum(x, self.attn1(self.norm1(x)))
+        x, normed = self.norm3.of_sum(x, self.attn2(normed, context))
+        return x + self.ff(normed)

@@ -15,19 +15,20 @@ class GroupNorm(nn.GroupNorm):
     kernel accumulates in float32 anyway, so the rounding happens once either way.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalises `x`; same shape and dtype out."""
+    silu = False
+
+    def forward(self, x: Tensor, extra: Tensor | None = None) -> Tensor:
+        """Normalises `x`, plus `extra` `[m, c]` repeated to the length of b; same shape and dtype out."""
         with torch.autocast(x.device.type, enabled=False):
-            return kernels.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+            return kernels.group_norm(
+                x, self.num_groups, self.weight, self.bias, self.eps, silu=self.silu, extra=extra
+            )
 
 
 class GroupNormSiLU(GroupNorm):
     """Group normalisation, then SiLU: two layers of the official model, the second without parameters."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalises and activates `x`; same shape and dtype out."""
-        with torch.autocast(x.device.type, enabled=False):
-            return kernels.group_norm(x, self.num_groups, self.weight, self.bias, self.eps, silu=True)
+    silu = True
 
 
 class LayerNorm(nn.LayerNorm):
@@ -37,3 +38,8 @@ class LayerNorm(nn.LayerNorm):
         """Normalises `x`; same shape and dtype out."""
         with torch.autocast(x.device.type, enabled=False):
             return kernels.layer_norm(x, self.weight, self.bias, self.eps)
+
+    def of_sum(self, x: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+        """`x + other`, and that normalised."""
+        with torch.autocast(x.device.type, enabled=False):
+            return kernels.add_layer_norm(x, other, self.weight, self.bias, self.eps)

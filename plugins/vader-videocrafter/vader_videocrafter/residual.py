@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vader_core import kernels
 from vader_videocrafter.norm import GroupNormSiLU
 from vader_videocrafter.transformer import fold_frames, unfold_frames
 
@@ -42,7 +43,12 @@ class TemporalConvBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[b, c, t, h, w]` to the same."""
-        return x + self.conv4(self.conv3(self.conv2(self.conv1(x))))
+        h, bias = x, None
+        for layers in (self.conv1, self.conv2, self.conv3, self.conv4):
+            # a bias is added by whatever follows
+            h = layers[0](h, None if bias is None else bias[None])
+            h, bias = kernels.convolve(layers[-1], h)
+        return kernels.merge(h, x, bias)
 
 
 class ResidualBlock(nn.Module):
@@ -69,13 +75,20 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor, num_frames: int) -> Tensor:
         """`x` `[b*t, c, h, w]`, `embedding` `[b, e]`; `[b*t, c', h, w]` out."""
-        shift = self.emb_layers(embedding).repeat_interleave(num_frames, dim=0)
-        h = self.in_layers(x)
-        h = self.out_layers(h + shift[:, :, None, None])
-        h = self.skip_connection(x) + h
+        h, bias = kernels.convolve(self.in_layers[-1], self.in_layers[0](x))
+        shift = self.emb_layers(embedding)
+        h = self.out_layers[0](h, shift if bias is None else shift + bias)
+        h, bias = kernels.convolve(self.out_layers[-1], h)
+        h = kernels.merge(h, self._skipped(x), bias)
         if self.temopral_conv is None:
             return h
         return fold_frames(self.temopral_conv(unfold_frames(h, num_frames)))
+
+    def _skipped(self, x: Tensor) -> Tensor:
+        if isinstance(self.skip_connection, nn.Identity):
+            return x
+        x, bias = kernels.convolve(self.skip_connection, x)
+        return x if bias is None else x + bias[:, None, None]
 
 
 class Downsample(nn.Module):

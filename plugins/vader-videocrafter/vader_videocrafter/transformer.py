@@ -97,19 +97,18 @@ class TemporalTransformer(nn.Module):
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
         """`x` `[b*t, c, h, w]` with `num_frames` t; `[b*t, c, h, w]` out."""
         video = self.norm(unfold_frames(x, num_frames))
-        batch, _, _, height, width = video.shape
-        tokens = video.permute(0, 3, 4, 2, 1).flatten(0, 2)
+        # Frames stay where they are: only the attention looks along them.
+        tokens = video.permute(0, 2, 3, 4, 1).flatten(2, 3)
         tokens = self._project(self.proj_in, tokens)
         for block in self.transformer_blocks:
             tokens = call(block, self.checkpointing, tokens)
         tokens = self._project(self.proj_out, tokens)
-        out = tokens.unflatten(0, (batch, height, width)).permute(0, 3, 4, 1, 2)
-        # Added as a view: folding the frames first would copy.
-        return (x.unflatten(0, (batch, num_frames)) + out).flatten(0, 1)
+        return x + tokens.unflatten(2, x.shape[-2:]).permute(0, 1, 4, 2, 3).flatten(0, 1)
 
     def _project(self, layer: nn.Module, tokens: Tensor) -> Tensor:
         if self.use_linear:
             return layer(tokens)
         if type(layer) is nn.Conv1d:  # one tap wide: a linear layer, without turning the tokens around
             return nn.functional.linear(tokens, layer.weight.squeeze(-1), layer.bias)
-        return layer(tokens.transpose(1, 2)).transpose(1, 2)
+        rows = layer(tokens.flatten(1, 2).transpose(1, 2))
+        return rows.transpose(1, 2).unflatten(1, tokens.shape[1:3])

@@ -1,0 +1,322 @@
+"""Diffusers' video U-Nets on the fused kernels: their blocks with other forward passes, the same parameters.
+
+Activations keep their channels innermost throughout. Frames stay where they are in memory: only the temporal
+attention and the temporal convolutions look along them. Every number stays the same to rounding.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers.models.activations import GEGLU
+from diffusers.models.attention import BasicTransformerBlock, TemporalBasicTransformerBlock
+from diffusers.models.resnet import (
+    AlphaBlender,
+    ResnetBlock2D,
+    SpatioTemporalResBlock,
+    TemporalConvLayer,
+    TemporalResnetBlock,
+)
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from diffusers.models.transformers.transformer_temporal import (
+    TransformerSpatioTemporalModel,
+    TransformerTemporalModel,
+)
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vader_core import kernels
+from vader_core.fused import fuse_norms, swap_forward
+
+_BLOCKS = (BasicTransformerBlock, TemporalBasicTransformerBlock)
+_ATTENTION_NORMS = ("spatial_norm", "group_norm", "norm_cross", "norm_q", "norm_k")
+
+
+def fuse_denoiser(denoiser: nn.Module) -> int:
+    """Change a `UNet3DConditionModel` or `UNetSpatioTemporalConditionModel` in place.
+
+    Blocks with parts that those two never have (other norms, dropout in training) stay as they are.
+
+    Returns:
+        How many blocks have another forward pass.
+    """
+    fuse_norms(denoiser)
+    swap_forward(denoiser, GEGLU, _gated)
+    fused = 0
+    for kind, (forward, plain) in _FORWARDS.items():
+        fused += swap_forward(denoiser, kind, forward, plain)
+    return fused
+
+
+def _gated(self: Any, hidden_states: Tensor) -> Tensor:
+    return kernels.gated_gelu(self.proj(hidden_states))
+
+
+# -- residual blocks -----------------------------------------------------------------------------------
+
+
+def _still(*modules: nn.Module) -> bool:
+    """No dropout among ``modules`` that does anything."""
+    parts = [part for module in modules for part in module.modules() if isinstance(part, nn.Dropout)]
+    return all(part.p == 0 or not part.training for part in parts)
+
+
+def _norm(norm: Any, x: Tensor, *, silu: bool = False, extra: Tensor | None = None) -> Tensor:
+    return kernels.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps, silu=silu, extra=extra)
+
+
+def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    """Of two additions [m, c] and [c], where there are any."""
+    if first is None:
+        return None if second is None else second[None]
+    return first if second is None else first + second
+
+
+def _whole(conv: Any, x: Tensor) -> Tensor:
+    """A convolution with its bias."""
+    out, bias = kernels.convolve(conv, x)
+    return out if bias is None else out + bias.reshape(-1, *[1] * (x.ndim - 2))
+
+
+def _plain_residual(block: Any) -> bool:
+    sampled = block.upsample is not None or block.downsample is not None
+    return (
+        block.time_embedding_norm == "default"
+        and isinstance(block.nonlinearity, nn.SiLU)
+        and not sampled
+        and _still(block)
+    )
+
+
+def _residual(self: Any, input_tensor: Tensor, temb: Tensor | None, *args: Any, **kwargs: Any) -> Tensor:
+    """[n, c, h, w] and [n, e] → [n, c', h, w]."""
+    h, bias = kernels.convolve(self.conv1, _norm(self.norm1, input_tensor, silu=True))
+    shift = None
+    if temb is not None and self.time_emb_proj is not None:
+        shift = self.time_emb_proj(temb if self.skip_time_act else F.silu(temb))
+    h, bias = kernels.convolve(self.conv2, _norm(self.norm2, h, silu=True, extra=_sum(shift, bias)))
+    kept = input_tensor if self.conv_shortcut is None else _whole(self.conv_shortcut, input_tensor)
+    out = kernels.merge(h, kept, bias)
+    return out if self.output_scale_factor == 1 else out / self.output_scale_factor
+
+
+def _unfolded(x: Tensor, num_frames: int) -> Tensor:
+    """[b t, c, h, w] → a view [b, c, t, h, w]."""
+    return x.unflatten(0, (-1, num_frames)).transpose(1, 2)
+
+
+def _folded(x: Tensor) -> Tensor:
+    """[b, c, t, h, w] → [b t, c, h, w]."""
+    return x.transpose(1, 2).flatten(0, 1)
+
+
+def _frame_convs(self: Any, hidden_states: Tensor, num_frames: int = 1) -> Tensor:
+    x = _unfolded(hidden_states, num_frames)
+    h, bias = x, None
+    for layers in (self.conv1, self.conv2, self.conv3, self.conv4):
+        h, bias = kernels.convolve(layers[-1], _norm(layers[0], h, silu=True, extra=_sum(None, bias)))
+    return _folded(kernels.merge(h, x, bias))
+
+
+def _plain_mixture(mixer: AlphaBlender) -> bool:
+    return mixer.merge_strategy == "learned_with_images" and not mixer.switch_spatial_to_temporal_mix
+
+
+def _temporal_share(mixer: Any) -> Tensor:
+    """Of the temporal branch, one number; the U-Net never calls its input mere images."""
+    wide = mixer.mix_factor.to(torch.promote_types(mixer.mix_factor.dtype, torch.float32))
+    share: Tensor = 1.0 - torch.sigmoid(wide)
+    return share
+
+
+def _plain_mixed_residual(block: Any) -> bool:
+    inner = block.temporal_res_block
+    return (
+        _plain_mixture(block.time_mixer)
+        and type(inner) is TemporalResnetBlock
+        and inner.conv_shortcut is None
+        and _still(inner)
+    )
+
+
+def _mixed_residual(
+    self: Any, hidden_states: Tensor, temb: Tensor | None = None, image_only_indicator: Any = None
+) -> Tensor:
+    """The spatial block's result x plus the temporal branch's share of what its block adds to x."""
+    num_frames = image_only_indicator.shape[-1]
+    x = _unfolded(self.spatial_res_block(hidden_states, temb), num_frames)
+    block = self.temporal_res_block
+    h, bias = kernels.convolve(block.conv1, _norm(block.norm1, x, silu=True))
+    shift = None
+    if temb is not None and block.time_emb_proj is not None:
+        # the U-Net repeats one embedding for all frames of a sample
+        shift = block.time_emb_proj(F.silu(temb[::num_frames]))
+    h, bias = kernels.convolve(block.conv2, _norm(block.norm2, h, silu=True, extra=_sum(shift, bias)))
+    return _folded(kernels.merge(h, x, bias, _temporal_share(self.time_mixer)))
+
+
+# -- transformers --------------------------------------------------------------------------------------
+
+
+def _plain_attention(attn: Any) -> bool:
+    norms = [getattr(attn, name, None) for name in _ATTENTION_NORMS]
+    usual = attn.rescale_output_factor == 1.0 and not attn.residual_connection
+    return all(norm is None for norm in norms) and usual
+
+
+def _plain_block(block: Any) -> bool:
+    if type(block) not in _BLOCKS or block.attn2 is None or block._chunk_size is not None:
+        return False
+    norms = [block.norm1, block.norm2, block.norm3]
+    if isinstance(block, BasicTransformerBlock):
+        if block.norm_type != "layer_norm" or block.pos_embed is not None or block.only_cross_attention:
+            return False
+    elif not block.is_res:
+        return False
+    usual = all(isinstance(norm, nn.LayerNorm) and len(norm.normalized_shape) == 1 for norm in norms)
+    return usual and _plain_attention(block.attn1) and _plain_attention(block.attn2) and _still(block)
+
+
+def _plain_transformer(model: Any) -> bool:
+    blocks = [*model.transformer_blocks, *getattr(model, "temporal_transformer_blocks", [])]
+    image = not isinstance(model, Transformer2DModel) or model.is_input_continuous
+    mixer = getattr(model, "time_mixer", None)
+    return image and all(map(_plain_block, blocks)) and (mixer is None or _plain_mixture(mixer))
+
+
+def _attend(attn: Any, x: Tensor, context: Tensor | None) -> Tensor:
+    """Of [rows, n, d] along n, of [b, t, n, d] along t; or of either to ``context`` [m, l, e]."""
+    source = x if context is None else context
+    q, k, v = attn.to_q(x), attn.to_k(source), attn.to_v(source)
+    if x.ndim == 4 and context is None:
+        found = kernels.attention_over_frames(q, k, v, attn.heads)
+    else:
+        # every query sees the whole context on its own
+        q = q.reshape(len(source), -1, q.shape[-1])
+        q, k, v = (part.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for part in (q, k, v))
+        found = kernels.attention(q, k, v).transpose(1, 2).reshape(*x.shape[:-1], -1)
+    out: Tensor = attn.to_out[0](found)
+    return out
+
+
+def _trained(*layers: nn.Module) -> bool:
+    weights = [weight for layer in layers for weight in layer.parameters()]
+    return torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
+
+
+def _of_one_token(attn: Any, context: Tensor) -> Tensor:
+    """Attention to one token alone, [m, 1, e] → [m, d]: its value, whatever queries and keys say."""
+    out: Tensor = attn.to_out[0](attn.to_v(context[:, 0]))
+    return out
+
+
+def _add_norm(
+    norm: Any, x: Tensor, other: Tensor | None, extra: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    return kernels.add_layer_norm(x, other, norm.weight, norm.bias, norm.eps, extra=extra)
+
+
+def _after_first(block: Any, x: Tensor, found: Tensor, context: Tensor | None) -> Tensor:
+    """A block's result from its first attention's on."""
+    last = block.attn2
+    if context is not None and context.shape[1] == 1 and not _trained(last.to_q, last.to_k):
+        x, normed = _add_norm(block.norm3, x, found, _of_one_token(last, context))
+    else:
+        x, normed = _add_norm(block.norm2, x, found)
+        x, normed = _add_norm(block.norm3, x, _attend(last, normed, context))
+    out: Tensor = x + block.ff(normed)
+    return out
+
+
+def _block(block: Any, x: Tensor, context: Tensor | None) -> Tensor:
+    return _after_first(block, x, _attend(block.attn1, block.norm1(x), None), context)
+
+
+def _tokens(layer: Any, x: Tensor, *, linear: bool) -> Tensor:
+    """[n, c, h, w] → [n, h w, d], through a projection of either kind."""
+    if not linear:
+        return _whole(layer, x).flatten(2).transpose(1, 2)
+    out: Tensor = layer(x.flatten(2).transpose(1, 2))
+    return out
+
+
+def _image(layer: Any, tokens: Tensor, size: Any, *, linear: bool) -> Tensor:
+    """[n, h w, d] → [n, c, h, w], likewise."""
+    tokens = layer(tokens) if linear else tokens
+    x = tokens.transpose(1, 2).unflatten(2, size)
+    return x if linear else _whole(layer, x)
+
+
+def _spatial(
+    self: Any,
+    hidden_states: Tensor,
+    encoder_hidden_states: Tensor | None = None,
+    *args: Any,
+    return_dict: bool = True,
+    **kwargs: Any,
+) -> Any:
+    linear = self.use_linear_projection
+    tokens = _tokens(self.proj_in, _norm(self.norm, hidden_states), linear=linear)
+    for block in self.transformer_blocks:
+        tokens = _block(block, tokens, encoder_hidden_states)
+    out = hidden_states + _image(self.proj_out, tokens, hidden_states.shape[2:], linear=linear)
+    return (out,)
+
+
+def _temporal(
+    self: Any, hidden_states: Tensor, *args: Any, num_frames: int = 1, return_dict: bool = True, **kwargs: Any
+) -> Any:
+    video = _norm(self.norm, _unfolded(hidden_states, num_frames))
+    tokens = self.proj_in(video.permute(0, 2, 3, 4, 1).flatten(2, 3))
+    for block in self.transformer_blocks:
+        tokens = _block(block, tokens, None)
+    found = self.proj_out(tokens).unflatten(2, hidden_states.shape[2:])
+    return (hidden_states + found.permute(0, 1, 4, 2, 3).flatten(0, 1),)
+
+
+def _frame_embedding(self: Any, num_frames: int, x: Tensor) -> Tensor:
+    """[t, c]: of the frames' numbers."""
+    numbers = torch.arange(num_frames, device=x.device)
+    out: Tensor = self.time_pos_embed(self.time_proj(numbers).to(x.dtype))
+    return out
+
+
+def _temporal_block(
+    block: Any, tokens: Tensor, embedding: Tensor, context: Tensor, num_frames: int
+) -> Tensor:
+    """[b t, n, d], embedding [b t, d], context [b, l, e] → the same shape."""
+    x, normed = _add_norm(block.norm_in, tokens, None, embedding)
+    x, normed = _add_norm(block.norm1, x, block.ff_in(normed))
+    x, normed = (part.unflatten(0, (-1, num_frames)) for part in (x, normed))
+    found = _attend(block.attn1, normed, None)
+    return _after_first(block, x, found, context).flatten(0, 1)
+
+
+def _spatiotemporal(
+    self: Any,
+    hidden_states: Tensor,
+    encoder_hidden_states: Tensor,
+    image_only_indicator: Tensor,
+    return_dict: bool = True,
+) -> Any:
+    num_frames = image_only_indicator.shape[-1]
+    samples = len(hidden_states) // num_frames
+    context = encoder_hidden_states[::num_frames]
+    tokens = _tokens(self.proj_in, _norm(self.norm, hidden_states), linear=True)
+    embedding = _frame_embedding(self, num_frames, tokens).repeat(samples, 1)
+    for block, temporal in zip(self.transformer_blocks, self.temporal_transformer_blocks, strict=True):
+        tokens = _block(block, tokens, encoder_hidden_states)
+        mixed = _temporal_block(temporal, tokens, embedding, context, num_frames)
+        tokens = torch.lerp(tokens, mixed, _temporal_share(self.time_mixer).to(mixed.dtype))
+    return (hidden_states + _image(self.proj_out, tokens, hidden_states.shape[2:], linear=True),)
+
+
+_FORWARDS: dict[Any, Any] = {
+    ResnetBlock2D: (_residual, _plain_residual),
+    TemporalConvLayer: (_frame_convs, _still),
+    SpatioTemporalResBlock: (_mixed_residual, _plain_mixed_residual),
+    Transformer2DModel: (_spatial, _plain_transformer),
+    TransformerTemporalModel: (_temporal, _plain_transformer),
+    TransformerSpatioTemporalModel: (_spatiotemporal, _plain_transformer),
+}
