@@ -82,6 +82,18 @@ def folding_table(rows: list[dict[str, float]]) -> list[str]:
     return lines
 
 
+def shortcuts_table(rows: list[dict[str, Any]]) -> list[str]:
+    """What shortcuts save and change on the demo."""
+    lines = ["| no-graph steps | work | latents move by | reward | alignment |", "|---|---|---|---|---|"]
+    whole = rows[0]["block_passes"]
+    for row in rows:
+        lines.append(
+            f"| {row['shortcut']} | {row['block_passes'] / whole:.2f} | {row['latents_move_by']:.3f} | "
+            f"{row['demo_aesthetic']:.2f} | {row['demo_alignment']:.3f} |"
+        )
+    return lines
+
+
 def main(page: Path) -> None:
     """Write the tables between the page's marks."""
     rows = read("steps-h200.json")["rows"]
@@ -91,6 +103,7 @@ def main(page: Path) -> None:
         "passes": pass_table(rows),
         "kernels": kernel_table(read("kernels-h200.json")["kernels"]),
         "folding": folding_table(read("folding.json")),
+        "shortcuts": shortcuts_table(read("shortcuts.json")),
     }
     text = page.read_text(encoding="utf-8")
     for name, lines in tables.items():

@@ -79,6 +79,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "guidance in steps 2 to 4": _trainer(guidance_interval="2-4"),
     "guidance every 2nd step": _trainer(guidance_cache=2),
     "guidance once": _trainer(guidance_cache=6),
+    "features every 2nd step": _trainer(feature_cache=2),
+    "features once": _trainer(feature_cache=6),
     "low variance 2": _trainer(low_variance=2),
     "low variance 4": _trainer(low_variance=4),
     "low variance 8": _trainer(low_variance=8),
@@ -88,7 +90,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "inner updates 4": _trainer(inner_updates=4),
     "inner updates 4, batch 1": _trainer(inner_updates=4, batch_size=1),
     "3 steps, batch 1": _steps(3, batch_size=1),
-    "3 steps, batch 1, guidance once": _steps(3, batch_size=1, guidance_cache=3),
+    "3 steps, batch 1, features once": _steps(3, batch_size=1, feature_cache=3),
+    "3 steps, batch 1, guidance in step 0": _steps(3, batch_size=1, guidance_interval="0-0"),
     "3 steps, batch 1, inner updates 4": _steps(3, batch_size=1, inner_updates=4),
 }
 

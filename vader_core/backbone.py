@@ -21,6 +21,7 @@ from vader_core.randomness import Randomness
 from vader_core.sampler import Schedule
 
 if TYPE_CHECKING:
+    from vader_core.feature_cache import FeatureCache
     from vader_core.folding import Folding
 
 Tensors = Mapping[str, Tensor]
@@ -195,6 +196,8 @@ class Backbone(ABC):
     takes_image: ClassVar[bool] = False
     #: Whether the denoiser is faster on CUDA with its convolutions' channels innermost.
     prefers_channels_last: ClassVar[bool] = False
+    #: Whether the denoiser asks its attribute ``feature_cache`` to run its deep part.
+    caches_features: ClassVar[bool] = False
 
     denoiser: nn.Module
 
@@ -205,6 +208,8 @@ class Backbone(ABC):
         self.gradient_checkpointing = False
         #: Folds the adapter into the base weights while no graph is recorded; set by the core.
         self.folding: Folding | None = None
+        #: Keeps deep features while no graph is recorded; set by the core, on the denoiser too.
+        self.feature_cache: FeatureCache | None = None
         self.text_cache = TextCache(type(self).__name__)
 
     # -- known before the weights are ------------------------------------------------------------------

@@ -142,6 +142,11 @@ class TrainerSection(Section):
     guidance_cache: int = Field(
         1, ge=1, description="Work the guidance out at every k-th no-graph step and reuse it in between."
     )
+    feature_cache: int = Field(
+        1,
+        ge=1,
+        description="Run the denoiser's deep part at every k-th no-graph step and reuse its result.",
+    )
     detach_input: bool = Field(
         False, description="Detach the latents a differentiated prediction is given (DRTune)."
     )

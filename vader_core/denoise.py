@@ -103,7 +103,7 @@ def _rollout(
     sampler, plan = sampling.sampler, sampling.plan
     first = min(drawn.steps, default=plan.num_steps)
     state = sampler.start(plan, noise)
-    short = ShortPredictions(sampling.guidance, shortcuts) if shortcuts.on else None
+    short = ShortPredictions(backbone, sampling.guidance, shortcuts) if shortcuts.on else None
     record: list[DifferentiatedStep] = []
     for i in range(plan.num_steps):
         fresh = _fresh_noise(sampling, i, state, conditioning, rng)
@@ -142,7 +142,7 @@ def _predict(
     timestep = _timestep(sampling.plan, i, given)
     with torch.set_grad_enabled(chosen and torch.is_grad_enabled()):
         if short is not None and not chosen:
-            return short.predict(i, backbone, given, timestep, conditioning)
+            return short.predict(i, given, timestep, conditioning)
         return sampling.guidance.predict(backbone, given, timestep, conditioning)
 
 

@@ -33,7 +33,11 @@ def check_levers(assembly: Assembly) -> None:
                 f"trainer.{name} and lora.dropout={lora.dropout:g} cannot be used together: the no-graph "
                 "steps would lose the dropout; leave one out"
             )
-
+    if trainer.feature_cache > 1 and not assembly.backbone.caches_features:
+        raise VaderError(
+            f"trainer.feature_cache={trainer.feature_cache}: backbone {assembly.backbone.name!r} keeps no "
+            "features; leave the option out"
+        )
     clashing = {
         "segments": trainer.segments > 1,
         "low_variance": trainer.low_variance > 0,
@@ -67,11 +71,17 @@ def pull_levers(assembly: Assembly) -> None:
         from vader_core.folding import Folding
 
         backbone.folding = Folding(denoiser)
+    if trainer.feature_cache > 1:
+        from vader_core.feature_cache import FeatureCache
+
+        backbone.feature_cache = FeatureCache()
+        denoiser.feature_cache = backbone.feature_cache  # type: ignore[assignment]
     if trainer.cuda_graphs:
         from vader_core.cuda_graphs import GraphedForward
 
         torch.backends.cudnn.benchmark = True
-        GraphedForward(denoiser, lambda: _adapter_state(denoiser))
+        cache = backbone.feature_cache
+        GraphedForward(denoiser, lambda: (_adapter_state(denoiser), cache and cache.state))
 
 
 def _channels_last(module: nn.Module) -> None:

@@ -1,7 +1,9 @@
-"""Cheaper predictions in the no-graph steps of a training rollout: guidance skipped, guidance reused."""
+"""Cheaper predictions in the no-graph steps of a training rollout: guidance or deep features left out."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -22,10 +24,13 @@ class Shortcuts:
             (Kynkäänniemi et al. 2024, arXiv 2404.07724). ``None`` guides all.
         guidance_cache: The difference of the two branches is worked out at every k-th step and reused in
             between (FasterCache, arXiv 2410.19355, without its filter); 1 works it out at each.
+        feature_cache: The denoiser's deep part runs at every k-th step, and what it gave is reused in between
+            (:class:`vader_core.feature_cache.FeatureCache`); 1 runs it at each.
     """
 
     guidance_interval: tuple[int, int] | None = None
     guidance_cache: int = 1
+    feature_cache: int = 1
 
     @property
     def on(self) -> bool:
@@ -48,9 +53,12 @@ class Shortcuts:
         ):
             if on and not guidance.on:
                 raise VaderError(f"trainer.{name}: guidance is off at scale 1, so leave the option out")
-        if self.guidance_cache > num_steps:
+        for name, steps in (("guidance_cache", self.guidance_cache), ("feature_cache", self.feature_cache)):
+            if steps > num_steps:
+                raise VaderError(f"trainer.{name}={steps} with {num_steps} steps: use 1 to {num_steps}")
+        if self.feature_cache > 1 and guidance.split:
             raise VaderError(
-                f"trainer.guidance_cache={self.guidance_cache} with {num_steps} steps: use 1 to {num_steps}"
+                "trainer.feature_cache and sampler.split_guidance cannot be used together: leave one out"
             )
         if self.guidance_interval is not None:
             first, last = self.guidance_interval
@@ -65,35 +73,48 @@ class Shortcuts:
 WHOLE = Shortcuts()
 
 
+#: The guidance branches, in the order of a guided batch.
+_BOTH = ("conditional", "unconditional")
+
+
 class ShortPredictions:
     """The no-graph predictions of one rollout.
 
     Args:
+        backbone: The model.
         guidance: How the branches are combined.
         shortcuts: What is left out.
     """
 
-    def __init__(self, guidance: Guidance, shortcuts: Shortcuts) -> None:
+    def __init__(self, backbone: Backbone, guidance: Guidance, shortcuts: Shortcuts) -> None:
+        self.backbone = backbone
         self.guidance = guidance
         self.shortcuts = shortcuts
         self._difference: Tensor | None = None
         self._refreshed = 0
+        if backbone.feature_cache is not None:
+            backbone.feature_cache.reset()
 
-    def predict(
-        self, i: int, backbone: Backbone, latents: Tensor, timestep: Tensor, conditioning: Conditioning
-    ) -> Tensor:
+    def predict(self, i: int, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         """The prediction of step ``i`` [B, C, T, h, w], in the latents' dtype; steps must come in order."""
-        guidance = self.guidance
-        if not guidance.on:
-            return guidance.predict(backbone, latents, timestep, conditioning)
-        if not self.shortcuts.guides(i):
-            return guidance.conditional(backbone, latents, timestep, conditioning)
+        given = (self.backbone, latents, timestep, conditioning)
+        if not self.guidance.on or not self.shortcuts.guides(i):
+            with self._features(i, _BOTH[:1]):
+                return self.guidance.conditional(*given)
         if self._difference is None or i - self._refreshed >= self.shortcuts.guidance_cache:
-            conditional, unconditional = guidance.branches(backbone, latents, timestep, conditioning)
+            with self._features(i, _BOTH):
+                conditional, unconditional = self.guidance.branches(*given)
             self._difference, self._refreshed = conditional - unconditional, i
         else:
-            conditional = guidance.conditional(backbone, latents, timestep, conditioning)
-        return conditional + (guidance.weights(latents) - 1) * self._difference
+            with self._features(i, _BOTH[:1]):
+                conditional = self.guidance.conditional(*given)
+        return conditional + (self.guidance.weights(latents) - 1) * self._difference
+
+    def _features(self, i: int, branches: Sequence[str]) -> AbstractContextManager[None]:
+        cache = self.backbone.feature_cache
+        if cache is None:
+            return nullcontext()
+        return cache.at(i, branches, self.shortcuts.feature_cache)
 
 
 def parse_interval(text: str) -> tuple[int, int]:

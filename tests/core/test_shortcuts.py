@@ -75,8 +75,8 @@ def test_reused_guidance_keeps_a_scale_for_each_frame(parts):
     conditioning = model.condition(model.encode_text(asked), asked, settings.geometry, rng)
     latents = model.initial_noise(2, settings.geometry, rng)
     timestep = latents.new_full((2,), 500.0)
-    short = ShortPredictions(Guidance((1.0, 3.0)), Shortcuts(guidance_cache=2))
-    fresh, reused = (short.predict(i, model, latents, timestep, conditioning) for i in (0, 1))
+    short = ShortPredictions(model, Guidance((1.0, 3.0)), Shortcuts(guidance_cache=2))
+    fresh, reused = (short.predict(i, latents, timestep, conditioning) for i in (0, 1))
     expected = Guidance((1.0, 3.0)).predict(model, latents, timestep, conditioning)
     assert_equal({"fresh": fresh, "reused": reused}, {"fresh": expected, "reused": expected})
 
@@ -89,6 +89,7 @@ def test_reused_guidance_keeps_a_scale_for_each_frame(parts):
         (Shortcuts(guidance_interval=(2, 5)), 3.0, "HI <= 4"),
         (Shortcuts(guidance_interval=(3, 2)), 3.0, "HI <= 4"),
         (Shortcuts(guidance_cache=6), 3.0, "use 1 to 5"),
+        (Shortcuts(feature_cache=6), 3.0, "use 1 to 5"),
     ],
 )
 def test_what_has_no_effect_is_refused(shortcuts, scale, message):

@@ -147,3 +147,33 @@ def test_a_file_of_ones_own_is_read(tmp_path):
     made = make(weights=str(tmp_path))
     made.load()
     assert torch.equal(made.denoiser.patch_out.bias, whole["denoiser.patch_out.bias"])
+
+
+@torch.no_grad()
+def test_feature_cache_reuses_what_the_inner_blocks_add():
+    from vader_core.feature_cache import FeatureCache
+
+    made = make(torch.float64)
+    made.load()
+    denoiser = made.denoiser
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.randn(2, 1, 8, 8, 8, 8, generator=generator, dtype=torch.float64)
+    time = torch.tensor([0.5], dtype=torch.float64)
+    text = torch.randn(1, 12, 128, generator=generator, dtype=torch.float64)
+    seen = {}
+    for index in (1, 7):  # what the second block is given, and what the last one is given
+        denoiser.blocks[index].register_forward_pre_hook(
+            lambda module, given, index=index: seen.setdefault(index, []).append(given[0])
+        )
+    plain = denoiser(first, time, text)
+    denoiser.feature_cache = FeatureCache()
+    assert torch.equal(denoiser(first, time, text), plain)
+    with denoiser.feature_cache.at(0, ("conditional",), 2):
+        assert torch.equal(denoiser(first, time, text), plain)
+    inner = seen[7][-1] - seen[1][-1]
+    calls = []
+    denoiser.blocks[0].register_forward_hook(lambda module, given, found: calls.append(found))
+    with denoiser.feature_cache.at(1, ("conditional",), 2):
+        denoiser(second, time, text)
+    assert len(seen[1]) == 3  # not run again
+    torch.testing.assert_close(seen[7][-1], calls[0] + inner)

@@ -44,6 +44,7 @@ class DemoBackbone(Backbone):
     """
 
     name: ClassVar[str] = "demo"
+    caches_features: ClassVar[bool] = True
 
     denoiser: nn.Module
     autoencoder: AutoEncoder

@@ -8,6 +8,7 @@ the blocks share, each adding its own learnt table (PixArt's economy, arXiv 2310
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -97,6 +98,9 @@ class Denoiser(nn.Module):
         text_width: channels of a caption feature.
     """
 
+    #: Keeps what the blocks between the first and the last add; set by who samples.
+    feature_cache: Any = None
+
     def __init__(
         self,
         latent_channels: int = 8,
@@ -147,8 +151,23 @@ class Denoiser(nn.Module):
         condition = functional.silu(self.time_mlp(features) + self.text_pool(text.mean(1)))
         modulation = self.modulation(condition).unflatten(1, (6, -1))
         recompute = checkpointing and torch.is_grad_enabled()
-        for block in self.blocks:
-            x = checkpoint(block, x, modulation, use_reentrant=False) if recompute else block(x, modulation)
+
+        def run(x: Tensor, blocks: nn.ModuleList) -> Tensor:
+            for block in blocks:
+                x = (
+                    checkpoint(block, x, modulation, use_reentrant=False)
+                    if recompute
+                    else block(x, modulation)
+                )
+            return x
+
+        if self.feature_cache is None:
+            x = run(x, self.blocks)
+        else:
+            last = max(1, len(self.blocks) - 1)
+            x = run(x, self.blocks[:1])
+            x = self.feature_cache.residual(x, lambda x: run(x, self.blocks[1:last]))
+            x = run(x, self.blocks[last:])
         shift, scale = self.modulation_out(condition)[:, None].chunk(2, dim=2)
         x = self.patch_out(self.norm_out(x[:, text.shape[1] :]) * (1 + scale) + shift)
         return rearrange(x, "b (t h w) (two c) -> b c (t two) h w", t=time, h=height, two=2)

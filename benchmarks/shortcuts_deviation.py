@@ -1,0 +1,112 @@
+"""How far shortcuts of the no-graph steps move the clips of the trained demo model, and what they save.
+
+python benchmarks/shortcuts_deviation.py benchmarks/results/shortcuts.json
+
+Latents of 32 held-out captions after 6 steps at guidance 3, the last step whole as it is where it is
+differentiated, against the same without shortcuts; beside it what bfloat16 and fewer steps do. Scores are of
+the decoded clips; the work is counted in samples that pass a block in the no-graph steps.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from checkout import registry_of_checkout
+from torch import Tensor, nn
+
+from vader_core.assembly import Assembly, prepare
+from vader_core.config import merged, read_recipe, validated
+from vader_core.denoise import denoise
+from vader_core.feature_cache import FeatureCache
+from vader_core.gradient import Drawn
+from vader_core.randomness import Randomness
+from vader_core.shortcuts import WHOLE, Shortcuts
+
+CLIPS, BATCH = 32, 8
+SHORTCUTS = {
+    "guidance in steps 0 to 2": Shortcuts(guidance_interval=(0, 2)),
+    "guidance in steps 2 to 4": Shortcuts(guidance_interval=(2, 4)),
+    "guidance every 2nd step": Shortcuts(guidance_cache=2),
+    "guidance every 3rd step": Shortcuts(guidance_cache=3),
+    "guidance once": Shortcuts(guidance_cache=6),
+    "features every 2nd step": Shortcuts(feature_cache=2),
+    "features every 3rd step": Shortcuts(feature_cache=3),
+    "features once": Shortcuts(feature_cache=6),
+    "guidance and features every 2nd step": Shortcuts(guidance_cache=2, feature_cache=2),
+}
+
+
+def load(num_steps: int = 6, precision: str = "fp32") -> Assembly:
+    """The demo, with its reward and the alignment."""
+    registry = registry_of_checkout()
+    given = {
+        "sampling": {"num_steps": num_steps},
+        "trainer": {"precision": precision, "device": "cpu"},
+    }
+    assembly = prepare(validated(merged(read_recipe(registry, "demo"), given)), registry)
+    assembly.load_backbone()
+    assembly.load_rewards()
+    return assembly
+
+
+@torch.no_grad()
+def sample(assembly: Assembly, shortcuts: Shortcuts) -> tuple[Tensor, dict[str, float]]:
+    """Latents of the held-out captions, and mean scores of the clips."""
+    backbone, geometry = assembly.backbone, assembly.geometry
+    if shortcuts.feature_cache > 1:
+        backbone.feature_cache = backbone.denoiser.feature_cache = FeatureCache()
+    last = assembly.settings.sampling.plan.num_steps - 1
+    passed = 0
+
+    def count(block: nn.Module, given: tuple[Tensor, ...], found: Tensor) -> None:
+        nonlocal passed
+        passed += len(found)
+
+    hooks = [block.register_forward_hook(count) for block in backbone.denoiser.blocks]
+    parts: list[Tensor] = []
+    scores: dict[str, list[Tensor]] = {}
+    for start in range(0, CLIPS, BATCH):
+        prompts = assembly.held_out_prompts()[start : start + BATCH]
+        rng = Randomness(0, samples=tuple(range(start, start + BATCH)))
+        with assembly.autocast():
+            conditioning = backbone.condition(backbone.encode_text(prompts), prompts, geometry, rng)
+            noise = backbone.initial_noise(BATCH, geometry, rng)
+            drawn = Drawn(frozenset({last}))
+            rollout = denoise(
+                backbone, assembly.settings.sampling, noise, conditioning, drawn, rng, shortcuts
+            )
+            video = backbone.decode(rollout.latents, geometry)
+        parts.append(rollout.latents.float())
+        for mixture in (assembly.rewards, assembly.monitors):
+            frames = mixture.choose_frames("all", video.shape[1], rng)
+            for name, score in mixture(video.float(), frames, prompts, rng).scores.items():
+                scores.setdefault(name, []).append(score)
+    for hook in hooks:
+        hook.remove()
+    found = {name: float(torch.cat(values).mean()) for name, values in scores.items()}
+    # Of the last step both branches are always whole.
+    return torch.cat(parts), {"block_passes": passed / len(hooks) / CLIPS - 2, **found}
+
+
+def main(file: Path) -> None:
+    """Measure and write."""
+    assembly = load()
+    whole, base = sample(assembly, WHOLE)
+    rows = [{"shortcut": "none", "latents_move_by": 0.0, **base}]
+    others = {name: sample(assembly, shortcuts) for name, shortcuts in SHORTCUTS.items()}
+    others["bfloat16"] = sample(load(precision="bf16"), WHOLE)
+    others["5 steps"] = sample(load(num_steps=5), WHOLE)
+    others["3 steps"] = sample(load(num_steps=3), WHOLE)
+    for name, (latents, scores) in others.items():
+        moved = float((latents - whole).norm() / whole.norm())
+        rows.append({"shortcut": name, "latents_move_by": moved, **scores})
+    file.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    for row in rows:
+        sys.stdout.write(f"{row}\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
