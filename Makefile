@@ -46,7 +46,7 @@ wheels: .venv/all
 	for project in . $(PLUGINS) $(EXAMPLES); do $(BIN)/python -m build --quiet --wheel --no-isolation --outdir dist $$project || exit 1; done
 
 bench: .venv/all
-	$(BIN)/vader bench --backbone demo --reward demo_aesthetic
+	$(BIN)/vader bench --recipe demo
 
 clean:
 	rm -rf .venv dist runs

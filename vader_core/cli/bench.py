@@ -31,7 +31,7 @@ PROMPT = "text:a red boat on a calm lake at sunrise"
 def command(**flags: Any) -> None:
     """Measure a training step: seconds by phase, peak memory, operations, share of the matrix rate.
 
-    Weights are random unless --weights says otherwise, so nothing is downloaded.
+    Weights that would have to be downloaded are random unless an option says otherwise.
     """
     bench_command(flags, load_registry())
 
@@ -64,6 +64,7 @@ def bench_command(flags: dict[str, Any], registry: Registry) -> None:
             kernels=flags["kernels"],
         )
     settled = assembly.config.model_dump(mode="json")
+    found["training_seconds"] = facts["steps"] * found["seconds_per_step"]
     result = {"plan": facts, **found, "environment": environment(), "config": settled}
     if flags["out"] is not None:
         from vader_core.weights import replacing
@@ -78,16 +79,17 @@ def bench_command(flags: dict[str, Any], registry: Registry) -> None:
 
 
 def _randomise(config: RunConfig, registry: Registry) -> None:
-    """Random weights wherever an option of that name was left alone."""
+    """Random weights wherever files would be downloaded and the option was left alone."""
     if config.backbone.name is None:
         raise VaderError("no backbone: give --backbone NAME (`vader plugins` lists them)")
     if not config.rewards:
         raise VaderError("no reward: give --reward NAME (`vader plugins` lists them)")
-    if "weights" in registry.get("backbone", config.backbone.name).config.model_fields:
-        config.backbone.options.setdefault("weights", "random")
-    for item in config.rewards:
-        if "weights" in registry.get("reward", item.name).config.model_fields:
-            item.options.setdefault("weights", "random")
+    backbone = registry.get("backbone", config.backbone.name)
+    chosen = [(backbone, config.backbone.options)]
+    chosen += [(registry.get("reward", item.name), item.options) for item in config.rewards]
+    for component, options in chosen:
+        if component.weights and "weights" in component.config.model_fields:
+            options.setdefault("weights", "random")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -111,6 +113,7 @@ def _print_table(result: dict[str, Any], earlier: dict[str, Any] | None) -> None
         table.add_column(column, justify="left" if not column else "right")
     rows: list[tuple[str, tuple[str, ...]]] = [("seconds a step", ("seconds_per_step",))]
     rows += [(f"  {name}", ("phases", name)) for name in result["phases"]]
+    rows += [(f"training part, {plan['steps']} steps, s", ("training_seconds",))]
     rows += [
         ("peak allocated, GiB", ("peak_allocated_gib",)),
         ("peak reserved, GiB", ("peak_reserved_gib",)),
