@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from importlib.util import find_spec
+from math import gcd
 from typing import Any
 
 import torch
@@ -22,6 +23,14 @@ _HALF = (torch.bfloat16, torch.float16)
 EPS = 1e-6
 #: The longest sequence of frames that is attended to in one tile.
 MOST_FRAMES = 64
+#: Most places of a frame that our own program attends to; torch's kernels take more.
+MOST_PLACES = 1024
+#: The longest text whose keys stay in one tile.
+MOST_KEYS = 64
+#: Heads that one program attends across frames for, the next one's numbers arriving meanwhile.
+HEADS_EACH = 4
+#: Tiles of queries that pass the keys of a short text.
+TURNS = 4
 #: Widest row of the residual stream that is taken into one tile.
 WIDEST = 4096
 #: Widest head that the attention programs take.
@@ -125,7 +134,7 @@ def self_attention_fits(qkv: Tensor, heads: int) -> bool:
 
 
 def within_frames(qkv: Tensor, heads: int, norms: tuple[Tensor, Tensor] | None, eps: float) -> Tensor:
-    """Attention among the places of each frame. Overwrites queries and keys with their norms.
+    """Attention among the places of each frame. May overwrite queries and keys.
 
     Args:
         qkv: [b, t, s, 3 * width], contiguous.
@@ -136,11 +145,16 @@ def within_frames(qkv: Tensor, heads: int, norms: tuple[Tensor, Tensor] | None, 
     Returns:
         [b, t, s, width].
     """
+    few = qkv.shape[2] <= MOST_PLACES
     if norms is not None:
-        _head_norms(qkv, heads, norms, None, eps)
-    q, k, v = qkv.flatten(0, 1).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-    out = F.scaled_dot_product_attention(q, k, v)
-    return out.transpose(1, 2).reshape(*qkv.shape[:3], -1)
+        _head_norms(qkv, heads, norms, None, eps, queries=not few)
+    q, k, v = qkv.flatten(0, 1).unflatten(-1, (3, heads, -1)).unbind(2)
+    if few:
+        out = _attend(q, k, v, None, None if norms is None else norms[0], eps)
+    else:
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+    return out.reshape(*qkv.shape[:3], -1)
 
 
 def across_frames(
@@ -180,10 +194,11 @@ def across_frames(
     out = qkv.new_empty(batch, frames, places, width)
     q_weight, k_weight = norms or (None, None)
     cos, sin = rotation or (None, None)
-    programs.across_frames[(heads * batch * places,)](
+    each = gcd(heads, HEADS_EACH)
+    programs.across_frames[(heads // each * batch * places,)](
         qkv, q_weight, k_weight, cos, sin, out, frames, places, eps, head**-0.5,
-        HEADS=heads, D=head, FIRST=first, REST=rest, LENGTH=length,
-        NORM=norms is not None, TURN=rotation is not None, num_warps=max(1, length // 16),
+        HEADS=heads, EACH=each, D=head, FIRST=first, REST=rest, LENGTH=length,
+        NORM=norms is not None, TURN=rotation is not None, num_warps=max(1, length // 16), num_stages=2,
     )  # fmt: skip
     return out
 
@@ -194,8 +209,10 @@ def _head_norms(
     norms: tuple[Tensor, Tensor] | None,
     rotation: tuple[Tensor, Tensor] | None,
     eps: float,
+    *,
+    queries: bool = True,
 ) -> None:
-    """Normalise and turn queries and keys where they lie."""
+    """Normalise and turn keys, and ``queries`` too, where they lie."""
     programs = _programs()
     frames, places = qkv.shape[1:3]
     tokens = qkv.numel() // qkv.shape[-1]
@@ -204,7 +221,7 @@ def _head_norms(
     q_weight, k_weight = norms or (None, None)
     cos, sin = rotation or (None, None)
     rows = 64
-    programs.head_norms[-(-tokens * heads // rows), 2](
+    programs.head_norms[-(-tokens * heads // rows), 1 + queries](
         qkv, q_weight, k_weight, cos, sin, tokens, frames, places, eps,
         HEADS=heads, D=head, FIRST=first, REST=rest, ROWS=rows,
         NORM=norms is not None, TURN=rotation is not None,
@@ -227,20 +244,39 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     if not _attends(q, k, v):
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+    return _attend(q, k, v, mask)
+
+
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, norm: Tensor | None = None, eps: float = 0.0
+) -> Tensor:
+    """:func:`attention` by the programs; ``norm`` is the weight of the queries' norm, still to be taken."""
     programs = _programs()
     batch, queries, heads, width = q.shape
     keys = k.shape[1]
     first, rest = programs.two_tiles(width)
     out = q.new_empty(q.shape)
-    rows = min(128, max(programs.LEAST, programs.power_of_two(queries)))
-    columns = 32 if keys <= 32 else 64
     counts = None if mask is None else mask.view(torch.uint8)
-    programs.attend[-(-queries // rows), heads, batch](
-        q, k, v, counts, out, queries, keys, width**-0.5,
+    strides = (
         q.stride(0), q.stride(1), k.stride(0), k.stride(1), out.stride(0), out.stride(1),
         0 if counts is None else counts.stride(0),
-        D=width, FIRST=first, REST=rest, ROWS=rows, COLUMNS=columns, SPAN=-(-keys // columns) * columns,
-        MASK=mask is not None, num_warps=4 if rows <= 64 else 8,
+    )  # fmt: skip
+    tiles = {"D": width, "FIRST": first, "REST": rest, "MASK": mask is not None, "num_warps": 4}
+    rows = 64
+    blocks = -(-queries // rows)
+    if keys <= MOST_KEYS and norm is None:
+        turns = min(TURNS, blocks)
+        programs.attend_few[heads, -(-blocks // turns), batch](
+            q, k, v, counts, out, queries, keys, turns, width**-0.5, *strides,
+            ROWS=rows, COLUMNS=max(programs.LEAST, programs.power_of_two(keys)), num_stages=2, **tiles,
+        )  # fmt: skip
+        return out
+    columns = 64
+    whole = keys // columns * columns
+    tail = max(programs.LEAST, programs.power_of_two(keys - whole)) if keys > whole else 0
+    programs.attend[heads, blocks, batch](
+        q, k, v, counts, norm, out, queries, keys, whole, width**-0.5, eps, *strides,
+        ROWS=rows, COLUMNS=columns, TAIL=tail, NORM=norm is not None, num_stages=3, **tiles,
     )  # fmt: skip
     return out
 

@@ -66,17 +66,24 @@ def _turned(x, cos, sin, ROWS: tl.constexpr, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def _head(
-    x, weight, cos, sin, row, present, position, eps,
+def _taken(place, present, D: tl.constexpr, FIRST: tl.constexpr, REST: tl.constexpr):
+    """Rows of one head, from where each begins, as two tiles."""
+    first = tl.arange(0, FIRST)[None, :]
+    rest = FIRST + tl.arange(0, REST)[None, :]
+    a = tl.load(place[:, None] + first, mask=present[:, None] & (first < D), other=0.0)
+    b = tl.load(place[:, None] + rest, mask=present[:, None] & (rest < D), other=0.0)
+    return a, b
+
+
+@triton.jit
+def _shaped(
+    a, b, weight, cos, sin, present, position, eps,
     D: tl.constexpr, FIRST: tl.constexpr, REST: tl.constexpr, ROWS: tl.constexpr,
     NORM: tl.constexpr, TURN: tl.constexpr,
 ):  # fmt: skip
-    """Rows of one head, normalised and turned, as two float32 tiles; ``row`` is where each begins."""
+    """Two tiles of a head's rows in float32, normalised and turned."""
     first = tl.arange(0, FIRST)
     rest = FIRST + tl.arange(0, REST)
-    inside = present[:, None]
-    a = tl.load(x + row[:, None] + first[None, :], mask=inside & (first < D)[None, :], other=0.0)
-    b = tl.load(x + row[:, None] + rest[None, :], mask=inside & (rest < D)[None, :], other=0.0)
     a = a.to(tl.float32)
     b = b.to(tl.float32)
     if NORM:
@@ -84,19 +91,29 @@ def _head(
         a *= inverse[:, None] * tl.load(weight + first, mask=first < D, other=0.0).to(tl.float32)[None, :]
         b *= inverse[:, None] * tl.load(weight + rest, mask=rest < D, other=0.0).to(tl.float32)[None, :]
     if TURN:
-        pair = tl.arange(0, FIRST // 2)
-        at = position[:, None] * (D // 2) + pair[None, :]
-        known = inside & (pair < D // 2)[None, :]
+        pair = tl.arange(0, FIRST // 2)[None, :]
+        at = position[:, None] * (D // 2) + pair
+        known = present[:, None] & (pair < D // 2)
         a = _turned(
             a, tl.load(cos + at, mask=known, other=0.0), tl.load(sin + at, mask=known, other=0.0), ROWS, FIRST
         )
-        pair = FIRST // 2 + tl.arange(0, REST // 2)
-        at = position[:, None] * (D // 2) + pair[None, :]
-        known = inside & (pair < D // 2)[None, :]
+        pair = FIRST // 2 + tl.arange(0, REST // 2)[None, :]
+        at = position[:, None] * (D // 2) + pair
+        known = present[:, None] & (pair < D // 2)
         b = _turned(
             b, tl.load(cos + at, mask=known, other=0.0), tl.load(sin + at, mask=known, other=0.0), ROWS, REST
         )
     return a, b
+
+
+@triton.jit
+def _put(place, present, a, b, D: tl.constexpr, FIRST: tl.constexpr, REST: tl.constexpr):
+    """Two tiles of a head's rows, each to where it begins."""
+    first = tl.arange(0, FIRST)[None, :]
+    rest = FIRST + tl.arange(0, REST)[None, :]
+    kind = place.dtype.element_ty
+    tl.store(place[:, None] + first, a.to(kind), mask=present[:, None] & (first < D))
+    tl.store(place[:, None] + rest, b.to(kind), mask=present[:, None] & (rest < D))
 
 
 @triton.jit
@@ -110,108 +127,170 @@ def head_norms(
     token = index // HEADS
     present = token < rows
     position = (token // places) % frames
-    part = tl.program_id(1)
-    row = token * (3 * HEADS * D) + part * (HEADS * D) + (index % HEADS) * D
+    # keys first: a grid of one leaves the queries
+    part = 1 - tl.program_id(1)
+    place = qkv + token * (3 * HEADS * D) + part * (HEADS * D) + (index % HEADS) * D
+    x1, x2 = _taken(place, present, D, FIRST, REST)
     if part == 0:
-        a, b = _head(qkv, q_weight, cos, sin, row, present, position, eps, D, FIRST, REST, ROWS, NORM, TURN)
+        a, b = _shaped(x1, x2, q_weight, cos, sin, present, position, eps, D, FIRST, REST, ROWS, NORM, TURN)
     else:
-        a, b = _head(qkv, k_weight, cos, sin, row, present, position, eps, D, FIRST, REST, ROWS, NORM, TURN)
-    first = tl.arange(0, FIRST)
-    rest = FIRST + tl.arange(0, REST)
-    kind = qkv.dtype.element_ty
-    tl.store(qkv + row[:, None] + first[None, :], a.to(kind), mask=present[:, None] & (first < D)[None, :])
-    tl.store(qkv + row[:, None] + rest[None, :], b.to(kind), mask=present[:, None] & (rest < D)[None, :])
+        a, b = _shaped(x1, x2, k_weight, cos, sin, present, position, eps, D, FIRST, REST, ROWS, NORM, TURN)
+    _put(place, present, a, b, D, FIRST, REST)
 
 
 @triton.jit
 def across_frames(
     qkv, q_weight, k_weight, cos, sin, out, frames, places, eps, scale,
-    HEADS: tl.constexpr, D: tl.constexpr, FIRST: tl.constexpr, REST: tl.constexpr, LENGTH: tl.constexpr,
-    NORM: tl.constexpr, TURN: tl.constexpr,
+    HEADS: tl.constexpr, EACH: tl.constexpr, D: tl.constexpr, FIRST: tl.constexpr, REST: tl.constexpr,
+    LENGTH: tl.constexpr, NORM: tl.constexpr, TURN: tl.constexpr,
 ):  # fmt: skip
-    """Attention of a head among the frames of a place, from [b, t, s, 3, HEADS, D] to [b, t, s, HEADS D]."""
+    """Attention of EACH heads among the frames of a place, [b, t, s, 3, HEADS, D] to [b, t, s, HEADS D]."""
     # heads side by side in memory run side by side
-    head = tl.program_id(0) % HEADS
-    at = tl.program_id(0) // HEADS
+    group = tl.program_id(0) % (HEADS // EACH)
+    at = tl.program_id(0) // (HEADS // EACH)
     sample = (at // places).to(tl.int64)
     place = at % places
     frame = tl.arange(0, LENGTH)
     present = frame < frames
     token = (sample * frames + frame) * places + place
-    row = token * (3 * HEADS * D) + head * D
     step = HEADS * D
     kind = qkv.dtype.element_ty
-    q1, q2 = _head(qkv, q_weight, cos, sin, row, present, frame, eps, D, FIRST, REST, LENGTH, NORM, TURN)
-    k1, k2 = _head(
-        qkv + step, k_weight, cos, sin, row, present, frame, eps, D, FIRST, REST, LENGTH, NORM, TURN
-    )
-    v1, v2 = _head(
-        qkv + 2 * step, k_weight, cos, sin, row, present, frame, eps, D, FIRST, REST, LENGTH, False, False
-    )
-    scores = tl.dot(q1.to(kind), tl.trans(k1.to(kind)))
-    scores = tl.dot(q2.to(kind), tl.trans(k2.to(kind)), scores) * scale
-    scores = tl.where(present[None, :], scores, float("-inf"))
-    weights = tl.exp(scores - tl.max(scores, 1)[:, None])
-    shares = 1.0 / tl.sum(weights, 1)
-    weights = weights.to(kind)
-    first = tl.arange(0, FIRST)
-    rest = FIRST + tl.arange(0, REST)
-    found = tl.dot(weights, v1.to(kind)) * shares[:, None]
-    to = out + (token * step + head * D)[:, None]
-    tl.store(to + first[None, :], found.to(kind), mask=present[:, None] & (first < D)[None, :])
-    found = tl.dot(weights, v2.to(kind)) * shares[:, None]
-    tl.store(to + rest[None, :], found.to(kind), mask=present[:, None] & (rest < D)[None, :])
+    # powers of two rather than of e: one instruction
+    scale *= 1.4426950408889634
+    for head in range(EACH * group, EACH * group + EACH):
+        row = qkv + token * (3 * step) + head * D
+        q1, q2 = _taken(row, present, D, FIRST, REST)
+        k1, k2 = _taken(row + step, present, D, FIRST, REST)
+        v1, v2 = _taken(row + 2 * step, present, D, FIRST, REST)
+        a1, a2 = _shaped(q1, q2, q_weight, cos, sin, present, frame, eps, D, FIRST, REST, LENGTH, NORM, TURN)
+        b1, b2 = _shaped(k1, k2, k_weight, cos, sin, present, frame, eps, D, FIRST, REST, LENGTH, NORM, TURN)
+        scores = tl.dot(a1.to(kind), tl.trans(b1.to(kind)))
+        scores = tl.dot(a2.to(kind), tl.trans(b2.to(kind)), scores)
+        scores = tl.where(present[None, :], scores, float("-inf"))
+        weights = tl.exp2(scores * scale - (tl.max(scores, 1) * scale)[:, None])
+        share = (1.0 / tl.sum(weights, 1))[:, None]
+        weights = weights.to(kind)
+        found1 = tl.dot(weights, v1) * share
+        found2 = tl.dot(weights, v2) * share
+        _put(out + token * step + head * D, present, found1, found2, D, FIRST, REST)
+
+
+@triton.jit
+def _keys(
+    k, v, counts, start, keys, k_token,
+    D: tl.constexpr, FIRST: tl.constexpr, REST: tl.constexpr, COLUMNS: tl.constexpr,
+    MASK: tl.constexpr,
+):  # fmt: skip
+    """COLUMNS keys and values from ``start`` on, two tiles each, and which of them count."""
+    column = start + tl.arange(0, COLUMNS)
+    counted = column < keys
+    first = tl.arange(0, FIRST)[None, :]
+    rest = FIRST + tl.arange(0, REST)[None, :]
+    inside1 = counted[:, None] & (first < D)
+    inside2 = counted[:, None] & (rest < D)
+    at = column[:, None] * k_token
+    k1 = tl.load(k + at + first, mask=inside1, other=0.0)
+    k2 = tl.load(k + at + rest, mask=inside2, other=0.0)
+    v1 = tl.load(v + at + first, mask=inside1, other=0.0)
+    v2 = tl.load(v + at + rest, mask=inside2, other=0.0)
+    if MASK:
+        counted &= tl.load(counts + column, mask=counted, other=0) != 0
+    return k1, k2, v1, v2, counted
 
 
 @triton.jit
 def attend(
-    q, k, v, counts, out, queries, keys, scale,
+    q, k, v, counts, q_weight, out, queries, keys, whole, scale, eps,
     q_batch, q_token, k_batch, k_token, out_batch, out_token, counts_batch,
     D: tl.constexpr, FIRST: tl.constexpr, REST: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-    SPAN: tl.constexpr, MASK: tl.constexpr,
+    TAIL: tl.constexpr, MASK: tl.constexpr, NORM: tl.constexpr,
 ):  # fmt: skip
-    """Attention of [b, queries, heads, D] to the counted of [b, keys, heads, D]; SPAN covers the keys."""
-    head = tl.program_id(1)
+    """Attention of [b, queries, heads, D] to the counted of [b, keys, heads, D].
+
+    The first ``whole`` keys are taken COLUMNS at a time, TAIL covers what is left. NORM normalises queries.
+    """
+    # heads side by side in memory run side by side
+    head = tl.program_id(0)
     batch = tl.program_id(2).to(tl.int64)
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    present = (row < queries)[:, None]
-    first = tl.arange(0, FIRST)
-    rest = FIRST + tl.arange(0, REST)
-    held1 = (first < D)[None, :]
-    held2 = (rest < D)[None, :]
+    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    present = row < queries
     kind = q.dtype.element_ty
-    place = q + batch * q_batch + head * D + row[:, None] * q_token
-    q1 = tl.load(place + first[None, :], mask=present & held1, other=0.0)
-    q2 = tl.load(place + rest[None, :], mask=present & held2, other=0.0)
+    q += batch * q_batch + head * D
+    k += batch * k_batch + head * D
+    v += batch * k_batch + head * D
+    if MASK:
+        counts += batch * counts_batch
+    q1, q2 = _taken(q + row * q_token, present, D, FIRST, REST)
+    if NORM:
+        q1, q2 = _shaped(q1, q2, q_weight, None, None, present, row, eps, D, FIRST, REST, ROWS, True, False)
+        q1 = q1.to(kind)
+        q2 = q2.to(kind)
     highest = tl.full([ROWS], -1e30, tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     found1 = tl.zeros([ROWS, FIRST], tl.float32)
     found2 = tl.zeros([ROWS, REST], tl.float32)
-    k += batch * k_batch + head * D
-    v += batch * k_batch + head * D
     # powers of two rather than of e: one instruction
     scale *= 1.4426950408889634
-    for start in range(0, SPAN, COLUMNS):
-        column = start + tl.arange(0, COLUMNS)
-        counted = column < keys
-        there = counted[:, None]
-        at = column[:, None] * k_token
-        k1 = tl.load(k + at + first[None, :], mask=there & held1, other=0.0)
-        k2 = tl.load(k + at + rest[None, :], mask=there & held2, other=0.0)
-        if MASK:
-            counted &= tl.load(counts + batch * counts_batch + column, mask=counted, other=0) != 0
+    for start in range(0, whole, COLUMNS):
+        k1, k2, v1, v2, counted = _keys(k, v, counts, start, whole, k_token, D, FIRST, REST, COLUMNS, MASK)
         scores = tl.dot(q1, tl.trans(k1))
-        scores = tl.dot(q2, tl.trans(k2), scores) * scale
-        scores = tl.where(counted[None, :], scores, float("-inf"))
-        higher = tl.maximum(highest, tl.max(scores, 1))
-        weights = tl.exp2(scores - higher[:, None])
+        scores = tl.dot(q2, tl.trans(k2), scores)
+        if MASK:
+            scores = tl.where(counted[None, :], scores, float("-inf"))
+        higher = tl.maximum(highest, tl.max(scores, 1) * scale)
+        weights = tl.exp2(scores * scale - higher[:, None])
         fading = tl.exp2(highest - higher)
         total = total * fading + tl.sum(weights, 1)
-        v1 = tl.load(v + at + first[None, :], mask=there & held1, other=0.0)
-        v2 = tl.load(v + at + rest[None, :], mask=there & held2, other=0.0)
         found1 = tl.dot(weights.to(kind), v1, found1 * fading[:, None])
         found2 = tl.dot(weights.to(kind), v2, found2 * fading[:, None])
         highest = higher
-    place = out + batch * out_batch + head * D + row[:, None] * out_token
-    tl.store(place + first[None, :], (found1 / total[:, None]).to(kind), mask=present & held1)
-    tl.store(place + rest[None, :], (found2 / total[:, None]).to(kind), mask=present & held2)
+    if TAIL > 0:
+        k1, k2, v1, v2, counted = _keys(k, v, counts, whole, keys, k_token, D, FIRST, REST, TAIL, MASK)
+        scores = tl.dot(q1, tl.trans(k1))
+        scores = tl.dot(q2, tl.trans(k2), scores)
+        scores = tl.where(counted[None, :], scores, float("-inf"))
+        higher = tl.maximum(highest, tl.max(scores, 1) * scale)
+        weights = tl.exp2(scores * scale - higher[:, None])
+        fading = tl.exp2(highest - higher)
+        total = total * fading + tl.sum(weights, 1)
+        found1 = tl.dot(weights.to(kind), v1, found1 * fading[:, None])
+        found2 = tl.dot(weights.to(kind), v2, found2 * fading[:, None])
+    share = (1.0 / total)[:, None]
+    out += batch * out_batch + head * D
+    _put(out + row * out_token, present, found1 * share, found2 * share, D, FIRST, REST)
+
+
+# `turns` is not specialised, so that one turn stays a loop: of the same products in a straight line, with 64
+# rows, 64 columns and 4 warps on sm_90, ptxas 12.8 takes a matrix descriptor from a register that nothing wrote.
+@triton.jit(do_not_specialize=["turns"])
+def attend_few(
+    q, k, v, counts, out, queries, keys, turns, scale,
+    q_batch, q_token, k_batch, k_token, out_batch, out_token, counts_batch,
+    D: tl.constexpr, FIRST: tl.constexpr, REST: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    MASK: tl.constexpr,
+):  # fmt: skip
+    """:func:`attend` where COLUMNS covers all keys: they stay while ``turns`` times ROWS queries pass."""
+    head = tl.program_id(0)
+    batch = tl.program_id(2).to(tl.int64)
+    kind = q.dtype.element_ty
+    q += batch * q_batch + head * D
+    out += batch * out_batch + head * D
+    if MASK:
+        counts += batch * counts_batch
+    place = batch * k_batch + head * D
+    k1, k2, v1, v2, counted = _keys(
+        k + place, v + place, counts, 0, keys, k_token, D, FIRST, REST, COLUMNS, MASK
+    )
+    scale *= 1.4426950408889634
+    for turn in range(turns):
+        row = (tl.program_id(1) * turns + turn) * ROWS + tl.arange(0, ROWS)
+        present = row < queries
+        q1, q2 = _taken(q + row * q_token, present, D, FIRST, REST)
+        scores = tl.dot(q1, tl.trans(k1))
+        scores = tl.dot(q2, tl.trans(k2), scores)
+        scores = tl.where(counted[None, :], scores, float("-inf"))
+        weights = tl.exp2(scores * scale - (tl.max(scores, 1) * scale)[:, None])
+        share = (1.0 / tl.sum(weights, 1))[:, None]
+        found1 = tl.dot(weights.to(kind), v1) * share
+        found2 = tl.dot(weights.to(kind), v2) * share
+        _put(out + row * out_token, present, found1, found2, D, FIRST, REST)
