@@ -260,8 +260,9 @@ def attend(
     _put(out + row * out_token, present, found1 * share, found2 * share, D, FIRST, REST)
 
 
-# `turns` is not specialised, so that one turn stays a loop: of the same products in a straight line, with 64
-# rows, 64 columns and 4 warps on sm_90, ptxas 12.8 takes a matrix descriptor from a register that nothing wrote.
+# `turns` is not specialised, so that one turn stays a loop: where the same products stand in a straight line,
+# with 64 rows, 64 columns and 4 warps on sm_90, ptxas 12.8 takes a matrix descriptor from a register that
+# nothing wrote.
 @triton.jit(do_not_specialize=["turns"])
 def attend_few(
     q, k, v, counts, out, queries, keys, turns, scale,
