@@ -82,6 +82,20 @@ def folding_table(rows: list[dict[str, float]]) -> list[str]:
     return lines
 
 
+def fp8_table(found: dict[str, Any]) -> list[str]:
+    """Float8 products and bfloat16 against float32 on the demo."""
+    layer, steps = found["layer"], found["prediction_by_step"]
+    lines = ["| relative deviation from float32 | bf16 | fp8 |", "|---|---|---|"]
+    rows = {
+        "a layer's product, median": [layer[kind]["median"] for kind in ("bf16", "fp8")],
+        "a layer's product, largest": [layer[kind]["largest"] for kind in ("bf16", "fp8")],
+        "a guided prediction, largest of 6 steps": [max(steps[kind]) for kind in ("bf16", "fp8")],
+        "latents of a rollout": [found["latents"][kind] for kind in ("bf16", "fp8")],
+    }
+    lines += [f"| {name} | {bf16:.2%} | {fp8:.2%} |" for name, (bf16, fp8) in rows.items()]
+    return lines
+
+
 def shortcuts_table(rows: list[dict[str, Any]]) -> list[str]:
     """What shortcuts save and change on the demo."""
     lines = ["| no-graph steps | work | latents move by | reward | alignment |", "|---|---|---|---|---|"]
@@ -103,6 +117,7 @@ def main(page: Path) -> None:
         "passes": pass_table(rows),
         "kernels": kernel_table(read("kernels-h200.json")["kernels"]),
         "folding": folding_table(read("folding.json")),
+        "fp8": fp8_table(read("fp8.json")),
         "shortcuts": shortcuts_table(read("shortcuts.json")),
     }
     text = page.read_text(encoding="utf-8")

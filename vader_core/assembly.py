@@ -340,6 +340,7 @@ def make_settings(config: RunConfig, geometry: Geometry, sampling: Sampling) -> 
         guidance_interval=None if interval is None else parse_interval(interval),
         guidance_cache=trainer.guidance_cache,
         feature_cache=trainer.feature_cache,
+        fp8=trainer.fp8,
     )
     shortcuts.check(sampling.guidance, sampling.plan.num_steps)
     settings = StepSettings(

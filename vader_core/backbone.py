@@ -23,6 +23,7 @@ from vader_core.sampler import Schedule
 if TYPE_CHECKING:
     from vader_core.feature_cache import FeatureCache
     from vader_core.folding import Folding
+    from vader_core.fp8 import Fp8
 
 Tensors = Mapping[str, Tensor]
 
@@ -208,6 +209,8 @@ class Backbone(ABC):
         self.gradient_checkpointing = False
         #: Folds the adapter into the base weights while no graph is recorded; set by the core.
         self.folding: Folding | None = None
+        #: Float8 products while no graph is recorded in a training rollout; set by the core.
+        self.fp8: Fp8 | None = None
         #: Keeps deep features while no graph is recorded; set by the core, on the denoiser too.
         self.feature_cache: FeatureCache | None = None
         self.text_cache = TextCache(type(self).__name__)

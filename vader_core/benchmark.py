@@ -262,6 +262,8 @@ class Bench:
             def predict() -> None:
                 if backbone.folding is not None:
                     backbone.folding.set(True)
+                if backbone.fp8 is not None:
+                    backbone.fp8.set(True)
                 sampling.guidance.predict(backbone, noise, timestep, conditioning)
 
             predict()
@@ -275,6 +277,8 @@ class Bench:
                 watch.now()
         if backbone.folding is not None:
             backbone.folding.set(False)
+        if backbone.fp8 is not None:
+            backbone.fp8.set(False)
         spent: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
         for event in profiler.events() or []:
             on_device = activity is ProfilerActivity.CPU or event.device_type.name == "CUDA"

@@ -132,6 +132,10 @@ class TrainerSection(Section):
         False,
         description="Fold the adapter into the base weights in the no-graph steps; rounds it in 16 bits.",
     )
+    fp8: bool = Field(
+        False,
+        description="Multiply wide linear layers in float8 in the no-graph steps; bf16, CUDA 8.9 or newer.",
+    )
     offload: bool = Field(
         False,
         description="Keep autoencoder and rewards on the CPU between uses; the backward pass in stages.",

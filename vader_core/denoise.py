@@ -89,6 +89,8 @@ def denoise(
     finally:
         if backbone.folding is not None:
             backbone.folding.set(False)
+        if backbone.fp8 is not None:
+            backbone.fp8.set(False)
 
 
 def _rollout(
@@ -139,6 +141,8 @@ def _predict(
     given = latents.detach() if drawn.detach_input or not chosen else latents
     if backbone.folding is not None:
         backbone.folding.set(not chosen)
+    if backbone.fp8 is not None:
+        backbone.fp8.set(short is not None and not chosen)
     timestep = _timestep(sampling.plan, i, given)
     with torch.set_grad_enabled(chosen and torch.is_grad_enabled()):
         if short is not None and not chosen:

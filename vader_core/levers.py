@@ -16,6 +16,7 @@ from vader_core.offload import Offload
 
 if TYPE_CHECKING:
     from vader_core.assembly import Assembly
+    from vader_core.backbone import Backbone
 
 
 def check_levers(assembly: Assembly) -> None:
@@ -33,6 +34,8 @@ def check_levers(assembly: Assembly) -> None:
                 f"trainer.{name} and lora.dropout={lora.dropout:g} cannot be used together: the no-graph "
                 "steps would lose the dropout; leave one out"
             )
+    if trainer.fp8:
+        _check_fp8(assembly)
     if trainer.feature_cache > 1 and not assembly.backbone.caches_features:
         raise VaderError(
             f"trainer.feature_cache={trainer.feature_cache}: backbone {assembly.backbone.name!r} keeps no "
@@ -71,6 +74,14 @@ def pull_levers(assembly: Assembly) -> None:
         from vader_core.folding import Folding
 
         backbone.folding = Folding(denoiser)
+    if trainer.fp8:
+        from vader_core.fp8 import Fp8
+
+        backbone.fp8 = Fp8(denoiser, backbone.folding)
+        if not backbone.fp8.layers:
+            raise VaderError(
+                f"trainer.fp8: backbone {backbone.name!r} has no linear layer wide enough; leave it out"
+            )
     if trainer.feature_cache > 1:
         from vader_core.feature_cache import FeatureCache
 
@@ -80,8 +91,7 @@ def pull_levers(assembly: Assembly) -> None:
         from vader_core.cuda_graphs import GraphedForward
 
         torch.backends.cudnn.benchmark = True
-        cache = backbone.feature_cache
-        GraphedForward(denoiser, lambda: (_adapter_state(denoiser), cache and cache.state))
+        GraphedForward(denoiser, lambda: _denoiser_state(backbone))
 
 
 def _channels_last(module: nn.Module) -> None:
@@ -89,6 +99,34 @@ def _channels_last(module: nn.Module) -> None:
     for parameter in module.parameters():
         if parameter.ndim in formats:
             parameter.data = parameter.data.contiguous(memory_format=formats[parameter.ndim])
+
+
+def _check_fp8(assembly: Assembly) -> None:
+    from vader_core.fp8 import CAPABILITY
+
+    if assembly.config.trainer.precision != "bf16":
+        raise VaderError(
+            f"trainer.fp8 rounds what --precision bf16 works with, not {assembly.config.trainer.precision}: "
+            "use bf16, or leave it out"
+        )
+    if assembly.device.type != "cuda":
+        raise VaderError("trainer.fp8=true needs a CUDA device: leave it out")
+    found = torch.cuda.get_device_capability(assembly.device)
+    if found < CAPABILITY:
+        raise VaderError(
+            f"trainer.fp8=true needs a CUDA device of compute capability {CAPABILITY[0]}.{CAPABILITY[1]} or "
+            f"newer, and this one has {found[0]}.{found[1]}: leave it out"
+        )
+
+
+def _denoiser_state(backbone: Backbone) -> tuple[object, ...]:
+    """What the result of a no-graph call depends on beside its arguments."""
+    cache, fp8 = backbone.feature_cache, backbone.fp8
+    return (
+        _adapter_state(backbone.denoiser),
+        None if cache is None else cache.state,
+        fp8 is not None and fp8.on,
+    )
 
 
 def _adapter_state(denoiser: nn.Module) -> tuple[object, ...]:

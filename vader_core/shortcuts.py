@@ -26,11 +26,13 @@ class Shortcuts:
             between (FasterCache, arXiv 2410.19355, without its filter); 1 works it out at each.
         feature_cache: The denoiser's deep part runs at every k-th step, and what it gave is reused in between
             (:class:`vader_core.feature_cache.FeatureCache`); 1 runs it at each.
+        fp8: Wide linear layers multiply in float8 (:class:`vader_core.fp8.Fp8`).
     """
 
     guidance_interval: tuple[int, int] | None = None
     guidance_cache: int = 1
     feature_cache: int = 1
+    fp8: bool = False
 
     @property
     def on(self) -> bool:
