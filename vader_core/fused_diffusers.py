@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from diffusers.models.activations import GEGLU
-from diffusers.models.attention import BasicTransformerBlock, TemporalBasicTransformerBlock
+from diffusers.models.attention import BasicTransformerBlock, FeedForward, TemporalBasicTransformerBlock
 from diffusers.models.resnet import (
     AlphaBlender,
     ResnetBlock2D,
@@ -50,7 +50,7 @@ def fuse_denoiser(denoiser: nn.Module) -> int:
 
 
 def _gated(self: Any, hidden_states: Tensor) -> Tensor:
-    return kernels.gated_gelu(self.proj(hidden_states))
+    return kernels.gated_gelu(*kernels.project(self.proj, hidden_states))
 
 
 # -- residual blocks -----------------------------------------------------------------------------------
@@ -73,12 +73,6 @@ def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     return first if second is None else first + second
 
 
-def _whole(conv: Any, x: Tensor) -> Tensor:
-    """A convolution with its bias."""
-    out, bias = kernels.convolve(conv, x)
-    return out if bias is None else out + bias.reshape(-1, *[1] * (x.ndim - 2))
-
-
 def _plain_residual(block: Any) -> bool:
     sampled = block.upsample is not None or block.downsample is not None
     return (
@@ -96,8 +90,10 @@ def _residual(self: Any, input_tensor: Tensor, temb: Tensor | None, *args: Any, 
     if temb is not None and self.time_emb_proj is not None:
         shift = self.time_emb_proj(temb if self.skip_time_act else F.silu(temb))
     h, bias = kernels.convolve(self.conv2, _norm(self.norm2, h, silu=True, extra=_sum(shift, bias)))
-    kept = input_tensor if self.conv_shortcut is None else _whole(self.conv_shortcut, input_tensor)
-    out = kernels.merge(h, kept, bias)
+    kept, more = input_tensor, None
+    if self.conv_shortcut is not None:
+        kept, more = kernels.convolve(self.conv_shortcut, input_tensor)
+    out = kernels.merge(h, kept, kernels.added(bias, more))
     return out if self.output_scale_factor == 1 else out / self.output_scale_factor
 
 
@@ -175,6 +171,8 @@ def _plain_block(block: Any) -> bool:
     elif not block.is_res:
         return False
     usual = all(isinstance(norm, nn.LayerNorm) and len(norm.normalized_shape) == 1 for norm in norms)
+    feeds = [block.ff, getattr(block, "ff_in", None)]
+    usual = usual and all(feed is None or type(feed) is FeedForward for feed in feeds)
     return usual and _plain_attention(block.attn1) and _plain_attention(block.attn2) and _still(block)
 
 
@@ -185,8 +183,11 @@ def _plain_transformer(model: Any) -> bool:
     return image and all(map(_plain_block, blocks)) and (mixer is None or _plain_mixture(mixer))
 
 
-def _attend(attn: Any, x: Tensor, context: Tensor | None) -> Tensor:
-    """Of [rows, n, d] along n, of [b, t, n, d] along t; or of either to ``context`` [m, l, e]."""
+def _attend(attn: Any, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Of [rows, n, d] along n, of [b, t, n, d] along t; or of either to ``context`` [m, l, e].
+
+    Also the bias [d] that is still to be added, if there is one.
+    """
     source = x if context is None else context
     q, k, v = attn.to_q(x), attn.to_k(source), attn.to_v(source)
     if x.ndim == 4 and context is None:
@@ -196,8 +197,7 @@ def _attend(attn: Any, x: Tensor, context: Tensor | None) -> Tensor:
         q = q.reshape(len(source), -1, q.shape[-1])
         q, k, v = (part.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for part in (q, k, v))
         found = kernels.attention(q, k, v).transpose(1, 2).reshape(*x.shape[:-1], -1)
-    out: Tensor = attn.to_out[0](found)
-    return out
+    return kernels.project(attn.to_out[0], found)
 
 
 def _trained(*layers: nn.Module) -> bool:
@@ -212,40 +212,60 @@ def _of_one_token(attn: Any, context: Tensor) -> Tensor:
 
 
 def _add_norm(
-    norm: Any, x: Tensor, other: Tensor | None, extra: Tensor | None = None
+    norm: Any,
+    x: Tensor,
+    other: Tensor | None,
+    extra: Tensor | None = None,
+    later: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    return kernels.add_layer_norm(x, other, norm.weight, norm.bias, norm.eps, extra=extra)
+    return kernels.add_layer_norm(x, other, norm.weight, norm.bias, norm.eps, extra=extra, later=later)
 
 
-def _after_first(block: Any, x: Tensor, found: Tensor, context: Tensor | None) -> Tensor:
-    """A block's result from its first attention's on."""
-    last = block.attn2
-    if context is not None and context.shape[1] == 1 and not _trained(last.to_q, last.to_k):
-        x, normed = _add_norm(block.norm3, x, found, _of_one_token(last, context))
+def _before_last(feed: Any, x: Tensor) -> Tensor:
+    for layer in list(feed.net)[:-1]:
+        x = layer(x)
+    return x
+
+
+def _after_first(block: Any, x: Tensor, found: Tensor, bias: Tensor | None, context: Tensor | None) -> Tensor:
+    """A block's result from its first attention's on, whose ``bias`` is still to be added."""
+    attn = block.attn2
+    last = kernels.accumulating(block.ff.net[-1], x)
+    later = None if last is None else last.bias
+    if context is not None and context.shape[1] == 1 and not _trained(attn.to_q, attn.to_k):
+        extra = _sum(_of_one_token(attn, context), bias)
     else:
-        x, normed = _add_norm(block.norm2, x, found)
-        x, normed = _add_norm(block.norm3, x, _attend(last, normed, context))
-    out: Tensor = x + block.ff(normed)
-    return out
+        x, normed = _add_norm(block.norm2, x, found, _sum(None, bias))
+        found, bias = _attend(attn, normed, context)
+        extra = _sum(None, bias)
+    x, normed = _add_norm(block.norm3, x, found, extra, later)
+    if last is None:
+        out: Tensor = x + block.ff(normed)
+        return out
+    return kernels.accumulate(x, last, _before_last(block.ff, normed))
 
 
 def _block(block: Any, x: Tensor, context: Tensor | None) -> Tensor:
-    return _after_first(block, x, _attend(block.attn1, block.norm1(x), None), context)
+    return _after_first(block, x, *_attend(block.attn1, block.norm1(x), None), context)
 
 
 def _tokens(layer: Any, x: Tensor, *, linear: bool) -> Tensor:
     """[n, c, h, w] → [n, h w, d], through a projection of either kind."""
     if not linear:
-        return _whole(layer, x).flatten(2).transpose(1, 2)
+        return kernels.convolve_with_bias(layer, x).flatten(2).transpose(1, 2)
     out: Tensor = layer(x.flatten(2).transpose(1, 2))
     return out
 
 
-def _image(layer: Any, tokens: Tensor, size: Any, *, linear: bool) -> Tensor:
-    """[n, h w, d] → [n, c, h, w], likewise."""
-    tokens = layer(tokens) if linear else tokens
-    x = tokens.transpose(1, 2).unflatten(2, size)
-    return x if linear else _whole(layer, x)
+def _add_image(x: Tensor, layer: Any, tokens: Tensor, *, linear: bool) -> Tensor:
+    """[n, h w, d] through a projection of either kind, added to ``x`` [n, c, h, w]."""
+    bias = None
+    if linear:
+        tokens, bias = kernels.project(layer, tokens)
+    found = tokens.transpose(1, 2).unflatten(2, x.shape[2:])
+    if not linear:
+        found, bias = kernels.convolve(layer, found)
+    return kernels.merge(found, x, bias)
 
 
 def _spatial(
@@ -260,8 +280,7 @@ def _spatial(
     tokens = _tokens(self.proj_in, _norm(self.norm, hidden_states), linear=linear)
     for block in self.transformer_blocks:
         tokens = _block(block, tokens, encoder_hidden_states)
-    out = hidden_states + _image(self.proj_out, tokens, hidden_states.shape[2:], linear=linear)
-    return (out,)
+    return (_add_image(hidden_states, self.proj_out, tokens, linear=linear),)
 
 
 def _temporal(
@@ -271,8 +290,7 @@ def _temporal(
     tokens = self.proj_in(video.permute(0, 2, 3, 4, 1).flatten(2, 3))
     for block in self.transformer_blocks:
         tokens = _block(block, tokens, None)
-    found = self.proj_out(tokens).unflatten(2, hidden_states.shape[2:])
-    return (hidden_states + found.permute(0, 1, 4, 2, 3).flatten(0, 1),)
+    return (_add_image(hidden_states, self.proj_out, tokens.flatten(0, 1), linear=True),)
 
 
 def _frame_embedding(self: Any, num_frames: int, x: Tensor) -> Tensor:
@@ -287,10 +305,10 @@ def _temporal_block(
 ) -> Tensor:
     """[b t, n, d], embedding [b t, d], context [b, l, e] → the same shape."""
     x, normed = _add_norm(block.norm_in, tokens, None, embedding)
-    x, normed = _add_norm(block.norm1, x, block.ff_in(normed))
+    fed, bias = kernels.project(block.ff_in.net[-1], _before_last(block.ff_in, normed))
+    x, normed = _add_norm(block.norm1, x, fed, _sum(None, bias))
     x, normed = (part.unflatten(0, (-1, num_frames)) for part in (x, normed))
-    found = _attend(block.attn1, normed, None)
-    return _after_first(block, x, found, context).flatten(0, 1)
+    return _after_first(block, x, *_attend(block.attn1, normed, None), context).flatten(0, 1)
 
 
 def _spatiotemporal(
@@ -309,7 +327,7 @@ def _spatiotemporal(
         tokens = _block(block, tokens, encoder_hidden_states)
         mixed = _temporal_block(temporal, tokens, embedding, context, num_frames)
         tokens = torch.lerp(tokens, mixed, _temporal_share(self.time_mixer).to(mixed.dtype))
-    return (hidden_states + _image(self.proj_out, tokens, hidden_states.shape[2:], linear=True),)
+    return (_add_image(hidden_states, self.proj_out, tokens, linear=True),)
 
 
 _FORWARDS: dict[Any, Any] = {

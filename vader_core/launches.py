@@ -169,15 +169,20 @@ def layer_norm_forward(
     weight: Tensor | None,
     bias: Tensor | None,
     eps: float,
+    later: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """``x + other + extra`` (``x`` itself without both) and its norm over the last axis."""
+    """``x + other + extra`` (``x`` itself without both) and its norm over the last axis.
+
+    ``later`` is added to the sum after the norm was taken; it needs one of the two others.
+    """
     rows, width, wide, block = _norm_rows(x)
     total = x if other is None and extra is None else torch.empty_like(x)
     out = torch.empty_like(x)
     share = 1 if extra is None else rows * width // extra.numel()
     programs.layer_norm[(-(-rows // block),)](
-        x, other, extra, weight, bias, total, out, rows, share, eps, D=width, WIDTH=wide, BLOCK=block,
+        x, other, extra, weight, bias, later, total, out, rows, share, eps, D=width, WIDTH=wide, BLOCK=block,
         AFFINE=weight is not None, OTHER=other is not None, EXTRA=extra is not None,
+        LATER=later is not None,
     )  # fmt: skip
     return total, out
 
@@ -247,12 +252,14 @@ def _gate_grid(rows: int, inner: int) -> tuple[int, int]:
     return -(-rows // _GATE[0]), -(-inner // _GATE[1])
 
 
-def gate_forward(x: Tensor) -> Tensor:
+def gate_forward(x: Tensor, bias: Tensor | None = None) -> Tensor:
     """[…, 2 d] → […, d]."""
     inner = x.shape[-1] // 2
     out = x.new_empty(*x.shape[:-1], inner)
     rows = out.numel() // inner
-    programs.gate[_gate_grid(rows, inner)](x, out, rows, inner, ROWS=_GATE[0], WIDTH=_GATE[1])
+    programs.gate[_gate_grid(rows, inner)](
+        x, bias, out, rows, inner, BIAS=bias is not None, ROWS=_GATE[0], WIDTH=_GATE[1]
+    )
     return out
 
 
@@ -260,23 +267,24 @@ class Gate(Function):
     """:func:`gate_forward`; keeps the input alone."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """See :func:`gate_forward`."""
-        ctx.save_for_backward(x)
-        return gate_forward(x)
+        ctx.save_for_backward(x, bias)
+        return gate_forward(x, bias)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, given: Tensor) -> Tensor:
+    def backward(ctx: Any, given: Tensor) -> Any:
         """The input's gradient."""
-        (x,) = ctx.saved_tensors
+        x, bias = ctx.saved_tensors
         inner = x.shape[-1] // 2
         rows = x.numel() // (2 * inner)
         out = torch.empty_like(x)
         programs.gate_gradient[_gate_grid(rows, inner)](
-            x, given.contiguous(), out, rows, inner, ROWS=_GATE[0], WIDTH=_GATE[1]
-        )
-        return out
+            x, bias, given.contiguous(), out, rows, inner,
+            BIAS=bias is not None, ROWS=_GATE[0], WIDTH=_GATE[1],
+        )  # fmt: skip
+        return out, None
 
 
 def _strides(x: Tensor) -> tuple[int, int, int, int]:

@@ -231,13 +231,16 @@ def _normal(value):
 
 
 @triton.jit
-def gate(x, out, rows, inner, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+def gate(x, bias, out, rows, inner, BIAS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     inside = (row < rows)[:, None] & (column < inner)[None, :]
     place = row[:, None] * 2 * inner + column[None, :]
     value = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
     given = tl.load(x + place + inner, mask=inside, other=0.0).to(tl.float32)
+    if BIAS:
+        value += tl.load(bias + column, mask=column < inner, other=0.0).to(tl.float32)[None, :]
+        given += tl.load(bias + inner + column, mask=column < inner, other=0.0).to(tl.float32)[None, :]
     below, _ = _normal(given)
     # rounded in between as the separate operations are
     opened = (given * below).to(out.dtype.element_ty).to(tl.float32)
@@ -247,13 +250,18 @@ def gate(x, out, rows, inner, ROWS: tl.constexpr, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def gate_gradient(x, given, out, rows, inner, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+def gate_gradient(
+    x, bias, given, out, rows, inner, BIAS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr
+):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     inside = (row < rows)[:, None] & (column < inner)[None, :]
     place = row[:, None] * 2 * inner + column[None, :]
     value = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
     knob = tl.load(x + place + inner, mask=inside, other=0.0).to(tl.float32)
+    if BIAS:
+        value += tl.load(bias + column, mask=column < inner, other=0.0).to(tl.float32)[None, :]
+        knob += tl.load(bias + inner + column, mask=column < inner, other=0.0).to(tl.float32)[None, :]
     grad = tl.load(given + row[:, None] * inner + column[None, :], mask=inside, other=0.0).to(tl.float32)
     below, density = _normal(knob)
     tl.store(out + place, (grad * knob * below).to(out.dtype.element_ty), mask=inside)
@@ -331,8 +339,9 @@ def short_attention_gradient(
 
 @triton.jit
 def layer_norm(
-    x, other, extra, weight, bias, total, out, rows, share, eps, D: tl.constexpr, WIDTH: tl.constexpr,
-    BLOCK: tl.constexpr, AFFINE: tl.constexpr, OTHER: tl.constexpr, EXTRA: tl.constexpr,
+    x, other, extra, weight, bias, later, total, out, rows, share, eps, D: tl.constexpr,
+    WIDTH: tl.constexpr, BLOCK: tl.constexpr, AFFINE: tl.constexpr, OTHER: tl.constexpr,
+    EXTRA: tl.constexpr, LATER: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     column = tl.arange(0, WIDTH)
@@ -346,7 +355,11 @@ def layer_norm(
         value += tl.load(extra + spread, mask=inside, other=0.0).to(tl.float32)
     if OTHER or EXTRA:
         rounded = value.to(total.dtype.element_ty)
-        tl.store(total + place, rounded, mask=inside)
+        kept = rounded
+        if LATER:
+            late = tl.load(later + column, mask=column < D, other=0.0).to(tl.float32)
+            kept = (value + late[None, :]).to(total.dtype.element_ty)
+        tl.store(total + place, kept, mask=inside)
         value = rounded.to(tl.float32)
     mean = tl.sum(value, 1) / D
     centred = tl.where(inside, value - mean[:, None], 0.0)

@@ -81,6 +81,14 @@ def _layer_norm(affine: bool, added: bool, spread: bool) -> tuple[float, float]:
     return compared(fused, plain, *given)
 
 
+def _later() -> tuple[float, float]:
+    x, other, weight, bias, later = torch.randn(7, 40), torch.randn(7, 40), *torch.randn(3, 40)
+    wide = [one.double() for one in (x, other, weight, bias, later)]
+    found = launches.layer_norm_forward(x, other, None, weight, bias, 1e-5, later)
+    exact = kernels.add_layer_norm(*wide[:4], 1e-5, later=wide[4])
+    return _relative(found[:1], exact[:1]), _relative(found[1:], exact[1:])
+
+
 def _merge(factor: Tensor | None) -> tuple[float, float]:
     x, residual = (launches.innermost(torch.randn(2, 48, 3, 5)) for _ in range(2))
     bias = torch.randn(48)
@@ -114,8 +122,15 @@ def cases() -> Iterator[tuple[str, float, float]]:
     yield "sum and layer norm", *_layer_norm(True, True, False)
     yield "spread sum and layer norm", *_layer_norm(False, True, True)
     yield "spread alone and layer norm", *_layer_norm(True, False, True)
-    wide = 3 * torch.randn(13, 600)
+    yield "sum, something later, and layer norm", *_later()
+    wide, bias = 3 * torch.randn(13, 600), torch.randn(600)
     yield "gated GELU", *compared(launches.Gate.apply, kernels.gated_gelu, wide)
+    yield (
+        "gated GELU after a bias",
+        *compared(
+            lambda x: launches.Gate.apply(x, bias), lambda x: kernels.gated_gelu(x, bias.double()), wide
+        ),
+    )
     yield "merge", *_merge(None)
     yield "merge by a share", *_merge(torch.tensor([0.3]))
     yield "attention of 12", *_attention(2, 12, 3, 2, 64)

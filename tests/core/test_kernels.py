@@ -50,7 +50,7 @@ def test_every_program_and_its_gradient_in_the_interpreter() -> None:
     )
     assert done.returncode == 0, done.stderr
     lines = [line.rsplit(": ", 1) for line in done.stdout.splitlines()]
-    assert len(lines) == 15
+    assert len(lines) == 17
     for case, errors in lines:
         assert max(map(float, errors.split())) < INTERPRETED_ERROR, case
 
@@ -111,6 +111,56 @@ def test_a_frozen_convolution_can_be_recomputed() -> None:
     assert torch.equal(*gradients)
 
 
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+@pytest.mark.parametrize("recorded", [True, False])
+def test_convolve_with_bias_is_the_convolution(case: str, recorded: bool) -> None:
+    conv, shape = CONVOLUTIONS[case]
+    conv, x = conv.double().requires_grad_(False), _innermost(*shape).requires_grad_(recorded)
+    out, expected = kernels.convolve_with_bias(conv, x), conv(x)
+    torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
+    if recorded:
+        wanted = torch.randn_like(expected)
+        found, exact = (torch.autograd.grad(y, x, wanted)[0] for y in (out, expected))
+        torch.testing.assert_close(found, exact, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_wide_planes_are_convolved_along_the_frames_too(recorded: bool) -> None:
+    conv = nn.Conv3d(4, 6, (3, 1, 1), padding=(1, 0, 0)).double().requires_grad_(False)
+    x = _innermost(2, 4, 5, 16, kernels.WIDE_PLANE // 16)
+    with torch.set_grad_enabled(recorded):
+        out, bias = kernels.convolve(conv, x)
+    assert bias is not None
+    torch.testing.assert_close(out + bias[:, None, None, None], conv(x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_projection_without_its_bias_added_in_place(recorded: bool) -> None:
+    layer, x, total = nn.Linear(4, 6).double(), torch.randn(2, 3, 4).double(), torch.randn(2, 3, 6).double()
+    expected = total + layer(x)
+    out, bias = kernels.project(layer, x)
+    assert bias is layer.bias
+    torch.testing.assert_close(total + out + bias, expected)
+    with torch.set_grad_enabled(recorded):
+        plain = kernels.accumulating(layer, x)
+        assert (plain is None) == recorded
+        if plain is not None:
+            for given in (total.clone(), total.transpose(0, 1).contiguous().transpose(0, 1)):
+                torch.testing.assert_close(kernels.accumulate(given, plain, x) + bias, expected)
+
+
+def test_a_layer_with_an_active_adapter_runs_as_it_is() -> None:
+    net, x = nn.Sequential(nn.Linear(4, 6)), torch.randn(3, 4)
+    attach_lora(net, LoraSettings(rank=2, alpha=2.0, targets=("0",)))
+    with torch.no_grad():
+        for value in adapter_parameters(net).values():
+            value.normal_()
+        out, bias = kernels.project(net[0], x)
+        assert bias is None
+        assert torch.equal(out, net[0](x))
+        assert kernels.accumulating(net[0], x) is None
+
+
 @pytest.mark.usefixtures("switched_off")
 def test_switched_off_a_convolution_runs_as_it_is() -> None:
     conv, x = nn.Conv2d(4, 6, 1), torch.randn(2, 4, 5, 3)
@@ -142,6 +192,10 @@ def test_add_layer_norm_is_a_sum_and_its_norm() -> None:
     total, out = kernels.add_layer_norm(x, other, weight, bias, 1e-5, extra=extra)
     torch.testing.assert_close(total, x + other + extra.view(2, 3, 1, 8))
     torch.testing.assert_close(out, F.layer_norm(total, (8,), weight, bias, 1e-5))
+    later = torch.randn(8)
+    more, same = kernels.add_layer_norm(x, other, weight, bias, 1e-5, extra=extra, later=later)
+    torch.testing.assert_close(more, total + later)
+    assert torch.equal(same, out)
 
 
 @pytest.mark.parametrize("most", [4, 65535])
@@ -225,7 +279,8 @@ def test_fused_diffusers_unets_keep_numbers_and_gradients(make: Any, blocks: int
             assert list(unet.state_dict()) == names
         out = run(unet)
         gradients = torch.autograd.grad(out.square().mean(), list(adapter_parameters(unet).values()))
-        results.append((out, *gradients))
+        with torch.no_grad():
+            results.append((out, run(unet), *gradients))
     for plain, found in zip(*results, strict=True):
         # the least is for gradients that are nothing but rounding
         torch.testing.assert_close(found, plain, rtol=1e-8, atol=1e-12)
@@ -257,7 +312,7 @@ def _cases() -> dict[str, tuple[Callable[..., Any], list[Tensor]]]:
             lambda t, o, w, b, e: kernels.add_layer_norm(t, o, w, b, 1e-5, extra=e),
             [rows, rows.flip(0), *affine],
         ),
-        "gate": (kernels.gated_gelu, [torch.randn(5, 10, 96, device="cuda")]),
+        "gate": (kernels.gated_gelu, [torch.randn(5, 10, 96, device="cuda"), torch.randn(96, device="cuda")]),
         "merge": (kernels.merge, [x, y, bias]),
         "frames": (lambda q, k, v: kernels.attention_over_frames(q, k, v, 2), list(frames)),
     }

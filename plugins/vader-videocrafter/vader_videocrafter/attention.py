@@ -23,7 +23,7 @@ class Attention(nn.Module):
         self.to_v = nn.Linear(context_width or width, inner, bias=False)
         self.to_out = nn.Sequential(nn.Linear(inner, width))
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Attends.
 
         Args:
@@ -32,17 +32,17 @@ class Attention(nn.Module):
                 self-attention.
 
         Returns:
-            Shape of `x`.
+            Shape of `x`; and the bias `[d]` that is still to be added, if there is one.
         """
         source = x if context is None else context
         q, k, v = self.to_q(x), self.to_k(source), self.to_v(source)
         if x.ndim == 4:
-            return self.to_out(kernels.attention_over_frames(q, k, v, self.heads))
+            return kernels.project(self.to_out[0], kernels.attention_over_frames(q, k, v, self.heads))
         # Every query sees the whole text on its own, so a sample's frames share one copy of it.
         q = q.reshape(source.shape[0], -1, q.shape[-1])
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
         out = kernels.attention(q, k, v)
-        return self.to_out(out.transpose(1, 2).reshape(*x.shape[:2], -1))
+        return kernels.project(self.to_out[0], out.transpose(1, 2).reshape(*x.shape[:2], -1))
 
 
 class GatedProjection(nn.Module):
@@ -54,7 +54,7 @@ class GatedProjection(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., d]` to `[..., inner]`."""
-        return kernels.gated_gelu(self.proj(x))
+        return kernels.gated_gelu(*kernels.project(self.proj, x))
 
 
 class FeedForward(nn.Module):
@@ -86,6 +86,10 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """`[rows, n, d]` or `[b, t, n, d]` to the same; `context` `[b, l, d]` for the second attention."""
-        x, normed = self.norm2.of_sum(x, self.attn1(self.norm1(x)))
-        x, normed = self.norm3.of_sum(x, self.attn2(normed, context))
-        return x + self.ff(normed)
+        x, normed = self.norm2.of_sum(x, *self.attn1(self.norm1(x)))
+        last = kernels.accumulating(self.ff.net[-1], x)
+        found, bias = self.attn2(normed, context)
+        x, normed = self.norm3.of_sum(x, found, bias, None if last is None else last.bias)
+        if last is None:
+            return x + self.ff(normed)
+        return kernels.accumulate(x, last, self.ff.net[:-1](normed))

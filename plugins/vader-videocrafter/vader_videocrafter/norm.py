@@ -39,7 +39,12 @@ class LayerNorm(nn.LayerNorm):
         with torch.autocast(x.device.type, enabled=False):
             return kernels.layer_norm(x, self.weight, self.bias, self.eps)
 
-    def of_sum(self, x: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-        """`x + other`, and that normalised."""
+    def of_sum(
+        self, x: Tensor, other: Tensor, bias: Tensor | None, later: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """`x + other + bias`, to which `later` is added in the end, and the first sum normalised."""
+        extra = None if bias is None else bias[None]
         with torch.autocast(x.device.type, enabled=False):
-            return kernels.add_layer_norm(x, other, self.weight, self.bias, self.eps)
+            return kernels.add_layer_norm(
+                x, other, self.weight, self.bias, self.eps, extra=extra, later=later
+            )

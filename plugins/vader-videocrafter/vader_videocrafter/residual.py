@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -79,16 +80,11 @@ class ResidualBlock(nn.Module):
         shift = self.emb_layers(embedding)
         h = self.out_layers[0](h, shift if bias is None else shift + bias)
         h, bias = kernels.convolve(self.out_layers[-1], h)
-        h = kernels.merge(h, self._skipped(x), bias)
+        kept, more = kernels.convolve(self.skip_connection, x)
+        h = kernels.merge(h, kept, kernels.added(bias, more))
         if self.temopral_conv is None:
             return h
         return fold_frames(self.temopral_conv(unfold_frames(h, num_frames)))
-
-    def _skipped(self, x: Tensor) -> Tensor:
-        if isinstance(self.skip_connection, nn.Identity):
-            return x
-        x, bias = kernels.convolve(self.skip_connection, x)
-        return x if bias is None else x + bias[:, None, None]
 
 
 class Downsample(nn.Module):
@@ -112,4 +108,6 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[b*t, c, h, w]` to `[b*t, c, 2h, 2w]`."""
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        with torch.autocast(x.device.type, enabled=False):  # which would copy the numbers in float32
+            doubled = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        return self.conv(doubled)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from vader_core import kernels
 from vader_videocrafter.attention import TransformerBlock
 from vader_videocrafter.norm import GroupNorm
 from vader_videocrafter.recompute import call
@@ -58,12 +59,13 @@ class SpatialTransformer(nn.Module):
             tokens = self.proj_in(tokens)
         for block in self.transformer_blocks:
             tokens = call(block, self.checkpointing, tokens, context)
+        bias = None
         if self.use_linear:
-            tokens = self.proj_out(tokens)
+            tokens, bias = kernels.project(self.proj_out, tokens)
         out = tokens.transpose(1, 2).unflatten(2, size)
         if not self.use_linear:
-            out = self.proj_out(out)
-        return x + out
+            out, bias = kernels.convolve(self.proj_out, out)
+        return kernels.merge(out, x, bias)
 
 
 class TemporalTransformer(nn.Module):
@@ -102,8 +104,13 @@ class TemporalTransformer(nn.Module):
         tokens = self._project(self.proj_in, tokens)
         for block in self.transformer_blocks:
             tokens = call(block, self.checkpointing, tokens)
-        tokens = self._project(self.proj_out, tokens)
-        return x + tokens.unflatten(2, x.shape[-2:]).permute(0, 1, 4, 2, 3).flatten(0, 1)
+        bias = None
+        if self.use_linear:
+            tokens, bias = kernels.project(self.proj_out, tokens)
+        else:
+            tokens = self._project(self.proj_out, tokens)
+        found = tokens.unflatten(2, x.shape[-2:]).permute(0, 1, 4, 2, 3).flatten(0, 1)
+        return kernels.merge(found, x, bias)
 
     def _project(self, layer: nn.Module, tokens: Tensor) -> Tensor:
         if self.use_linear:
