@@ -6,14 +6,15 @@
     python benchmarks/reward_per_second.py collect runs/per_second benchmarks/results/reward_per_second.json
     python benchmarks/reward_per_second_report.py docs/efficiency.md
 
-Every variant is the recipe ``demo`` with a few options changed. Two questions: at the recipe's own learning rate,
-how soon does it gain 90 % of what the recipe gains; and with the learning rate that suits it best, how soon is it
-at reward 9 with the content kept. For the second every variant gets the same tuning: each rate of one grid, with
-seeds that are used for nothing else (``tune``); then five fresh seeds (``final``). All are scored after their
-updates on the same held-out captions and noise, sampled as the recipe samples, whatever the variant does while
-training. What a variant gains an update does not depend on the machine, so curves may come from any device; what
-an update costs is measured alone on one CPU thread, in seconds of processor time (``timing``). Runs that have
-their file are not made again. It works from a bare checkout too, with ``PYTHONPATH=.:plugins/vader-demo``.
+Every variant is the recipe ``demo`` with a few options changed. Two questions: at the recipe's own learning
+rate, how soon does it gain 90 % of what the recipe gains; and with the learning rate that suits it best, how
+soon is it at reward 9 with the content kept. For the second every variant gets the same tuning: each rate of
+one grid, with seeds that are used for nothing else (``tune``); then five fresh seeds (``final``). All are
+scored after their updates on the same held-out captions and noise, sampled as the recipe samples, whatever
+the variant does while training. What a variant gains an update does not depend on the machine, so curves may
+come from any device; what an update costs is measured alone on one CPU thread, in seconds of processor time
+(``timing``). Runs that have their file are not made again. It works from a bare checkout too, with
+``PYTHONPATH=.:plugins/vader-demo``.
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ import torch
 from checkout import registry_of_checkout
 from reward_per_second_report import (
     ALIGNMENT,
-    GAIN,
     HIGH,
     RECIPE,
     RECIPE_RATE,
@@ -257,13 +257,8 @@ def tune(options: argparse.Namespace) -> None:
 def final(options: argparse.Namespace) -> None:
     """Every variant at the recipe's learning rate and at its best, with five fresh seeds."""
     rates = chosen_rates(_read_runs([options.out]), TUNING_SEEDS)
-    jobs = [
-        Job(name, lr, seed)
-        for seed in SEEDS
-        for lr_of in (lambda name: RECIPE_RATE, rates.__getitem__)
-        for name in _variants(options)
-        for lr in (lr_of(name),)
-    ]
+    names = _variants(options)
+    jobs = [Job(name, lr, seed) for seed in SEEDS for name in names for lr in (RECIPE_RATE, rates[name])]
     _run(jobs, options)
 
 
@@ -319,7 +314,8 @@ def _read_runs(sources: list[Path]) -> list[dict[str, Any]]:
     for source in sources:
         for path in sorted(source.glob("run-*.json")):
             run = json.loads(path.read_text())
-            runs[run["variant"], run["lr"], run["seed"]] = run
+            if run["variant"] in VARIANTS:
+                runs[run["variant"], run["lr"], run["seed"]] = run
     order = list(VARIANTS)
     return [runs[key] for key in sorted(runs, key=lambda key: (order.index(key[0]), *key[1:]))]
 
@@ -336,7 +332,7 @@ def collect(options: argparse.Namespace) -> None:
         "variants": VARIANTS,
         "tuning_seeds": TUNING_SEEDS,
         "seeds": SEEDS,
-        "rewards": {GAIN: gain_of(runs, SEEDS), "high": HIGH},
+        "gain": gain_of(runs, SEEDS),
         "timings": timings,
     }
     head = json.dumps(tree, indent=1).removesuffix("\n}")

@@ -21,8 +21,8 @@ RECIPE = "recipe"
 #: The recipe's learning rate and number of updates.
 RECIPE_RATE = 4e-4
 RECIPE_UPDATES = 12
-#: The gains that are timed: most of what the recipe gains, and about all that can be had with the content.
-LEVELS = ("90 % of the recipe's gain", "reward 9")
+#: The reward that tuned variants are timed to: about all that can be had with the content.
+HIGH = 9.0
 #: A fall of the held-out alignment beyond this is content lost: such a point counts as not reached.
 FALL = 0.02
 
@@ -30,10 +30,8 @@ Run = dict[str, Any]
 Point = dict[str, float]
 
 
-def level_of(runs: Iterable[Run], level: str, seeds: Sequence[int]) -> float:
-    """The reward that a level stands for."""
-    if level == "reward 9":
-        return 9.0
+def gain_of(runs: Iterable[Run], seeds: Sequence[int]) -> float:
+    """The reward at 90 % of what the recipe gains in its 12 updates, mean over seeds."""
     recipes = [
         {point["updates"]: point[REWARD] for point in run["curve"]}
         for run in runs
@@ -75,21 +73,16 @@ def median_updates(runs: Sequence[Run], reward: float) -> float:
     return statistics.median_high(found)
 
 
-def chosen_rates(runs: Sequence[Run], seeds: Sequence[int]) -> dict[str, dict[str, float]]:
-    """For each variant and level the learning rate that needed the fewest updates with the tuning's seeds."""
-    tuned = [run for run in runs if run["seed"] in seeds]
-    rewards = {level: level_of(tuned, level, seeds) for level in LEVELS}
-    chosen: dict[str, dict[str, float]] = {}
+def chosen_rates(runs: Sequence[Run], seeds: Sequence[int]) -> dict[str, float]:
+    """For each variant the learning rate that needed the fewest updates to the high reward while tuning."""
+    tuned = [run for run in runs if run["seed"] in seeds and run["lr"] != RECIPE_RATE]
+    chosen: dict[str, float] = {}
     for variant in dict.fromkeys(run["variant"] for run in tuned):
         of_rate: dict[float, list[Run]] = {}
         for run in tuned:
             if run["variant"] == variant:
                 of_rate.setdefault(run["lr"], []).append(run)
-        rates = sorted(of_rate)
-        chosen[variant] = {
-            level: min(rates, key=lambda lr, reward=reward: median_updates(of_rate[lr], reward))
-            for level, reward in rewards.items()
-        }
+        chosen[variant] = min(sorted(of_rate), key=lambda lr: median_updates(of_rate[lr], HIGH))
     return chosen
 
 
@@ -118,19 +111,19 @@ def cells(runs: Sequence[Run], cost: dict[str, Any], reward: float) -> tuple[lis
     ], statistics.median(seconds)
 
 
-def table(tree: dict[str, Any], level: str, *, tuned: bool) -> list[str]:
-    """One level: every variant at its tuned learning rate, or at the recipe's."""
+def table(tree: dict[str, Any], *, tuned: bool) -> list[str]:
+    """Every variant: at its tuned learning rate to the high reward, or at the recipe's to its gain."""
     costs = tree["timings"]["cpu"]["variants"]
     runs = [run for run in tree["runs"] if run["seed"] in tree["seeds"]]
     rates = chosen_rates(tree["runs"], tree["tuning_seeds"])
-    reward = tree["levels"][level]
+    reward = HIGH if tuned else tree["gain"]
     lines = [
         "| variant | lr | s an update | updates | seconds | reward a second | alignment | times as fast |",
         "|---|---|---|---|---|---|---|---|",
     ]
     recipe_seconds = math.nan
     for variant in tree["variants"]:
-        rate = rates[variant][level] if tuned else RECIPE_RATE
+        rate = rates[variant] if tuned else RECIPE_RATE
         own = [run for run in runs if run["variant"] == variant and run["lr"] == rate]
         shown, seconds = cells(own, costs[variant], reward)
         recipe_seconds = seconds if variant == RECIPE else recipe_seconds
@@ -144,9 +137,8 @@ def main(page: Path) -> None:
     """Write the tables between the page's marks."""
     tree = json.loads(RESULTS.read_text(encoding="utf-8"))
     tables = {
-        f"per second, {'tuned' if tuned else 'untuned'}, {level}": table(tree, level, tuned=tuned)
-        for level in LEVELS
-        for tuned in (True, False)
+        "per second at the recipe's rate": table(tree, tuned=False),
+        "per second, tuned": table(tree, tuned=True),
     }
     text = page.read_text(encoding="utf-8")
     for name, lines in tables.items():

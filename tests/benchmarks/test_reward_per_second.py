@@ -33,7 +33,7 @@ def run(variant, lr, seed, rise, fall=0.0, rollouts=1):
 
 def tree():
     runs = [run("recipe", report.RECIPE_RATE, seed, 0.25 + 0.05 * seed) for seed in range(5)]
-    runs += [run("recipe", lr, 100, rise) for lr, rise in ((report.RECIPE_RATE, 0.3), (8e-4, 0.2))]
+    runs += [run("recipe", lr, seed, 0.45) for lr in (8e-4, 1.6e-3) for seed in (*range(5), 100)]
     runs += [run("other", lr, seed, 1.0, rollouts=2) for lr in (4e-4, 8e-4) for seed in (*range(5), 100)]
     runs += [run("other", 1.6e-3, 100, 3.0, fall=0.03)]
     cost = {"rollout": {"processor_seconds": 2.0}}
@@ -43,13 +43,13 @@ def tree():
         "runs": runs,
         "seeds": [0, 1, 2, 3, 4],
         "tuning_seeds": [100],
-        "levels": {level: report.level_of(runs, level, range(5)) for level in report.LEVELS},
+        "gain": report.gain_of(runs, range(5)),
         "timings": {"cpu": {"variants": {"recipe": cost, "other": kept}}},
     }
 
 
-def test_the_level_is_nine_tenths_of_the_recipes_mean_gain():
-    assert report.level_of(tree()["runs"], report.LEVELS[0], range(5)) == pytest.approx(4 + 0.9 * 12 * 0.35)
+def test_the_gain_is_nine_tenths_of_the_recipes_mean():
+    assert report.gain_of(tree()["runs"], range(5)) == pytest.approx(4 + 0.9 * 12 * 0.35)
 
 
 def test_seconds_tell_kept_rollouts_from_fresh_ones():
@@ -60,18 +60,20 @@ def test_seconds_tell_kept_rollouts_from_fresh_ones():
 
 
 def test_a_rate_that_loses_the_content_is_not_chosen():
-    rates = report.chosen_rates(tree()["runs"], [100])
-    assert rates["other"] == dict.fromkeys(report.LEVELS, 4e-4)
-    assert rates["recipe"][report.LEVELS[0]] == report.RECIPE_RATE
+    assert report.chosen_rates(tree()["runs"], [100]) == {"recipe": 8e-4, "other": 8e-4}
 
 
-def test_a_table_has_a_row_a_variant_and_the_factor():
-    rows = report.table(tree(), report.LEVELS[0], tuned=True)[2:]
+@pytest.mark.parametrize(
+    ("tuned", "seconds"), [(False, (2 * 0.9 * 4.2 / 0.4, 2.9)), (True, (2 * 5 / 0.45, 4.0))]
+)
+def test_a_table_has_a_row_a_variant_and_the_factor(tuned, seconds):
+    rows = report.table(tree(), tuned=tuned)[2:]
     assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == ["recipe", "other"]
-    recipe, other = (float(row.split(" | ")[4].split()[0]) for row in rows)
+    found = [float(row.split(" | ")[4].split()[0]) for row in rows]
+    assert found == pytest.approx(seconds, abs=0.3)
     assert rows[0].endswith("| 1.0 |")
-    assert rows[1].endswith(f"| {recipe / other:.1f} |")
-    assert "3 of 5 seeds" in rows[0]
+    assert float(rows[1].split(" | ")[-1].strip(" |")) == pytest.approx(found[0] / found[1], abs=0.1)
+    assert ("of 5 seeds" in rows[0]) != tuned
 
 
 @pytest.mark.parametrize("variant", study.VARIANTS)
