@@ -294,18 +294,6 @@ def test_bfloat16_does_not_round_the_timestep():
     assert backbone.autoencoder.shift.dtype == torch.float32
 
 
-def test_blocks_compile_whole():
-    backbone = make()
-    conditioning = conditioned(backbone, PROMPTS)
-    latents, time = (
-        backbone.initial_noise(2, SMALL, Randomness(0, samples=(0, 1))),
-        torch.tensor([700.0, 700.0]),
-    )
-    eager = backbone.predict(latents, time, conditioning)
-    backbone.denoiser.compile_blocks(backend="eager", fullgraph=True)
-    assert torch.allclose(backbone.predict(latents, time, conditioning), eager, atol=1e-5)
-
-
 def test_autocast_leaves_the_stream_narrow():
     backbone = make(torch.bfloat16)
     seen = []

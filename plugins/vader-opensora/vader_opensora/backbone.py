@@ -182,8 +182,6 @@ class OpenSora(Backbone):
         )
         source = parse_weights(self._part(self.options.vae_weights))
         self._fill(self.autoencoder, source, AUTOENCODER, "autoencoder", "-o backbone.vae_weights=PATH")
-        if self.options.compile_blocks:
-            self.denoiser.compile_blocks()
 
     def _part(self, given: str | None) -> str:
         return given or ("random" if self.options.weights == "random" else "pretrained")

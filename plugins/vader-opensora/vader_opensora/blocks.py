@@ -29,13 +29,13 @@ class STDiT3Block(nn.Module):
         self.cross_attn = CrossAttention(width, heads)
         self.mlp = FeedForward(width, int(width * config.mlp_ratio), width)
 
-    def run(
+    def forward(
         self,
         x: Tensor,
         text: Tensor,
         modulation: Tensor,
         text_mask: Tensor | None,
-        rotation: tuple[Tensor, Tensor] | None,
+        rotation: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """[b, t, s, width] → the same.
 
@@ -52,38 +52,6 @@ class STDiT3Block(nn.Module):
         x = gated(x, gate_attn, self.attn(modulated(x, shift_attn, scale_attn), rotation))
         x, normed = added_and_modulated(x, self.cross_attn(x, text, text_mask), shift_mlp, scale_mlp)
         return gated(x, gate_mlp, self.mlp(normed))
-
-
-# Two classes for one computation: torch.compile keeps its variants by the code of `forward`, and only a few.
-
-
-class SpatialBlock(STDiT3Block):
-    """A block whose self-attention runs within frames."""
-
-    def __init__(self, config: STDiT3Config) -> None:
-        super().__init__(config, temporal=False)
-
-    def forward(self, x: Tensor, text: Tensor, modulation: Tensor, text_mask: Tensor | None) -> Tensor:
-        """[b, t, s, width] → the same; arguments as of :meth:`STDiT3Block.run`."""
-        return self.run(x, text, modulation, text_mask, None)
-
-
-class TemporalBlock(STDiT3Block):
-    """A block whose self-attention runs across frames."""
-
-    def __init__(self, config: STDiT3Config) -> None:
-        super().__init__(config, temporal=True)
-
-    def forward(
-        self,
-        x: Tensor,
-        text: Tensor,
-        modulation: Tensor,
-        text_mask: Tensor | None,
-        rotation: tuple[Tensor, Tensor],
-    ) -> Tensor:
-        """[b, t, s, width] → the same; arguments as of :meth:`STDiT3Block.run`."""
-        return self.run(x, text, modulation, text_mask, rotation)
 
 
 class FinalLayer(nn.Module):

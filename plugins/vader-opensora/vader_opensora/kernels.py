@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from functools import lru_cache
 from importlib.util import find_spec
-from math import gcd
 from typing import Any
 
 import torch
@@ -27,8 +26,6 @@ MOST_FRAMES = 64
 MOST_PLACES = 1024
 #: The longest text whose keys stay in one tile.
 MOST_KEYS = 64
-#: Heads that one program attends across frames for, the next one's numbers arriving meanwhile.
-HEADS_EACH = 4
 #: Tiles of queries that pass the keys of a short text.
 TURNS = 4
 #: Widest row of the residual stream that is taken into one tile.
@@ -50,8 +47,7 @@ def reachable(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def _allowed() -> bool:
-    switched = Switch.on and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    return switched and _programs() is not None
+    return Switch.on and not torch.is_grad_enabled() and _programs() is not None
 
 
 @lru_cache(maxsize=1)
@@ -194,11 +190,10 @@ def across_frames(
     out = qkv.new_empty(batch, frames, places, width)
     q_weight, k_weight = norms or (None, None)
     cos, sin = rotation or (None, None)
-    each = gcd(heads, HEADS_EACH)
-    programs.across_frames[(heads // each * batch * places,)](
+    programs.across_frames[(heads * batch * places,)](
         qkv, q_weight, k_weight, cos, sin, out, frames, places, eps, head**-0.5,
-        HEADS=heads, EACH=each, D=head, FIRST=first, REST=rest, LENGTH=length,
-        NORM=norms is not None, TURN=rotation is not None, num_warps=max(1, length // 16), num_stages=2,
+        HEADS=heads, D=head, FIRST=first, REST=rest, LENGTH=length,
+        NORM=norms is not None, TURN=rotation is not None, num_warps=max(1, length // 16),
     )  # fmt: skip
     return out
 

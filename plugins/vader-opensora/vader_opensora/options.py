@@ -76,10 +76,6 @@ class OpenSoraOptions(BaseModel):
         description="folder of encoded prompts, by content; null is vader/opensora-text in the user's cache "
         "folder",
     )
-    compile_blocks: bool = Field(
-        default=False,
-        description="torch.compile each kind of block: faster after a slow first step; equal to rounding",
-    )
 
     @field_validator("architecture")
     @classmethod

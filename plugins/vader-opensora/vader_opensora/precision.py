@@ -9,6 +9,6 @@ import torch
 
 def without_autocast(device: torch.device) -> AbstractContextManager[None]:
     """Within, autocast is off on ``device``; a device that has none (meta) is left alone."""
-    if device.type == "meta":  # asked by type: torch.compile cannot trace torch's own question
+    if device.type == "meta":
         return nullcontext()
     return torch.autocast(device.type, enabled=False)

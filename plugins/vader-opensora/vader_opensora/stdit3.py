@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from vader_opensora.architecture import STDiT3Config
-from vader_opensora.blocks import FinalLayer, SpatialBlock, TemporalBlock
+from vader_opensora.blocks import FinalLayer, STDiT3Block
 from vader_opensora.embeddings import (
     CaptionEmbedder,
     PatchEmbedder,
@@ -21,9 +21,6 @@ from vader_opensora.embeddings import (
     position_embedding,
 )
 from vader_opensora.precision import without_autocast
-
-#: Compiled forms of a kind of block that are kept.
-VARIANTS = 32
 
 
 class STDiT3(nn.Module):
@@ -47,10 +44,9 @@ class STDiT3(nn.Module):
         self.fps_embedder = ScalarEmbedder(width)
         self.t_block = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
         self.y_embedder = CaptionEmbedder(config.caption_channels, width, config.model_max_length)
-        self.spatial_blocks = nn.ModuleList(SpatialBlock(config) for _ in range(config.depth))
-        self.temporal_blocks = nn.ModuleList(TemporalBlock(config) for _ in range(config.depth))
+        self.spatial_blocks = nn.ModuleList(STDiT3Block(config, temporal=False) for _ in range(config.depth))
+        self.temporal_blocks = nn.ModuleList(STDiT3Block(config, temporal=True) for _ in range(config.depth))
         self.final_layer = FinalLayer(width, patch, self.out_channels)
-        self._compiled = False
         self._positions: dict[tuple[Any, ...], Tensor] = {}
 
     def keep_time_wide(self, dtype: torch.dtype) -> STDiT3:
@@ -103,9 +99,6 @@ class STDiT3(nn.Module):
         caption = self.y_embedder(text.to(dtype))
         rotation = self.rope(grid[0])
         recompute = recompute and torch.is_grad_enabled()
-        if self._compiled:
-            # Prompts differ in length; without this the first two lengths would each compile everything.
-            torch._dynamo.maybe_mark_dynamic(caption, 1)
         shared = (caption, modulation, mask)
 
         def through(block: nn.Module, *arguments: object) -> Tensor:
@@ -119,17 +112,6 @@ class STDiT3(nn.Module):
             tokens = through(temporal, tokens, *shared, rotation)
         tokens = self.final_layer(tokens, time, time_zero, frame_mask)
         return self._unpatched(tokens, grid, latent_size)
-
-    def compile_blocks(self, **options: Any) -> None:
-        """Compile each block in place; blocks of a kind share one compilation.
-
-        There is one variant for each of: gradient on or off, adapter on or off, with or without a text mask
-        or a frame mask. That is more than torch keeps by default, so its limit is raised.
-        """
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
-        self._compiled = True
-        for block in (*self.spatial_blocks, *self.temporal_blocks):
-            block.compile(**options)
 
     # -- parts of the forward pass -----------------------------------------------------------------------
 

@@ -141,13 +141,13 @@ def head_norms(
 @triton.jit
 def across_frames(
     qkv, q_weight, k_weight, cos, sin, out, frames, places, eps, scale,
-    HEADS: tl.constexpr, EACH: tl.constexpr, D: tl.constexpr, FIRST: tl.constexpr, REST: tl.constexpr,
-    LENGTH: tl.constexpr, NORM: tl.constexpr, TURN: tl.constexpr,
+    HEADS: tl.constexpr, D: tl.constexpr, FIRST: tl.constexpr, REST: tl.constexpr, LENGTH: tl.constexpr,
+    NORM: tl.constexpr, TURN: tl.constexpr,
 ):  # fmt: skip
-    """Attention of EACH heads among the frames of a place, [b, t, s, 3, HEADS, D] to [b, t, s, HEADS D]."""
+    """Attention of a head among the frames of a place, from [b, t, s, 3, HEADS, D] to [b, t, s, HEADS D]."""
     # heads side by side in memory run side by side
-    group = tl.program_id(0) % (HEADS // EACH)
-    at = tl.program_id(0) // (HEADS // EACH)
+    head = tl.program_id(0) % HEADS
+    at = tl.program_id(0) // HEADS
     sample = (at // places).to(tl.int64)
     place = at % places
     frame = tl.arange(0, LENGTH)
@@ -157,22 +157,21 @@ def across_frames(
     kind = qkv.dtype.element_ty
     # powers of two rather than of e: one instruction
     scale *= 1.4426950408889634
-    for head in range(EACH * group, EACH * group + EACH):
-        row = qkv + token * (3 * step) + head * D
-        q1, q2 = _taken(row, present, D, FIRST, REST)
-        k1, k2 = _taken(row + step, present, D, FIRST, REST)
-        v1, v2 = _taken(row + 2 * step, present, D, FIRST, REST)
-        a1, a2 = _shaped(q1, q2, q_weight, cos, sin, present, frame, eps, D, FIRST, REST, LENGTH, NORM, TURN)
-        b1, b2 = _shaped(k1, k2, k_weight, cos, sin, present, frame, eps, D, FIRST, REST, LENGTH, NORM, TURN)
-        scores = tl.dot(a1.to(kind), tl.trans(b1.to(kind)))
-        scores = tl.dot(a2.to(kind), tl.trans(b2.to(kind)), scores)
-        scores = tl.where(present[None, :], scores, float("-inf"))
-        weights = tl.exp2(scores * scale - (tl.max(scores, 1) * scale)[:, None])
-        share = (1.0 / tl.sum(weights, 1))[:, None]
-        weights = weights.to(kind)
-        found1 = tl.dot(weights, v1) * share
-        found2 = tl.dot(weights, v2) * share
-        _put(out + token * step + head * D, present, found1, found2, D, FIRST, REST)
+    row = qkv + token * (3 * step) + head * D
+    q1, q2 = _taken(row, present, D, FIRST, REST)
+    k1, k2 = _taken(row + step, present, D, FIRST, REST)
+    v1, v2 = _taken(row + 2 * step, present, D, FIRST, REST)
+    a1, a2 = _shaped(q1, q2, q_weight, cos, sin, present, frame, eps, D, FIRST, REST, LENGTH, NORM, TURN)
+    b1, b2 = _shaped(k1, k2, k_weight, cos, sin, present, frame, eps, D, FIRST, REST, LENGTH, NORM, TURN)
+    scores = tl.dot(a1.to(kind), tl.trans(b1.to(kind)))
+    scores = tl.dot(a2.to(kind), tl.trans(b2.to(kind)), scores)
+    scores = tl.where(present[None, :], scores, float("-inf"))
+    weights = tl.exp2(scores * scale - (tl.max(scores, 1) * scale)[:, None])
+    share = (1.0 / tl.sum(weights, 1))[:, None]
+    weights = weights.to(kind)
+    found1 = tl.dot(weights, v1) * share
+    found2 = tl.dot(weights, v2) * share
+    _put(out + token * step + head * D, present, found1, found2, D, FIRST, REST)
 
 
 @triton.jit
