@@ -58,12 +58,22 @@ class Stopwatch:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Within, time and peak memory count for ``name``."""
+        """Within, time and peak memory count for ``name``; memory before it counts for ``other``."""
         begun = self.now()
-        reset_peak(self.device)
+        self.note_peak("other")
         yield
         self.seconds[name] += self.now() - begun
-        self.peaks[name] = max(self.peaks[name], peak_gib(self.device))
+        self.note_peak(name)
+
+    def note_peak(self, name: str) -> None:
+        """Count the peak since the last call for ``name``."""
+        self.peaks[name] = max(self.peaks[name], self.take_peak())
+
+    def take_peak(self) -> float:
+        """The peak memory in GiB since the last call."""
+        found = peak_gib(self.device)
+        reset_peak(self.device)
+        return found
 
     def wrap(self, function: Callable[..., Any], name: Callable[[], str]) -> Callable[..., Any]:
         """``function``, timed under the phase that ``name`` gives at the call."""
@@ -94,7 +104,7 @@ class _TimedMixture(Mixture):
 
 
 @contextmanager
-def _timed_parts(assembly: Assembly, stopwatch: Stopwatch) -> Iterator[Mixture]:
+def timed_parts(assembly: Assembly, stopwatch: Stopwatch) -> Iterator[Mixture]:
     """Within, the backbone's calls are timed; yields the timed rewards."""
     backbone = assembly.backbone
     names: dict[str, Callable[[], str]] = {
@@ -212,10 +222,12 @@ class Bench:
         rows, peaks = [], []
         for number in range(steps):
             stopwatch = Stopwatch(self.device)
-            with _timed_parts(self.assembly, stopwatch) as rewards:
+            with timed_parts(self.assembly, stopwatch) as rewards:
                 begun = stopwatch.now()
+                stopwatch.take_peak()
                 losses.append(self.step(warmup + steps + number, rewards, stopwatch))
                 spent = stopwatch.now() - begun
+                stopwatch.note_peak("other")
             stopwatch.seconds["other"] = spent - sum(stopwatch.seconds.values())
             rows.append(dict(stopwatch.seconds))
             peaks.append(dict(stopwatch.peaks))
@@ -228,7 +240,7 @@ class Bench:
             "first_steps_seconds": first_seconds,
             "phases": phases,
             "peak_allocated_gib": max(max(row.values()) for row in peaks),
-            "phase_peaks_gib": {name: max(row.get(name, 0.0) for row in peaks) for name in PHASES[:-1]},
+            "phase_peaks_gib": {name: max(row.get(name, 0.0) for row in peaks) for name in PHASES},
             "losses": losses,
         }
         if self.device.type == "cuda":

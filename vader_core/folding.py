@@ -25,7 +25,7 @@ class Folding:
     def __init__(self, denoiser: nn.Module) -> None:
         self._layers: list[Any] = [layer for _, layer in lora_layers(denoiser)]
         self._weights: list[Tensor] = [layer.get_base_layer().weight.data for layer in self._layers]
-        self._originals = [weight.clone() for weight in self._weights]
+        self.originals = [weight.clone() for weight in self._weights]
         self.folded = False
 
     @torch.no_grad()
@@ -34,10 +34,10 @@ class Folding:
         if folded == self.folded or (folded and any(layer._disable_adapters for layer in self._layers)):
             return
         if folded:
-            for layer, weight, original in zip(self._layers, self._weights, self._originals, strict=True):
+            for layer, weight, original in zip(self._layers, self._weights, self.originals, strict=True):
                 weight.copy_(original + _update(layer).view_as(original))
         else:
-            torch._foreach_copy_(self._weights, self._originals)
+            torch._foreach_copy_(self._weights, self.originals)
         for layer in self._layers:
             layer.folded = folded
         self.folded = folded

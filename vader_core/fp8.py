@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
+
+from vader_core.kernels import Switch
 
 if TYPE_CHECKING:
     from vader_core.folding import Folding
@@ -43,13 +43,8 @@ def quantised(x: Tensor) -> tuple[Tensor, Tensor]:
     return (x.float() / scale).clamp(-LARGEST, LARGEST).to(FLOAT8), scale
 
 
-@lru_cache(maxsize=1)
 def _programs() -> Any:
-    if find_spec("triton") is None:
-        return None
-    from vader_core import fp8_programs
-
-    return fp8_programs
+    return Switch.find("vader_core.fp8_programs")
 
 
 class Fp8:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -28,19 +29,21 @@ MOST_SEQUENCES = 65535
 WIDE_PLANE = 256
 
 
+@lru_cache
+def with_triton(name: str) -> Any:
+    """The module ``name``, which imports Triton; ``None`` where that is not installed."""
+    return None if find_spec("triton") is None else import_module(name)
+
+
 class Switch:
-    """Whether the kernels are used at all; ``trainer.fused_kernels``."""
+    """Whether the kernels are used at all (``trainer.fused_kernels``), and how their modules are found."""
 
     on = True
+    find: Callable[[str], Any] = staticmethod(with_triton)
 
 
-@lru_cache(maxsize=1)
 def _launches() -> Any:
-    if find_spec("triton") is None:
-        return None
-    from vader_core import launches
-
-    return launches
+    return Switch.find("vader_core.launches")
 
 
 def _usable(x: Tensor, *weights: Tensor | None) -> bool:

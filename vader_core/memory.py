@@ -22,3 +22,8 @@ def reset_peak(device: torch.device) -> None:
     """Begin a new peak on a CUDA device."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+
+
+def free_gib() -> float | None:
+    """What is free on the current CUDA device; ``None`` without one."""
+    return torch.cuda.mem_get_info()[0] / GIB if torch.cuda.is_available() else None

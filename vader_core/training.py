@@ -88,10 +88,19 @@ def plan_facts(assembly: Assembly, processes: int) -> dict[str, Any]:
 
 
 def dry_run(config: RunConfig, registry: Registry, processes: int = 1) -> dict[str, Any]:
-    """Check everything that can be checked without weights and return the plan."""
+    """Check everything that can be checked without weights and return the plan.
+
+    The memory is that of a CUDA device, whether one is here or not; a run on the CPU has no estimate.
+    """
+    given = config.model_copy(deep=True)
     assembly = prepare(config, registry)
     require_trainable(assembly)
-    return plan_facts(assembly, processes)
+    facts = plan_facts(assembly, processes)
+    if given.trainer.device == "cpu":
+        return facts
+    from vader_core.estimate import memory_facts
+
+    return facts | memory_facts(given, registry)
 
 
 def require_trainable(assembly: Assembly) -> None:

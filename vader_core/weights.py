@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
 from vader_core.errors import MachineError, VaderError
 
 if TYPE_CHECKING:
@@ -290,3 +292,34 @@ def misfit_message(what: str, missing: list[str], unexpected: list[str], misfits
             shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
             parts.append(f"{label}: {shown}")
     return "; ".join(parts)
+
+
+def with_random_weights(model: type[BaseModel], options: Mapping[str, Any]) -> dict[str, Any]:
+    """A component's options with random weights in place of whatever they were; its sizes stay.
+
+    Args:
+        model: Of the options; ``weights`` is replaced, and every ``…_weights`` that was given.
+        options: As the user gave them.
+    """
+    found = dict(options)
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            found[name] = with_random_weights(inner, found.get(name, {}))
+        elif name == "weights":
+            _keep_architecture(model, found)
+            found[name] = "random"
+        elif name.endswith("_weights") and found.get(name) is not None:
+            found[name] = "random"
+    return found
+
+
+def _keep_architecture(model: type[BaseModel], options: dict[str, Any]) -> None:
+    """Where the weights' own folder would settle the sizes, name it."""
+    field = model.model_fields.get("architecture")
+    given = options.get("weights")
+    if field is None or field.default is not None or options.get("architecture") is not None or given is None:
+        return
+    folder = Path(str(given)).expanduser()
+    if any(folder.glob("*/config.json")):
+        options["architecture"] = str(folder)

@@ -8,11 +8,13 @@ import pytest
 import torch
 from tiny_videocrafter import make_backbone
 from torch import nn
-from vader_videocrafter.autoencoder import FrameCodec
+from vader_videocrafter.architecture import resolve_architecture
+from vader_videocrafter.autoencoder import FrameCodec, build_autoencoder
 from vader_videocrafter.text_encoder import tokenize
 
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
+from vader_core.paper_device import on_paper
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.registry import load_registry
@@ -206,3 +208,18 @@ def test_half_precision_weights_predict_in_the_latents_dtype():
         prediction = half.predict(latents_of(3), torch.tensor([500.0, 20.0]), conditioning)
         video = half.decode(latents_of(3), Geometry(16, 24, 3, 24))
     assert prediction.dtype == video.dtype == torch.float32
+
+
+def test_a_device_named_without_its_number_is_where_the_weights_are():
+    with on_paper() as device:
+        with torch.device("meta"):
+            autoencoder = build_autoencoder(resolve_architecture("tiny").autoencoder)
+        autoencoder.to_empty(device="cuda").requires_grad_(False)  # lies on "cuda:0"
+        codec = FrameCodec(autoencoder, device=torch.device("cuda"), slice_size=None, tiling=False)
+        peaks = []
+        for recompute in (True, False):
+            latents = torch.zeros(1, 4, 32, 32, device="cuda", requires_grad=True)
+            device.ledger.reset()
+            codec.decode(latents, recompute=recompute).sum().backward()
+            peaks.append(device.ledger.peak)
+        assert peaks[0] < 0.8 * peaks[1]

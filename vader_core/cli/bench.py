@@ -52,9 +52,14 @@ def bench_command(flags: dict[str, Any], registry: Registry) -> None:
     if config.prompts.source is None:
         backbone, _ = make_backbone(config, registry, choose_device(config))
         config.prompts.source = backbone.defaults.prompts or PROMPT
+    given = config.model_copy(deep=True)
     assembly = prepare(config, registry)
     require_trainable(assembly)
     facts = plan_facts(assembly, 1)
+    if assembly.device.type == "cuda":
+        from vader_core.estimate import memory_facts
+
+        facts |= memory_facts(given, registry, validation=False)
     load(assembly)
     with out_of_memory_named("measuring"):
         found = Bench(assembly).measure(
@@ -66,6 +71,10 @@ def bench_command(flags: dict[str, Any], registry: Registry) -> None:
     settled = assembly.config.model_dump(mode="json")
     found["training_seconds"] = facts["steps"] * found["seconds_per_step"]
     result = {"plan": facts, **found, "environment": environment(), "config": settled}
+    estimated = facts.get("estimated_peak_gib")
+    if estimated is not None:
+        result["estimated_peak_gib"] = estimated
+        result["estimate_error"] = estimated / found["peak_allocated_gib"] - 1
     if flags["out"] is not None:
         from vader_core.weights import replacing
 
@@ -116,6 +125,7 @@ def _print_table(result: dict[str, Any], earlier: dict[str, Any] | None) -> None
     rows += [(f"training part, {plan['steps']} steps, s", ("training_seconds",))]
     rows += [
         ("peak allocated, GiB", ("peak_allocated_gib",)),
+        ("  estimated", ("estimated_peak_gib",)),
         ("peak reserved, GiB", ("peak_reserved_gib",)),
         ("operations, 10^12", ("tera_operations",)),
         ("matrix rate, 10^12 / s", ("matrix_rate_tera",)),

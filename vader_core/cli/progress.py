@@ -28,6 +28,8 @@ def print_plan(facts: Mapping[str, Any], *, as_json: bool) -> None:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_shown(inner)}" for name, inner in value.items())
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return f"{value:.3g}" if isinstance(value, float) else str(value)

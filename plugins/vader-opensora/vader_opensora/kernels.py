@@ -5,8 +5,6 @@ Everywhere else the plain torch operations. Statistics, softmax and sums are flo
 
 from __future__ import annotations
 
-from functools import lru_cache
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -50,13 +48,8 @@ def _allowed() -> bool:
     return Switch.on and not torch.is_grad_enabled() and _programs() is not None
 
 
-@lru_cache(maxsize=1)
 def _programs() -> Any:
-    if find_spec("triton") is None:
-        return None
-    from vader_opensora import triton_programs
-
-    return triton_programs
+    return Switch.find("vader_opensora.triton_programs")
 
 
 # -- the residual stream -----------------------------------------------------------------------------------

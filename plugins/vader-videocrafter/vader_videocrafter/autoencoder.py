@@ -100,7 +100,7 @@ class FrameCodec:
         weights = {
             name: value.to(self.device, non_blocking=True)
             for name, value in call.state_dict().items()
-            if value.device != self.device
+            if value.device.type != self.device.type  # "cuda" and "cuda:0" are the same place
         }
         dtype = next(self.autoencoder.parameters()).dtype
 
