@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from vader_core import kernels
@@ -44,13 +43,13 @@ def swap_forward(
 
 
 def _group_norm(self: nn.GroupNorm, x: Tensor) -> Tensor:
-    if self.weight is None or torch.is_autocast_enabled(x.device.type):
+    if self.weight is None or kernels.autocasting(x):
         return nn.GroupNorm.forward(self, x)
     return kernels.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
 def _layer_norm(self: nn.LayerNorm, x: Tensor) -> Tensor:
-    if len(self.normalized_shape) != 1 or torch.is_autocast_enabled(x.device.type):
+    if len(self.normalized_shape) != 1 or kernels.autocasting(x):
         return nn.LayerNorm.forward(self, x)
     return kernels.layer_norm(x, self.weight, self.bias, self.eps)
 

@@ -1,4 +1,4 @@
-"""Diffusers' video U-Nets on the fused kernels: their blocks with other forward passes, the same parameters.
+"""Diffusers' video U-Nets and decoders on the fused kernels: other forward passes, the same parameters.
 
 Activations keep their channels innermost throughout. Frames stay where they are in memory: only the temporal
 attention and the temporal convolutions look along them. Every number stays the same to rounding.
@@ -23,6 +23,7 @@ from diffusers.models.transformers.transformer_temporal import (
     TransformerSpatioTemporalModel,
     TransformerTemporalModel,
 )
+from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -47,6 +48,43 @@ def fuse_denoiser(denoiser: nn.Module) -> int:
     for kind, (forward, plain) in _FORWARDS.items():
         fused += swap_forward(denoiser, kind, forward, plain)
     return fused
+
+
+def fuse_decoder(decoder: nn.Module) -> int:
+    """Change the decoder of an `AutoencoderKL` or an `AutoencoderKLTemporalDecoder` in place.
+
+    Its frozen convolutions keep no activations for the backward pass, and its weights lie with channels
+    innermost, so activations do.
+
+    Returns:
+        How many blocks have another forward pass.
+    """
+    _join_last_norm(decoder)
+    fuse_norms(decoder)
+    fused = swap_forward(decoder, ResnetBlock2D, _residual, _plain_residual)
+    fused += swap_forward(decoder, SpatioTemporalResBlock, _mixed_residual, _plain_mixed_residual)
+    fused += swap_forward(decoder, Upsample2D, _upsampled, _plain_upsample)
+    swap_forward(decoder, nn.Conv2d, kernels.convolve_with_bias)
+    for parameter in decoder.parameters():
+        if parameter.ndim in _INNERMOST:
+            parameter.data = parameter.data.contiguous(memory_format=_INNERMOST[parameter.ndim])
+    return fused
+
+
+_INNERMOST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def _join_last_norm(decoder: Any) -> None:
+    """Let the last norm apply the activation that follows it, which has no parameters."""
+    if type(decoder.conv_norm_out) is nn.GroupNorm and type(decoder.conv_act) is nn.SiLU:
+        swap_forward(decoder.conv_norm_out, nn.GroupNorm, _norm_and_silu)
+        decoder.conv_act = nn.Identity().train(decoder.training)
+
+
+def _norm_and_silu(self: Any, x: Tensor) -> Tensor:
+    if kernels.autocasting(x):
+        return F.silu(nn.GroupNorm.forward(self, x))
+    return _norm(self, x, silu=True)
 
 
 def _gated(self: Any, hidden_states: Tensor) -> Tensor:
@@ -75,12 +113,10 @@ def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
 
 def _plain_residual(block: Any) -> bool:
     sampled = block.upsample is not None or block.downsample is not None
-    return (
-        block.time_embedding_norm == "default"
-        and isinstance(block.nonlinearity, nn.SiLU)
-        and not sampled
-        and _still(block)
-    )
+    # without an embedding the decoders' kind is the usual one
+    usual = block.time_embedding_norm == "default"
+    usual = usual or (block.time_embedding_norm == "group" and block.time_emb_proj is None)
+    return usual and isinstance(block.nonlinearity, nn.SiLU) and not sampled and _still(block)
 
 
 def _residual(self: Any, input_tensor: Tensor, temb: Tensor | None, *args: Any, **kwargs: Any) -> Tensor:
@@ -95,6 +131,22 @@ def _residual(self: Any, input_tensor: Tensor, temb: Tensor | None, *args: Any, 
         kept, more = kernels.convolve(self.conv_shortcut, input_tensor)
     out = kernels.merge(h, kept, kernels.added(bias, more))
     return out if self.output_scale_factor == 1 else out / self.output_scale_factor
+
+
+def _plain_upsample(layer: Any) -> bool:
+    usual = layer.interpolate and layer.norm is None and layer.name == "conv"
+    return usual and layer.use_conv and not layer.use_conv_transpose
+
+
+def _upsampled(
+    self: Any, hidden_states: Tensor, output_size: Any = None, *args: Any, **kwargs: Any
+) -> Tensor:
+    """[n, c, h, w] → [n, c', 2 h, 2 w], or of ``output_size``."""
+    if output_size is not None:
+        given: Tensor = F.interpolate(hidden_states, size=output_size, mode="nearest")
+    else:
+        given = kernels.doubled(hidden_states)
+    return kernels.convolve_with_bias(self.conv, given)
 
 
 def _unfolded(x: Tensor, num_frames: int) -> Tensor:
@@ -116,14 +168,14 @@ def _frame_convs(self: Any, hidden_states: Tensor, num_frames: int = 1) -> Tenso
 
 
 def _plain_mixture(mixer: AlphaBlender) -> bool:
-    return mixer.merge_strategy == "learned_with_images" and not mixer.switch_spatial_to_temporal_mix
+    return mixer.merge_strategy in ("learned", "learned_with_images")
 
 
 def _temporal_share(mixer: Any) -> Tensor:
-    """Of the temporal branch, one number; the U-Net never calls its input mere images."""
+    """Of the temporal branch, one number; neither U-Net nor decoder calls its input mere images."""
     wide = mixer.mix_factor.to(torch.promote_types(mixer.mix_factor.dtype, torch.float32))
-    share: Tensor = 1.0 - torch.sigmoid(wide)
-    return share
+    share = torch.sigmoid(wide)
+    return share if mixer.switch_spatial_to_temporal_mix else 1.0 - share
 
 
 def _plain_mixed_residual(block: Any) -> bool:
@@ -331,6 +383,7 @@ def _spatiotemporal(
 
 
 _FORWARDS: dict[Any, Any] = {
+    Upsample2D: (_upsampled, _plain_upsample),
     ResnetBlock2D: (_residual, _plain_residual),
     TemporalConvLayer: (_frame_convs, _still),
     SpatioTemporalResBlock: (_mixed_residual, _plain_mixed_residual),

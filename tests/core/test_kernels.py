@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from vader_core import kernels
-from vader_core.fused_diffusers import fuse_denoiser
+from vader_core.fused_diffusers import fuse_decoder, fuse_denoiser
 from vader_core.lora import LoraSettings, adapter_parameters, attach_lora
 
 #: Relative to float64; float32 rounds to 6e-8, and attention's two products to a few times that.
@@ -258,7 +258,7 @@ def _filled(net: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(
-    ("make", "blocks"), [(_text_unet, 25), (_picture_unet, 20), (lambda: _picture_unet(3), 20)]
+    ("make", "blocks"), [(_text_unet, 26), (_picture_unet, 21), (lambda: _picture_unet(3), 21)]
 )
 def test_fused_diffusers_unets_keep_numbers_and_gradients(make: Any, blocks: int, layout: Any) -> None:
     unet, run = make()
@@ -284,6 +284,64 @@ def test_fused_diffusers_unets_keep_numbers_and_gradients(make: Any, blocks: int
     for plain, found in zip(*results, strict=True):
         # the least is for gradients that are nothing but rounding
         torch.testing.assert_close(found, plain, rtol=1e-8, atol=1e-12)
+
+
+def _image_decoder() -> tuple[nn.Module, Tensor, Callable[[Any, Tensor], Tensor]]:
+    from diffusers import AutoencoderKL
+
+    kinds = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    net = AutoencoderKL(**kinds, block_out_channels=(32, 64), sample_size=16)  # type: ignore[arg-type]
+    return net, torch.randn(2, 4, 5, 3).double(), lambda net, z: net.decode(z).sample
+
+
+def _temporal_decoder() -> tuple[nn.Module, Tensor, Callable[[Any, Tensor], Tensor]]:
+    from diffusers import AutoencoderKLTemporalDecoder
+
+    net = AutoencoderKLTemporalDecoder(
+        down_block_types=("DownEncoderBlock2D",) * 2, block_out_channels=(32, 64), sample_size=16
+    )
+    return net, torch.randn(6, 4, 5, 3).double(), lambda net, z: net.decode(z, num_frames=3).sample
+
+
+@pytest.mark.parametrize(("make", "blocks"), [(_image_decoder, 7), (_temporal_decoder, 11)])
+def test_fused_decoders_keep_numbers_and_gradients(make: Any, blocks: int) -> None:
+    net, latents, run = make()
+    _filled(net)
+    names = list(net.state_dict())
+    results, kept = [], []
+    for fused in (False, True):
+        if fused:
+            assert fuse_decoder(net.decoder) == blocks
+            assert list(net.state_dict()) == names
+        given = latents.clone().requires_grad_()
+        held: dict[int, int] = {}
+
+        def hold(tensor: Tensor, held: dict[int, int] = held) -> Tensor:
+            held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor):
+            out = run(net, given)
+        for parameter in net.parameters():
+            held.pop(parameter.untyped_storage().data_ptr(), None)
+        kept.append(sum(held.values()))
+        results.append((out, *torch.autograd.grad(out.square().mean(), given)))
+    for plain, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, plain, rtol=1e-8, atol=1e-12)
+    # without the fused norms on the CPU, the convolutions alone
+    assert kept[1] < 0.8 * kept[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("channels", [3, 8])
+def test_doubling_is_interpolation(channels: int, dtype: torch.dtype) -> None:
+    x = _innermost(2, channels, 5, 3).to(dtype).requires_grad_()
+    out, expected = kernels.doubled(x), F.interpolate(x, scale_factor=2.0, mode="nearest")
+    assert torch.equal(out, expected)
+    assert kernels.channels_innermost(out)
+    wanted = torch.randint(-8, 8, expected.shape).to(dtype)
+    found, exact = (torch.autograd.grad(y, x, wanted)[0] for y in (out, expected))
+    assert torch.equal(found, exact)
 
 
 def test_blocks_with_dropout_in_training_stay_as_they_are() -> None:

@@ -19,7 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from vader_core.backbone import Backbone, Conditioning, Defaults, Text, TextCache, frozen
 from vader_core.errors import VaderError
-from vader_core.fused_diffusers import fuse_denoiser
+from vader_core.fused_diffusers import fuse_decoder, fuse_denoiser
 from vader_core.geometry import Geometry
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
@@ -152,6 +152,7 @@ class ModelScope(Backbone):
         self.text_encoder = self._fill("text_encoder", text_encoder, self._wide, files)
         self.tokenizer = self._find_tokenizer(files)
         fuse_denoiser(self.denoiser)
+        fuse_decoder(self.autoencoder.decoder)
         recompute_blocks(self.denoiser, _BLOCKS, self.recompute)
         recompute_blocks(self.autoencoder.decoder, (ResnetBlock2D,), self.recompute)
 

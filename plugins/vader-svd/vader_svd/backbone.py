@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vader_core.backbone import Backbone, Conditioning, Defaults, Text, frozen
 from vader_core.errors import VaderError
-from vader_core.fused_diffusers import fuse_denoiser
+from vader_core.fused_diffusers import fuse_decoder, fuse_denoiser
 from vader_core.geometry import Geometry
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
@@ -174,6 +174,7 @@ class SvdBackbone(Backbone):
         fuse_denoiser(self.denoiser)
         recompute_blocks(self.denoiser, recomputed_blocks(), self.recompute)
         decoder: nn.Module = loaded["vae"].get_submodule("decoder")
+        fuse_decoder(decoder)
         recompute_blocks(decoder, recomputed_blocks(), self.recompute)
         self.autoencoder = loaded["vae"]
         self.image_encoder = loaded["image_encoder"]

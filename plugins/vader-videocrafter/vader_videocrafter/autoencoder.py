@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -67,7 +68,10 @@ class FrameCodec:
     ) -> None:
         from diffusers.models.resnet import ResnetBlock2D
 
+        from vader_core.fused_diffusers import fuse_decoder
+
         self.autoencoder = autoencoder
+        fuse_decoder(autoencoder.decoder)
         self.device = device
         self.slice_size = slice_size
         if tiling:
@@ -105,7 +109,8 @@ class FrameCodec:
         dtype = next(self.autoencoder.parameters()).dtype
 
         def run(part: Tensor) -> Tensor:
-            return functional_call(call, weights, (part.to(dtype),)).to(x.dtype)
+            with self._own_precision():
+                return functional_call(call, weights, (part.to(dtype),)).to(x.dtype)
 
         slices = list(self._slices(x))
         resting = bool(weights)
@@ -114,6 +119,12 @@ class FrameCodec:
         if recompute and torch.is_grad_enabled():
             return torch.cat([checkpoint(run, part, use_reentrant=False) for part in slices])
         return torch.cat([run(part) for part in slices])
+
+    def _own_precision(self) -> AbstractContextManager[None]:
+        # Autocast would return float32 from every norm and from every doubling of the picture.
+        kind = self.device.type
+        known = torch.amp.is_autocast_available(kind)
+        return torch.autocast(kind, enabled=False) if known else nullcontext()
 
     def _slices(self, x: Tensor) -> Iterator[Tensor]:
         yield from x.split(self.slice_size or len(x))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -96,7 +95,7 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[b*t, c, h, w]` to `[b*t, c, h/2, w/2]`."""
-        return self.op(x)
+        return kernels.convolve_with_bias(self.op, x)
 
 
 class Upsample(nn.Module):
@@ -108,6 +107,4 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[b*t, c, h, w]` to `[b*t, c, 2h, 2w]`."""
-        with torch.autocast(x.device.type, enabled=False):  # which would copy the numbers in float32
-            doubled = F.interpolate(x, scale_factor=2.0, mode="nearest")
-        return self.conv(doubled)
+        return kernels.convolve_with_bias(self.conv, kernels.doubled(x))
