@@ -265,6 +265,12 @@ def test_the_memory_of_one_frame_does_not_grow_with_the_clip(backbone):
     assert held_for_backward(backbone, 204) <= 1.02 * held_for_backward(backbone, 17)
 
 
+def test_recomputed_blocks_keep_less(backbone):
+    plain = held_for_backward(backbone, 17)
+    with backbone.checkpointing(True):
+        assert held_for_backward(backbone, 17) < 0.5 * plain
+
+
 def test_vader_single_latent():
     backbone = make(decoder="vader_single_latent")
     assert not backbone.decode_is_exact

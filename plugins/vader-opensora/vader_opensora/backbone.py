@@ -20,6 +20,7 @@ from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
+from vader_core.recompute import RecomputeSwitch
 from vader_core.sampler import RectifiedFlow, Schedule
 from vader_core.weights import WeightFile, WeightSource, locate, parse_weights
 from vader_opensora import checkpoint, kernels
@@ -72,6 +73,7 @@ class OpenSora(Backbone):
             self.decode_is_exact = False  # type: ignore[misc]  # follows the options
         self._text_encoder: Callable[[Sequence[str]], dict[str, Tensor]] | None = None
         self._keep_text_encoder = True
+        self._recompute = RecomputeSwitch()
         self.text_cache = TextCache(self._text_key(), self._text_folder())
 
     # -- known before the weights are --------------------------------------------------------------------
@@ -182,6 +184,7 @@ class OpenSora(Backbone):
         )
         source = parse_weights(self._part(self.options.vae_weights))
         self._fill(self.autoencoder, source, AUTOENCODER, "autoencoder", "-o backbone.vae_weights=PATH")
+        self.autoencoder.lighten(self._recompute)
 
     def _part(self, given: str | None) -> str:
         return given or ("random" if self.options.weights == "random" else "pretrained")
@@ -485,4 +488,5 @@ class OpenSora(Backbone):
     def _undisturbed(self) -> AbstractContextManager[None]:
         """Autocast off: the autoencoder computes in its own dtype."""
         self.autoencoder.gradient_checkpointing = self.gradient_checkpointing
+        self._recompute.on = self.gradient_checkpointing
         return without_autocast(self.device)

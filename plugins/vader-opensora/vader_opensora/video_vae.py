@@ -10,8 +10,9 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vader_core.recompute import RecomputeSwitch, recompute_blocks
 from vader_opensora.architecture import VideoVAEConfig
-from vader_opensora.temporal_vae import TemporalVAE
+from vader_opensora.temporal_vae import ResBlock, TemporalVAE
 
 #: Of the image latents, as the official code has it (not the 0.13025 of the SDXL autoencoder whose weights
 #: they are).
@@ -60,6 +61,19 @@ class VideoVAE(nn.Module):
         """Hold the normalisation of the latents in ``dtype``, whatever the weights have."""
         self.shift, self.scale = self.shift.to(dtype), self.scale.to(dtype)
         return self
+
+    def lighten(self, switch: RecomputeSwitch) -> None:
+        """Keep fewer activations for the backward pass; values and parameters stay as they are.
+
+        Args:
+            switch: While on, both halves recompute block by block.
+        """
+        from diffusers.models.resnet import ResnetBlock2D
+
+        from vader_core.fused_diffusers import fuse_decoder
+
+        fuse_decoder(self.spatial_vae.module.decoder)
+        recompute_blocks(self, (ResnetBlock2D, ResBlock), switch)
 
     # -- encode ------------------------------------------------------------------------------------------
 
