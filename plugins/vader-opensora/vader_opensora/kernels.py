@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vader_core.kernels import Switch
+from vader_core.kernels import Switch, layer_without_adapter
 from vader_opensora.precision import without_autocast
 
 _HALF = (torch.bfloat16, torch.float16)
@@ -292,12 +292,3 @@ def linear_gelu(layer: nn.Module, x: Tensor) -> Tensor:
     # On CUDA this is the tanh form; on a CPU it would be the exact one.
     out = torch._addmm_activation(plain.bias, x.flatten(0, -2), plain.weight.t(), use_gelu=True)
     return out.unflatten(0, x.shape[:-1])
-
-
-def layer_without_adapter(layer: Any) -> nn.Linear | None:
-    """The plain layer whose output is ``layer``'s at the moment, if there is one."""
-    if type(layer) is nn.Linear:
-        return layer
-    if hasattr(layer, "base_layer") and (getattr(layer, "folded", False) or layer._disable_adapters):
-        return layer_without_adapter(layer.base_layer)
-    return None
