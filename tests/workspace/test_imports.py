@@ -14,6 +14,7 @@ PUBLIC = {
     "vader_core.backbone",
     "vader_core.denoise",
     "vader_core.errors",
+    "vader_core.feature_cache",
     "vader_core.fused",
     "vader_core.fused_diffusers",
     "vader_core.geometry",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vader_core.backbone import Backbone, Conditioning, Text
 from vader_core.errors import VaderError
+from vader_core.feature_cache import FeatureCache
 from vader_core.geometry import Geometry, GeometryRequest
 from vader_core.lora import LoraSettings, adapter_parameters, attach_lora
 from vader_core.prompts import Prompt
@@ -474,6 +475,34 @@ def inputs_unchanged(subject: BackboneSubject) -> str:
     for name, value in tensors.items():
         expect(torch.equal(value, before[name]), f"{name} was changed in place")
     return ", ".join(tensors)
+
+
+@BACKBONE.clause
+@torch.no_grad()
+def feature_cache(subject: BackboneSubject) -> str:
+    """Where deep features are kept, reused ones give the same for the same input, each branch its own."""
+    case = _case(subject)
+    backbone = case.backbone
+    if not backbone.caches_features:
+        return "keeps none"
+    whole, other = case.predict(), replace(case, latents=case.latents.flip(-1))
+    cache = FeatureCache()
+    backbone.denoiser.feature_cache = cache  # type: ignore[assignment]
+    both = ("first", "second")
+    try:
+        with cache.at(0, both, 2):
+            expect_close(case.predict(), whole, "a prediction that keeps features")
+        with cache.at(1, both[1:], 2):
+            again = case.rows(slice(1, 2)).predict()
+            expect_close(again, whole[1:], "one branch alone from features kept of both")
+        with cache.at(1, both, 2):
+            reused = relative(other.predict(), whole)
+        with cache.at(2, both, 2):
+            moved = relative(other.predict(), whole)
+    finally:
+        backbone.denoiser.feature_cache = None  # type: ignore[assignment]
+    expect(reused != moved, "other latents give the same with kept features as without: none were reused")
+    return f"other latents move the prediction by {reused:.2g} with kept features, by {moved:.2g} without"
 
 
 @BACKBONE.clause

@@ -65,7 +65,7 @@ class Architecture:
 
 FULL = Architecture()
 TINY = Architecture(
-    width=16, depth=2, heads=2, ratio=2, text_width=8, text_heads=2, half=8, quarter=8, eighth=16
+    width=16, depth=3, heads=2, ratio=2, text_width=8, text_heads=2, half=8, quarter=8, eighth=16
 )
 
 

@@ -62,6 +62,7 @@ class OpenSora(Backbone):
 
     name: ClassVar[str] = "opensora"
     takes_image: ClassVar[bool] = True
+    caches_features: ClassVar[bool] = True
 
     denoiser: STDiT3
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ from vader_opensora.embeddings import (
 )
 from vader_opensora.precision import without_autocast
 
+if TYPE_CHECKING:
+    from vader_core.feature_cache import FeatureCache
+
 
 class STDiT3(nn.Module):
     """A spatial-temporal diffusion transformer for video latents.
@@ -29,6 +32,9 @@ class STDiT3(nn.Module):
     Args:
         config: Sizes.
     """
+
+    #: Keeps what the blocks between the first and the last add; set by the core.
+    feature_cache: FeatureCache | None = None
 
     def __init__(self, config: STDiT3Config) -> None:
         super().__init__()
@@ -107,9 +113,22 @@ class STDiT3(nn.Module):
             )
             return out
 
-        for spatial, temporal in zip(self.spatial_blocks, self.temporal_blocks, strict=True):
-            tokens = through(spatial, tokens, *shared)
-            tokens = through(temporal, tokens, *shared, rotation)
+        pairs = zip(self.spatial_blocks, self.temporal_blocks, strict=True)
+        blocks = [block for pair in pairs for block in pair]
+
+        def run(tokens: Tensor, first: int, last: int) -> Tensor:
+            for index in range(first, last):
+                temporal = index % 2 == 1
+                tokens = through(blocks[index], tokens, *shared, rotation if temporal else None)
+            return tokens
+
+        if self.feature_cache is None:
+            tokens = run(tokens, 0, len(blocks))
+        else:
+            last = len(blocks) - 1
+            tokens = run(tokens, 0, 1)
+            tokens = self.feature_cache.residual(tokens, lambda tokens: run(tokens, 1, last))
+            tokens = run(tokens, last, len(blocks))
         tokens = self.final_layer(tokens, time, time_zero, frame_mask)
         return self._unpatched(tokens, grid, latent_size)
 

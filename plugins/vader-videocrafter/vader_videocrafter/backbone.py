@@ -51,6 +51,7 @@ class VideoCrafter(Backbone):
     name: ClassVar[str] = "videocrafter"
     decode_is_exact: ClassVar[bool] = True
     prefers_channels_last: ClassVar[bool] = True
+    caches_features: ClassVar[bool] = True
 
     def __init__(self, options: VideoCrafterOptions, *, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(device=device, dtype=dtype)

@@ -7,7 +7,7 @@ c channels, h w latent size, l text tokens.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Num
@@ -19,6 +19,9 @@ from vader_videocrafter.norm import GroupNormSiLU
 from vader_videocrafter.recompute import call
 from vader_videocrafter.residual import Downsample, ResidualBlock, Upsample
 from vader_videocrafter.transformer import SpatialTransformer, TemporalTransformer
+
+if TYPE_CHECKING:
+    from vader_core.feature_cache import FeatureCache
 
 DEFAULT_FPS = 16
 """Frames a second that the official UNet assumes when none is given."""
@@ -33,6 +36,9 @@ def _mlp(in_width: int, out_width: int) -> nn.Sequential:
 
 class VideoUNet(nn.Module):
     """Predicts the noise in video latents from text, timestep and frame rate."""
+
+    #: Keeps what lies between the first and the last block; set by the core.
+    feature_cache: FeatureCache | None = None
 
     def __init__(self, architecture: UNetArchitecture | None = None) -> None:
         super().__init__()
@@ -169,16 +175,23 @@ class VideoUNet(nn.Module):
         context = context.to(self.dtype)
         embedding = self._embed(latents, timesteps, fps)
         h = latents.to(self.dtype).transpose(1, 2).flatten(0, 1)
-        skips: list[Tensor] = []
-        for index, block in enumerate(self.input_blocks):
-            h = self._run(block, h, embedding, context, num_frames)
-            if index == 0 and self.architecture.addition_attention:
-                h = self.init_attn[0](h, num_frames)
-            skips.append(h)
-        h = self._run(self.middle_block, h, embedding, context, num_frames)
-        for block in self.output_blocks:
-            h = torch.cat([h, skips.pop()], dim=1)
-            h = self._run(block, h, embedding, context, num_frames)
+        first = self._run(self.input_blocks[0], h, embedding, context, num_frames)
+        if self.architecture.addition_attention:
+            first = self.init_attn[0](first, num_frames)
+
+        def deep(h: Tensor) -> Tensor:
+            skips: list[Tensor] = []
+            for block in self.input_blocks[1:]:
+                h = self._run(block, h, embedding, context, num_frames)
+                skips.append(h)
+            h = self._run(self.middle_block, h, embedding, context, num_frames)
+            for block in self.output_blocks[:-1]:
+                h = torch.cat([h, skips.pop()], dim=1)
+                h = self._run(block, h, embedding, context, num_frames)
+            return h
+
+        h = deep(first) if self.feature_cache is None else self.feature_cache.output(first, deep)
+        h = self._run(self.output_blocks[-1], torch.cat([h, first], dim=1), embedding, context, num_frames)
         h = self.out(h)
         return h.unflatten(0, (-1, num_frames)).transpose(1, 2).to(latents.dtype)
 
