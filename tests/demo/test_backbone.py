@@ -177,3 +177,42 @@ def test_feature_cache_reuses_what_the_inner_blocks_add():
         denoiser(second, time, text)
     assert len(seen[1]) == 3  # not run again
     torch.testing.assert_close(seen[7][-1], calls[0] + inner)
+
+
+@pytest.mark.gpu
+@torch.no_grad()
+def test_shortcuts_are_the_same_from_cuda_graphs():
+    from vader_demo.backbone import DemoBackbone
+    from vader_demo.config import DemoConfig
+
+    from vader_core.builtin.samplers.rectified_flow import RectifiedFlowEuler
+    from vader_core.cuda_graphs import GraphedForward, eager
+    from vader_core.denoise import Sampling, denoise
+    from vader_core.feature_cache import FeatureCache
+    from vader_core.gradient import NO_GRADIENT
+    from vader_core.guidance import Guidance
+    from vader_core.shortcuts import Shortcuts
+
+    made = DemoBackbone(DemoConfig(), device=torch.device("cuda"), dtype=torch.float32)
+    made.load()
+    cache = made.feature_cache = made.denoiser.feature_cache = FeatureCache()
+    graphed = GraphedForward(made.denoiser, lambda: cache.state)
+    sampler = RectifiedFlowEuler()
+    sampling = Sampling(sampler, sampler.plan(made.schedule, 9, GEOMETRY), Guidance(3.0))
+
+    def sample(seed, shortcuts):
+        rng, prompts = Randomness(seed, samples=(0, 1)), [Prompt("a red ball"), Prompt("a star")]
+        conditioning = made.condition(made.encode_text(prompts), prompts, GEOMETRY, rng)
+        noise = made.initial_noise(2, GEOMETRY, rng)
+        return denoise(made, sampling, noise, conditioning, NO_GRADIENT, rng, shortcuts).latents
+
+    for shortcuts in (
+        Shortcuts(feature_cache=3),
+        Shortcuts(guidance_cache=2, feature_cache=3),
+        Shortcuts(guidance_interval=(2, 5), guidance_cache=3, feature_cache=2),
+    ):
+        for seed in (0, 1, 0):
+            with eager():
+                wanted = sample(seed, shortcuts)
+            torch.testing.assert_close(sample(seed, shortcuts), wanted, rtol=1e-4, atol=1e-4)
+    assert len(graphed._graphs) == 4  # one branch or two, kept or reused
