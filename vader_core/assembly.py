@@ -20,6 +20,7 @@ from vader_core.lora import Attached, LoraSettings, attach_lora
 from vader_core.mixture import Mixture, Term
 from vader_core.prompts import Prompt, PromptSource
 from vader_core.registry import Registry
+from vader_core.reward import Reward
 from vader_core.shortcuts import Shortcuts, parse_interval
 from vader_core.step import StepSettings
 
@@ -90,8 +91,14 @@ class Assembly:
 
         return attach_adapter(self.backbone.denoiser, find_adapter(start, self.registry), what=start)
 
-    def load_rewards(self, *, training: bool = True) -> None:
+    def load_rewards(
+        self, *, training: bool = True, then: Callable[[Reward], Reward] = lambda reward: reward
+    ) -> None:
         """Load the rewards and the monitors.
+
+        Args:
+            training: Refuse rewards without a gradient.
+            then: What becomes of each before the next is made.
 
         Raises:
             VaderError: A reward without a gradient is to be trained on.
@@ -106,14 +113,14 @@ class Assembly:
                     f"reward {item.name!r} has no gradient, so it cannot be trained on: "
                     f"watch it with --monitor {item.name}, and train on another --reward"
                 )
-            terms.append(Term(item.name, reward, item.weight, item.cap))
+            terms.append(Term(item.name, then(reward), item.weight, item.cap))
         self.rewards = Mixture(tuple(terms))
         watched = []
         for monitor in self.config.monitors:
             component = self.registry.get("reward", monitor.name)
-            watched.append(
-                Term(monitor.name, component.make(monitor.options, device=self.device, dtype=self.dtype))
-            )
+            with out_of_memory_named(f"loading monitor {monitor.name!r}"):
+                made = component.make(monitor.options, device=self.device, dtype=self.dtype)
+            watched.append(Term(monitor.name, then(made)))
         self.monitors = Mixture(tuple(watched))
         self._check_reward_frames()
 

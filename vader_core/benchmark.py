@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vader_core.assembly import Assembly
 from vader_core.cuda_graphs import eager
-from vader_core.levers import pull_levers
+from vader_core.loading import load_parts
 from vader_core.lora import adapter_off, adapter_parameters
 from vader_core.memory import GIB, peak_gib, reset_peak
 from vader_core.mixture import FrameChoice, Mixture, MixtureOutput
@@ -328,11 +328,12 @@ def _fill(parameters: list[torch.nn.Parameter]) -> None:
 
 def load(assembly: Assembly) -> Assembly:
     """Load what :class:`Bench` needs."""
-    assembly.load_backbone()
-    assembly.attach()
-    assembly.load_rewards()
-    pull_levers(assembly)
-    with torch.no_grad(), assembly.autocast():
-        assembly.backbone.encode_text(assembly.draw_prompts(list(range(assembly.config.trainer.batch_size))))
-    assembly.backbone.release_text_encoder()
+
+    def encode() -> None:
+        prompts = assembly.draw_prompts(list(range(assembly.config.trainer.batch_size)))
+        with torch.no_grad(), assembly.autocast():
+            assembly.backbone.encode_text(prompts)
+        assembly.backbone.release_text_encoder()
+
+    load_parts(assembly, encode)
     return assembly

@@ -12,11 +12,11 @@ from vader_core.errors import VaderError
 from vader_core.kernels import Switch
 from vader_core.lora import lora_layers
 from vader_core.lora_layers import ADAPTER
-from vader_core.offload import Offload
 
 if TYPE_CHECKING:
     from vader_core.assembly import Assembly
     from vader_core.backbone import Backbone
+    from vader_core.offload import Offload
 
 
 def check_levers(assembly: Assembly) -> None:
@@ -55,9 +55,13 @@ def check_levers(assembly: Assembly) -> None:
             )
 
 
-def pull_levers(assembly: Assembly) -> None:
-    """Apply the trainer's levers to a loaded assembly with the adapter attached."""
-    check_levers(assembly)
+def pull_levers(assembly: Assembly, offload: Offload | None = None) -> None:
+    """Apply the trainer's levers to a loaded assembly with the adapter attached.
+
+    Args:
+        assembly: Loaded; with ``offload`` its rewards and its backbone rest already.
+        offload: Where ``trainer.offload`` is on.
+    """
     trainer, backbone = assembly.config.trainer, assembly.backbone
     denoiser = backbone.denoiser
     Switch.on = trainer.fused_kernels
@@ -66,10 +70,7 @@ def pull_levers(assembly: Assembly) -> None:
         innermost = assembly.device.type == "cuda" and backbone.prefers_channels_last
     if innermost:
         _channels_last(denoiser)
-    if trainer.offload:
-        offload = Offload(backbone, assembly.device)
-        assembly.rewards, assembly.monitors = map(offload.mixture, (assembly.rewards, assembly.monitors))
-        assembly.settings = replace(assembly.settings, offload=offload)
+    assembly.settings = replace(assembly.settings, offload=offload)
     if trainer.fold_adapter:
         from vader_core.folding import Folding
 

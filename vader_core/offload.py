@@ -11,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vader_core.backbone import Backbone
-from vader_core.mixture import Mixture, Term
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.reward import FramesNeeded, Reward, RewardOutput
@@ -103,26 +102,27 @@ class Offload:
     """Everything but the denoiser rests on the CPU between its uses.
 
     Args:
-        backbone: Loaded; its calls are wrapped.
         device: Where the work is done.
     """
 
-    def __init__(self, backbone: Backbone, device: torch.device) -> None:
+    autoencoder: Resting
+
+    def __init__(self, device: torch.device) -> None:
         self.device = device
-        held = [module for role, module in backbone.modules().items() if role not in _STAY]
-        self.autoencoder = Resting(held, device)
         self._rewards: list[Resting] = []
+
+    def backbone(self, backbone: Backbone) -> None:
+        """Put a loaded backbone's networks to rest and wrap the calls that use them."""
+        held = [module for role, module in backbone.modules().items() if role not in _STAY]
+        self.autoencoder = Resting(held, self.device)
         for name in ("condition", "decode", "encode_video"):
             setattr(backbone, name, self.autoencoder.around(getattr(backbone, name)))
 
-    def mixture(self, rewards: Mixture) -> Mixture:
-        """The same rewards, resting."""
-        terms = []
-        for term in rewards.terms:
-            resting = Resting(modules_of(term.reward), self.device)
-            self._rewards.append(resting)
-            terms.append(Term(term.name, RestingReward(term.reward, resting), term.weight, term.cap))
-        return Mixture(tuple(terms))
+    def reward(self, reward: Reward) -> Reward:
+        """The same reward, resting."""
+        resting = Resting(modules_of(reward), self.device)
+        self._rewards.append(resting)
+        return RestingReward(reward, resting)
 
     @contextmanager
     def rewards_awake(self) -> Iterator[None]:

@@ -244,7 +244,10 @@ def _decode(
     asked = [*wanted, last] if boundary and last not in wanted else wanted
     if not asked:
         return latents.new_zeros(len(latents), 0, 3, geometry.height, geometry.width)
-    return backbone.decode(latents, geometry, asked)
+    if torch.is_grad_enabled():
+        return backbone.decode(latents, geometry, asked)
+    # Samples do not see each other, and whole videos are much for a decoder: one at a time.
+    return torch.cat([backbone.decode(part, geometry, asked) for part in latents.split(1)])
 
 
 def _staged_step(  # noqa: PLR0913 - the parts of a step

@@ -14,7 +14,8 @@ from vader_core.checkpoint import newest_whole, read_checkpoint
 from vader_core.config import RunConfig, changes
 from vader_core.errors import VaderError
 from vader_core.evaluation import evaluation_pairs
-from vader_core.levers import check_levers, pull_levers
+from vader_core.levers import check_levers
+from vader_core.loading import load_parts
 from vader_core.lora import attach_lora
 from vader_core.memory import GIB
 from vader_core.registry import Registry
@@ -171,11 +172,7 @@ def train(request: Request, registry: Registry, listener: Listener | None = None
             accelerator.init_trackers("vader")
             listener.plan(plan_facts(assembly, accelerator.num_processes))
         place = _checkpoint_to_continue(request, listener)
-        assembly.load_backbone()
-        encode_up_front(assembly, accelerator.num_processes)
-        assembly.attach()
-        assembly.load_rewards()
-        pull_levers(assembly)
+        load_parts(assembly, lambda: encode_up_front(assembly, accelerator.num_processes))
         trainer = Trainer(assembly, run, accelerator, listener)
         if place is not None:
             trainer.restore(read_checkpoint(place))

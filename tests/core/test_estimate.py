@@ -201,6 +201,25 @@ def test_the_estimate_follows_the_levers(registry: Registry, tmp_path: Path) -> 
     assert segmented.peak > estimate(_config(**pictured), registry).peak
 
 
+def test_with_offload_no_two_networks_are_loaded_together(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vader_core.testing.tiny import BrightnessReward, MotionReward
+
+    def hold(self: Any) -> None:
+        self.net = nn.Linear(4096, 4096, device="cuda").requires_grad_(False)
+
+    for kind in (BrightnessReward, MotionReward):
+        monkeypatch.setattr(kind, "__init__", hold)
+    size = 4096 * 4097 * 4 / GIB
+    rewards = [{"name": "brightness"}, {"name": "motion"}]
+    plain = estimate(_config(rewards=rewards), registry)
+    offloaded = estimate(_config(rewards=rewards, offload=True), registry)
+    assert plain.loading - offloaded.loading > 0.9 * size
+    assert plain.parts["rewards"] == pytest.approx(2 * size, rel=0.01)
+    assert "rewards" not in offloaded.parts
+
+
 def test_further_steps_are_extrapolated_exactly(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     config = _config(gradient="last:5")
     quick = estimate(config, registry)
