@@ -225,7 +225,7 @@ def _train_and_write(work: tuple[Job, int, str, Path, float]) -> str:
     beside.write_text(json.dumps(found))
     beside.replace(out / job.file)
     last = found["curve"][-1]
-    scores = ", ".join(f"{name} {last[name]:.3f}" for name in list(last)[1:3])
+    scores = ", ".join(f"{name} {last[name]:.3f}" for name in (REWARD, ALIGNMENT))
     return f"{job.file}: {last['updates']} updates, {time.perf_counter() - begun:.0f} s, {scores}"
 
 

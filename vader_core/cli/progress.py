@@ -20,10 +20,11 @@ def print_plan(facts: Mapping[str, Any], *, as_json: bool) -> None:
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title="plan", show_header=False, box=None, pad_edge=False)
     for name, value in facts.items():
-        table.add_row(name.replace("_", " "), _shown(value))
+        table.add_row(name.replace("_", " "), Text(_shown(value)))  # brackets are no markup here
     Console().print(table)
 
 
