@@ -108,6 +108,17 @@ def shortcuts_table(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def estimator_table(rows: dict[str, Any]) -> list[str]:
+    """The estimated and the measured peak of every row that was measured with an estimate."""
+    lines = ["| row | measured, GiB | estimated | error |", "|---|---|---|---|"]
+    for name, row in rows.items():
+        measured, estimated = row["peak_allocated_gib"], row.get("estimated_peak_gib")
+        if estimated is not None:
+            error = estimated / measured - 1
+            lines.append(f"| {name} | {measured:.2f} | {estimated:.2f} | {error:+.1%} |")
+    return lines
+
+
 def main(page: Path) -> None:
     """Write the tables between the page's marks."""
     rows = read("steps-h200.json")["rows"]
@@ -118,6 +129,7 @@ def main(page: Path) -> None:
         "kernels": kernel_table(read("kernels-h200.json")["kernels"]),
         "folding": folding_table(read("folding.json")),
         "fp8": fp8_table(read("fp8.json")),
+        "estimator": estimator_table(rows),
         "shortcuts": shortcuts_table(read("shortcuts.json")),
     }
     text = page.read_text(encoding="utf-8")

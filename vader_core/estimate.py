@@ -45,6 +45,7 @@ class Estimate:
         saved: What the differentiated steps leave for their backward pass.
         loading: The most allocated while the parts are loaded.
         validation: The most allocated while validating; ``None`` where the run does not.
+        precision: Of the run on a CUDA device.
     """
 
     peak: float
@@ -53,6 +54,7 @@ class Estimate:
     saved: float
     loading: float
     validation: float | None
+    precision: str
 
 
 def estimate(config: RunConfig, registry: Registry, *, validation: bool = True) -> Estimate:
@@ -150,6 +152,7 @@ class _Paper:
             saved=saved,
             loading=self.loading,
             validation=self._validation() if validation else None,
+            precision=str(self.assembly.config.trainer.precision),
         )
 
     def _parts(self) -> dict[str, float]:
@@ -259,6 +262,7 @@ def memory_facts(config: RunConfig, registry: Registry, *, validation: bool = Tr
         reason = str(error).strip().partition("\n")[0][:200]
         return {"estimated_peak_gib": None, "estimate": f"not possible: {type(error).__name__}: {reason}"}
     facts: dict[str, Any] = {
+        "estimated_for": f"cuda, {found.precision}",
         "estimated_peak_gib": found.peak,
         "estimated_parts_gib": found.parts | {"saved for the backward pass": found.saved},
         "estimated_phases_gib": found.phases,

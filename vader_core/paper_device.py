@@ -168,20 +168,21 @@ def _attention(
     parts = [query, key, value]
     if torch.is_autocast_enabled("cuda"):
         parts = [part.to(torch.get_autocast_dtype("cuda")) for part in parts]
-    groups = query.shape[-3] // key.shape[-3] if enable_gqa else 1
-    lead = query.shape[:-3]
-    q, k, v = (part.reshape(-1, *part.shape[-3:]) for part in parts)
-    k, v = (part.repeat_interleave(groups, dim=1) if groups > 1 else part for part in (k, v))
-    if q.dtype in _HALF and attn_mask is None and q.shape[-1] <= FLASH_WIDTH:
-        out = _aten._scaled_dot_product_flash_attention(q, k, v, dropout_p, is_causal, scale=scale)[0]
-    else:
-        if attn_mask is not None:
-            attn_mask = attn_mask.to(q.dtype).expand(*q.shape[:3], k.shape[2])
-        recorded = torch.is_grad_enabled() and any(part.requires_grad for part in (q, k, v))
-        out = _aten._scaled_dot_product_efficient_attention(
-            q, k, v, attn_mask, recorded, dropout_p, is_causal, scale=scale
+    q, k, v = parts
+    if q.ndim != 4:  # the fused kernels want [b, heads, n, d]
+        return _aten._scaled_dot_product_attention_math(
+            q, k, v, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )[0]
-    return out.reshape(*lead, *out.shape[1:])
+    if enable_gqa and q.shape[1] != k.shape[1]:
+        k, v = (part.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for part in (k, v))
+    if q.dtype in _HALF and attn_mask is None and q.shape[-1] <= FLASH_WIDTH:
+        return _aten._scaled_dot_product_flash_attention(q, k, v, dropout_p, is_causal, scale=scale)[0]
+    if attn_mask is not None:
+        attn_mask = attn_mask.to(q.dtype).expand(*q.shape[:3], k.shape[2])
+    recorded = torch.is_grad_enabled() and any(part.requires_grad for part in (q, k, v))
+    return _aten._scaled_dot_product_efficient_attention(
+        q, k, v, attn_mask, recorded, dropout_p, is_causal, scale=scale
+    )[0]
 
 
 def _apply(self: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
@@ -261,6 +262,7 @@ def _nothing(*_: Any, **__: Any) -> None: ...
 
 _REPLACED: dict[str, Any] = {
     "vader_core.kernels.Switch.find": _without_launches,
+    "vader_core.kernels.Switch.on": True,
     "torch.nn.functional.scaled_dot_product_attention": _attention,
     "torch.nn.Module._apply": _apply,
     "torch.Tensor.backward": walk_backward,

@@ -56,10 +56,6 @@ def bench_command(flags: dict[str, Any], registry: Registry) -> None:
     assembly = prepare(config, registry)
     require_trainable(assembly)
     facts = plan_facts(assembly, 1)
-    if assembly.device.type == "cuda":
-        from vader_core.estimate import memory_facts
-
-        facts |= memory_facts(given, registry, validation=False)
     load(assembly)
     with out_of_memory_named("measuring"):
         found = Bench(assembly).measure(
@@ -71,10 +67,8 @@ def bench_command(flags: dict[str, Any], registry: Registry) -> None:
     settled = assembly.config.model_dump(mode="json")
     found["training_seconds"] = facts["steps"] * found["seconds_per_step"]
     result = {"plan": facts, **found, "environment": environment(), "config": settled}
-    estimated = facts.get("estimated_peak_gib")
-    if estimated is not None:
-        result["estimated_peak_gib"] = estimated
-        result["estimate_error"] = estimated / found["peak_allocated_gib"] - 1
+    if assembly.device.type == "cuda":
+        result |= _estimate(given, registry, found["peak_allocated_gib"])
     if flags["out"] is not None:
         from vader_core.weights import replacing
 
@@ -85,6 +79,16 @@ def bench_command(flags: dict[str, Any], registry: Registry) -> None:
         click.echo(json.dumps(result))
         return
     _print_table(result, earlier)
+
+
+def _estimate(config: RunConfig, registry: Registry, measured: float) -> dict[str, Any]:
+    """The memory estimate, and by how much of the measured peak it is off."""
+    from vader_core.estimate import memory_facts
+
+    facts = memory_facts(config, registry, validation=False)
+    if facts["estimated_peak_gib"] is not None:
+        facts["estimate_error"] = facts["estimated_peak_gib"] / measured - 1
+    return facts
 
 
 def _randomise(config: RunConfig, registry: Registry) -> None:
