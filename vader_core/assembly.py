@@ -24,6 +24,9 @@ from vader_core.reward import Reward
 from vader_core.shortcuts import Shortcuts, parse_interval
 from vader_core.step import StepSettings
 
+#: The share of the free memory that an estimate may take: it can be off by a tenth, and memory fragments.
+MARGIN = 0.8
+
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -281,12 +284,34 @@ def prepare(config: RunConfig, registry: Registry, *, device: torch.device | Non
             .model_dump(mode="json", exclude_unset=True)
         )
     _check_unique(config)
+    given = config
     backbone, config = make_backbone(config, registry, device)
+    if config.trainer.gradient_checkpointing == "auto":
+        config.trainer.gradient_checkpointing = _checkpointing_by_memory(given, registry, device)
     geometry = _fill_geometry(config, backbone)
     _fill_defaults(config, backbone)
     sampling = make_sampling(config, registry, backbone, geometry)
     settings = make_settings(config, geometry, sampling)
     return Assembly(config, registry, device, backbone, settings, make_prompts(config, registry))
+
+
+def _checkpointing_by_memory(config: RunConfig, registry: Registry, device: torch.device) -> bool:
+    """Whether a step without recomputation would ask for more than :data:`MARGIN` of what is free."""
+    from vader_core.estimate import memory_facts
+    from vader_core.memory import free_gib
+
+    free = free_gib() if device.type == "cuda" else None
+    if free is None:
+        return device.type != "cpu"
+    whole = config.model_copy(deep=True)
+    whole.trainer.gradient_checkpointing = False
+    facts = memory_facts(whole, registry, validation=False)
+    if facts["estimated_peak_gib"] is None:
+        raise VaderError(
+            f"trainer.gradient_checkpointing=auto needs an estimate, which is {facts['estimate']}: "
+            "use true or false"
+        )
+    return bool(facts["estimated_peak_gib"] > MARGIN * free)
 
 
 def _check_unique(config: RunConfig) -> None:

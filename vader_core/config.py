@@ -118,9 +118,10 @@ class TrainerSection(Section):
     ema: float | None = Field(
         None, gt=0, lt=1, description="Decay of averaged weights, which are then what is kept."
     )
-    gradient_checkpointing: bool | None = Field(
+    gradient_checkpointing: bool | Literal["auto"] | None = Field(
         None,
-        description="Recompute activations of the differentiated steps; by default on an accelerator only.",
+        description="Recompute activations of the differentiated steps; by default on an accelerator only. "
+        "`auto`: only where the estimated memory without it is not free.",
     )
     cuda_graphs: bool = Field(False, description="Replay the no-graph steps from a CUDA graph; fixed shapes.")
     channels_last: bool | None = Field(

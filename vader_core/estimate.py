@@ -76,6 +76,8 @@ def without_files(config: RunConfig, registry: Registry) -> RunConfig:
     config = config.model_copy(deep=True)
     config.lora.start = None
     config.trainer.cuda_graphs = False
+    if config.trainer.gradient_checkpointing == "auto":
+        config.trainer.gradient_checkpointing = True  # what is free is asked of a real device
     config.trainer.optimizer = "adamw"
     chosen: list[tuple[Kind, Any]] = [("backbone", config.backbone)] if config.backbone.name else []
     chosen += [("reward", item) for item in (*config.rewards, *config.monitors)]

@@ -101,7 +101,14 @@ def dry_run(config: RunConfig, registry: Registry, processes: int = 1) -> dict[s
         return facts
     from vader_core.estimate import memory_facts
 
-    return facts | memory_facts(given, registry)
+    return facts | memory_facts(as_settled(given, assembly), registry)
+
+
+def as_settled(config: RunConfig, assembly: Assembly) -> RunConfig:
+    """``config`` with what the real device decided."""
+    if config.trainer.gradient_checkpointing == "auto" and assembly.device.type == "cuda":
+        config.trainer.gradient_checkpointing = assembly.config.trainer.gradient_checkpointing
+    return config
 
 
 def require_trainable(assembly: Assembly) -> None:

@@ -276,6 +276,21 @@ def test_too_little_memory_is_said_with_what_helps(
         assert "memory" not in memory_facts(_config(), registry)
 
 
+def test_checkpointing_is_chosen_by_memory(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vader_core import memory
+
+    held = estimate(_config(gradient_checkpointing=False), registry).peak
+    cuda = torch.device("cuda")  # nothing is loaded
+    for free, chosen in ((1.5 * held, False), (1.1 * held, True), (0.5 * held, True)):
+        monkeypatch.setattr(memory, "free_gib", lambda free=free: free)
+        config = _config(gradient_checkpointing="auto")
+        assembly = prepare(config, registry, device=cuda)
+        assert assembly.config.trainer.gradient_checkpointing is chosen
+        assert assembly.settings.checkpointing is chosen
+    settled = prepare(_config(gradient_checkpointing="auto"), registry, device=torch.device("cpu"))
+    assert settled.config.trainer.gradient_checkpointing is False
+
+
 def test_the_dry_run_prints_it(vader: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("train", "--backbone", "tiny", "--reward", "brightness", "--prompts", "fixed", "--dry-run")
     assert vader(*arguments, "--json") == 0

@@ -47,7 +47,7 @@ def bench_command(flags: dict[str, Any], registry: Registry) -> None:
     from vader_core.assembly import choose_device, make_backbone, out_of_memory_named, prepare
     from vader_core.benchmark import Bench, load
     from vader_core.run import environment
-    from vader_core.training import plan_facts, require_trainable
+    from vader_core.training import as_settled, plan_facts, require_trainable
 
     if config.prompts.source is None:
         backbone, _ = make_backbone(config, registry, choose_device(config))
@@ -68,7 +68,7 @@ def bench_command(flags: dict[str, Any], registry: Registry) -> None:
     found["training_seconds"] = facts["steps"] * found["seconds_per_step"]
     result = {"plan": facts, **found, "environment": environment(), "config": settled}
     if assembly.device.type == "cuda":
-        result |= _estimate(given, registry, found["peak_allocated_gib"])
+        result |= _estimate(as_settled(given, assembly), registry, found["peak_allocated_gib"])
     if flags["out"] is not None:
         from vader_core.weights import replacing
 
