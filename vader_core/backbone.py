@@ -19,6 +19,7 @@ from vader_core.geometry import Geometry, GeometryRequest
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.sampler import Schedule
+from vader_core.transfer import to_device
 
 if TYPE_CHECKING:
     from vader_core.feature_cache import FeatureCache
@@ -307,7 +308,7 @@ class Backbone(ABC):
 
     def _stack(self, texts: Sequence[str]) -> dict[str, Tensor]:
         rows = [self.text_cache.get(text) or {} for text in texts]
-        return {name: torch.stack([row[name] for row in rows]).to(self.device) for name in rows[0]}
+        return {name: to_device(torch.stack([row[name] for row in rows]), self.device) for name in rows[0]}
 
     def release_text_encoder(self) -> None:  # noqa: B027 - a backbone whose encoder is small keeps it
         """Called when every prompt of the run is encoded; frees the encoder where that saves memory."""

@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from vader_core.transfer import to_device
+
 Key = int | str
 
 
@@ -78,7 +80,7 @@ class Randomness:
             torch.randn(tuple(shape), generator=self.generator(purpose, sample=index), dtype=drawn)
             for index in range(len(self.samples))
         ]
-        return torch.stack(rows).to(device=device, dtype=dtype)
+        return to_device(torch.stack(rows).to(dtype), device)
 
     def integer(self, purpose: str, low: int, high: int) -> int:
         """One integer in [low, high), shared by the whole batch and by every process."""

@@ -238,7 +238,7 @@ class ModelScope(Backbone):
     ) -> Float[Tensor, "b f 3 H W"]:
         """Each frame is decoded alone, so any choice of frames is exact."""
         indices = list(range(geometry.num_frames)) if frames is None else list(frames)
-        chosen = rearrange(latents[:, :, indices], "b c f h w -> (b f) c h w")
+        chosen = torch.stack([latents[:, :, frame] for frame in indices], dim=1).flatten(0, 1)
         scaled = (chosen / self.autoencoder.config["scaling_factor"]).to(self.dtype)
         self.recompute.on = self.gradient_checkpointing
         chunk = self.config.decode_chunk if self.gradient_checkpointing else len(scaled)

@@ -161,3 +161,8 @@ def unique_texts(texts: Sequence[str]) -> tuple[list[str], list[int]]:
     position: dict[str, int] = {}
     index = [position.setdefault(text, len(position)) for text in texts]
     return list(position), index
+
+
+def in_order(rows: Float[Tensor, "m d"], index: Sequence[int]) -> Float[Tensor, "n d"]:
+    """The rows that :func:`unique_texts` gives each text."""
+    return torch.stack([rows[position] for position in index])

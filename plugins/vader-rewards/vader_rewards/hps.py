@@ -14,8 +14,9 @@ from vader_core.errors import MissingDependencyError
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.reward import ImageReward, RewardOutput
+from vader_core.transfer import to_device
 
-from .clip_towers import check_vocabulary, clip_tokens, unique_texts, unit
+from .clip_towers import check_vocabulary, clip_tokens, in_order, unique_texts, unit
 from .loading import architecture, frozen, load_model
 from .options import HpsOptions
 from .precision import autocast, differentiated, full_precision
@@ -86,14 +87,14 @@ class Hps(ImageReward):
     def encode_tokens(self, tokens: Int[Tensor, "n length"]) -> Float[Tensor, "n d"]:
         """Unit text embeddings, without a graph."""
         with torch.no_grad(), autocast(self.device, self.dtype):
-            return unit(self.model.encode_text(tokens.to(self.device)))
+            return unit(self.model.encode_text(to_device(tokens, self.device)))
 
     def encode_prompts(self, prompts: Sequence[Prompt]) -> Float[Tensor, "n d"]:
         """Unit text embeddings, each text encoded once."""
         texts, index = unique_texts([prompt.text for prompt in prompts])
         tokens = clip_tokens(texts, self.length)
         check_vocabulary(tokens, self.vocabulary, needed_for="reward 'hps'")
-        return self.encode_tokens(tokens)[index]
+        return in_order(self.encode_tokens(tokens), index)
 
     def cosines(self, pixels: Float[Tensor, "n 3 h w"], text: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """The cosine of each image with its own text, in float32."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.reward import ImageReward, RewardOutput
+from vader_core.transfer import to_device
 
 from .clip_towers import (
     H14_PRESETS,
@@ -20,6 +21,7 @@ from .clip_towers import (
     check_vocabulary,
     clip_tokens,
     embedding,
+    in_order,
     padded_to_longest,
     unique_texts,
     unit,
@@ -71,7 +73,8 @@ class PickScore(ImageReward):
         """Unit text embeddings, without a graph."""
         with torch.no_grad(), autocast(self.device, self.dtype):
             output = self.model.get_text_features(
-                input_ids=input_ids.to(self.device), attention_mask=attention_mask.to(self.device)
+                input_ids=to_device(input_ids, self.device),
+                attention_mask=to_device(attention_mask, self.device),
             )
         return unit(embedding(output))
 
@@ -80,7 +83,7 @@ class PickScore(ImageReward):
         texts, index = unique_texts([prompt.text for prompt in prompts])
         tokens = clip_tokens(texts)
         check_vocabulary(tokens, self.vocabulary, needed_for="reward 'pick_score'")
-        return self.encode_tokens(*padded_to_longest(tokens))[index]
+        return in_order(self.encode_tokens(*padded_to_longest(tokens)), index)
 
     def scaled_cosines(
         self, pixels: Float[Tensor, "n 3 h w"], text: Float[Tensor, "n d"]

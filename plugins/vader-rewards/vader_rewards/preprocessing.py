@@ -7,9 +7,12 @@ model does.
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
+
+from vader_core.transfer import to_device
 
 from .precision import full_precision
 
@@ -34,8 +37,11 @@ def normalised(
     std: tuple[float, float, float],
 ) -> Float[Tensor, "n 3 H W"]:
     """``(frames - mean) / std``, a channel at a time."""
-    shape = (1, 3, 1, 1)
-    return (frames - frames.new_tensor(mean).view(shape)) / frames.new_tensor(std).view(shape)
+    shift, scale = (
+        to_device(torch.tensor(values, dtype=frames.dtype).view(1, 3, 1, 1), frames.device)
+        for values in (mean, std)
+    )
+    return (frames - shift) / scale
 
 
 def resized(

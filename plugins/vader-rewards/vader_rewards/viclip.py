@@ -13,8 +13,9 @@ from torch import Tensor
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.reward import ClipReward, FramesNeeded, clip
+from vader_core.transfer import to_device
 
-from .clip_towers import check_vocabulary, clip_tokens, unique_texts, unit
+from .clip_towers import check_vocabulary, clip_tokens, in_order, unique_texts, unit
 from .loading import architecture, frozen, load_model
 from .options import ViclipOptions
 from .precision import autocast, differentiated, full_precision
@@ -86,7 +87,7 @@ class Viclip(ClipReward):
         tokens = clip_tokens(texts, self.length)
         check_vocabulary(tokens, self.vocabulary, needed_for="reward 'viclip'")
         with torch.no_grad(), autocast(self.device, self.dtype):
-            return unit(self.model.text_encoder(tokens.to(self.device)))[index]
+            return in_order(unit(self.model.text_encoder(to_device(tokens, self.device))), index)
 
     def score(
         self, video: Float[Tensor, "b f 3 H W"], prompts: Sequence[Prompt], rng: Randomness
