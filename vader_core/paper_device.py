@@ -38,6 +38,7 @@ FLASH_WIDTH = 256
 _aten = torch.ops.aten
 _EMPTY = (_aten.empty.memory_format, _aten.empty_like.default, _aten.empty_strided.default)
 _HALF = (torch.bfloat16, torch.float16)
+_CONVOLUTIONS = (_aten.convolution.default, _aten.convolution_backward.default)
 
 
 class Ledger:
@@ -91,6 +92,8 @@ class PaperDevice(TorchDispatchMode):
             dtype = args[0].dtype
             return 1.0 if dtype.is_floating_point else True if dtype is torch.bool else 1
         out = func(*args, **kwargs)
+        if func in _CONVOLUTIONS:
+            out = _laid_out(func, args, out)
         for leaf in out if isinstance(out, tuple | list) else (out,):
             if isinstance(leaf, FakeTensor) and leaf.fake_device.type == "cuda":
                 self._book(leaf)
@@ -108,6 +111,23 @@ class PaperDevice(TorchDispatchMode):
     def _erase(self, key: int, size: int) -> None:
         self._booked.pop(key, None)
         self.ledger.book(-size)
+
+
+def _laid_out(func: Any, args: Any, out: Any) -> Any:
+    """A convolution's result as cuDNN lays it out: channels innermost where input or weight has them so."""
+    forward = func is _aten.convolution.default
+    given = args[:2] if forward else args[:3]
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    layout = formats.get(given[0].ndim)
+    if layout is None or not any(_innermost(one, layout) for one in given):
+        return out
+    if forward:
+        return out.contiguous(memory_format=layout)
+    return (None if out[0] is None else out[0].contiguous(memory_format=layout), *out[1:])
+
+
+def _innermost(tensor: Tensor, layout: torch.memory_format) -> bool:
+    return tensor.is_contiguous(memory_format=layout) and not tensor.is_contiguous()
 
 
 def _on_paper(given: Any) -> bool:

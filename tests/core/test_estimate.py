@@ -323,3 +323,16 @@ def test_random_weights_keep_the_rest_of_the_options(tmp_path: Path) -> None:
         "architecture": str(tmp_path),
         "inner": {"weights": "random", "head_weights": "random"},
     }
+
+
+@pytest.mark.parametrize("innermost", [False, True])
+def test_a_convolution_on_paper_lies_as_on_the_device(innermost):
+    layout = torch.channels_last if innermost else torch.contiguous_format
+    with on_paper():
+        x = torch.empty(2, 8, 6, 6, device="cuda").to(memory_format=layout)
+        weight = torch.empty(16, 8, 3, 3, device="cuda")
+        out = F.conv2d(x, weight, padding=1)
+        flags = (1, 1), (1, 1), (1, 1), False, (0, 0), 1, (True, False, False)
+        gradient = torch.ops.aten.convolution_backward(out, x, weight, None, *flags)[0]
+        assert out.is_contiguous(memory_format=layout)
+        assert gradient.is_contiguous(memory_format=layout)
