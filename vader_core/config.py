@@ -141,6 +141,10 @@ class TrainerSection(Section):
         False,
         description="Keep autoencoder and rewards on the CPU between uses; the backward pass in stages.",
     )
+    offload_activations: bool = Field(
+        False,
+        description="Keep what the differentiated steps save for the backward pass in pinned CPU memory.",
+    )
     guidance_interval: str | None = Field(
         None, description="LO-HI: of the no-graph steps only these are guided, the others conditional alone."
     )

@@ -26,8 +26,12 @@ def check_levers(assembly: Assembly) -> None:
         VaderError: Saying which option to leave out.
     """
     trainer, lora = assembly.config.trainer, assembly.config.lora
-    if trainer.cuda_graphs and assembly.device.type != "cuda":
-        raise VaderError("trainer.cuda_graphs=true needs a CUDA device: leave it out")
+    for name, on in (
+        ("cuda_graphs", trainer.cuda_graphs),
+        ("offload_activations", trainer.offload_activations),
+    ):
+        if on and assembly.device.type != "cuda":
+            raise VaderError(f"trainer.{name}=true needs a CUDA device: leave it out")
     for name, on in (("cuda_graphs", trainer.cuda_graphs), ("fold_adapter", trainer.fold_adapter)):
         if on and lora.dropout:
             raise VaderError(
@@ -71,6 +75,11 @@ def pull_levers(assembly: Assembly, offload: Offload | None = None) -> None:
     if innermost:
         _channels_last(denoiser)
     assembly.settings = replace(assembly.settings, offload=offload)
+    if trainer.offload_activations:
+        from vader_core.activations import OffloadedActivations
+
+        moved = OffloadedActivations(denoiser, assembly.device)
+        backbone.predict = moved.around(backbone.predict)  # type: ignore[method-assign]
     if trainer.fold_adapter:
         from vader_core.folding import Folding
 

@@ -77,6 +77,7 @@ class PaperDevice(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """One operation."""
         kwargs = kwargs or {}
+        kwargs = {name: value for name, value in kwargs.items() if name != "pin_memory"}
         if func.namespace == "prim":  # a tensor is asked for its device or layout
             return func(*args, **kwargs)
         if func is _aten.is_pinned.default:
@@ -266,15 +267,20 @@ class _Generator(torch.Generator):
         return super().__new__(cls)
 
 
-class _Here:
-    """``torch.cuda.device`` without a device to switch."""
+class _Idle:
+    """A device, a stream or an event: to switch to, to wait for."""
 
-    def __init__(self, device: Any) -> None:
-        self.device = device
+    def __init__(self, *_: Any, **__: Any) -> None: ...
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, *_: object) -> None: ...
+
+    def record(self, *_: Any) -> None: ...
+
+    def wait_stream(self, other: Any) -> None: ...
+
+    def wait_event(self, event: Any) -> None: ...
 
 
 def _nothing(*_: Any, **__: Any) -> None: ...
@@ -300,5 +306,10 @@ _REPLACED: dict[str, Any] = {
     "torch.cuda.manual_seed_all": _nothing,
     "torch.cuda.empty_cache": _nothing,
     "torch.cuda.synchronize": _nothing,
-    "torch.cuda.device": _Here,
+    "torch.cuda.device": _Idle,
+    "torch.cuda.Event": _Idle,
+    "torch.cuda.Stream": _Idle,
+    "torch.cuda.current_stream": _Idle,
+    "torch.cuda.stream": _Idle,
+    "torch.Tensor.record_stream": _nothing,
 }
