@@ -11,10 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from vader_core.assembly import Assembly
-from vader_core.cuda_graphs import eager
 from vader_core.loading import load_parts
 from vader_core.lora import adapter_off, adapter_parameters
 from vader_core.memory import GIB, peak_gib, reset_peak
@@ -140,13 +138,6 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2.0 * side**3 * 10 / (stopwatch.now() - begun)
 
 
-def count_operations(work: Callable[[], object]) -> int:
-    """Matrix, convolution and attention operations of ``work``, 2 a multiply-add."""
-    with FlopCounterMode(display=False) as counter:
-        work()
-    return int(counter.get_total_flops())
-
-
 class Bench:
     """Times training steps of a loaded assembly with the adapter attached.
 
@@ -201,17 +192,13 @@ class Bench:
             self.scaler.update()
         return result
 
-    def measure(
-        self, steps: int, warmup: int, *, operations: bool = True, kernels: bool = False
-    ) -> dict[str, Any]:
+    def measure(self, steps: int, warmup: int, *, kernels: bool = False) -> dict[str, Any]:
         """Run and report.
 
         Args:
             steps: Steps measured as a whole, and as many again with the device synchronised around each
-                phase; medians
-                are reported.
+                phase; medians are reported.
             warmup: Steps before them.
-            operations: Count operations too (one more step, with levers that hide them undone).
             kernels: Profile one guided prediction of a no-graph step.
         """
         first = Stopwatch(self.device)
@@ -247,8 +234,6 @@ class Bench:
             found["peak_reserved_gib"] = torch.cuda.memory_reserved(self.device) / GIB
         if kernels:
             found["no_graph_kernels"] = self.kernels()
-        if operations:
-            found |= self._operations(seconds)
         return found
 
     def _undisturbed_seconds(self, number: int, losses: list[float]) -> float:
@@ -303,17 +288,6 @@ class Bench:
             "device_ms": sum(time for time, _ in spent.values()),
             "launches": sum(count for _, count in spent.values()),
             "top": [[name[:160], round(time, 3), count] for name, (time, count) in ordered[:60]],
-        }
-
-    def _operations(self, seconds: float) -> dict[str, Any]:
-        with eager():
-            counted = count_operations(lambda: self.step(0, self.assembly.rewards, Stopwatch(self.device)))
-        rate = matrix_rate(self.device, self.assembly.dtype)
-        return {
-            "tera_operations": counted / 1e12,
-            "matrix_rate_tera": rate / 1e12,
-            "floor_seconds": counted / rate,
-            "ratio_to_floor": seconds / (counted / rate),
         }
 
 

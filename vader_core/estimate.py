@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from vader_core.assembly import Assembly, prepare
 from vader_core.backbone import TextCache
@@ -86,6 +87,25 @@ def without_files(config: RunConfig, registry: Registry) -> RunConfig:
         if component.weights:  # what ships with a plugin is read, as it may not come in random
             section.options = with_random_weights(component.config, section.options)
     return config
+
+
+def count_operations(config: RunConfig, registry: Registry) -> int:
+    """Matrix, convolution and attention operations of a training step, 2 a multiply-add, counted on paper.
+
+    Args:
+        config: Any configuration that :func:`vader_core.assembly.prepare` takes; left as it is.
+        registry: Where the components come from.
+    """
+    config = without_files(config, registry)
+    # What the counter knows are torch's own operations.
+    config.trainer.fused_kernels = config.trainer.fp8 = False
+    with on_paper() as device:
+        assembly = prepare(config, registry, device=torch.device("cuda"))
+        assembly.backbone.text_cache = TextCache("paper")
+        bench = Bench(load(assembly))
+        with FlopCounterMode(display=False) as counter:
+            bench.step(0, assembly.rewards, _PaperStopwatch(assembly.device, device.ledger))
+    return int(counter.get_total_flops())
 
 
 class _PaperStopwatch(Stopwatch):

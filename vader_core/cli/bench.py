@@ -23,7 +23,7 @@ PROMPT = "text:a red boat on a calm lake at sunrise"
 @training_options
 @click.option("--steps", type=int, default=3, show_default=True, help="Measured steps.")
 @click.option("--warmup", type=int, default=1, show_default=True, help="Steps before them.")
-@click.option("--no-operations", is_flag=True, help="Do not count operations (saves one step).")
+@click.option("--no-operations", is_flag=True, help="Do not count operations.")
 @click.option("--kernels", is_flag=True, help="Profile one no-graph prediction, kernel by kernel.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the JSON to this file.")
 @click.option("--compare", type=click.Path(path_type=Path), help="Print ratios to an earlier --out FILE.")
@@ -45,7 +45,7 @@ def bench_command(flags: dict[str, Any], registry: Registry) -> None:
     _randomise(config, registry)
 
     from vader_core.assembly import choose_device, make_backbone, out_of_memory_named, prepare
-    from vader_core.benchmark import Bench, load
+    from vader_core.benchmark import Bench, load, matrix_rate
     from vader_core.run import environment
     from vader_core.training import as_settled, plan_facts, require_trainable
 
@@ -61,12 +61,15 @@ def bench_command(flags: dict[str, Any], registry: Registry) -> None:
         found = Bench(assembly).measure(
             flags["steps"],
             flags["warmup"],
-            operations=not flags["no_operations"],
             kernels=flags["kernels"],
         )
     settled = assembly.config.model_dump(mode="json")
     found["training_seconds"] = facts["steps"] * found["seconds_per_step"]
     result = {"plan": facts, **found, "environment": environment(), "config": settled}
+    if not flags["no_operations"]:
+        result |= _floor(
+            given, registry, matrix_rate(assembly.device, assembly.dtype), found["seconds_per_step"]
+        )
     if assembly.device.type == "cuda":
         result |= _estimate(as_settled(given, assembly), registry, found["peak_allocated_gib"])
     if flags["out"] is not None:
@@ -79,6 +82,19 @@ def bench_command(flags: dict[str, Any], registry: Registry) -> None:
         click.echo(json.dumps(result))
         return
     _print_table(result, earlier)
+
+
+def _floor(config: RunConfig, registry: Registry, rate: float, seconds: float) -> dict[str, Any]:
+    """Counted operations, and the seconds that they take at the device's matrix rate."""
+    from vader_core.estimate import count_operations
+
+    counted = count_operations(config, registry)
+    return {
+        "tera_operations": counted / 1e12,
+        "matrix_rate_tera": rate / 1e12,
+        "floor_seconds": counted / rate,
+        "ratio_to_floor": seconds / (counted / rate),
+    }
 
 
 def _estimate(config: RunConfig, registry: Registry, measured: float) -> dict[str, Any]:
