@@ -273,6 +273,13 @@ class Backbone(ABC):
     def latent_shape(self, geometry: Geometry) -> tuple[int, int, int, int]:
         """(C, T, h, w) of one sample's latents."""
 
+    def video_size(self, geometry: Geometry) -> tuple[int, int]:
+        """Height and width of a decoded video in pixels.
+
+        They are the geometry's own, unless the model's autoencoder rounds them down to its multiples.
+        """
+        return geometry.height, geometry.width
+
     @abstractmethod
     def build_denoiser(self) -> nn.Module:
         """A fresh denoiser without weights, on torch's current default device (``meta`` for counting)."""

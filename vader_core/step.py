@@ -243,7 +243,7 @@ def _decode(
     last = geometry.num_frames - 1
     asked = [*wanted, last] if boundary and last not in wanted else wanted
     if not asked:
-        return latents.new_zeros(len(latents), 0, 3, geometry.height, geometry.width)
+        return latents.new_zeros(len(latents), 0, 3, *backbone.video_size(geometry))
     if torch.is_grad_enabled():
         return backbone.decode(latents, geometry, asked)
     # Samples do not see each other, and whole videos are much for a decoder: one at a time.

@@ -617,11 +617,16 @@ ROUNDING_OF_GRADIENTS = 1e-4
 @BACKBONE.clause
 @torch.no_grad()
 def decoding(subject: BackboneSubject) -> str:
-    """The video is [B, F, 3, H, W] in the latents' dtype, finite, nominally in [0, 1] and not clamped."""
+    """The video is [B, F, 3, *video_size] in the latents' dtype, finite, nominally in [0, 1], not clamped."""
     case = _case(subject)
     size = case.geometry
+    height, width = case.backbone.video_size(size)
+    expect(
+        size.height // 2 < height <= size.height and size.width // 2 < width <= size.width,
+        f"video_size is {height}x{width}, which is not {size.height}x{size.width} rounded down",
+    )
     video = case.backbone.decode(case.latents, size)
-    shape = (2, size.num_frames, 3, size.height, size.width)
+    shape = (2, size.num_frames, 3, height, width)
     expect_tensor(video, shape, "the video", dtype=case.latents.dtype)
     expect(float(video.std()) > 0, f"the video is {float(video.mean()):.3g} everywhere")
     wild = case.backbone.decode(4 * case.latents, size)

@@ -157,6 +157,10 @@ class OpenSora(Backbone):
             geometry.width // SPATIAL,
         )
 
+    def video_size(self, geometry: Geometry) -> tuple[int, int]:
+        """Each side rounded down to a multiple of 8."""
+        return geometry.height // SPATIAL * SPATIAL, geometry.width // SPATIAL * SPATIAL
+
     def build_denoiser(self) -> STDiT3:
         """The transformer, without weights."""
         return STDiT3(self.architecture.denoiser)
