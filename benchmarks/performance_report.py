@@ -22,8 +22,7 @@ def read(name: str) -> Any:
 
 def step_table(rows: dict[str, Any]) -> list[str]:
     """Seconds and memory, a row a measurement."""
-    counted = {name: row["floor_seconds"] for name, row in rows.items() if "floor_seconds" in row}
-    floors = {name.partition("-")[0]: seconds for name, seconds in counted.items()}
+    floors = {_work(name, row): row["floor_seconds"] for name, row in rows.items() if "floor_seconds" in row}
     lines = [
         "| backbone | what | s a step | range | steps per second, official code = 1 | over the floor | "
         "peak allocated, GiB | reserved |",
@@ -32,8 +31,9 @@ def step_table(rows: dict[str, Any]) -> list[str]:
     for name, row in rows.items():
         backbone = name.partition("-")[0]
         seconds = row["seconds_per_step"]
-        official = f"{OFFICIAL[backbone] / seconds:.1f}" if backbone in OFFICIAL else "-"
-        floor = f"{seconds / floors[backbone]:.1f}" if backbone in floors else "-"
+        work = _work(name, row)
+        official = f"{OFFICIAL[backbone] / seconds:.1f}" if backbone in OFFICIAL and work in floors else "-"
+        floor = f"{seconds / floors[work]:.1f}" if work in floors else "-"
         low, high = row["range"]
         lines.append(
             f"| {backbone} | {row['what']} | {seconds:.2f} | {low:.2f} to {high:.2f} "
@@ -41,6 +41,11 @@ def step_table(rows: dict[str, Any]) -> list[str]:
             f"{row['peak_allocated_gib']:.2f} | {row['peak_reserved_gib']:.1f} |"
         )
     return lines
+
+
+def _work(name: str, row: dict[str, Any]) -> tuple[str, str, int]:
+    """What rows must share to be compared."""
+    return name.partition("-")[0], row["plan"]["video"], row["plan"]["segments"]
 
 
 def phase_table(rows: dict[str, Any]) -> list[str]:
