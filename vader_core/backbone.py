@@ -388,6 +388,14 @@ class Backbone(ABC):
         """Every loaded module by its role: ``denoiser``, ``autoencoder``, ``text_encoder`` …."""
         return {"denoiser": self.denoiser}
 
+    def swappable_blocks(self) -> list[nn.Module]:
+        """The denoiser's units of gradient checkpointing, whose weights may rest in CPU memory between uses.
+
+        None within another. By default those of :func:`vader_core.recompute.recompute_blocks`; a backbone
+        that checkpoints by itself names its own.
+        """
+        return [module for module in self.denoiser.modules() if hasattr(module, "recompute_switch")]
+
     @contextmanager
     def checkpointing(self, on: bool) -> Iterator[None]:
         """Within, :attr:`gradient_checkpointing` is ``on``."""

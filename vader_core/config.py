@@ -145,6 +145,11 @@ class TrainerSection(Section):
         False,
         description="Keep what the differentiated steps save for the backward pass in pinned CPU memory.",
     )
+    swap_blocks: int = Field(
+        0,
+        ge=0,
+        description="Keep the n largest blocks of the denoiser in pinned CPU memory, fetched one ahead.",
+    )
     guidance_interval: str | None = Field(
         None, description="LO-HI: of the no-graph steps only these are guided, the others conditional alone."
     )

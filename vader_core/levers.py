@@ -16,6 +16,7 @@ from vader_core.lora_layers import ADAPTER
 if TYPE_CHECKING:
     from vader_core.assembly import Assembly
     from vader_core.backbone import Backbone
+    from vader_core.config import TrainerSection
     from vader_core.offload import Offload
 
 
@@ -29,9 +30,12 @@ def check_levers(assembly: Assembly) -> None:
     for name, on in (
         ("cuda_graphs", trainer.cuda_graphs),
         ("offload_activations", trainer.offload_activations),
+        ("swap_blocks", trainer.swap_blocks > 0),
     ):
         if on and assembly.device.type != "cuda":
-            raise VaderError(f"trainer.{name}=true needs a CUDA device: leave it out")
+            raise VaderError(f"trainer.{name} needs a CUDA device: leave it out")
+    if trainer.swap_blocks:
+        _check_swap(trainer)
     for name, on in (("cuda_graphs", trainer.cuda_graphs), ("fold_adapter", trainer.fold_adapter)):
         if on and lora.dropout:
             raise VaderError(
@@ -75,6 +79,8 @@ def pull_levers(assembly: Assembly, offload: Offload | None = None) -> None:
     if innermost:
         _channels_last(denoiser)
     assembly.settings = replace(assembly.settings, offload=offload)
+    if trainer.swap_blocks:
+        _swap(backbone, trainer.swap_blocks, assembly.device)
     if trainer.offload_activations:
         from vader_core.activations import OffloadedActivations
 
@@ -102,6 +108,35 @@ def pull_levers(assembly: Assembly, offload: Offload | None = None) -> None:
 
         torch.backends.cudnn.benchmark = True
         GraphedForward(denoiser, lambda: _denoiser_state(backbone))
+
+
+def _check_swap(trainer: TrainerSection) -> None:
+    if not trainer.gradient_checkpointing:
+        raise VaderError(
+            "trainer.swap_blocks saves nothing where the weights must stay for the backward pass: leave it "
+            "out, or set trainer.gradient_checkpointing=true"
+        )
+    for name in ("cuda_graphs", "fold_adapter", "fp8"):
+        if getattr(trainer, name):
+            raise VaderError(
+                f"trainer.swap_blocks moves the weights that trainer.{name} needs in one place: leave one out"
+            )
+
+
+def _swap(backbone: Backbone, count: int, device: torch.device) -> None:
+    from vader_core.swapping import SwappedBlocks
+
+    blocks = backbone.swappable_blocks()
+    if count > len(blocks):
+        raise VaderError(
+            f"trainer.swap_blocks={count}: backbone {backbone.name!r} has {len(blocks)} blocks to swap"
+        )
+
+    def size(block: nn.Module) -> int:
+        return sum(one.numel() for one in block.parameters() if not one.requires_grad)
+
+    largest = sorted(range(len(blocks)), key=lambda index: (-size(blocks[index]), -index))[:count]
+    SwappedBlocks([blocks[index] for index in sorted(largest)], device)
 
 
 def _channels_last(module: nn.Module) -> None:

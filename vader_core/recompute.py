@@ -33,13 +33,17 @@ def _recomputing(kind: type[nn.Module]) -> type[nn.Module]:
 def _subclass(kind: type[nn.Module]) -> type[nn.Module]:
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         plain = super(subclass, self).forward
+        if self.surround is not None:
+            plain = self.surround(plain)
         if not (self.recompute_switch.on and torch.is_grad_enabled()):
             return plain(*args, **kwargs)
         return checkpoint(plain, *args, use_reentrant=False, **kwargs)
 
     # A subclass rather than a wrapping module or an instance attribute: names in the state dict, isinstance
     # checks and copies all stay as they were.
-    subclass: type[nn.Module] = type(kind.__name__, (kind,), {"forward": forward, "__doc__": kind.__doc__})
+    # `surround` is put around each run of the block, that in the backward pass too.
+    own = {"forward": forward, "__doc__": kind.__doc__, "surround": None}
+    subclass: type[nn.Module] = type(kind.__name__, (kind,), own)
     return subclass
 
 

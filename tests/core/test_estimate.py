@@ -196,6 +196,10 @@ def test_the_estimate_follows_the_levers(registry: Registry, tmp_path: Path) -> 
     Image.new("RGB", (64, 64)).save(tmp_path / "one.png")
     pictured = {"backbone": {"name": "tiny_image"}, "prompts": {"source": f"images:{tmp_path}"}}
     segmented = estimate(_config(**pictured, segments=3, gradient_segments=[0, 1, 2]), registry)
+    swapped = estimate(_config(swap_blocks=4), registry)
+    moved = estimate(_config(offload_activations=True), registry)
+    assert swapped.parts["denoiser"] < 0.7 * plain.parts["denoiser"]
+    assert moved.saved < 0.5 * plain.saved
     assert everything_held.saved > 1.5 * plain.saved
     assert everything_held.peak > plain.peak
     assert folded.parts["folded copy"] > 0

@@ -143,13 +143,6 @@ def test_a_lever_changes_no_step(
     assert on == pytest.approx(off, rel=1e-4)
 
 
-def test_cuda_graphs_need_cuda(vader: Callable[..., int], capsys: Any) -> None:
-    command = ["bench", "--backbone", "tiny", "--reward", "brightness", "--device", "cpu"]
-    command += ["-o", "trainer.cuda_graphs=true"]
-    assert vader(*command) == 2
-    assert "needs a CUDA device" in capsys.readouterr().err
-
-
 def test_offload_refuses_what_it_cannot_stage(vader: Callable[..., int], capsys: Any) -> None:
     command = ["bench", "--backbone", "tiny", "--reward", "brightness", "-o", "trainer.offload=true"]
     assert vader(*command, "-o", "trainer.base_weight=0.5") == 2
@@ -193,3 +186,91 @@ def test_offloaded_activations_change_no_bit(recomputing: bool, device: str) -> 
     tolerance = 0.0 if device == "cpu" else 1e-5  # the device's sums may take another order each time
     torch.testing.assert_close(*values, rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(*gradients, rtol=tolerance, atol=tolerance)
+
+
+class _Branch(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+        self.norm = nn.GroupNorm(2, 8)
+        self.line = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.line(F.silu(self.norm(self.conv(x))).movedim(1, -1)).movedim(-1, 1)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("own_checkpoint", [False, True])
+def test_swapped_blocks_change_no_bit(own_checkpoint: bool, device: str) -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    from vader_core.recompute import RecomputeSwitch, recompute_blocks
+    from vader_core.swapping import SwappedBlocks
+
+    found = []
+    for swapping in (False, True):
+        with torch.random.fork_rng():
+            torch.manual_seed(4)
+            blocks = nn.ModuleList(_Branch() for _ in range(5))
+            x = torch.randn(2, 8, 6, 6).to(device)
+        for parameter in blocks.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        _adapted(blocks.to(device), 0.3)
+        switch = RecomputeSwitch()
+        if not own_checkpoint:
+            recompute_blocks(blocks, (_Branch,), switch)
+        swapped = SwappedBlocks(list(blocks)[1:], torch.device(device)) if swapping else None
+        for resting in [] if swapped is None else swapped.resting:
+            resting.blank()
+
+        def run(given: Tensor, blocks: Any = blocks) -> Tensor:
+            for block in blocks:
+                again = own_checkpoint and torch.is_grad_enabled()
+                given = checkpoint(block, given, use_reentrant=False) if again else block(given)
+            return given
+
+        with torch.no_grad():
+            plain = run(run(x))
+        switch.on = True
+        for _ in range(2):
+            run(x).square().mean().backward()
+        gradients = [value.grad for value in adapter_parameters(blocks).values()]
+        found.append([plain, *gradients])
+        if swapped is not None:
+            assert swapped.bytes > 0
+            assert sum(resting.here is not None for resting in swapped.resting) <= 1
+            assert all(p.device.type == "cpu" for p in blocks[2].parameters() if not p.requires_grad)
+            assert blocks[2].conv.weight.is_contiguous(memory_format=torch.channels_last)
+    tolerance = 0.0 if device == "cpu" else 1e-5
+    torch.testing.assert_close(*found, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("option", ["cuda_graphs=true", "swap_blocks=2", "offload_activations=true"])
+def test_some_levers_need_cuda(vader: Callable[..., int], capsys: Any, option: str) -> None:
+    command = ["bench", "--backbone", "tiny", "--reward", "brightness", "--device", "cpu"]
+    assert vader(*command, "-o", f"trainer.{option}") == 2
+    assert "needs a CUDA device" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"gradient_checkpointing": False}, "trainer.gradient_checkpointing=true"),
+        ({"fold_adapter": True}, "trainer.fold_adapter"),
+        ({"cuda_graphs": True}, "trainer.cuda_graphs"),
+    ],
+)
+def test_swapping_refuses_what_needs_the_weights(registry: Any, other: dict[str, Any], said: str) -> None:
+    from vader_core.assembly import prepare
+    from vader_core.config import validated
+    from vader_core.errors import VaderError
+    from vader_core.levers import check_levers
+
+    tree = {
+        "backbone": {"name": "tiny"},
+        "prompts": {"source": "fixed"},
+        "trainer": {"swap_blocks": 1, "precision": "bf16", **other},
+    }
+    with pytest.raises(VaderError, match=said):
+        check_levers(prepare(validated(tree), registry, device=torch.device("cuda")))

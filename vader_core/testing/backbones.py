@@ -20,6 +20,7 @@ from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness, derive_seed
 from vader_core.registry import Component, Registry
 from vader_core.sampler import RectifiedFlow, Schedule, VarianceExploding, VariancePreserving
+from vader_core.swapping import SwappedBlocks
 from vader_core.testing.conformance import (
     ROUNDING,
     Clause,
@@ -612,6 +613,26 @@ def _kept_bytes(subject: BackboneSubject, backbone: Backbone, on: bool) -> int:
 
 #: Largest difference of gradients in float32, as a share of the largest one.
 ROUNDING_OF_GRADIENTS = 1e-4
+
+
+@BACKBONE.clause
+def swapping(subject: BackboneSubject) -> str:
+    """Blocks whose weights lie elsewhere between uses, where it names any, give the same gradients."""
+    backbone, plain = _lora_gradients(subject, checkpointing=True)
+    blocks = backbone.swappable_blocks()
+    if not blocks:
+        return "names none"
+    parts = [id(part) for block in blocks for part in block.modules()]
+    expect(len(parts) == len(set(parts)), "one of its swappable blocks lies within another")
+    swapped = SwappedBlocks(blocks, torch.device("cpu"))
+    for resting in swapped.resting:
+        resting.blank()
+    _, found = _lora_gradients(subject, checkpointing=True, backbone=backbone)
+    largest = max(float(value.abs().max()) for value in plain.values())
+    off = max(float((found[name] - value).abs().max()) for name, value in plain.items())
+    said = f"gradients differ by {off:.2g} (the largest is {largest:.2g})"
+    expect(off <= ROUNDING_OF_GRADIENTS * largest, said)  # not where they are not numbers
+    return f"{len(blocks)} blocks; {said}"
 
 
 @BACKBONE.clause

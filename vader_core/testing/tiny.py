@@ -383,6 +383,10 @@ class TinyBackbone(Backbone):
         )
         return out.to(latents.dtype)
 
+    def swappable_blocks(self) -> list[nn.Module]:
+        """The transformer's blocks."""
+        return list(self.denoiser.get_submodule("blocks").children())
+
     def decode(
         self, latents: Float[Tensor, "b c t h w"], geometry: Geometry, frames: Sequence[int] | None = None
     ) -> Float[Tensor, "b f 3 H W"]:

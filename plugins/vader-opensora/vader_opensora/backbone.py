@@ -215,6 +215,10 @@ class OpenSora(Backbone):
             held["text_encoder"] = self._text_encoder.model
         return held
 
+    def swappable_blocks(self) -> list[nn.Module]:
+        """Every block, in space and time."""
+        return [*self.denoiser.spatial_blocks, *self.denoiser.temporal_blocks]
+
     # -- text --------------------------------------------------------------------------------------------
 
     def _text_key(self) -> str:

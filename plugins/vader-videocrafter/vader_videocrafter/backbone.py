@@ -19,11 +19,13 @@ from vader_core.randomness import Randomness
 from vader_core.sampler import VariancePreserving
 from vader_core.weights import load_exactly, locate, parse_weights
 from vader_videocrafter.architecture import resolve_architecture
+from vader_videocrafter.attention import TransformerBlock
 from vader_videocrafter.autoencoder import FrameCodec, build_autoencoder
 from vader_videocrafter.checkpoint import read_checkpoint
 from vader_videocrafter.materialise import empty_module, fill_randomly
 from vader_videocrafter.options import VideoCrafterOptions
 from vader_videocrafter.plugin import CHECKPOINT
+from vader_videocrafter.residual import ResidualBlock
 from vader_videocrafter.schedule import videocrafter_schedule
 from vader_videocrafter.text_encoder import build_text_model, encode_tokens, tokenize
 from vader_videocrafter.unet import VideoUNet
@@ -185,6 +187,10 @@ class VideoCrafter(Backbone):
             "autoencoder": self.autoencoder,
             "text_encoder": self.text_encoder,
         }
+
+    def swappable_blocks(self) -> list[nn.Module]:
+        """Residual and transformer blocks."""
+        return [part for part in self._unet.modules() if isinstance(part, ResidualBlock | TransformerBlock)]
 
     # Text.
 

@@ -100,3 +100,9 @@ class HalfBuilt(TinyBackbone):
     def load(self):
         self.ever = True
         super().load()
+
+
+class Nested(TinyBackbone):
+    def swappable_blocks(self):
+        blocks = super().swappable_blocks()
+        return [*blocks, next(blocks[0].children())]
