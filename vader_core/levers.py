@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from vader_core.errors import VaderError
+from vader_core.errors import MissingDependencyError, VaderError
 from vader_core.kernels import Switch
 from vader_core.lora import lora_layers
 from vader_core.lora_layers import ADAPTER
@@ -27,15 +28,13 @@ def check_levers(assembly: Assembly) -> None:
         VaderError: Saying which option to leave out.
     """
     trainer, lora = assembly.config.trainer, assembly.config.lora
-    for name, on in (
-        ("cuda_graphs", trainer.cuda_graphs),
-        ("offload_activations", trainer.offload_activations),
-        ("swap_blocks", trainer.swap_blocks > 0),
-    ):
-        if on and assembly.device.type != "cuda":
-            raise VaderError(f"trainer.{name} needs a CUDA device: leave it out")
+    _check_device(assembly)
     if trainer.swap_blocks:
         _check_swap(trainer)
+    if trainer.optimizer == "adamw8bit" and find_spec("bitsandbytes") is None:
+        raise MissingDependencyError(
+            "bitsandbytes", "trainer.optimizer=adamw8bit", "pip install bitsandbytes"
+        )
     for name, on in (("cuda_graphs", trainer.cuda_graphs), ("fold_adapter", trainer.fold_adapter)):
         if on and lora.dropout:
             raise VaderError(
@@ -108,6 +107,17 @@ def pull_levers(assembly: Assembly, offload: Offload | None = None) -> None:
 
         torch.backends.cudnn.benchmark = True
         GraphedForward(denoiser, lambda: _denoiser_state(backbone))
+
+
+def _check_device(assembly: Assembly) -> None:
+    trainer = assembly.config.trainer
+    for name, on in (
+        ("cuda_graphs", trainer.cuda_graphs),
+        ("offload_activations", trainer.offload_activations),
+        ("swap_blocks", trainer.swap_blocks > 0),
+    ):
+        if on and assembly.device.type != "cuda":
+            raise VaderError(f"trainer.{name} needs a CUDA device: leave it out")
 
 
 def _check_swap(trainer: TrainerSection) -> None:

@@ -253,6 +253,19 @@ def test_some_levers_need_cuda(vader: Callable[..., int], capsys: Any, option: s
     assert "needs a CUDA device" in capsys.readouterr().err
 
 
+def test_an_8_bit_optimizer_that_is_not_installed_is_said_at_once(
+    vader: Callable[..., int], capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vader_core import levers
+
+    monkeypatch.setattr(levers, "find_spec", lambda name: None)
+    command = ["train", "--backbone", "tiny", "--reward", "brightness", "--prompts", "fixed", "--dry-run"]
+    assert vader(*command, "-o", "trainer.optimizer=adamw8bit") == 2
+    said = capsys.readouterr().err
+    assert "pip install bitsandbytes" in said
+    assert said.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("other", "said"),
     [
