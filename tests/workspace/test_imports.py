@@ -31,6 +31,7 @@ PUBLIC = {
     "vader_core.registry",
     "vader_core.reward",
     "vader_core.sampler",
+    "vader_core.transfer",
     "vader_core.video",
     "vader_core.weights",
 }
