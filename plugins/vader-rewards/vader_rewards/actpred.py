@@ -140,9 +140,9 @@ class Actpred(Reward):
         embeddings = self.model.videomae.embeddings
         if (
             embeddings.position_embeddings.shape[1] != count
-            or embeddings.position_embeddings.device != self.device
+            or embeddings.position_embeddings.device != pixels.device
         ):
-            embeddings.position_embeddings = position_table(count, int(config.hidden_size)).to(self.device)
+            embeddings.position_embeddings = position_table(count, int(config.hidden_size)).to(pixels.device)
         return differentiated(
             lambda inputs: self.model(pixel_values=inputs).logits,
             pixels,
