@@ -58,7 +58,7 @@ def test_a_rate_that_loses_the_content_is_not_chosen():
 
 
 def test_a_table_has_a_row_a_variant_and_the_factor():
-    rows = report.table(tree())[2:]
+    rows = report.table(tree(), report.HIGH)[2:]
     assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == ["recipe", "other"]
     found = [float(row.split(" | ")[4].split()[0]) for row in rows]
     assert found == pytest.approx((2 * 5 / 0.45, 4.0), abs=0.3)
