@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from page_tables import write_tables
+
 RESULTS = Path(__file__).parent / "results"
 #: Seconds a step of the official code on the same kind of device (batch 1, same shapes, HPS reward).
 OFFICIAL = {"videocrafter": 14.69, "opensora": 10.41, "modelscope": 8.13}
@@ -137,14 +139,7 @@ def main(page: Path) -> None:
         "estimator": estimator_table(rows),
         "shortcuts": shortcuts_table(read("shortcuts.json")),
     }
-    text = page.read_text(encoding="utf-8")
-    for name, lines in tables.items():
-        before, begin, rest = text.partition(f"<!-- {name} -->")
-        _, end, after = rest.partition(f"<!-- end of {name} -->")
-        if not begin or not end:
-            raise SystemExit(f"{page}: no marks for the table {name!r}")
-        text = "\n".join([before + begin, *lines, end + after])
-    page.write_text(text, encoding="utf-8")
+    write_tables(page, tables)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from page_tables import write_tables
+
 RESULTS = Path(__file__).parent / "results" / "reward_per_second.json"
 REWARD = "demo_aesthetic"
 ALIGNMENT = "demo_alignment_held_out"
@@ -128,14 +130,7 @@ def main(page: Path) -> None:
         "per second to 8.5": table(tree, 8.5),
         "per second to 9": table(tree, HIGH),
     }
-    text = page.read_text(encoding="utf-8")
-    for name, lines in tables.items():
-        before, begin, rest = text.partition(f"<!-- {name} -->")
-        _, end, after = rest.partition(f"<!-- end of {name} -->")
-        if not begin or not end:
-            raise SystemExit(f"{page}: no marks for the table {name!r}")
-        text = "\n".join([before + begin, *lines, end + after])
-    page.write_text(text, encoding="utf-8")
+    write_tables(page, tables)
 
 
 if __name__ == "__main__":

@@ -38,8 +38,10 @@ def switched_off() -> Iterator[None]:
     kernels.Switch.on = True
 
 
-@pytest.mark.skipif(find_spec("triton") is None, reason="no Triton for this platform")
 def test_every_program_and_its_gradient_in_the_interpreter() -> None:
+    if find_spec("triton") is None:  # a platform without Triton computes with torch's own kernels
+        assert kernels.Switch.find("vader_core.launches") is None
+        return
     script = Path(__file__).with_name("interpreted_kernels.py")
     done = subprocess.run(
         [sys.executable, str(script)],
