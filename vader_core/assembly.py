@@ -11,7 +11,8 @@ import torch
 from vader_core.backbone import Backbone
 from vader_core.config import MonitorSection, Precision, RewardSection, RunConfig
 from vader_core.denoise import Sampling
-from vader_core.errors import MachineError, VaderError
+from vader_core.device import out_of_memory_named
+from vader_core.errors import VaderError
 from vader_core.frames import check_choice
 from vader_core.geometry import Geometry, GeometryRequest
 from vader_core.gradient import parse_gradient
@@ -172,27 +173,6 @@ class Assembly:
         ]
 
 
-def out_of_memory_named(doing: str) -> AbstractContextManager[None]:
-    """Turn the device's out-of-memory error into one message."""
-    return _OutOfMemory(doing)
-
-
-class _OutOfMemory(AbstractContextManager[None]):
-    def __init__(self, doing: str) -> None:
-        self.doing = doing
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        memory = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-            isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-        )
-        if memory:
-            raise MachineError(
-                f"out of memory while {self.doing}: use fewer frames or a smaller size, --batch-size 1, "
-                "--precision bf16, "
-                "-o trainer.gradient_checkpointing=true, or -o sampler.split_guidance=true"
-            ) from error
-
-
 def choose_device(config: RunConfig) -> torch.device:
     """The device of a run.
 
@@ -297,8 +277,8 @@ def prepare(config: RunConfig, registry: Registry, *, device: torch.device | Non
 
 def _checkpointing_by_memory(config: RunConfig, registry: Registry, device: torch.device) -> bool:
     """Whether a step without recomputation would ask for more than :data:`MARGIN` of what is free."""
+    from vader_core.device import free_gib
     from vader_core.estimate import memory_facts
-    from vader_core.memory import free_gib
 
     free = free_gib() if device.type == "cuda" else None
     if free is None:

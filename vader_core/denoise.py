@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vader_core.backbone import Backbone, Conditioning
+from vader_core.backbone import Backbone
+from vader_core.conditioning import Conditioning
 from vader_core.gradient import Drawn
 from vader_core.guidance import Guidance
 from vader_core.randomness import Randomness

@@ -16,7 +16,8 @@ from typing import IO, Any, Protocol
 from urllib.parse import urlsplit
 
 from vader_core.errors import MachineError, VaderError
-from vader_core.weights import WeightFile, describe, fetch, sha256_of
+from vader_core.files import sha256_of
+from vader_core.weights import WeightFile, describe, fetch
 
 _BLOCK = 1 << 20
 _ATTEMPTS = 5

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vader_core.backbone import Backbone, Conditioning
+from vader_core.backbone import Backbone
+from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 
 Scale = float | tuple[float, float]

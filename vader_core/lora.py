@@ -17,10 +17,11 @@ from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
 from vader_core.errors import VaderError, near
+from vader_core.files import replacing
 from vader_core.lora_formats import Adapter
 from vader_core.lora_layers import ADAPTER, shorten
 from vader_core.randomness import derive_seed
-from vader_core.weights import load_tensors, replacing, save_tensors
+from vader_core.weights import load_tensors, save_tensors
 
 #: peft's own file names, so that peft reads our folders.
 TENSORS_FILE = "adapter_model.safetensors"

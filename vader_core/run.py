@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from vader_core.config import RunConfig, to_yaml, validated
 from vader_core.errors import MachineError, VaderError
-from vader_core.weights import replacing
+from vader_core.files import replacing
 
 CONFIG, ENVIRONMENT, METRICS, SUMMARY = "config.yaml", "environment.json", "metrics.jsonl", "summary.json"
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from vader_core.backbone import Backbone, Conditioning
+from vader_core.backbone import Backbone
+from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.guidance import Guidance
 

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vader_core.backbone import Backbone, Conditioning, Text
+from vader_core.backbone import Backbone
+from vader_core.conditioning import Conditioning
 from vader_core.denoise import Rollout, Sampling, base_distance, denoise
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
@@ -20,6 +21,7 @@ from vader_core.offload import Offload
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.shortcuts import WHOLE, Shortcuts
+from vader_core.text import Text
 
 
 @dataclass(frozen=True)

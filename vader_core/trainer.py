@@ -16,14 +16,14 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
-from vader_core.assembly import Assembly, out_of_memory_named
+from vader_core.assembly import Assembly
 from vader_core.checkpoint import Checkpoint, keep_best, prune, write_checkpoint
 from vader_core.config import RunConfig, TrainerSection
+from vader_core.device import out_of_memory_named, peak_gib, reset_peak
 from vader_core.errors import MissingDependencyError, VaderError
 from vader_core.evaluation import as_json, evaluate
 from vader_core.lora import adapter_dropout, adapter_of, adapter_off, adapter_parameters
 from vader_core.lora_formats import Adapter
-from vader_core.memory import peak_gib, reset_peak
 from vader_core.randomness import Randomness, derive_seed
 from vader_core.run import Run
 from vader_core.step import Kept, StepResult, reward_gradient_step

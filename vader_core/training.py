@@ -12,12 +12,12 @@ import torch
 from vader_core.assembly import Assembly, prepare
 from vader_core.checkpoint import newest_whole, read_checkpoint
 from vader_core.config import RunConfig, changes
+from vader_core.device import GIB
 from vader_core.errors import VaderError
 from vader_core.evaluation import evaluation_pairs
 from vader_core.levers import check_levers
 from vader_core.loading import load_parts
 from vader_core.lora import attach_lora
-from vader_core.memory import GIB
 from vader_core.registry import Registry
 from vader_core.run import Run
 from vader_core.tracking import Listener, Silence

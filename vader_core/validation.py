@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vader_core.assembly import Assembly, out_of_memory_named
-from vader_core.backbone import Conditioning
+from vader_core.assembly import Assembly
+from vader_core.conditioning import Conditioning
 from vader_core.denoise import Rollout
+from vader_core.device import out_of_memory_named
 from vader_core.lora import adapter_off
 from vader_core.mixture import Mixture
 from vader_core.prompts import Prompt
@@ -142,8 +143,8 @@ def _distance(assembly: Assembly, rollout: Rollout, conditioning: Conditioning, 
 
 def write_samples(scored: Scored, folder: Path, fps: float) -> None:
     """Write ``00.mp4`` …, a contact sheet, and ``prompts.json`` with each clip's scores."""
+    from vader_core.files import replacing
     from vader_core.video import contact_sheet, write_video
-    from vader_core.weights import replacing
 
     folder.mkdir(parents=True, exist_ok=True)
     for index, video in enumerate(scored.videos):

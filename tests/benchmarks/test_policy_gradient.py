@@ -17,7 +17,7 @@ from vader_core.guidance import Guidance
 from vader_core.lora import adapter_parameters
 from vader_core.randomness import Randomness
 from vader_core.registry import load_registry
-from vader_core.sampler import RectifiedFlow
+from vader_core.schedule import RectifiedFlow
 from vader_core.testing.plugin import add_testing_plugin
 
 PLACE = Path(__file__).parents[2] / "benchmarks" / "policy_gradient.py"

@@ -10,7 +10,7 @@ from vader_modelscope.architecture import FULL, TINY
 from vader_modelscope.backbone import ModelScope
 from vader_modelscope.config import ModelScopeConfig
 
-from vader_core.backbone import Conditioning
+from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
 from vader_core.lora import LoraSettings, adapter_dropout, adapter_parameters, attach_lora

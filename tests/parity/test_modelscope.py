@@ -19,10 +19,10 @@ from vader_modelscope.backbone import ModelScope
 from vader_modelscope.config import ModelScopeConfig
 from vader_modelscope.lora_files import ListFormat, architecture_shapes
 
-from vader_core.backbone import Conditioning
 from vader_core.builtin.samplers.ddim import DDIM
 from vader_core.builtin.samplers.dpmpp import DPMSolver
 from vader_core.builtin.samplers.options import DDIMOptions, DPMSolverOptions
+from vader_core.conditioning import Conditioning
 from vader_core.denoise import Sampling, denoise
 from vader_core.geometry import Geometry
 from vader_core.gradient import Drawn

@@ -25,8 +25,8 @@ from vader_svd.config import SvdConfig
 from vader_svd.networks import build_autoencoder, build_unet
 
 from vader_core import Geometry
-from vader_core.backbone import Conditioning
 from vader_core.builtin.samplers.euler import Euler
+from vader_core.conditioning import Conditioning
 from vader_core.denoise import Sampling, denoise
 from vader_core.gradient import NO_GRADIENT, Drawn
 from vader_core.guidance import Guidance

@@ -31,7 +31,7 @@ from vader_videocrafter.schedule import videocrafter_schedule
 from vader_videocrafter.text_encoder import build_text_model, encode_tokens, tokenize
 from vader_videocrafter.unet import VideoUNet
 
-from vader_core.backbone import Conditioning
+from vader_core.conditioning import Conditioning
 from vader_core.denoise import Sampling, denoise
 from vader_core.geometry import Geometry
 from vader_core.gradient import Drawn, From

@@ -12,7 +12,8 @@ from vader_core import Geometry, Randomness
 from vader_core.builtin.samplers.euler import Euler
 from vader_core.gradient import parse_gradient
 from vader_core.lora import LoraSettings, attach_lora
-from vader_core.sampler import State, VarianceExploding
+from vader_core.sampler import State
+from vader_core.schedule import VarianceExploding
 
 
 def test_the_reach_is_the_derivative_of_the_sampler():

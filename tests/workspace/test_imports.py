@@ -31,7 +31,6 @@ PUBLIC = {
     "vader_core.registry",
     "vader_core.reward",
     "vader_core.sampler",
-    "vader_core.transfer",
     "vader_core.video",
     "vader_core.weights",
 }

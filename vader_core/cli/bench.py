@@ -44,8 +44,9 @@ def bench_command(flags: dict[str, Any], registry: Registry) -> None:
     config = config_of(flags, registry)
     _randomise(config, registry)
 
-    from vader_core.assembly import choose_device, make_backbone, out_of_memory_named, prepare
+    from vader_core.assembly import choose_device, make_backbone, prepare
     from vader_core.benchmark import Bench, load, matrix_rate
+    from vader_core.device import out_of_memory_named
     from vader_core.run import environment
     from vader_core.training import as_settled, plan_facts, require_trainable
 
@@ -73,7 +74,7 @@ def bench_command(flags: dict[str, Any], registry: Registry) -> None:
     if assembly.device.type == "cuda":
         result |= _estimate(as_settled(given, assembly), registry, found["peak_allocated_gib"])
     if flags["out"] is not None:
-        from vader_core.weights import replacing
+        from vader_core.files import replacing
 
         flags["out"].parent.mkdir(parents=True, exist_ok=True)
         with replacing(flags["out"]) as beside:

@@ -66,7 +66,7 @@ def evaluate_command(flags: dict[str, Any], registry: Registry) -> None:
         "evaluation": {f"{scale:g}": as_json(rewards) for scale, rewards in found.items()},
     }
     if flags["out"] is not None:
-        from vader_core.weights import replacing
+        from vader_core.files import replacing
 
         with replacing(flags["out"]) as beside:
             beside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

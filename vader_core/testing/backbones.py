@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vader_core.backbone import Backbone, Conditioning, Text
+from vader_core.backbone import Backbone
+from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.feature_cache import FeatureCache
 from vader_core.geometry import Geometry, GeometryRequest
@@ -19,7 +20,7 @@ from vader_core.lora import LoraSettings, adapter_parameters, attach_lora
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness, derive_seed
 from vader_core.registry import Component, Registry
-from vader_core.sampler import RectifiedFlow, Schedule, VarianceExploding, VariancePreserving
+from vader_core.schedule import RectifiedFlow, Schedule, VarianceExploding, VariancePreserving
 from vader_core.swapping import SwappedBlocks
 from vader_core.testing.conformance import (
     ROUNDING,
@@ -37,6 +38,7 @@ from vader_core.testing.conformance import (
     shared_clauses,
     subject_of,
 )
+from vader_core.text import Text
 
 BACKBONE = shared_clauses()
 

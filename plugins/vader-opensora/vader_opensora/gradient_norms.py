@@ -10,7 +10,7 @@ import click
 import torch
 from torch import Tensor, nn
 
-from vader_core.backbone import Conditioning
+from vader_core.conditioning import Conditioning
 from vader_core.denoise import Sampling, denoise
 from vader_core.geometry import Geometry, GeometryRequest
 from vader_core.gradient import Drawn

@@ -11,12 +11,14 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vader_core.backbone import Backbone, Conditioning, Defaults, Text, TextCache
+from vader_core.backbone import Backbone, Defaults
+from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
-from vader_core.sampler import VariancePreserving
+from vader_core.schedule import VariancePreserving
+from vader_core.text import Text, TextCache
 from vader_core.weights import load_exactly, locate, parse_weights
 from vader_videocrafter.architecture import resolve_architecture
 from vader_videocrafter.attention import TransformerBlock
