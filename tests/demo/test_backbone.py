@@ -183,7 +183,7 @@ def test_feature_cache_reuses_what_the_inner_blocks_add():
 @torch.no_grad()
 def test_shortcuts_are_the_same_from_cuda_graphs():
     from vader_demo.backbone import DemoBackbone
-    from vader_demo.config import DemoConfig
+    from vader_demo.options import DemoConfig
 
     from vader_core.builtin.samplers.rectified_flow import RectifiedFlowEuler
     from vader_core.cuda_graphs import GraphedForward, eager

@@ -8,7 +8,7 @@ import pytest
 import torch
 from vader_modelscope.architecture import FULL, TINY
 from vader_modelscope.backbone import ModelScope
-from vader_modelscope.config import ModelScopeConfig
+from vader_modelscope.options import ModelScopeConfig
 
 from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError

@@ -10,8 +10,8 @@ import torch
 from click.testing import CliRunner
 from vader_modelscope.architecture import TINY
 from vader_modelscope.backbone import ModelScope
-from vader_modelscope.config import ModelScopeConfig
-from vader_modelscope.lora_files import DiffusersFormat, ListFormat, architecture_shapes
+from vader_modelscope.lora_format import DiffusersFormat, ListFormat, architecture_shapes
+from vader_modelscope.options import ModelScopeConfig
 
 from vader_core.adapters import find_adapter
 from vader_core.assembly import prepare

@@ -16,8 +16,8 @@ from goldens import golden_paths
 from safetensors.torch import load_file
 from vader_modelscope.architecture import FULL, TINY
 from vader_modelscope.backbone import ModelScope
-from vader_modelscope.config import ModelScopeConfig
-from vader_modelscope.lora_files import ListFormat, architecture_shapes
+from vader_modelscope.lora_format import ListFormat, architecture_shapes
+from vader_modelscope.options import ModelScopeConfig
 
 from vader_core.builtin.samplers.ddim import DDIM
 from vader_core.builtin.samplers.dpmpp import DPMSolver

@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 from vader_svd.architecture import NAMED, PARTS
 from vader_svd.backbone import GUIDANCE, SvdBackbone
 from vader_svd.checkpoint import tensor_file
-from vader_svd.config import SvdConfig
 from vader_svd.networks import build_autoencoder, build_unet
+from vader_svd.options import SvdConfig
 
 from vader_core import Geometry
 from vader_core.builtin.samplers.euler import Euler

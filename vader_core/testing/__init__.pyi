@@ -6,7 +6,7 @@ from .backbones import check_backbone as check_backbone
 from .conformance import Clause as Clause
 from .conformance import ConformanceError as ConformanceError
 from .conformance import Report as Report
-from .plugin import TinyConfig as TinyConfig
+from .options import TinyConfig as TinyConfig
 from .plugin import add_testing_plugin as add_testing_plugin
 from .prompt_sources import check_prompt_source as check_prompt_source
 from .prompt_sources import prompt_source_clauses as prompt_source_clauses

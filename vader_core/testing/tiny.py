@@ -24,7 +24,7 @@ from vader_core.prompts import Prompt, PromptSource, shuffled_index
 from vader_core.randomness import Randomness, derive_seed
 from vader_core.reward import ClipReward, FramesNeeded, ImageReward, clip
 from vader_core.schedule import RectifiedFlow, Schedule, VarianceExploding, VariancePreserving
-from vader_core.testing.plugin import TinyConfig
+from vader_core.testing.options import TinyConfig
 from vader_core.text import Text, TextCache
 from vader_core.weights import load_exactly, load_tensors, parse_weights
 

@@ -24,9 +24,9 @@ from vader_demo.architecture import resolve_architecture
 from vader_demo.autoencoder import DOWNSAMPLING, AutoEncoder
 from vader_demo.captions import UnknownWordError, tokenise
 from vader_demo.checkpoint import load_parts
-from vader_demo.config import DemoConfig
 from vader_demo.denoiser import Denoiser
 from vader_demo.flow import GUIDANCE_SCALE, NUM_STEPS, SHIFT
+from vader_demo.options import DemoConfig
 from vader_demo.text_encoder import TextEncoder
 from vader_demo.world import FRAMES, SIZE
 

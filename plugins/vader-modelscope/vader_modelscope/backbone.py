@@ -31,7 +31,7 @@ from vader_core.text import Text, TextCache
 from vader_core.weights import load_exactly, parse_weights
 from vader_modelscope.architecture import Part, find_architecture
 from vader_modelscope.checkpoint import TOKENIZER_FILES, CheckpointFiles, check_configuration, read_part
-from vader_modelscope.config import ModelScopeConfig
+from vader_modelscope.options import ModelScopeConfig
 from vader_modelscope.random_weights import fill_randomly
 from vader_modelscope.text_encoder import ClipTokenizer, HashedWords, Tokenizer, embed
 

@@ -30,7 +30,6 @@ from vader_opensora.architecture import resolve_architecture
 from vader_opensora.captions import Request, parse_request, prepare
 from vader_opensora.frame_masks import active_frames, parse_strategy, place
 from vader_opensora.options import OpenSoraOptions
-from vader_opensora.plugin import AUTOENCODER, DENOISER, TEXT_ENCODER
 from vader_opensora.precision import without_autocast
 from vader_opensora.references import read_reference
 from vader_opensora.resolutions import check_frames, frame_count, image_size
@@ -38,6 +37,7 @@ from vader_opensora.sampler import EDITED, FRAME_MASK, REFERENCE, STRICT_MASK
 from vader_opensora.stdit3 import STDiT3
 from vader_opensora.text_encoder import T5TextEncoder, WordVectors
 from vader_opensora.video_vae import VideoVAE
+from vader_opensora.weight_files import AUTOENCODER, DENOISER, TEXT_ENCODER
 
 #: Pixels along a side of one latent element.
 SPATIAL = 8

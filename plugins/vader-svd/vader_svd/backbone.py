@@ -26,7 +26,6 @@ from vader_core.weights import WeightSource, load_exactly, parse_weights
 from vader_svd.architecture import resolve_architecture
 from vader_svd.checkpoint import check_configs, locate_files, read_part
 from vader_svd.clip_image import clip_pixels
-from vader_svd.config import SvdConfig
 from vader_svd.networks import (
     build_autoencoder,
     build_image_encoder,
@@ -34,6 +33,7 @@ from vader_svd.networks import (
     randomised,
     recomputed_blocks,
 )
+from vader_svd.options import SvdConfig
 from vader_svd.picture import first_frame
 from vader_svd.reach import farthest_step, karras_sigmas
 from vader_svd.temporal_decode import chunks, decode_runs, windows

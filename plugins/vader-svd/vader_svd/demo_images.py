@@ -17,7 +17,7 @@ from PIL import Image
 
 from vader_core.files import replacing
 from vader_core.prompts import Prompt, PromptSource, shuffled_index
-from vader_svd.config import DemoImagesConfig
+from vader_svd.options import DemoImagesConfig
 
 Plane = NDArray[np.float64]
 Colour = tuple[float, float, float]

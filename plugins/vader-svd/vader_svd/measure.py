@@ -27,8 +27,8 @@ from vader_core.randomness import Randomness
 from vader_core.registry import load_registry
 from vader_svd.architecture import NAMED
 from vader_svd.backbone import SvdBackbone
-from vader_svd.config import DemoImagesConfig, SvdConfig
 from vader_svd.demo_images import HELD_OUT, DemoImages, render
+from vader_svd.options import DemoImagesConfig, SvdConfig
 from vader_svd.picture import as_tensor
 from vader_svd.reach import reach
 

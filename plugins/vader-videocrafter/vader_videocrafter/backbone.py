@@ -26,11 +26,11 @@ from vader_videocrafter.autoencoder import FrameCodec, build_autoencoder
 from vader_videocrafter.checkpoint import read_checkpoint
 from vader_videocrafter.materialise import empty_module, fill_randomly
 from vader_videocrafter.options import VideoCrafterOptions
-from vader_videocrafter.plugin import CHECKPOINT
 from vader_videocrafter.residual import ResidualBlock
 from vader_videocrafter.schedule import videocrafter_schedule
 from vader_videocrafter.text_encoder import build_text_model, encode_tokens, tokenize
 from vader_videocrafter.unet import VideoUNet
+from vader_videocrafter.weight_files import CHECKPOINT
 
 FULL_SIZE = (320, 512)
 """Height and width of the released model (`inference_t2v_512_v2.0.yaml`)."""

@@ -9,7 +9,7 @@ import torch
 from diffusers import UNetSpatioTemporalConditionModel
 from diffusers.loaders import PeftAdapterMixin
 from peft import PeftModel
-from vader_svd.lora_file import DiffusersLora
+from vader_svd.lora_format import DiffusersLora
 
 from vader_core import VaderError
 from vader_core.adapters import read_adapter

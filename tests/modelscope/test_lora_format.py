@@ -8,7 +8,7 @@ from diffusers.loaders.peft import PeftAdapterMixin
 from diffusers.models.unets.unet_3d_condition import UNet3DConditionModel
 from torch import nn
 from vader_modelscope.architecture import FULL, TINY
-from vader_modelscope.lora_files import (
+from vader_modelscope.lora_format import (
     DiffusersFormat,
     ListFormat,
     StableLoraFormat,
