@@ -31,9 +31,9 @@ from policy_gradient import PolicySettings, policy_gradient_step
 from vader_core.assembly import Assembly, prepare
 from vader_core.config import validated
 from vader_core.evaluation import evaluation_pairs
-from vader_core.lora import adapter_parameters
+from vader_core.lora.adapter import adapter_parameters
+from vader_core.method.step import reward_gradient_step
 from vader_core.randomness import Randomness
-from vader_core.step import reward_gradient_step
 from vader_core.validation import score_pairs
 
 REWARD = "demo_aesthetic"

@@ -10,20 +10,20 @@ import torch
 
 from vader_core.backbone import Backbone
 from vader_core.config import MonitorSection, Precision, RewardSection, RunConfig
-from vader_core.denoise import Sampling
 from vader_core.device import out_of_memory_named
 from vader_core.errors import VaderError
-from vader_core.frames import check_choice
 from vader_core.geometry import Geometry, GeometryRequest
-from vader_core.gradient import parse_gradient
-from vader_core.guidance import Guidance, format_scale, parse_scale
-from vader_core.lora import Attached, LoraSettings, attach_lora
-from vader_core.mixture import Mixture, Term
+from vader_core.lora.adapter import Attached, LoraSettings, attach_lora
+from vader_core.method.denoise import Sampling
+from vader_core.method.frames import check_choice
+from vader_core.method.gradient import parse_gradient
+from vader_core.method.guidance import Guidance, format_scale, parse_scale
+from vader_core.method.mixture import Mixture, Term
+from vader_core.method.settings import StepSettings
+from vader_core.method.shortcuts import Shortcuts, parse_interval
 from vader_core.prompts import Prompt, PromptSource
 from vader_core.registry import Registry
 from vader_core.reward import Reward
-from vader_core.shortcuts import Shortcuts, parse_interval
-from vader_core.step import StepSettings
 
 #: The share of the free memory that an estimate may take: it can be off by a tenth, and memory fragments.
 MARGIN = 0.8
@@ -91,7 +91,7 @@ class Assembly:
         if start is None:
             return attach_lora(self.backbone.denoiser, self.lora_settings())
         from vader_core.adapters import find_adapter
-        from vader_core.lora import attach_adapter
+        from vader_core.lora.adapter import attach_adapter
 
         return attach_adapter(self.backbone.denoiser, find_adapter(start, self.registry), what=start)
 

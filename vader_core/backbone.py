@@ -22,9 +22,9 @@ from vader_core.schedule import Schedule
 from vader_core.text import Text, TextCache
 
 if TYPE_CHECKING:
-    from vader_core.feature_cache import FeatureCache
-    from vader_core.folding import Folding
-    from vader_core.fp8 import Fp8
+    from vader_core.nn.feature_cache import FeatureCache
+    from vader_core.performance.fold_adapter import Folding
+    from vader_core.performance.fp8 import Fp8
 
 
 @dataclass(frozen=True)
@@ -274,7 +274,7 @@ class Backbone(ABC):
     def swappable_blocks(self) -> list[nn.Module]:
         """The denoiser's units of gradient checkpointing, whose weights may rest in CPU memory between uses.
 
-        None within another. By default those of :func:`vader_core.recompute.recompute_blocks`; a backbone
+        None within another. By default those of :func:`vader_core.nn.recompute.recompute_blocks`; a backbone
         that checkpoints by itself names its own.
         """
         return [module for module in self.denoiser.modules() if hasattr(module, "recompute_switch")]

@@ -15,11 +15,11 @@ from torch import Tensor
 from vader_core.assembly import Assembly
 from vader_core.device import GIB, peak_gib, reset_peak
 from vader_core.loading import load_parts
-from vader_core.lora import adapter_off, adapter_parameters
-from vader_core.mixture import FrameChoice, Mixture, MixtureOutput
+from vader_core.lora.adapter import adapter_off, adapter_parameters
+from vader_core.method.mixture import FrameChoice, Mixture, MixtureOutput
+from vader_core.method.step import Kept, StepResult, reward_gradient_step
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
-from vader_core.step import Kept, StepResult, reward_gradient_step
 from vader_core.trainer import make_optimizer
 
 PHASES = (

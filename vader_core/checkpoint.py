@@ -15,8 +15,8 @@ import torch
 
 from vader_core.errors import MachineError, VaderError
 from vader_core.files import sha256_of
-from vader_core.lora import load_adapter, save_adapter
-from vader_core.lora_formats import Adapter
+from vader_core.lora.adapter import load_adapter, save_adapter
+from vader_core.lora.formats import Adapter
 from vader_core.weights import load_tensors
 
 CHECKSUMS = "checksums.json"

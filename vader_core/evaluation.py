@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vader_core.assembly import Assembly
-from vader_core.lora import adapter_off, lora_scale
+from vader_core.lora.adapter import adapter_off, lora_scale
 from vader_core.randomness import derive_seed
 from vader_core.validation import Pair, make_pairs, score_pairs
 

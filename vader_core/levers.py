@@ -10,15 +10,15 @@ import torch
 from torch import nn
 
 from vader_core.errors import MissingDependencyError, VaderError
-from vader_core.kernels import Switch
-from vader_core.lora import lora_layers
-from vader_core.lora_layers import ADAPTER
+from vader_core.lora.adapter import lora_layers
+from vader_core.lora.layers import ADAPTER
+from vader_core.nn.functional import Switch
 
 if TYPE_CHECKING:
     from vader_core.assembly import Assembly
     from vader_core.backbone import Backbone
     from vader_core.config import TrainerSection
-    from vader_core.offload import Offload
+    from vader_core.performance.offload import Offload
 
 
 def check_levers(assembly: Assembly) -> None:
@@ -81,16 +81,16 @@ def pull_levers(assembly: Assembly, offload: Offload | None = None) -> None:
     if trainer.swap_blocks:
         _swap(backbone, trainer.swap_blocks, assembly.device)
     if trainer.offload_activations:
-        from vader_core.activations import OffloadedActivations
+        from vader_core.performance.offload_activations import OffloadedActivations
 
         moved = OffloadedActivations(denoiser, assembly.device)
         backbone.predict = moved.around(backbone.predict)  # type: ignore[method-assign]
     if trainer.fold_adapter:
-        from vader_core.folding import Folding
+        from vader_core.performance.fold_adapter import Folding
 
         backbone.folding = Folding(denoiser)
     if trainer.fp8:
-        from vader_core.fp8 import Fp8
+        from vader_core.performance.fp8 import Fp8
 
         backbone.fp8 = Fp8(denoiser, backbone.folding)
         if not backbone.fp8.layers:
@@ -98,12 +98,12 @@ def pull_levers(assembly: Assembly, offload: Offload | None = None) -> None:
                 f"trainer.fp8: backbone {backbone.name!r} has no linear layer wide enough; leave it out"
             )
     if trainer.feature_cache > 1:
-        from vader_core.feature_cache import FeatureCache
+        from vader_core.nn.feature_cache import FeatureCache
 
         backbone.feature_cache = FeatureCache()
         denoiser.feature_cache = backbone.feature_cache  # type: ignore[assignment]
     if trainer.cuda_graphs:
-        from vader_core.cuda_graphs import GraphedForward
+        from vader_core.performance.cuda_graphs import GraphedForward
 
         torch.backends.cudnn.benchmark = True
         GraphedForward(denoiser, lambda: _denoiser_state(backbone))
@@ -134,7 +134,7 @@ def _check_swap(trainer: TrainerSection) -> None:
 
 
 def _swap(backbone: Backbone, count: int, device: torch.device) -> None:
-    from vader_core.swapping import SwappedBlocks
+    from vader_core.performance.swap_blocks import SwappedBlocks
 
     blocks = backbone.swappable_blocks()
     if count > len(blocks):
@@ -157,7 +157,7 @@ def _channels_last(module: nn.Module) -> None:
 
 
 def _check_fp8(assembly: Assembly) -> None:
-    from vader_core.fp8 import CAPABILITY
+    from vader_core.performance.fp8 import CAPABILITY
 
     if assembly.config.trainer.precision != "bf16":
         raise VaderError(

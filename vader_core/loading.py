@@ -24,7 +24,7 @@ def load_parts(assembly: Assembly, encode: Callable[[], None]) -> None:
     check_levers(assembly)
     offload = None
     if assembly.config.trainer.offload:
-        from vader_core.offload import Offload
+        from vader_core.performance.offload import Offload
 
         offload = Offload(assembly.device)
         assembly.load_rewards(then=offload.reward)

@@ -287,8 +287,8 @@ def _nothing(*_: Any, **__: Any) -> None: ...
 
 
 _REPLACED: dict[str, Any] = {
-    "vader_core.kernels.Switch.find": _without_launches,
-    "vader_core.kernels.Switch.on": True,
+    "vader_core.nn.functional.Switch.find": _without_launches,
+    "vader_core.nn.functional.Switch.on": True,
     "torch.nn.functional.scaled_dot_product_attention": _attention,
     "torch.nn.Module._apply": _apply,
     "torch.Tensor.backward": walk_backward,

@@ -22,11 +22,11 @@ from vader_core.config import RunConfig, TrainerSection
 from vader_core.device import out_of_memory_named, peak_gib, reset_peak
 from vader_core.errors import MissingDependencyError, VaderError
 from vader_core.evaluation import as_json, evaluate
-from vader_core.lora import adapter_dropout, adapter_of, adapter_off, adapter_parameters
-from vader_core.lora_formats import Adapter
+from vader_core.lora.adapter import adapter_dropout, adapter_of, adapter_off, adapter_parameters
+from vader_core.lora.formats import Adapter
+from vader_core.method.step import Kept, StepResult, reward_gradient_step
 from vader_core.randomness import Randomness, derive_seed
 from vader_core.run import Run
-from vader_core.step import Kept, StepResult, reward_gradient_step
 from vader_core.tracking import Listener, Silence, flattened
 from vader_core.validation import score_pairs, validation_pairs, write_samples
 from vader_core.watch import Verdict, Watch, statistics
@@ -439,7 +439,7 @@ class Trainer:
         Raises:
             VaderError: It was made with another adapter or optimizer.
         """
-        from vader_core.lora import set_adapter
+        from vader_core.lora.adapter import set_adapter
 
         self.step = checkpoint.step
         position = checkpoint.position

@@ -17,7 +17,7 @@ from vader_core.errors import VaderError
 from vader_core.evaluation import evaluation_pairs
 from vader_core.levers import check_levers
 from vader_core.loading import load_parts
-from vader_core.lora import attach_lora
+from vader_core.lora.adapter import attach_lora
 from vader_core.registry import Registry
 from vader_core.run import Run
 from vader_core.tracking import Listener, Silence

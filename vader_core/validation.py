@@ -12,13 +12,13 @@ from torch import Tensor
 
 from vader_core.assembly import Assembly
 from vader_core.conditioning import Conditioning
-from vader_core.denoise import Rollout
 from vader_core.device import out_of_memory_named
-from vader_core.lora import adapter_off
-from vader_core.mixture import Mixture
+from vader_core.lora.adapter import adapter_off
+from vader_core.method.denoise import Rollout
+from vader_core.method.mixture import Mixture
+from vader_core.method.segments import sample_video
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
-from vader_core.step import sample_video
 
 
 @dataclass(frozen=True)

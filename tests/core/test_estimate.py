@@ -24,8 +24,8 @@ from vader_core.config import RunConfig, validated
 from vader_core.device import GIB
 from vader_core.estimate import WORKSPACE, estimate, memory_facts
 from vader_core.graph_walk import UsedOnce, walk_backward
+from vader_core.nn.recompute import RecomputeSwitch, recompute_blocks
 from vader_core.paper_device import GRAIN, Ledger, on_paper
-from vader_core.recompute import RecomputeSwitch, recompute_blocks
 from vader_core.registry import Registry
 from vader_core.weights import with_random_weights
 

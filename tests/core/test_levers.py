@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vader_core.fused import fuse_norms, swap_forward
-from vader_core.lora import LoraSettings, adapter_off, adapter_parameters, attach_lora
-from vader_core.offload import Resting
+from vader_core.lora.adapter import LoraSettings, adapter_off, adapter_parameters, attach_lora
+from vader_core.nn.fused import fuse_norms, swap_forward
+from vader_core.performance.offload import Resting
 
 
 class _Net(nn.Module):
@@ -71,7 +71,7 @@ def test_lora_after_no_grad_under_autocast_still_learns(net: _Net) -> None:
 
 
 def test_folding_is_exact_in_float64_and_undone_bit_for_bit(net: _Net) -> None:
-    from vader_core.folding import Folding
+    from vader_core.performance.fold_adapter import Folding
 
     _adapted(net, 0.3)
     before = {name: value.clone() for name, value in net.state_dict().items()}
@@ -86,7 +86,7 @@ def test_folding_is_exact_in_float64_and_undone_bit_for_bit(net: _Net) -> None:
 
 
 def test_folding_leaves_a_switched_off_adapter_off(net: _Net) -> None:
-    from vader_core.folding import Folding
+    from vader_core.performance.fold_adapter import Folding
 
     _adapted(net, 0.3)
     folding = Folding(net)
@@ -152,8 +152,8 @@ def test_offload_refuses_what_it_cannot_stage(vader: Callable[..., int], capsys:
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("recomputing", [False, True])
 def test_offloaded_activations_change_no_bit(recomputing: bool, device: str) -> None:
-    from vader_core.activations import OffloadedActivations
-    from vader_core.recompute import RecomputeSwitch, recompute_blocks
+    from vader_core.nn.recompute import RecomputeSwitch, recompute_blocks
+    from vader_core.performance.offload_activations import OffloadedActivations
 
     gradients, values = [], []
     for moving in (False, True):
@@ -204,8 +204,8 @@ class _Branch(nn.Module):
 def test_swapped_blocks_change_no_bit(own_checkpoint: bool, device: str) -> None:
     from torch.utils.checkpoint import checkpoint
 
-    from vader_core.recompute import RecomputeSwitch, recompute_blocks
-    from vader_core.swapping import SwappedBlocks
+    from vader_core.nn.recompute import RecomputeSwitch, recompute_blocks
+    from vader_core.performance.swap_blocks import SwappedBlocks
 
     found = []
     for swapping in (False, True):

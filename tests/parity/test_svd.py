@@ -27,9 +27,9 @@ from vader_svd.options import SvdConfig
 from vader_core import Geometry
 from vader_core.builtin.samplers.euler import Euler
 from vader_core.conditioning import Conditioning
-from vader_core.denoise import Sampling, denoise
-from vader_core.gradient import NO_GRADIENT, Drawn
-from vader_core.guidance import Guidance
+from vader_core.method.denoise import Sampling, denoise
+from vader_core.method.gradient import NO_GRADIENT, Drawn
+from vader_core.method.guidance import Guidance
 from vader_core.randomness import Randomness
 
 pytestmark = pytest.mark.golden

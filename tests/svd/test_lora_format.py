@@ -13,8 +13,8 @@ from vader_svd.lora_format import DiffusersLora
 
 from vader_core import VaderError
 from vader_core.adapters import read_adapter
-from vader_core.lora import LoraSettings, adapter_of, adapter_parameters, attach_lora, save_adapter
-from vader_core.lora_formats import Adapter
+from vader_core.lora.adapter import LoraSettings, adapter_of, adapter_parameters, attach_lora, save_adapter
+from vader_core.lora.formats import Adapter
 from vader_core.registry import load_registry
 from vader_core.weights import save_tensors
 
@@ -76,7 +76,7 @@ def test_the_file_is_recognised_and_read_back(tuned, tmp_path):
     DiffusersLora().write(adapter_of(unet), path)
     adapter = read_adapter(path, load_registry())
     assert (adapter.rank, adapter.alpha) == (3, 3.0)
-    from vader_core.lora import attach_adapter
+    from vader_core.lora.adapter import attach_adapter
 
     again = copy.deepcopy(base)
     attach_adapter(again, adapter, what="the file")

@@ -17,7 +17,7 @@ from vader_core.adapters import find_adapter
 from vader_core.assembly import prepare
 from vader_core.cli.sample import command as sample_command
 from vader_core.config import validated
-from vader_core.lora import (
+from vader_core.lora.adapter import (
     LoraSettings,
     adapter_of,
     adapter_parameters,
@@ -25,10 +25,10 @@ from vader_core.lora import (
     attach_lora,
     set_adapter,
 )
-from vader_core.lora_formats import Adapter
+from vader_core.lora.formats import Adapter
+from vader_core.method.step import reward_gradient_step
 from vader_core.randomness import Randomness
 from vader_core.registry import load_registry
-from vader_core.step import reward_gradient_step
 from vader_core.testing.plugin import add_testing_plugin
 from vader_core.text import TextCache
 from vader_core.training import Request, dry_run, train

@@ -52,7 +52,7 @@ def evaluate_command(flags: dict[str, Any], registry: Registry) -> None:
     from vader_core.adapters import find_adapter
     from vader_core.assembly import prepare
     from vader_core.evaluation import as_json, evaluate
-    from vader_core.lora import attach_adapter
+    from vader_core.lora.adapter import attach_adapter
 
     adapter = find_adapter(lora, registry)
     assembly = prepare(config, registry)

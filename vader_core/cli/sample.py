@@ -66,7 +66,7 @@ def sample_command(flags: dict[str, Any], registry: Registry) -> None:
 
     from vader_core.adapters import find_adapter
     from vader_core.assembly import choose_device, make_backbone, prepare
-    from vader_core.lora import attach_adapter, lora_scale
+    from vader_core.lora.adapter import attach_adapter, lora_scale
     from vader_core.validation import make_pairs, score_pairs, write_samples
 
     if not asked_frames:

@@ -72,8 +72,8 @@ def scores(flags: dict[str, Any], registry: Registry) -> dict[str, Any]:
 
     import torch
 
-    from vader_core.frames import check_choice
-    from vader_core.mixture import Mixture, Term
+    from vader_core.method.frames import check_choice
+    from vader_core.method.mixture import Mixture, Term
     from vader_core.prompts import Prompt
     from vader_core.randomness import Randomness
     from vader_core.video import read_video

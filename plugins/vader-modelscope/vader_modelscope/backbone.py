@@ -20,12 +20,12 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from vader_core.backbone import Backbone, Defaults
 from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
-from vader_core.fused_diffusers import fuse_decoder, fuse_denoiser
 from vader_core.geometry import Geometry
 from vader_core.nn.build import frozen
+from vader_core.nn.fused_diffusers import fuse_decoder, fuse_denoiser
+from vader_core.nn.recompute import RecomputeSwitch, recompute_blocks
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
-from vader_core.recompute import RecomputeSwitch, recompute_blocks
 from vader_core.schedule import VariancePreserving
 from vader_core.text import Text, TextCache
 from vader_core.weights import load_exactly, parse_weights

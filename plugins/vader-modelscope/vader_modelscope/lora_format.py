@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from vader_core.errors import VaderError
 from vader_core.files import replacing
-from vader_core.lora_formats import Adapter, LoraFormat
+from vader_core.lora.formats import Adapter, LoraFormat
 from vader_core.weights import load_tensors, save_tensors
 from vader_modelscope.architecture import FULL, Architecture
 

@@ -19,9 +19,9 @@ from vader_core.backbone import Backbone, Defaults
 from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
+from vader_core.nn.recompute import RecomputeSwitch
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
-from vader_core.recompute import RecomputeSwitch
 from vader_core.schedule import RectifiedFlow, Schedule
 from vader_core.text import Text, TextCache
 from vader_core.weights import WeightFile, WeightSource, locate, parse_weights

@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from vader_core.errors import VaderError
-from vader_core.lora_formats import Adapter, LoraFormat
+from vader_core.lora.formats import Adapter, LoraFormat
 from vader_core.weights import load_tensors, save_tensors
 
 _KEY = re.compile(r"(unet\.)?(?P<name>(down_blocks|mid_block|up_blocks)\.[\w.]+\.lora_[AB]\.weight)")

@@ -17,12 +17,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vader_core.denoise import Sampling, denoise
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
-from vader_core.gradient import parse_gradient
-from vader_core.guidance import Guidance
-from vader_core.lora import LoraSettings, adapter_parameters, attach_lora
+from vader_core.lora.adapter import LoraSettings, adapter_parameters, attach_lora
+from vader_core.method.denoise import Sampling, denoise
+from vader_core.method.gradient import parse_gradient
+from vader_core.method.guidance import Guidance
 from vader_core.randomness import Randomness
 from vader_core.registry import load_registry
 from vader_svd.architecture import NAMED

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vader_core.errors import VaderError
 from vader_core.files import replacing
-from vader_core.lora_formats import Adapter, LoraFormat
+from vader_core.lora.formats import Adapter, LoraFormat
 from vader_core.weights import load_tensors
 
 PREFIX = "base_model.model.model.diffusion_model."

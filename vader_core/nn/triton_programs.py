@@ -1,4 +1,4 @@
-"""The Triton programs behind :mod:`vader_core.kernels`, launched by :mod:`vader_core.launches`."""
+"""The Triton programs behind :mod:`vader_core.nn.functional`, launched by :mod:`vader_core.nn.launches`."""
 
 # ruff: noqa: ANN001, ANN201, ANN202, D103, N803, PLR0913 - Triton's own spelling: constants in capitals, pointers without types
 

@@ -4,80 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from vader_core.backbone import Backbone
 from vader_core.conditioning import Conditioning
-from vader_core.denoise import Rollout, Sampling, base_distance, denoise
 from vader_core.errors import VaderError
-from vader_core.geometry import Geometry
-from vader_core.gradient import NO_GRADIENT, Drawn, GradientChoice, Last
-from vader_core.mixture import FrameChoice, Mixture, MixtureOutput
-from vader_core.offload import Offload
+from vader_core.method.denoise import base_distance, denoise
+from vader_core.method.gradient import NO_GRADIENT, Drawn
+from vader_core.method.mixture import FrameChoice, Mixture, MixtureOutput
+from vader_core.method.segments import rollout_video
+from vader_core.method.settings import StepSettings
+from vader_core.performance.offload import Offload
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
-from vader_core.shortcuts import WHOLE, Shortcuts
 from vader_core.text import Text
-
-
-@dataclass(frozen=True)
-class StepSettings:
-    """What a step does, beside the model and the rewards.
-
-    Args:
-        geometry: Of one segment.
-        sampling: Sampler, plan and guidance.
-        gradient: Where the gradient flows.
-        detach_input: Detach the latents that a differentiated prediction is given (DRTune).
-        reward_frames: The frame choice, in the words of ``--reward-frames``.
-        segments: Long video: how many segments, each continuing from the last frame of the one before.
-        gradient_segments: Which of them carry a graph; ``None`` is the last.
-        carry_gradient: Let the graph run through the frame that joins two segments.
-        low_variance: 0 is off; n re-noises the clean latents n times and differentiates n last steps
-            (DRaFT-LV).
-        base_weight: Weight of the squared distance to the base prediction at the differentiated steps.
-        checkpointing: Recompute activations of the differentiated steps in the backward pass.
-        offload: What rests on the CPU; the backward pass then goes in stages.
-        shortcuts: What the no-graph steps leave out.
-    """
-
-    geometry: Geometry
-    sampling: Sampling
-    gradient: GradientChoice = field(default_factory=Last)
-    detach_input: bool = False
-    reward_frames: str = "random"
-    segments: int = 1
-    gradient_segments: tuple[int, ...] | None = None
-    carry_gradient: bool = False
-    low_variance: int = 0
-    base_weight: float = 0.0
-    checkpointing: bool = False
-    offload: Offload | None = None
-    shortcuts: Shortcuts = WHOLE
-
-    @property
-    def joined_frames(self) -> int:
-        """Frames of the joined video: the repeated boundary frame of each later segment is dropped."""
-        return self.geometry.num_frames + (self.segments - 1) * (self.geometry.num_frames - 1)
-
-    @property
-    def gradient_frames(self) -> tuple[int, ...]:
-        """Frames of the joined video that lie in a segment with a graph."""
-        length = self.geometry.num_frames - 1
-        return tuple(
-            index
-            for index in range(self.joined_frames)
-            if self.carries_gradient(max(0, (index - 1) // length) if length else 0)
-        )
-
-    def carries_gradient(self, segment: int) -> bool:
-        """Whether that segment's rollout has a graph."""
-        chosen = (self.segments - 1,) if self.gradient_segments is None else self.gradient_segments
-        return segment in chosen
 
 
 @dataclass(frozen=True)
@@ -169,7 +112,7 @@ def reward_gradient_step(  # noqa: PLR0913 - the parts of a step
             return _staged_step(
                 backbone, rewards, prompts, text, settings, settings.offload, frames, rng, backward
             )
-        video, rollout, conditioning, drawn = _rollout_video(backbone, prompts, text, settings, frames, rng)
+        video, rollout, conditioning, drawn = rollout_video(backbone, prompts, text, settings, frames, rng)
         output = rewards(video, frames, prompts, rng)
         loss = output.loss.mean()
         distance = None
@@ -188,68 +131,6 @@ def reward_gradient_step(  # noqa: PLR0913 - the parts of a step
         reward_queries=len(prompts),
         kept=Kept(rollout.latents.detach(), conditioning),
     )
-
-
-def _rollout_video(
-    backbone: Backbone,
-    prompts: Sequence[Prompt],
-    text: Text,
-    settings: StepSettings,
-    frames: FrameChoice,
-    rng: Randomness,
-) -> tuple[Tensor, Rollout, Conditioning, Drawn]:
-    """Sample every segment and decode the frames that the rewards need, joined in order."""
-    geometry = settings.geometry
-    pieces: list[Tensor] = []
-    image: Tensor | None = None
-    for segment in range(settings.segments):
-        own = rng if settings.segments == 1 else rng.within("segment", segment)
-        drawn = NO_GRADIENT
-        if settings.carries_gradient(segment):
-            chosen = settings.gradient.draw(settings.sampling.plan.num_steps, own)
-            drawn = Drawn(chosen.steps, chosen.ends_at, settings.detach_input)
-        graph = bool(drawn.steps) or (image is not None and image.requires_grad)
-        with torch.set_grad_enabled(graph), backbone.checkpointing(settings.checkpointing):
-            conditioning = backbone.condition(text, prompts, geometry, own, image=image)
-            noise = backbone.initial_noise(len(prompts), geometry, own)
-            rollout = denoise(
-                backbone, settings.sampling, noise, conditioning, drawn, own, settings.shortcuts
-            )
-            wanted = _local_frames(frames.union, segment, geometry.num_frames)
-            boundary = segment + 1 < settings.segments
-            decoded = _decode(backbone, rollout.latents, geometry, wanted, boundary)
-        if wanted:
-            pieces.append(decoded[:, : len(wanted)])
-        if boundary:
-            image = decoded[:, -1].clamp(0, 1)
-            image = image if settings.carry_gradient else image.detach()
-    return torch.cat(pieces, dim=1), rollout, conditioning, drawn
-
-
-def _local_frames(union: Sequence[int], segment: int, num_frames: int) -> list[int]:
-    """The frames of one segment among ``union``, as its own indices.
-
-    >>> _local_frames((0, 3, 4, 6), 1, 4)
-    [1, 3]
-    """
-    if segment == 0:
-        return [index for index in union if index < num_frames]
-    start = segment * (num_frames - 1)
-    return [index - start for index in union if 0 < index - start < num_frames]
-
-
-def _decode(
-    backbone: Backbone, latents: Tensor, geometry: Geometry, wanted: list[int], boundary: bool
-) -> Tensor:
-    """The wanted frames, and the last one behind them where the next segment starts from it."""
-    last = geometry.num_frames - 1
-    asked = [*wanted, last] if boundary and last not in wanted else wanted
-    if not asked:
-        return latents.new_zeros(len(latents), 0, 3, *backbone.video_size(geometry))
-    if torch.is_grad_enabled():
-        return backbone.decode(latents, geometry, asked)
-    # Samples do not see each other, and whole videos are much for a decoder: one at a time.
-    return torch.cat([backbone.decode(part, geometry, asked) for part in latents.split(1)])
 
 
 def _staged_step(  # noqa: PLR0913 - the parts of a step
@@ -366,30 +247,3 @@ def _renoised_steps(  # noqa: PLR0913 - the step's own arguments, with what it h
         reward_queries=len(prompts) * count,
         kept=kept,
     )
-
-
-@torch.no_grad()
-def sample_video(
-    backbone: Backbone,
-    prompts: Sequence[Prompt],
-    settings: StepSettings,
-    rng: Randomness,
-    *,
-    autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
-) -> tuple[Float[Tensor, "b f 3 H W"], Rollout, Conditioning]:
-    """Whole videos without a graph: every frame of every segment, in float32, not clamped.
-
-    Returns:
-        The joined video, and the last segment's rollout and conditioning.
-    """
-    everything = FrameChoice(tuple(range(settings.joined_frames)), ())
-    plain = StepSettings(
-        geometry=settings.geometry,
-        sampling=settings.sampling,
-        segments=settings.segments,
-        gradient_segments=(),
-    )
-    with autocast():
-        text = backbone.encode_text(prompts)
-        video, rollout, conditioning, _ = _rollout_video(backbone, prompts, text, plain, everything, rng)
-    return (video if video.dtype == torch.float64 else video.float()), rollout, conditioning

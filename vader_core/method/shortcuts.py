@@ -11,7 +11,7 @@ from torch import Tensor
 from vader_core.backbone import Backbone
 from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
-from vader_core.guidance import Guidance
+from vader_core.method.guidance import Guidance
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Shortcuts:
         guidance_cache: The difference of the two branches is worked out at every k-th step and reused in
             between (FasterCache, arXiv 2410.19355, without its filter); 1 works it out at each.
         feature_cache: The denoiser's deep part runs at every k-th step, and what it gave is reused in between
-            (:class:`vader_core.feature_cache.FeatureCache`); 1 runs it at each.
-        fp8: Wide linear layers multiply in float8 (:class:`vader_core.fp8.Fp8`).
+            (:class:`vader_core.nn.feature_cache.FeatureCache`); 1 runs it at each.
+        fp8: Wide linear layers multiply in float8 (:class:`vader_core.performance.fp8.Fp8`).
     """
 
     guidance_interval: tuple[int, int] | None = None

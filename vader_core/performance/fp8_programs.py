@@ -1,4 +1,4 @@
-"""The Triton program that writes rows in float8; :mod:`vader_core.fp8` decides when."""
+"""The Triton program that writes rows in float8; :mod:`vader_core.performance.fp8` decides when."""
 
 # ruff: noqa: ANN001, ANN201, D103, N803 - Triton's own spelling: constants in capitals, pointers without types
 
@@ -24,7 +24,7 @@ def scale_and_round(x, out, scales, width, LARGEST: tl.constexpr, TINIEST: tl.co
 
 def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """One pass over contiguous rows [n, k]: float8 [n, k] and the scales, float32 [n, 1]."""
-    from vader_core.fp8 import FLOAT8, LARGEST, TINIEST
+    from vader_core.performance.fp8 import FLOAT8, LARGEST, TINIEST
 
     rows, width = x.shape
     out = torch.empty(rows, width, device=x.device, dtype=FLOAT8)

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from vader_core.backbone import Backbone
 from vader_core.conditioning import Conditioning
-from vader_core.gradient import Drawn
-from vader_core.guidance import Guidance
+from vader_core.method.gradient import Drawn
+from vader_core.method.guidance import Guidance
+from vader_core.method.shortcuts import WHOLE, Shortcuts, ShortPredictions
 from vader_core.randomness import Randomness
 from vader_core.sampler import Plan, Sampler, State
-from vader_core.shortcuts import WHOLE, Shortcuts, ShortPredictions
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Launches of the Triton programs, with their gradients; :mod:`vader_core.kernels` decides when.
+"""Launches of the Triton programs, with their gradients; :mod:`vader_core.nn.functional` decides when.
 
 Every gradient is that of the activations alone: weights are frozen. Second derivatives do not exist.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from vader_core import triton_programs as programs
+from vader_core.nn import triton_programs as programs
 
 #: Numbers that one program holds at a time, and the most partial sums of a sample.
 TILE = 4096

@@ -27,8 +27,8 @@ from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vader_core import kernels
-from vader_core.fused import fuse_norms, swap_forward
+from vader_core.nn import functional as kernels
+from vader_core.nn.fused import fuse_norms, swap_forward
 
 _BLOCKS = (BasicTransformerBlock, TemporalBasicTransformerBlock)
 _ATTENTION_NORMS = ("spatial_norm", "group_norm", "norm_cross", "norm_q", "norm_k")

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vader_core.lora import lora_layers
-from vader_core.lora_layers import ADAPTER
+from vader_core.lora.adapter import lora_layers
+from vader_core.lora.layers import ADAPTER
 
 
 class Folding:

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from vader_core import kernels
+from vader_core.nn import functional as kernels
 
 
 @cache

@@ -43,7 +43,7 @@ class Switch:
 
 
 def _launches() -> Any:
-    return Switch.find("vader_core.launches")
+    return Switch.find("vader_core.nn.launches")
 
 
 def _usable(x: Tensor, *weights: Tensor | None) -> bool:

@@ -22,12 +22,11 @@ class _Short:
     """A forward pass without peft's detours.
 
     Peft widens the input to the adapter's float32 before every LoRA product, and under autocast it is
-    narrowed
-    again. Here the small matrices are cast instead, explicitly: autocast's own cache of casts may have
-    been filled where no graph was recorded.
+    narrowed again. Here the small matrices are cast instead, explicitly: autocast's own cache of casts may
+    have been filled where no graph was recorded.
     """
 
-    #: Whether the base weight holds the adapter's share at the moment (``vader_core.folding``).
+    #: Whether the base weight holds the adapter's share now (``vader_core.performance.fold_adapter``).
     folded = False
 
     def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from vader_core.kernels import Switch
+from vader_core.nn.functional import Switch
 
 if TYPE_CHECKING:
-    from vader_core.folding import Folding
+    from vader_core.performance.fold_adapter import Folding
 
 FLOAT8 = torch.float8_e4m3fn
 #: The largest number of e4m3.
@@ -44,7 +44,7 @@ def quantised(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _programs() -> Any:
-    return Switch.find("vader_core.fp8_programs")
+    return Switch.find("vader_core.performance.fp8_programs")
 
 
 class Fp8:

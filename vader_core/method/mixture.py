@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vader_core.frames import choose_frames
+from vader_core.method.frames import choose_frames
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.reward import Reward
