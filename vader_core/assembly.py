@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import torch
 
 from vader_core.backbone import Backbone
-from vader_core.config import MonitorSection, Precision, RewardSection, RunConfig
 from vader_core.device import out_of_memory_named
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
@@ -24,6 +23,7 @@ from vader_core.method.shortcuts import Shortcuts, parse_interval
 from vader_core.prompts import Prompt, PromptSource
 from vader_core.registry import Registry
 from vader_core.reward import Reward
+from vader_core.run.config import MonitorSection, Precision, RewardSection, RunConfig
 
 #: The share of the free memory that an estimate may take: it can be off by a tenth, and memory fragments.
 MARGIN = 0.8
@@ -90,8 +90,8 @@ class Assembly:
         start = self.config.lora.start
         if start is None:
             return attach_lora(self.backbone.denoiser, self.lora_settings())
-        from vader_core.adapters import find_adapter
         from vader_core.lora.adapter import attach_adapter
+        from vader_core.run.adapters import find_adapter
 
         return attach_adapter(self.backbone.denoiser, find_adapter(start, self.registry), what=start)
 

@@ -15,16 +15,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vader_core.assembly import Assembly, prepare
 from vader_core.benchmark import PHASES, Bench, Stopwatch, load, timed_parts
-from vader_core.config import RunConfig
 from vader_core.device import GIB, free_gib
+from vader_core.evaluation.validation import score_pairs, validation_pairs
 from vader_core.method.gradient import Last, RandomCut, Refl, Steps
 from vader_core.method.settings import StepSettings
 from vader_core.paper_device import Ledger, PaperDevice, on_paper
 from vader_core.performance.offload import modules_of
 from vader_core.randomness import Randomness
 from vader_core.registry import Kind, Registry
+from vader_core.run.config import RunConfig
 from vader_core.text import TextCache
-from vader_core.validation import score_pairs, validation_pairs
 from vader_core.weights import with_random_weights
 
 #: What no tensor shows: the workspaces of cuBLAS and cuBLASLt, 32 MiB each on Hopper, for the thread that

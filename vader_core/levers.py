@@ -17,8 +17,8 @@ from vader_core.nn.functional import Switch
 if TYPE_CHECKING:
     from vader_core.assembly import Assembly
     from vader_core.backbone import Backbone
-    from vader_core.config import TrainerSection
     from vader_core.performance.offload import Offload
+    from vader_core.run.config import TrainerSection
 
 
 def check_levers(assembly: Assembly) -> None:

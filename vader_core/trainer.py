@@ -17,19 +17,19 @@ from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
 from vader_core.assembly import Assembly
-from vader_core.checkpoint import Checkpoint, keep_best, prune, write_checkpoint
-from vader_core.config import RunConfig, TrainerSection
 from vader_core.device import out_of_memory_named, peak_gib, reset_peak
 from vader_core.errors import MissingDependencyError, VaderError
-from vader_core.evaluation import as_json, evaluate
+from vader_core.evaluation.comparison import as_json, evaluate
+from vader_core.evaluation.validation import score_pairs, validation_pairs, write_samples
+from vader_core.evaluation.watch import Verdict, Watch, statistics
 from vader_core.lora.adapter import adapter_dropout, adapter_of, adapter_off, adapter_parameters
 from vader_core.lora.formats import Adapter
 from vader_core.method.step import Kept, StepResult, reward_gradient_step
 from vader_core.randomness import Randomness, derive_seed
-from vader_core.run import Run
-from vader_core.tracking import Listener, Silence, flattened
-from vader_core.validation import score_pairs, validation_pairs, write_samples
-from vader_core.watch import Verdict, Watch, statistics
+from vader_core.run.checkpoint import Checkpoint, keep_best, prune, write_checkpoint
+from vader_core.run.config import RunConfig, TrainerSection
+from vader_core.run.directory import Run
+from vader_core.run.tracking import Listener, Silence, flattened
 
 #: An alarm under ``guard: adapt`` goes back to the best adapter and multiplies the learning rate by this.
 ADAPT_FACTOR = 0.5

@@ -10,19 +10,20 @@ from typing import Any
 import torch
 
 from vader_core.assembly import Assembly, prepare
-from vader_core.checkpoint import newest_whole, read_checkpoint
-from vader_core.config import RunConfig, changes
 from vader_core.device import GIB
 from vader_core.errors import VaderError
-from vader_core.evaluation import evaluation_pairs
+from vader_core.evaluation.comparison import evaluation_pairs
+from vader_core.evaluation.validation import validation_pairs
 from vader_core.levers import check_levers
 from vader_core.loading import load_parts
 from vader_core.lora.adapter import attach_lora
 from vader_core.registry import Registry
-from vader_core.run import Run
-from vader_core.tracking import Listener, Silence
+from vader_core.run.checkpoint import newest_whole, read_checkpoint
+from vader_core.run.config import RunConfig
+from vader_core.run.directory import Run
+from vader_core.run.layers import changes
+from vader_core.run.tracking import Listener, Silence
 from vader_core.trainer import Trainer, make_accelerator
-from vader_core.validation import validation_pairs
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,7 @@ def _open(request: Request, config: RunConfig, listener: Listener) -> Run:
                 "Leave the changes out, or give --allow-changes"
             )
         if different:
-            from vader_core.config import to_yaml
+            from vader_core.run.layers import to_yaml
 
             listener.say("continuing with changes: " + "; ".join(different))
             run.write("config.yaml", to_yaml(config))

@@ -276,9 +276,9 @@ def test_an_8_bit_optimizer_that_is_not_installed_is_said_at_once(
 )
 def test_swapping_refuses_what_needs_the_weights(registry: Any, other: dict[str, Any], said: str) -> None:
     from vader_core.assembly import prepare
-    from vader_core.config import validated
     from vader_core.errors import VaderError
     from vader_core.levers import check_levers
+    from vader_core.run.config import validated
 
     tree = {
         "backbone": {"name": "tiny"},

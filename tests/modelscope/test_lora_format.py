@@ -17,11 +17,11 @@ from vader_modelscope.lora_format import (
 )
 from vader_modelscope.random_weights import fill_randomly
 
-from vader_core.adapters import read_adapter
 from vader_core.errors import VaderError
 from vader_core.lora.adapter import adapter_of, attach_adapter, load_adapter, save_adapter
 from vader_core.lora.formats import Adapter
 from vader_core.registry import load_registry
+from vader_core.run.adapters import read_adapter
 from vader_core.weights import save_tensors
 
 SHAPES = architecture_shapes(TINY)

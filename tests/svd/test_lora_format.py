@@ -12,10 +12,10 @@ from peft import PeftModel
 from vader_svd.lora_format import DiffusersLora
 
 from vader_core import VaderError
-from vader_core.adapters import read_adapter
 from vader_core.lora.adapter import LoraSettings, adapter_of, adapter_parameters, attach_lora, save_adapter
 from vader_core.lora.formats import Adapter
 from vader_core.registry import load_registry
+from vader_core.run.adapters import read_adapter
 from vader_core.weights import save_tensors
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from vader_core.cli.options import config_of, model_options, reward_options, training_options
-from vader_core.config import RunConfig
 from vader_core.errors import VaderError
 from vader_core.registry import Registry, load_registry
+from vader_core.run.config import RunConfig
 
 #: Where neither the command line nor the backbone names prompts.
 PROMPT = "text:a red boat on a calm lake at sunrise"
@@ -47,7 +47,7 @@ def bench_command(flags: dict[str, Any], registry: Registry) -> None:
     from vader_core.assembly import choose_device, make_backbone, prepare
     from vader_core.benchmark import Bench, load, matrix_rate
     from vader_core.device import out_of_memory_named
-    from vader_core.run import environment
+    from vader_core.run.directory import environment
     from vader_core.training import as_settled, plan_facts, require_trainable
 
     if config.prompts.source is None:

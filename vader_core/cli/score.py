@@ -59,7 +59,8 @@ def scores(flags: dict[str, Any], registry: Registry) -> dict[str, Any]:
     Raises:
         VaderError: An unknown reward, a file that cannot be read, prompts that do not go with the videos.
     """
-    from vader_core.config import apply_options, validated
+    from vader_core.cli.overrides import apply_options
+    from vader_core.run.config import validated
 
     names: tuple[str, ...] = flags["rewards"]
     if len(set(names)) != len(names):

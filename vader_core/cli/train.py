@@ -17,9 +17,9 @@ from vader_core.cli.options import (
     reward_options,
     training_options,
 )
-from vader_core.config import RunConfig, Tree
 from vader_core.errors import VaderError
 from vader_core.registry import Registry, load_registry
+from vader_core.run.config import RunConfig, Tree
 
 DEMO_RECIPE = "demo"
 
@@ -68,7 +68,7 @@ def _configuration(flags: dict[str, Any], registry: Registry) -> tuple[Path, Run
     if flags.get("resume"):
         if flags.get("out") or flags.get("overwrite"):
             raise VaderError("--resume continues a run in its own folder: leave --out and --overwrite out")
-        from vader_core.config import read_yaml
+        from vader_core.run.layers import read_yaml
 
         folder: Path = flags["resume"]
         if not (folder / "config.yaml").is_file():
@@ -95,7 +95,7 @@ def _implied_backbone(flags: dict[str, Any], registry: Registry) -> Tree:
 
 
 def _require_demo(registry: Registry) -> None:
-    from vader_core.config import recipes
+    from vader_core.run.layers import recipes
 
     if DEMO_RECIPE not in recipes(registry):
         raise VaderError(

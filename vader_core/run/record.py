@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vader_core.errors import VaderError
-from vader_core.run import CONFIG, ENVIRONMENT, SUMMARY, Run
+from vader_core.run.directory import CONFIG, ENVIRONMENT, SUMMARY, Run
 
 #: One curve: (step, value), finite, ascending.
 Curve = list[tuple[float, float]]

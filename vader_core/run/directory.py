@@ -14,9 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from vader_core.config import RunConfig, to_yaml, validated
 from vader_core.errors import MachineError, VaderError
 from vader_core.files import replacing
+from vader_core.run.config import RunConfig, validated
+from vader_core.run.layers import to_yaml
 
 CONFIG, ENVIRONMENT, METRICS, SUMMARY = "config.yaml", "environment.json", "metrics.jsonl", "summary.json"
 
@@ -125,13 +126,13 @@ class Run:
 
     def samples(self, step: int) -> Path:
         """Where the samples of a validation lie."""
-        from vader_core.checkpoint import step_name
+        from vader_core.run.checkpoint import step_name
 
         return self.folder / "samples" / step_name(step)
 
     def config(self) -> RunConfig:
         """The configuration the run was made with."""
-        from vader_core.config import read_yaml
+        from vader_core.run.layers import read_yaml
 
         return validated(read_yaml(self.folder / CONFIG))
 

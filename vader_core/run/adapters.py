@@ -41,7 +41,7 @@ def read_adapter(path: Path, registry: Registry) -> Adapter:
     if path.is_dir():
         if (path / CONFIG_FILE).is_file():
             return load_adapter(path)
-        from vader_core.checkpoint import newest_whole
+        from vader_core.run.checkpoint import newest_whole
 
         place, faults = newest_whole(path / "checkpoints")
         if place is None:

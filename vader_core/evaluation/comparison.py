@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from vader_core.assembly import Assembly
+from vader_core.evaluation.validation import Pair, make_pairs, score_pairs
 from vader_core.lora.adapter import adapter_off, lora_scale
 from vader_core.randomness import derive_seed
-from vader_core.validation import Pair, make_pairs, score_pairs
 
 #: Resamples of the bootstrap interval.
 RESAMPLES = 2000
