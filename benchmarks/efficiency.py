@@ -28,7 +28,8 @@ import torch
 from checkout import registry_of_checkout
 from policy_gradient import PolicySettings, policy_gradient_step
 
-from vader_core.assembly import Assembly, prepare
+from vader_core.assembly.parts import Assembly
+from vader_core.assembly.prepare import prepare
 from vader_core.evaluation.comparison import evaluation_pairs
 from vader_core.evaluation.validation import score_pairs
 from vader_core.lora.adapter import adapter_parameters

@@ -17,7 +17,8 @@ import torch
 from checkout import registry_of_checkout
 from torch import Tensor, nn
 
-from vader_core.assembly import Assembly, prepare
+from vader_core.assembly.parts import Assembly
+from vader_core.assembly.prepare import prepare
 from vader_core.method.denoise import denoise
 from vader_core.method.gradient import Drawn
 from vader_core.method.shortcuts import WHOLE, Shortcuts

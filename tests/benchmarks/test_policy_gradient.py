@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vader_core.assembly import prepare
+from vader_core.assembly.prepare import prepare
 from vader_core.builtin.samplers.rectified_flow import RectifiedFlowEuler
 from vader_core.lora.adapter import adapter_parameters
 from vader_core.method.denoise import Sampling

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vader_core.assembly import prepare
+from vader_core.assembly.prepare import prepare
 from vader_core.registry import load_registry
 from vader_core.run.config import validated
 from vader_core.run.layers import merged, read_recipe

@@ -256,7 +256,7 @@ def test_some_levers_need_cuda(vader: Callable[..., int], capsys: Any, option: s
 def test_an_8_bit_optimizer_that_is_not_installed_is_said_at_once(
     vader: Callable[..., int], capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vader_core import levers
+    from vader_core.assembly import levers
 
     monkeypatch.setattr(levers, "find_spec", lambda name: None)
     command = ["train", "--backbone", "tiny", "--reward", "brightness", "--prompts", "fixed", "--dry-run"]
@@ -275,9 +275,9 @@ def test_an_8_bit_optimizer_that_is_not_installed_is_said_at_once(
     ],
 )
 def test_swapping_refuses_what_needs_the_weights(registry: Any, other: dict[str, Any], said: str) -> None:
-    from vader_core.assembly import prepare
+    from vader_core.assembly.levers import check_levers
+    from vader_core.assembly.prepare import prepare
     from vader_core.errors import VaderError
-    from vader_core.levers import check_levers
     from vader_core.run.config import validated
 
     tree = {

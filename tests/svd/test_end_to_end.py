@@ -9,7 +9,9 @@ import torch
 from click.testing import CliRunner
 
 from vader_core import Geometry
-from vader_core.assembly import prepare
+from vader_core.api.plan import dry_run
+from vader_core.api.train import Request, train
+from vader_core.assembly.prepare import prepare
 from vader_core.builtin.samplers.euler import Euler
 from vader_core.cli.sample import command as sample_command
 from vader_core.lora.adapter import LoraSettings, adapter_parameters, attach_lora
@@ -27,7 +29,6 @@ from vader_core.run.config import validated
 from vader_core.run.layers import read_recipe, recipes
 from vader_core.testing.plugin import add_testing_plugin
 from vader_core.testing.tiny import BrightnessReward
-from vader_core.training import Request, dry_run, train
 
 RNG = Randomness(0, samples=(0, 1))
 

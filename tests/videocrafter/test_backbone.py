@@ -14,7 +14,7 @@ from vader_videocrafter.text_encoder import tokenize
 
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
-from vader_core.paper_device import on_paper
+from vader_core.profiling.paper_device import on_paper
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.registry import load_registry

@@ -13,7 +13,9 @@ import torch
 from click.testing import CliRunner
 from vader_videocrafter.lora_format import PREFIX, VideoCrafterLora
 
-from vader_core.assembly import prepare
+from vader_core.api.plan import dry_run
+from vader_core.api.train import Request, train
+from vader_core.assembly.prepare import prepare
 from vader_core.cli.sample import command as sample_command
 from vader_core.lora.adapter import (
     LoraSettings,
@@ -31,7 +33,6 @@ from vader_core.run.adapters import find_adapter
 from vader_core.run.config import validated
 from vader_core.testing.plugin import add_testing_plugin
 from vader_core.text import TextCache
-from vader_core.training import Request, dry_run, train
 
 CONFIG = {
     "backbone": {"name": "videocrafter", "options": {"weights": "random", "architecture": "tiny"}},
@@ -58,7 +59,7 @@ from vader_core.run.config import validated
 from vader_core.registry import load_registry
 from vader_core.testing.plugin import add_testing_plugin
 from vader_core.run.tracking import Silence
-from vader_core.training import Request, train
+from vader_core.api.train import Request, train
 
 class Killer(Silence):
     def record(self, record):

@@ -44,11 +44,11 @@ def bench_command(flags: dict[str, Any], registry: Registry) -> None:
     config = config_of(flags, registry)
     _randomise(config, registry)
 
-    from vader_core.assembly import choose_device, make_backbone, prepare
-    from vader_core.benchmark import Bench, load, matrix_rate
+    from vader_core.api.plan import as_settled, plan_facts, require_trainable
+    from vader_core.assembly.prepare import choose_device, make_backbone, prepare
     from vader_core.device import out_of_memory_named
+    from vader_core.profiling.bench import Bench, load, matrix_rate
     from vader_core.run.directory import environment
-    from vader_core.training import as_settled, plan_facts, require_trainable
 
     if config.prompts.source is None:
         backbone, _ = make_backbone(config, registry, choose_device(config))
@@ -87,7 +87,7 @@ def bench_command(flags: dict[str, Any], registry: Registry) -> None:
 
 def _floor(config: RunConfig, registry: Registry, rate: float, seconds: float) -> dict[str, Any]:
     """Counted operations, and the seconds that they take at the device's matrix rate."""
-    from vader_core.estimate import count_operations
+    from vader_core.profiling.estimate import count_operations
 
     counted = count_operations(config, registry)
     return {
@@ -100,7 +100,7 @@ def _floor(config: RunConfig, registry: Registry, rate: float, seconds: float) -
 
 def _estimate(config: RunConfig, registry: Registry, measured: float) -> dict[str, Any]:
     """The memory estimate, and by how much of the measured peak it is off."""
-    from vader_core.estimate import memory_facts
+    from vader_core.profiling.estimate import memory_facts
 
     facts = memory_facts(config, registry, validation=False)
     if facts["estimated_peak_gib"] is not None:

@@ -49,7 +49,7 @@ def evaluate_command(flags: dict[str, Any], registry: Registry) -> None:
     if size is not None:
         config.trainer.validation_batch = size
 
-    from vader_core.assembly import prepare
+    from vader_core.assembly.prepare import prepare
     from vader_core.evaluation.comparison import as_json, evaluate
     from vader_core.lora.adapter import attach_adapter
     from vader_core.run.adapters import find_adapter

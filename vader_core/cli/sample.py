@@ -65,7 +65,7 @@ def sample_command(flags: dict[str, Any], registry: Registry) -> None:
     asked_frames = flags.get("num_frames") is not None or bool(base.get("video", {}).get("num_frames"))
     config = config_of(flags, registry, base=base)
 
-    from vader_core.assembly import choose_device, make_backbone, prepare
+    from vader_core.assembly.prepare import choose_device, make_backbone, prepare
     from vader_core.evaluation.validation import make_pairs, score_pairs, write_samples
     from vader_core.lora.adapter import attach_adapter, lora_scale
     from vader_core.run.adapters import find_adapter

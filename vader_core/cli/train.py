@@ -62,7 +62,7 @@ def train_command(flags: dict[str, Any], registry: Registry) -> int:
 
 
 def _configuration(flags: dict[str, Any], registry: Registry) -> tuple[Path, RunConfig]:
-    from vader_core.training import default_out
+    from vader_core.api.train import default_out
 
     base: Tree = {}
     if flags.get("resume"):
@@ -106,8 +106,8 @@ def _require_demo(registry: Registry) -> None:
 
 
 def _print_plan(flags: dict[str, Any], config: RunConfig, registry: Registry) -> int:
+    from vader_core.api.plan import dry_run
     from vader_core.cli.progress import print_plan
-    from vader_core.training import dry_run
 
     print_plan(dry_run(config, registry, flags.get("num_processes") or 1), as_json=bool(flags.get("as_json")))
     return 0
@@ -144,9 +144,9 @@ def _launch(processes: int, config: RunConfig) -> int:
 
 
 def _train(flags: dict[str, Any], config: RunConfig, out: Path, registry: Registry) -> int:
+    from vader_core.api.train import Request, train
     from vader_core.cli.progress import make_listener
-    from vader_core.trainer import StoppedError
-    from vader_core.training import Request, train
+    from vader_core.training.signals import StoppedError
 
     request = Request(
         config=config,

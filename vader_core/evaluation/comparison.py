@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vader_core.assembly import Assembly
+from vader_core.assembly.parts import Assembly
 from vader_core.evaluation.validation import Pair, make_pairs, score_pairs
 from vader_core.lora.adapter import adapter_off, lora_scale
 from vader_core.randomness import derive_seed

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vader_core.assembly import Assembly
+from vader_core.assembly.parts import Assembly
 from vader_core.conditioning import Conditioning
 from vader_core.device import out_of_memory_named
 from vader_core.lora.adapter import adapter_off

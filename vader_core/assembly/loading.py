@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from vader_core.levers import check_levers, pull_levers
+from vader_core.assembly.levers import check_levers, pull_levers
 
 if TYPE_CHECKING:
-    from vader_core.assembly import Assembly
+    from vader_core.assembly.parts import Assembly
 
 
 def load_parts(assembly: Assembly, encode: Callable[[], None]) -> None:

@@ -7,18 +7,16 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import timedelta
 from types import FrameType
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
-from vader_core.assembly import Assembly
+from vader_core.assembly.parts import Assembly
 from vader_core.device import out_of_memory_named, peak_gib, reset_peak
-from vader_core.errors import MissingDependencyError, VaderError
+from vader_core.errors import VaderError
 from vader_core.evaluation.comparison import as_json, evaluate
 from vader_core.evaluation.validation import score_pairs, validation_pairs, write_samples
 from vader_core.evaluation.watch import Verdict, Watch, statistics
@@ -27,82 +25,13 @@ from vader_core.lora.formats import Adapter
 from vader_core.method.step import Kept, StepResult, reward_gradient_step
 from vader_core.randomness import Randomness, derive_seed
 from vader_core.run.checkpoint import Checkpoint, keep_best, prune, write_checkpoint
-from vader_core.run.config import RunConfig, TrainerSection
 from vader_core.run.directory import Run
 from vader_core.run.tracking import Listener, Silence, flattened
+from vader_core.training.optimizer import learning_rate, make_optimizer
+from vader_core.training.signals import StoppedError
 
 #: An alarm under ``guard: adapt`` goes back to the best adapter and multiplies the learning rate by this.
 ADAPT_FACTOR = 0.5
-
-
-class StoppedError(Exception):
-    """The run was asked to stop and has written its checkpoint.
-
-    Args:
-        signum: The signal that asked.
-    """
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}")
-        self.signum = signum
-
-
-def make_accelerator(config: RunConfig, run: Run | None) -> Accelerator:
-    """The accelerator of a run; with a run directory it also carries the trackers."""
-    trainer = config.trainer
-    precision = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[str(trainer.precision)]
-    trackers: list[str] = list(trainer.trackers) if run is not None else []
-    if "wandb" in trackers:
-        _require_wandb()
-    return Accelerator(
-        mixed_precision=precision,
-        cpu=trainer.device == "cpu",
-        log_with=trackers or None,
-        project_dir=str(run.folder) if run is not None else None,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=4))],
-    )
-
-
-def _require_wandb() -> None:
-    from importlib.util import find_spec
-
-    if find_spec("wandb") is None:
-        raise MissingDependencyError("wandb", "trainer.trackers=[wandb]", "pip install wandb")
-
-
-def make_optimizer(parameters: list[torch.nn.Parameter], trainer: TrainerSection) -> torch.optim.Optimizer:
-    """AdamW over the adapter; fused on CUDA.
-
-    Raises:
-        MissingDependencyError: ``adamw8bit`` without bitsandbytes.
-    """
-    options: dict[str, Any] = {
-        "lr": trainer.lr,
-        "betas": (trainer.beta1, trainer.beta2),
-        "weight_decay": trainer.weight_decay,
-    }
-    if trainer.optimizer == "adamw8bit":
-        try:
-            from bitsandbytes.optim import AdamW8bit
-        except ImportError as error:
-            raise MissingDependencyError(
-                "bitsandbytes", "trainer.optimizer=adamw8bit", "pip install bitsandbytes"
-            ) from error
-        made: torch.optim.Optimizer = AdamW8bit(parameters, **options)
-        return made
-    return torch.optim.AdamW(parameters, fused=parameters[0].is_cuda, **options)
-
-
-def learning_rate(trainer: TrainerSection, step: int) -> float:
-    """The learning rate of step ``step`` (from 0): linear warm-up, then constant, linear or cosine to 0."""
-    if step < trainer.warmup_steps:
-        return trainer.lr * (step + 1) / trainer.warmup_steps
-    if trainer.lr_schedule == "constant":
-        return trainer.lr
-    span = max(1, trainer.max_steps - trainer.warmup_steps)
-    done = min(1.0, (step - trainer.warmup_steps) / span)
-    share = 1.0 - done if trainer.lr_schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
-    return trainer.lr * share
 
 
 class Trainer:

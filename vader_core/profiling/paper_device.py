@@ -24,7 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vader_core.graph_walk import UsedOnce, walk_backward
+from vader_core.profiling.graph_walk import UsedOnce, walk_backward
 
 #: The allocator hands out multiples of this many bytes.
 GRAIN = 512

@@ -15,7 +15,7 @@ from vader_core.lora.layers import ADAPTER
 from vader_core.nn.functional import Switch
 
 if TYPE_CHECKING:
-    from vader_core.assembly import Assembly
+    from vader_core.assembly.parts import Assembly
     from vader_core.backbone import Backbone
     from vader_core.performance.offload import Offload
     from vader_core.run.config import TrainerSection

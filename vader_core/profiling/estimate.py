@@ -13,14 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vader_core.assembly import Assembly, prepare
-from vader_core.benchmark import PHASES, Bench, Stopwatch, load, timed_parts
+from vader_core.assembly.parts import Assembly
+from vader_core.assembly.prepare import prepare
 from vader_core.device import GIB, free_gib
 from vader_core.evaluation.validation import score_pairs, validation_pairs
 from vader_core.method.gradient import Last, RandomCut, Refl, Steps
 from vader_core.method.settings import StepSettings
-from vader_core.paper_device import Ledger, PaperDevice, on_paper
 from vader_core.performance.offload import modules_of
+from vader_core.profiling.bench import Bench, load
+from vader_core.profiling.paper_device import Ledger, PaperDevice, on_paper
+from vader_core.profiling.stopwatch import PHASES, Stopwatch, timed_parts
 from vader_core.randomness import Randomness
 from vader_core.registry import Kind, Registry
 from vader_core.run.config import RunConfig
@@ -62,7 +64,7 @@ def estimate(config: RunConfig, registry: Registry, *, validation: bool = True) 
     """Run a training step of ``config`` on paper, on a CUDA device.
 
     Args:
-        config: Any configuration that :func:`vader_core.assembly.prepare` takes; left as it is.
+        config: Any configuration that :func:`vader_core.assembly.prepare.prepare` takes; left as it is.
         registry: Where the components come from.
         validation: Look at a validation too, where the run has any.
     """
@@ -93,7 +95,7 @@ def count_operations(config: RunConfig, registry: Registry) -> int:
     """Matrix, convolution and attention operations of a training step, 2 a multiply-add, counted on paper.
 
     Args:
-        config: Any configuration that :func:`vader_core.assembly.prepare` takes; left as it is.
+        config: Any configuration that :func:`vader_core.assembly.prepare.prepare` takes; left as it is.
         registry: Where the components come from.
     """
     config = without_files(config, registry)
