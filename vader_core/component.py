@@ -310,6 +310,8 @@ def checked(model: type[BaseModel], given: dict[str, Any], where: str) -> Any:
     """
     from pydantic import ValidationError
 
+    from vader_core.values import not_finite, read_options
+
     names = [*model.model_fields, *(field.alias for field in model.model_fields.values() if field.alias)]
     unknown = [name for name in given if name not in names]
     if unknown and model.model_config.get("extra") != "allow":
@@ -318,7 +320,7 @@ def checked(model: type[BaseModel], given: dict[str, Any], where: str) -> Any:
             f"{where} has no option {hints} (options: {', '.join(model.model_fields) or 'none'})"
         )
     try:
-        return model.model_validate(given)
+        found = model.model_validate(read_options(model, given))
     except ValidationError as error:
         lines = []
         for problem in error.errors():
@@ -328,3 +330,7 @@ def checked(model: type[BaseModel], given: dict[str, Any], where: str) -> Any:
             else:
                 lines.append(f"{where}: {place}={problem['input']!r} is not allowed: {problem['msg']}")
         raise VaderError("\n".join(lines)) from error
+    place = not_finite(found)
+    if place is not None:
+        raise VaderError(f"{where}: {place} is not a finite number")
+    return found

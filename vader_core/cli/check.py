@@ -90,7 +90,7 @@ def options_of(kind: Kind, name: str, given: tuple[str, ...]) -> dict[str, Any]:
     Raises:
         VaderError: A key of another component.
     """
-    from vader_core.cli.overrides import parse_value
+    from vader_core.values import parse_value
 
     prefix = KINDS[kind].key.format(name=name, option="")
     options = {}
