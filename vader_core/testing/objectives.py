@@ -146,7 +146,7 @@ class Place:
                 self.tuning.parameters()[name].sub_(0.05 * gradient / (gradient.norm() + 1e-6))
 
     def train_step(self, step: int) -> float:
-        """A whole optimizer step, as the trainer takes it; the mean loss."""
+        """A whole optimizer step, as the trainer takes it; the sum of its losses."""
         losses = []
         prepared = self.prepared(0, 1, step=step)
         for update in range(self.objective.updates):
@@ -154,7 +154,7 @@ class Place:
                 losses.append(float(self.step(one, update).loss))
                 self.update()
             self.objective.after_update(self.model, step)
-        return sum(losses) / len(losses)
+        return sum(losses)
 
     @cached_property
     def every_parameter(self) -> dict[str, nn.Parameter]:
