@@ -8,6 +8,8 @@ import torch
 from peft.tuners.lora import layer as peft_layers
 from torch import Tensor, nn
 
+from vader_core.nn.precision import without_autocast
+
 #: The one adapter's name within peft's containers.
 ADAPTER = "default"
 
@@ -35,7 +37,7 @@ class _Short:
         if self.folded or self._disable_adapters:
             return base
         dtype = _computed_in(x)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             given = self.lora_dropout[ADAPTER](x.to(dtype))
             down = _applied(self.lora_A[ADAPTER], given, dtype)
             scale = self.scaling[ADAPTER]
