@@ -32,7 +32,7 @@ def empty_module(
     dtype: torch.dtype,
     keep: Callable[[M], object] | None = None,
 ) -> M:
-    """What ``make`` builds, on ``device`` in ``dtype``, frozen and in eval mode; its parameters hold no values.
+    """What ``make`` builds, on ``device`` in ``dtype``, frozen and in eval mode; its parameters are empty.
 
     While it is built its parameters are on the meta device, so that neither time nor memory goes into an
     initialisation that is replaced. Buffers hold what ``make`` computes, rounded once to the dtype that they

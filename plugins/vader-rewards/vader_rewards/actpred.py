@@ -88,7 +88,7 @@ class Actpred(Reward):
             convert=current_names,
         )
         self.device, self.dtype = device, dtype
-        self.labels = labels_of(model.config)
+        self.labels = labels_of(self.model.config)
         self.label = (
             None if options.label is None else label_index(options.label, self.labels, needed_for=what)
         )
