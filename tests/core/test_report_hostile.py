@@ -18,7 +18,7 @@ from vader_core.report import write_report
 #: Each closes, opens or calls something in some context of a page: text, attribute, style, script, template.
 PAYLOADS = {
     "tags": "</p></td></pre></li><script>alert(1)</script><img src=http://evil.example/x.png onerror=alert(1)>",
-    "attributes": "\" autofocus onfocus=\"alert(1)\" x=' onload='alert(1)' style=\"background:url(//evil.example)",
+    "attributes": '" autofocus onfocus="alert(1)" x=\' onload=\'alert(1)\' style="background:url(//evil.example)',
     "head": "</title></style><link rel=stylesheet href=//evil.example/x.css><meta http-equiv=refresh content=0>",
     "script": "</script><script src=//evil.example/x.js></script><!--<script>",
     "drawing": "</title></svg><svg onload=alert(1)><a href=javascript:alert(1)><foreignObject>",
@@ -75,7 +75,12 @@ def files(word):
         "monitors": [{"name": f"monitor {word}"}],
         "prompts": {"source": word},
     }
-    environment = {"time": word, "command": [word, word], "packages": {f"{word} name": word}, f"{word} key": word}
+    environment = {
+        "time": word,
+        "command": [word, word],
+        "packages": {f"{word} name": word},
+        f"{word} key": word,
+    }
     figures = {"loss": -1.5, "grad_norm": 0.5, "learning_rate": 2e-4, "seconds": 1.5, "memory_gib": 1.25}
     metrics = []
     for step in range(4):
@@ -252,7 +257,21 @@ def test_a_missing_clip_is_named(tmp_path):
 
 # -- types and depth -----------------------------------------------------------------------------------------
 
-WRONG = (None, True, -1, 1.5, "text", 10**400, 1e308, float("nan"), float("-inf"), [], {}, [[1]], {"a": {"b": [1]}})
+WRONG = (
+    None,
+    True,
+    -1,
+    1.5,
+    "text",
+    10**400,
+    1e308,
+    float("nan"),
+    float("-inf"),
+    [],
+    {},
+    [[1]],
+    {"a": {"b": [1]}},
+)
 
 
 def leaves(value, path=()):
@@ -274,7 +293,9 @@ def with_value(tree, path, value):
     return changed
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "environment.json", "metrics.jsonl", "summary.json", "prompts.json"])
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "environment.json", "metrics.jsonl", "summary.json", "prompts.json"]
+)
 def test_a_wrong_value_anywhere_is_named_or_ends_in_one_message(tmp_path, name):
     name = "samples/step-000003/prompts.json" if name == "prompts.json" else name
     tree = files("word")
@@ -373,7 +394,12 @@ def test_a_torn_last_line_is_no_omission_but_one_before_it_is(tmp_path):
     with (folder / "metrics.jsonl").open("a") as stream:
         stream.write('\n[1]\n{"kind": "train"}\n' + "[" * 100_000 + "\n" + "x\n" * 50)
     text = shown(folder).text
-    for line in ("10 is not JSON", "11 must hold a JSON object, not a list", "12 has no step", "13 is not JSON"):
+    for line in (
+        "10 is not JSON",
+        "11 must hold a JSON object, not a list",
+        "12 has no step",
+        "13 is not JSON",
+    ):
         assert f"metrics.jsonl: line {line}" in text
     assert "metrics.jsonl: 42 more" in text
 
@@ -416,7 +442,19 @@ ANY = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=8,
 )
-NAMES = ("kind", "step", "rewards", "evaluation", "ci95", "seconds", "prompt", "seed", "scores", "steps", "pairs")
+NAMES = (
+    "kind",
+    "step",
+    "rewards",
+    "evaluation",
+    "ci95",
+    "seconds",
+    "prompt",
+    "seed",
+    "scores",
+    "steps",
+    "pairs",
+)
 ODD = st.dictionaries(st.sampled_from(NAMES), ANY | st.dictionaries(st.sampled_from(NAMES), ANY), max_size=5)
 
 
@@ -425,7 +463,11 @@ ODD = st.dictionaries(st.sampled_from(NAMES), ANY | st.dictionaries(st.sampled_f
 def test_any_json_makes_a_page(tmp_path, plain, summary, environment, prompts, metrics):
     known = {tag for tag, _ in plain.elements} | {"ul", "li", "/ul", "/li"}
     tree = {"config.yaml": {"rewards": [{"name": "step"}]}, "summary.json": summary}
-    tree |= {"environment.json": environment, "samples/step-0/prompts.json": prompts, "metrics.jsonl": metrics}
+    tree |= {
+        "environment.json": environment,
+        "samples/step-0/prompts.json": prompts,
+        "metrics.jsonl": metrics,
+    }
     page = shown(written(tmp_path / "any", tree))
     assert {tag for tag, _ in page.elements} <= known
     assert page.others == []

@@ -296,7 +296,9 @@ def _setup(reader: Reader, tree: dict[Any, Any]) -> Setup:
         prompts=word("prompts", "source"),
         rewards=names("rewards"),
         monitors=names("monitors"),
-        clips_are_small=width is not None and re.fullmatch("[0-9]{1,3}", width) is not None and int(width) <= 160,
+        clips_are_small=width is not None
+        and re.fullmatch("[0-9]{1,3}", width) is not None
+        and int(width) <= 160,
     )
 
 
