@@ -28,8 +28,8 @@ def write_report(run_directory: Path) -> Path:
         run_directory: What the run has not written yet is left out of the page.
 
     Returns:
-        ``report.html`` in it: no request to anywhere, clips inside, readable without scripts. Whatever the run's
-        files say is shown as text, never as markup; what cannot be shown is named at the end.
+        ``report.html`` in it: no request to anywhere, clips inside, readable without scripts. Whatever the
+        run's files say is shown as text, never as markup; what cannot be shown is named at the end.
 
     Raises:
         VaderError: Not a run directory, or a file in it that cannot be read.

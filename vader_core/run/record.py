@@ -239,8 +239,8 @@ def curve(records: list[dict[str, Any]], *path: str) -> Curve:
 def read_record(folder: Path) -> Record:
     """Read a run directory; what the run has not written yet is left empty.
 
-    Whatever the files say is taken as data. A value of the wrong type, a clip that is missing, and a file that
-    is a link out of the run directory are left out and named in ``omissions``.
+    Whatever the files say is taken as data. A value of the wrong type, a clip that is missing, and a file
+    that is a link out of the run directory are left out and named in ``omissions``.
 
     Raises:
         VaderError: Not a run directory, or a file in it that cannot be read.
