@@ -213,7 +213,8 @@ class Reader:
             return None
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST:
             return value
-        return self._wrong(file, where, "a whole number, 0 or more", value)
+        self._wrong(file, where, "a whole number, 0 or more", value)
+        return None
 
     def number(self, value: Any, file: str, where: str) -> float | None:
         """A number, not a truth value. NaN and infinity are numbers here: a run that diverged writes them."""
@@ -222,7 +223,8 @@ class Reader:
         plain = isinstance(value, int | float) and not isinstance(value, bool)
         if plain and not LARGEST < abs(value) < float("inf"):
             return float(value)
-        return self._wrong(file, where, "a number that float32 holds", value)
+        self._wrong(file, where, "a number that float32 holds", value)
+        return None
 
     def truth(self, value: Any, file: str, where: str) -> bool:
         """True or false; false where there is nothing."""
