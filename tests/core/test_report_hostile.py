@@ -69,12 +69,12 @@ def files(word):
     """A run's files by name, with ``word`` in every text and every free name."""
     row = {"base": 6.2, "tuned": 8.4, "difference": 2.2, "ci95": [1.9, 2.5], "win_rate": 0.97}
     config = {
-        "backbone": {"name": word, "options": {"weights": word}},
+        "backbone": {"name": word, "weights": word},
         "video": {"height": word, "width": word, "num_frames": word},
-        "sampling": {"sampler": word, "num_steps": word},
-        "gradient": word,
-        "rewards": [{"name": f"reward {word}"}],
-        "monitors": [{"name": f"monitor {word}"}],
+        "sampler": {"name": word, "num_steps": word},
+        "objective": {"reward_gradient": {"gradient": word}},
+        "reward": [{"name": f"reward {word}"}],
+        "monitor": [{"name": f"monitor {word}"}],
         "prompts": {"source": word},
     }
     environment = {
@@ -293,7 +293,7 @@ def with_value(tree, path, value):
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_wrong_value_anywhere_is_named_or_ends_in_one_message(tmp_path, name):
-    tree = {"config.yaml": {"rewards": [{"name": "reward word"}]}, name: files("word")[name]}
+    tree = {"config.yaml": {"reward": [{"name": "reward word"}]}, name: files("word")[name]}
     if name == "metrics.jsonl":  # two lines of one kind say no more than one
         tree[name] = tree[name][:2] + tree[name][-1:]
     elif name.endswith("prompts.json"):
@@ -369,11 +369,15 @@ def test_a_configuration_of_the_wrong_form_ends_in_one_message(tmp_path, capsys,
 def test_a_configuration_that_repeats_itself_is_not_unfolded(tmp_path):
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
-    lines += ["gradient: *a11", "backbone: {name: *a11}", "rewards: &r [{name: *r}]"]
+    lines += [
+        "objective: {reward_gradient: {gradient: *a11}}",
+        "backbone: {name: *a11}",
+        "reward: &r [{name: *r}]",
+    ]
     folder = written(tmp_path / "run", {})
     (folder / "config.yaml").write_text("\n".join(lines))
     text = shown(folder).text
-    for place in ("gradient", "backbone.name", "rewards.0"):
+    for place in ("objective.reward_gradient.gradient", "backbone.name", "reward.0"):
         assert f"config.yaml: {place} must be text, not a nested list" in text
 
 
@@ -452,7 +456,7 @@ ODD = st.dictionaries(st.sampled_from(NAMES), ANY | st.dictionaries(st.sampled_f
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_json_makes_a_page(tmp_path, plain, summary, environment, prompts, metrics):
     known = {tag for tag, _ in plain.elements} | {"ul", "li", "/ul", "/li"}
-    tree = {"config.yaml": {"rewards": [{"name": "step"}]}, "summary.json": summary}
+    tree = {"config.yaml": {"reward": [{"name": "step"}]}, "summary.json": summary}
     tree |= {
         "environment.json": environment,
         "samples/step-0/prompts.json": prompts,

@@ -290,12 +290,12 @@ def _setup(reader: Reader, tree: dict[Any, Any]) -> Setup:
     return Setup(
         backbone=word("backbone", "name"),
         size=f"{height}×{width}, {frames} frames" if height else None,
-        sampler=word("sampling", "sampler"),
-        num_steps=word("sampling", "num_steps"),
-        gradient=word("gradient"),
+        sampler=word("sampler", "name"),
+        num_steps=word("sampler", "num_steps"),
+        gradient=word("objective", "reward_gradient", "gradient"),
         prompts=word("prompts", "source"),
-        rewards=names("rewards"),
-        monitors=names("monitors"),
+        rewards=names("reward"),
+        monitors=names("monitor"),
         clips_are_small=width is not None
         and re.fullmatch("[0-9]{1,3}", width) is not None
         and int(width) <= 160,
