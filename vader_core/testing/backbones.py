@@ -17,6 +17,7 @@ from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
 from vader_core.lora.adapter import LoraSettings, adapter_parameters, attach_lora
 from vader_core.nn.feature_cache import FeatureCache
+from vader_core.nn.precision import wide
 from vader_core.performance.swap_blocks import SwappedBlocks
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness, derive_seed
@@ -192,8 +193,7 @@ def _case(
 
 def _picture(backbone: Backbone, geometry: Geometry, rng: Randomness) -> Tensor:
     shape = (3, geometry.height, geometry.width)
-    wide = torch.float64 if backbone.dtype == torch.float64 else torch.float32
-    return rng.normal("picture", shape, device=backbone.device, dtype=wide).sigmoid()
+    return rng.normal("picture", shape, device=backbone.device, dtype=wide(backbone.dtype)).sigmoid()
 
 
 def late_timestep(schedule: Schedule, share: float = 0.3) -> float:
