@@ -165,9 +165,11 @@ class Enclosed(Quiet):
 
 
 class Misreporting(Quiet):
+    """A loss for each sample, where one is asked for."""
+
     def step(self, model, prepared, backward, update):
         result = super().step(model, prepared, backward, update)
-        return replace(result, loss=2 * result.loss)
+        return replace(result, loss=result.loss.expand(4))
 
 
 class Attached(Quiet):
