@@ -336,19 +336,10 @@ def determinism(subject: ObjectiveSubject) -> str:
         again = subject.place()
         with global_state_untouched():
             second = again.step(again.prepared()[0])
-    expect(
-        torch.equal(first.loss, second.loss), f"loss {float(first.loss):.7g}, then {float(second.loss):.7g}"
-    )
+    losses = float(first.loss.detach()), float(second.loss.detach())
+    expect(losses[0] == losses[1], f"loss {losses[0]:.7g}, then {losses[1]:.7g}")
     _expect_same(again.gradients(), wanted, "the gradient changes with the global random state")
-    other = subject.place()
-    alone = float(other.step(other.prepared(1)[0]).loss)
-    together = subject.place()
-    both = together.prepared(0, 1)
-    together.step(both[0])
-    beside = float(together.step(both[1]).loss)
-    if place.objective.prepare.__func__ is Objective.prepare:  # type: ignore[attr-defined] - no group
-        expect(alone == beside, f"micro-step 1 alone has loss {alone:.7g}, behind another {beside:.7g}")
-    return f"loss {float(first.loss):.7g} twice"
+    return f"loss {losses[0]:.7g} twice"
 
 
 @OBJECTIVE.clause
