@@ -187,7 +187,7 @@ CASES = [
     _objective("Hasty", "the check loads the model", "checks"),
     _objective("Clumsy", "the check fails with one step", "checks"),
     _objective("Presuming", "defaults for options that it has not", "checks"),
-    _objective("Short", "one value for two micro-steps", "preparation", "state"),
+    _objective("Short", "one value for two micro-steps", "preparation"),
     _objective("Graphful", "prepares with a graph", "preparation"),
     _objective("Untuned", "trains on the base model's prediction", "gradient", "updates"),
     _objective("Thawing", "thaws a frozen weight", "gradient"),
