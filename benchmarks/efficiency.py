@@ -28,14 +28,17 @@ import torch
 from checkout import registry_of_checkout
 from policy_gradient import PolicySettings, policy_gradient_step
 
+from vader_core.api.configure import complete
+from vader_core.assembly.loading import attach, load_backbone, load_rewards
 from vader_core.assembly.parts import Assembly
 from vader_core.assembly.prepare import prepare
 from vader_core.evaluation.comparison import evaluation_pairs
 from vader_core.evaluation.validation import score_pairs
-from vader_core.lora.adapter import adapter_parameters
-from vader_core.method.step import reward_gradient_step
+from vader_core.method.objective import Batch
 from vader_core.randomness import Randomness
 from vader_core.run.config import validated
+from vader_core.run.layers import changed
+from vader_core.training.processes import SingleProcess
 
 REWARD = "demo_aesthetic"
 MONITORS = ("demo_alignment", "demo_alignment_held_out", "demo_aesthetic_held_out", "demo_judge_shape")
@@ -91,32 +94,26 @@ def assemble(seed: int, pairs: int, device: str) -> Assembly:
     config = validated(
         {
             "backbone": {"name": "demo"},
-            "gradient": "last",
-            "rewards": [{"name": REWARD}],
-            "monitors": [{"name": name} for name in MONITORS],
-            "reward_frames": "all",
+            "objective": {"reward_gradient": {"gradient": "last", "reward_frames": "all"}},
+            "reward": [{"name": REWARD}],
+            "monitor": [{"name": name} for name in MONITORS],
             "prompts": {"source": "demo"},
             "lora": {"rank": 8, "alpha": 8},
-            "trainer": {
-                "seed": seed,
-                "device": device,
-                "precision": "fp32",
-                "gradient_checkpointing": False,
-                "validation_batch": min(pairs, 64 if device == "cuda" else 8),
-            },
+            "trainer": {"seed": seed, "device": device, "precision": "fp32"},
+            "performance": {"gradient_checkpointing": False},
+            "validation": {"batch": min(pairs, 64 if device == "cuda" else 8)},
         }
     )
-    assembly = prepare(config, registry_of_checkout())
-    assembly.load_backbone()
-    assembly.attach()
-    assembly.load_rewards()
+    registry = registry_of_checkout()
+    assembly = prepare(complete(config, registry), registry)
+    load_backbone(assembly)
+    attach(assembly)
+    load_rewards(assembly)
     return assembly
 
 
 def _evaluate(assembly: Assembly, pairs: int) -> dict[str, float]:
-    config = assembly.config.model_copy(deep=True)
-    config.trainer.seed = EVALUATION_SEED
-    judge = replace(assembly, config=config)
+    judge = replace(assembly, config=changed(assembly.config, trainer={"seed": EVALUATION_SEED}))
     mixtures = (judge.rewards, judge.monitors)
     scored = score_pairs(judge, evaluation_pairs(judge, pairs), mixtures, keep_videos=False)
     return {name: round(float(values.mean()), 5) for name, values in scored.scores.items()}
@@ -124,7 +121,7 @@ def _evaluate(assembly: Assembly, pairs: int) -> dict[str, float]:
 
 def _updates(assembly: Assembly, job: Job) -> Iterator[None]:
     """Train without end; one update an item."""
-    parameters = list(adapter_parameters(assembly.backbone.denoiser).values())
+    parameters = list(assembly.model.tuning.parameters().values())
     optimizer = torch.optim.AdamW(parameters, lr=job.lr, weight_decay=0.01)
     update = _vader_update if job.method == "vader" else _policy_update
     step = 0
@@ -140,8 +137,11 @@ def _updates(assembly: Assembly, job: Job) -> Iterator[None]:
 def _vader_update(assembly: Assembly, job: Job, step: int) -> None:
     indices = list(range(step * BATCH_SIZE, (step + 1) * BATCH_SIZE))
     rng = Randomness(job.seed, step, 0, tuple(indices))
-    prompts = assembly.draw_prompts(indices)
-    reward_gradient_step(assembly.backbone, assembly.rewards, prompts, assembly.settings, rng)
+    batch = Batch(assembly.draw_prompts(indices), assembly.geometry, rng)
+    objective = assembly.objective
+    assert objective is not None
+    (prepared,) = objective.prepare(assembly.model, [{"prompts": batch}], SingleProcess(assembly.device))
+    objective.step(assembly.model, prepared, torch.Tensor.backward, 0)
 
 
 def _policy_update(assembly: Assembly, job: Job, step: int) -> None:
@@ -151,10 +151,9 @@ def _policy_update(assembly: Assembly, job: Job, step: int) -> None:
     prompts = [prompt for prompt in drawn for _ in range(settings.group_size)]
     indices = tuple(range(step * settings.batch_size, (step + 1) * settings.batch_size))
     policy_gradient_step(
-        assembly.backbone,
+        assembly.model,
         assembly.rewards,
         prompts,
-        assembly.settings.sampling,
         assembly.geometry,
         settings,
         Randomness(job.seed, step, 0, indices),

@@ -35,7 +35,6 @@ from vader_core.run.config import RunConfig, validated
 from vader_core.run.layers import changed, merged
 from vader_core.testing.tiny import BrightnessReward, MotionReward, TinyBackbone
 
-
 BASE: dict[str, Any] = {
     "backbone": {"name": "tiny", "width": 64, "depth": 4},
     "video": {"height": 64, "width": 64, "num_frames": 8},
