@@ -15,6 +15,7 @@ from vader_core.api import configure, sample, score, train
 from vader_core.nn import feature_cache
 from vader_core.nn.functional import Switch
 from vader_core.registry import Registry
+from vader_core.run.layers import changed
 from vader_core.testing.tiny import TinyBackbone
 
 
@@ -53,7 +54,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 
 def _config(registry: Registry, **performance: Any) -> Any:
-    return configure(
+    config = configure(
         registry=registry,
         backbone="tiny",
         reward=["brightness"],
@@ -61,9 +62,9 @@ def _config(registry: Registry, **performance: Any) -> Any:
         sampler={"num_steps": 2},
         trainer={"device": "cpu", "max_steps": 2, "batch_size": 1, "lr": 1e-2},
         validation={"prompts": 1, "seeds": 1},
-        run={"trackers": []},
         performance=performance,
     )
+    return changed(config, run={"trackers": []})
 
 
 def test_train_then_sample_then_score_leave_nothing_behind(
