@@ -24,13 +24,18 @@ def walk_backward(loss: Tensor, gradient: Tensor | None = None) -> None:
     walk_all_backward([loss], [gradient])
 
 
-def walk_all_backward(ends: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+def walk_all_backward(
+    ends: Tensor | Sequence[Tensor], gradients: Tensor | Sequence[Tensor | None] | None = None
+) -> None:
     """What ``torch.autograd.backward(ends, gradients)`` does, in one walk.
 
     Args:
         ends: With graphs, which may share nodes, or lie within each other.
         gradients: Of each; needed unless it is a scalar.
     """
+    ends = [ends] if isinstance(ends, Tensor) else ends
+    if gradients is None or isinstance(gradients, Tensor):
+        gradients = [gradients] * len(ends)
     arrived: dict[Any, dict[int, Tensor]] = {}
     for end, gradient in zip(ends, gradients, strict=True):
         if end.grad_fn is None:

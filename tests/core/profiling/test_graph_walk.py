@@ -80,6 +80,13 @@ def test_several_ends_go_back_in_one_walk() -> None:
     torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
 
 
+def test_one_end_needs_no_list() -> None:
+    x = torch.full((3,), 2.0, requires_grad=True)
+    walk_all_backward(x.square().sum())
+    walk_all_backward(x.square(), torch.ones(3))
+    assert x.grad.tolist() == [8.0, 8.0, 8.0]
+
+
 def test_an_end_without_a_graph_is_refused() -> None:
     with pytest.raises(RuntimeError, match="no graph was recorded"):
         walk_backward(torch.ones(()))
