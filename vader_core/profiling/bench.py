@@ -158,12 +158,12 @@ def _fill(parameters: list[torch.nn.Parameter]) -> None:
             parameter.copy_(0.01 * torch.randn(parameter.shape, generator=generator))
 
 
-def load(assembly: Assembly) -> Assembly:
-    """Load what :class:`Bench` needs."""
+def load(assembly: Assembly, steps: int = 1) -> Assembly:
+    """Load what :class:`Bench` needs; the texts of ``steps`` steps are encoded first, as a run does."""
 
     def encode() -> None:
         trainer = assembly.config.trainer
-        prompts = assembly.draw_prompts(list(range(trainer.batch_size * trainer.accumulate)))
+        prompts = assembly.draw_prompts(list(range(steps * trainer.batch_size * trainer.accumulate)))
         with torch.no_grad(), assembly.autocast():
             assembly.backbone.encode_text(prompts)
         assembly.backbone.release_text_encoder()

@@ -144,3 +144,27 @@ def test_the_profiled_prediction_is_whole(registry: Registry, monkeypatch: pytes
     assert not folding.folded
     assert found["launches"] > 0
     assert torch.is_grad_enabled()
+
+
+
+def test_no_text_is_encoded_while_steps_are_timed(vader, monkeypatch, capsys):
+    """A run encodes all its texts before the first step, so a step's time holds no encoder."""
+    encoded: list[bool] = []
+    encode = TinyBackbone.encode_texts
+    measuring: list[bool] = []
+    measure = Bench.measure
+
+    def counted(self: TinyBackbone, texts: Any) -> Any:
+        encoded.append(bool(measuring))
+        return encode(self, texts)
+
+    def measured(self: Bench, *given: Any, **more: Any) -> Any:
+        measuring.append(True)
+        return measure(self, *given, **more)
+
+    monkeypatch.setattr(TinyBackbone, "encode_texts", counted)
+    monkeypatch.setattr(Bench, "measure", measured)
+    arguments = ["bench", "--backbone", "tiny", "--reward", "brightness", "--prompts", "animal", "--json"]
+    assert vader(*arguments, "--steps", 2, "--num-steps", 2, "--device", "cpu", "--no-operations") == 0
+    assert encoded
+    assert not any(encoded)
