@@ -31,10 +31,10 @@ def test_published_settings(registry, name):
         12,
         24,
     )
-    assert (config.sampling.num_steps, config.sampling.guidance_scale) == (25, 12.0)
+    assert (config.sampler.num_steps, config.sampler.guidance_scale) == (25, 12.0)
     assert config.lora.alpha == 8
     assert config.lora.rank == {"videocrafter_pick_score": 16, "videocrafter_hps_aesthetic": 8}[name]
     assert (config.trainer.lr, config.trainer.accumulate, config.trainer.max_steps) == (2e-4, 8, 450)
-    assert {item.name for item in config.rewards} <= set(FIRST_PARTY["vader-rewards"])
+    assert {item.name for item in config.reward} <= set(FIRST_PARTY["vader-rewards"])
     registry.get("backbone", config.backbone.name).options(config.backbone.options)
-    registry.get("sampler", config.sampling.sampler).options(config.sampling.options)
+    registry.get("sampler", config.sampler.name).options(config.sampler.options)

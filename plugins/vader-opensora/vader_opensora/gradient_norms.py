@@ -10,12 +10,12 @@ import click
 import torch
 from torch import Tensor, nn
 
-from vader_core.conditioning import Conditioning
 from vader_core.geometry import Geometry, GeometryRequest
 from vader_core.lora.adapter import LoraSettings, adapter_parameters, attach_lora
-from vader_core.method.denoise import Sampling, denoise
+from vader_core.method.denoise import Seen
 from vader_core.method.gradient import Drawn
 from vader_core.method.guidance import Guidance
+from vader_core.method.model import Model
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness, derive_seed
 from vader_opensora.backbone import OpenSora
@@ -74,53 +74,38 @@ class Measurement:
         self.parameters = adapter_parameters(backbone.denoiser)
         _fill_second_half(self.parameters, seed)
         sampler = RFlow(conditioning_dtype=getattr(torch, backbone.options.conditioning_dtype))
-        plan = sampler.plan(backbone.schedule, num_steps, self.geometry)
-        self.sampling = Sampling(sampler, plan, Guidance(backbone.defaults.guidance_scale))
+        guidance = Guidance(backbone.defaults.guidance_scale)
+        self.model = Model(backbone, sampler, guidance, num_steps, self.geometry)
+        self.plan = self.model.plan(self.geometry)
         self.rng = Randomness(seed)
-        prompts = [Prompt(PROMPT)]
-        text = backbone.encode_text(prompts)
-        self.conditioning: Conditioning = backbone.condition(text, prompts, self.geometry, self.rng)
-        self.noise = backbone.initial_noise(1, self.geometry, self.rng)
+        self.conditioning = self.model.condition([Prompt(PROMPT)], self.geometry, self.rng)
 
     def single_steps(self) -> Iterator[StepNorm]:
         """Each step on its own: the reward's gradient at the clean latents, carried into one prediction."""
-        plan, sampler = self.sampling.plan, self.sampling.sampler
-        inputs, final = self._rollout()
+        plan, sampler, steps = self.plan, self.model.sampler, list[Seen]()
+        with torch.no_grad():
+            final = self.model.rollout(self.conditioning, self.geometry, self.rng, watch=steps.append).latents
         final.requires_grad_()
         self._loss(final).backward()
         direction = final.grad
-        for i, latents in enumerate(inputs):
+        for seen in steps:
             self.backbone.denoiser.zero_grad()
             with self._differentiating():
-                prediction = self._predict(i, latents)
-            state = sampler.step(plan, i, sampler.start(plan, latents), prediction, None)
+                prediction = self.model.predict(seen.latents, seen.timestep, self.conditioning)
+            state = sampler.step(plan, seen.index, sampler.start(plan, seen.latents), prediction, None)
             state.latents.backward(direction)
-            yield StepNorm(i, plan.timesteps[i], plan.tables["size"][i], self._norm())
+            yield StepNorm(seen.index, seen.timestep, plan.tables["size"][seen.index], self._norm())
 
     def last_steps(self, count: int) -> float:
         """The last ``count`` steps together, as ``--gradient last:COUNT`` differentiates them."""
         self.backbone.denoiser.zero_grad()
-        total = self.sampling.plan.num_steps
+        total = self.model.num_steps
         drawn = Drawn(frozenset(range(total - count, total)))
         with self._differentiating():
-            rollout = denoise(self.backbone, self.sampling, self.noise, self.conditioning, drawn, self.rng)
+            rollout = self.model.rollout(self.conditioning, self.geometry, self.rng, drawn)
             loss = self._loss(rollout.latents)
         loss.backward()
         return self._norm()
-
-    @torch.no_grad()
-    def _rollout(self) -> tuple[list[Tensor], Tensor]:
-        plan, sampler = self.sampling.plan, self.sampling.sampler
-        state, inputs = sampler.start(plan, self.noise), []
-        for i in range(plan.num_steps):
-            inputs.append(state.latents)
-            state = sampler.step(plan, i, state, self._predict(i, state.latents), None)
-        return inputs, state.latents
-
-    def _predict(self, i: int, latents: Tensor) -> Tensor:
-        timestep = torch.full((len(latents),), self.sampling.plan.timesteps[i], device=latents.device)
-        guidance = self.sampling.guidance
-        return guidance.predict(self.backbone, latents, timestep.to(latents.dtype), self.conditioning)
 
     def _loss(self, latents: Tensor) -> Tensor:
         return -self.backbone.decode(latents, self.geometry, [self.geometry.num_frames // 2]).mean()
@@ -143,7 +128,7 @@ def _fill_second_half(parameters: dict[str, nn.Parameter], seed: int) -> None:
 
 def report(measurement: Measurement, last: Sequence[int]) -> Iterator[str]:
     """The measurement as lines of text."""
-    yield f"{measurement.geometry}, {measurement.sampling.plan.num_steps} steps"
+    yield f"{measurement.geometry}, {measurement.model.num_steps} steps"
     yield "step  timestep  step size  gradient norm"
     for one in measurement.single_steps():
         yield f"{one.step:4d}  {one.timestep:8.2f}  {one.size:9.4f}  {one.norm:13.3e}"
