@@ -16,6 +16,7 @@ from vader_core.api.train import train
 from vader_core.assembly.prepare import prepare
 from vader_core.builtin.samplers.euler import Euler
 from vader_core.cli.sample import command as sample_command
+from vader_core.first_party import FIRST_PARTY
 from vader_core.lora.adapter import LoraSettings
 from vader_core.lora.tuning import Lora
 from vader_core.method.guidance import Guidance
@@ -26,7 +27,7 @@ from vader_core.method.options import RewardGradientOptions
 from vader_core.method.reward_gradient import RewardGradient
 from vader_core.method.segments import Segments, sample_video
 from vader_core.randomness import Randomness
-from vader_core.registry import FIRST_PARTY, load_registry
+from vader_core.registry import load_registry
 from vader_core.run.adapters import find_adapter
 from vader_core.run.config import validated
 from vader_core.run.layers import changed, read_recipe, recipes
@@ -199,7 +200,7 @@ def test_fewer_steps_keep_a_gradient_that_fits(registry):
 def test_the_recipes_make_a_run(registry, name):
     assert recipes(registry)[name]["summary"]
     config = changed(validated(read_recipe(registry, name)), trainer={"device": "cpu"})
-    assert {item.name for item in config.reward} <= set(FIRST_PARTY["vader-rewards"])
+    assert {item.name for item in config.reward} <= set(FIRST_PARTY["vader-rewards"]["reward"])
     assembly = prepare(complete(config, registry), registry)
     assert assembly.geometry == Geometry(576, 1024, 14, 7)
     assert assembly.model.guidance.scale == (1.0, 3.0)
