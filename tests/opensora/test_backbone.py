@@ -353,4 +353,3 @@ def test_the_plugin_announces_its_parts():
     made = component.make(dict(OPTIONS), device=CPU, dtype=torch.float32)
     assert made.name == "opensora"
     assert registry.lora_formats["opensora"].resolve().name == "opensora"
-    assert registry.commands["opensora-gradients"].resolve().name == "command"

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
-from vader_opensora.gradient_norms import command as gradients_command
 from vader_opensora.lora_format import OpenSoraLora
 
 from vader_core.api.train import train
+from vader_core.cli.gradient_norms import command as gradients_command
 from vader_core.cli.sample import command as sample_command
 from vader_core.registry import load_registry
 from vader_core.run.adapters import find_adapter
@@ -91,8 +91,20 @@ def test_recipes_are_valid(registry):
 
 
 def test_the_gradient_of_every_step_is_measured():
-    flags = ["--resolution", "144p", "--num-frames", "17", "--num-steps", "3", "--last", "1,3"]
-    result = CliRunner().invoke(gradients_command, [*flags, "--device", "cpu"])
+    flags = [
+        "--num-frames",
+        "17",
+        "--num-steps",
+        "3",
+        "--last",
+        "1,3",
+        "--lora-alpha",
+        "8",
+        "--device",
+        "cpu",
+    ]
+    flags += [text for key in ("architecture=tiny", "resolution=144p") for text in ("-o", f"backbone.{key}")]
+    result = CliRunner().invoke(gradients_command, ["--backbone", "opensora", "--weights", "random", *flags])
     assert result.exit_code == 0, result.output
     lines = result.output.splitlines()
     norms = [float(line.split()[-1]) for line in lines[2:]]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
     from pydantic import BaseModel
 
-    from vader_core.hookspecs import Register, RegisterCommand, RegisterLoraFormat
+    from vader_core.hookspecs import Register, RegisterLoraFormat
 
 
 def make_backbone(config: BaseModel, *, device: object, dtype: object) -> object:
@@ -67,14 +67,4 @@ def register_lora_formats(register: RegisterLoraFormat) -> None:
         "opensora",
         "vader_opensora.lora_format:OpenSoraLora",
         summary="VADER's .pt files for Open-Sora 1.2 (alpha 8 at every rank)",
-    )
-
-
-@hookimpl
-def register_commands(register: RegisterCommand) -> None:
-    """Announces the measurement behind the default of ``--gradient``."""
-    register(
-        "opensora-gradients",
-        "vader_opensora.gradient_norms:command",
-        summary="gradient norm of the LoRA by sampling step (Open-Sora)",
     )
