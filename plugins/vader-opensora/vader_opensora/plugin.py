@@ -11,7 +11,7 @@ from vader_opensora.weight_files import AUTOENCODER, DENOISER, TEXT_ENCODER
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from vader_core.hookspecs import Register, RegisterCommand, RegisterLoraFormat
+    from vader_core.hookspecs import Register, RegisterLoraFormat
 
 
 def make_rflow(config: BaseModel, *, device: object, dtype: object) -> object:
@@ -57,14 +57,4 @@ def register_lora_formats(register: RegisterLoraFormat) -> None:
         "opensora",
         "vader_opensora.lora_format:OpenSoraLora",
         summary="VADER's .pt files for Open-Sora 1.2 (alpha 8 at every rank)",
-    )
-
-
-@hookimpl
-def register_commands(register: RegisterCommand) -> None:
-    """Announces the measurement behind the default of ``--gradient``."""
-    register(
-        "opensora-gradients",
-        "vader_opensora.gradient_norms:command",
-        summary="gradient norm of the LoRA by sampling step (Open-Sora)",
     )
