@@ -2,8 +2,8 @@
 
 The columns of Open-Sora (``path``, ``text``, ``num_frames``, ``height``, ``width``, ``fps``) and of
 EasyAnimate (``file_path``, ``text``, ``type``, ``width``, ``height``) are read as they are; ``video``,
-``start`` and ``end`` (seconds) may stand beside them. A row that cannot be used is kept with the reason, never lost in
-silence.
+``start`` and ``end`` (seconds) may stand beside them. A row that cannot be used is kept with the reason,
+never lost in silence.
 """
 
 from __future__ import annotations

@@ -105,7 +105,8 @@ class LearnedRange:
     """The posterior of a discrete diffusion, for models that predict noise and a variance between two bounds.
 
     (Improved DDPM, arXiv 2102.09672; Open-Sora 1.1 and EasyAnimate V2.) Tables are worked out in the dtype
-    of ``betas``: Open-Sora's are float32, which moves the bound at timestep 0 by 0.3 %; EasyAnimate's float64.
+    of ``betas``: Open-Sora's are float32, which moves the bound at timestep 0 by 0.3 %; EasyAnimate's are
+    float64.
 
     Args:
         betas: [N], float32 or float64.
