@@ -23,7 +23,7 @@ from vader_opensora.architecture import STDiT3Config
 from vader_opensora.flow import add_noise, shifted, time_shift
 from vader_opensora.stdit3 import STDiT3
 
-from vader_core.data.buckets import Buckets, Shape, place_all
+from vader_core.data.buckets import Buckets, place_all
 from vader_core.data.collate import easyanimate_collate, easyanimate_size
 from vader_core.data.crops import centre_image, centre_video, cover_image, cover_video
 from vader_core.data.frame_choice import (
@@ -41,6 +41,7 @@ from vader_core.data.resolutions import easyanimate_crops, easyanimate_sizes, re
 from vader_core.errors import VaderError
 from vader_core.lora.adapter import LoraSettings, adapter_parameters, attach_lora
 from vader_core.method.diffusion_loss import LearnedRange, keep_frames, logit_normal, squared_error
+from vader_core.prompts import Shape
 from vader_core.training import learning_rate
 
 pytestmark = pytest.mark.golden

@@ -18,6 +18,7 @@ import numpy as np
 
 from vader_core.data.resolutions import Resolution, resolution
 from vader_core.errors import VaderError
+from vader_core.prompts import Shape
 
 Rule = Literal["1.1", "1.2"]
 BucketConfig = Mapping[str, Mapping[int | str, Sequence[object]]]
@@ -41,23 +42,6 @@ class Bucket(NamedTuple):
     def __str__(self) -> str:
         height, width = self.size
         return f"{self.frames}x{height}x{width}"
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What a clip's file holds, known without decoding it.
-
-    Args:
-        frames: Frames that can be read, 1 for a picture.
-        height: Pixels, as it is shown.
-        width: Pixels, as it is shown.
-        fps: Frames per second; ``None`` where the file does not say.
-    """
-
-    frames: int
-    height: int
-    width: int
-    fps: float | None = None
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from vader_core.data.buckets import Shape
 from vader_core.errors import VaderError
+from vader_core.prompts import Shape
 from vader_core.video import IMAGES
 
 # A time that is meant to meet a frame's beginning may fall this share of a frame before it.

@@ -86,9 +86,10 @@ def cover_smooth(pixels: Pixels, size: Size, covering: Size | None = None) -> Cl
 
 def smallest_cover(height: int, width: int, size: Size) -> Size:
     """EasyAnimate: the size that a clip of ``height`` x ``width`` is resized to before the cut."""
+    # Rounding must not leave the other side a pixel short.
     if size[0] / height > size[1] / width:
-        return size[0], int(width * size[0] / height)
-    return int(height * size[1] / width), size[1]
+        return size[0], max(size[1], int(width * size[0] / height))
+    return max(size[0], int(height * size[1] / width)), size[1]
 
 
 def _covering(shape: Any, size: Size, rounded: Any) -> Size:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vader_core.data.buckets import Shape
 from vader_core.data.clips import probe
 from vader_core.data.tables import Row
 from vader_core.errors import VaderError
+from vader_core.prompts import Shape
 
 # A rate must be known to turn seconds into frames; pictures have none.
 _PICTURE = 1

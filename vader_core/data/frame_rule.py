@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from vader_core.data.buckets import Shape
 from vader_core.data.frame_choice import (
     easyanimate_count,
     easyanimate_frames,
@@ -17,6 +16,7 @@ from vader_core.data.frame_choice import (
 )
 from vader_core.data.frame_masks import Draws
 from vader_core.errors import VaderError
+from vader_core.prompts import Shape
 
 FrameRuleName = Literal["even", "open_sora", "easyanimate"]
 

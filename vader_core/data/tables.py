@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from vader_core.data.buckets import Shape
 from vader_core.errors import MissingDependencyError, VaderError
+from vader_core.prompts import Shape
 from vader_core.video import IMAGES, VIDEOS
 
 Kind = Literal["video", "image"]
@@ -131,7 +131,7 @@ def _csv(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    for number, line in enumerate(_text(path).split("\n"), start=1):
         if line.strip():
             yield _object(path, f"line {number}", _parsed(path, f"line {number}", line))
 
