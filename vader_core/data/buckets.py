@@ -222,7 +222,7 @@ def _count(name: str, frames: int | str) -> int:
 
 def _slot(number: int, where: Resolution, frames: int, entry: Sequence[object], rule: Rule) -> Slot:
     place = f"buckets: {where.name}, {frames} frames"
-    if isinstance(entry, str) or len(entry) != 2:
+    if not isinstance(entry, Sequence) or isinstance(entry, str) or len(entry) != 2:
         raise VaderError(f"{place}: {entry!r} is not [keep probability, batch size], e.g. [1.0, 8]")
     keep, batch_size = entry
     pair = list(keep) if isinstance(keep, Sequence) and not isinstance(keep, str) else [keep]

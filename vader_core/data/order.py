@@ -14,6 +14,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -149,12 +150,10 @@ class EasyAnimateGroups:
 
 @dataclass(frozen=True)
 class _Epoch:
-    """One pass: its batches in order, each bucket's rows in order, and how many rows came before it."""
+    """One pass: its batches in order, and each bucket's rows in order."""
 
     batches: tuple[tuple[Bucket, tuple[int, ...]], ...]
     rows: Mapping[Bucket, tuple[int, ...]]
-    first_batch: int
-    first_rows: tuple[int, ...]
 
 
 class Endless:
@@ -170,8 +169,9 @@ class Endless:
         self, place: Callable[[int], Placement], batch_size: Callable[[Bucket], int], seed: int
     ) -> None:
         self._place, self._batch_size, self._seed = place, batch_size, seed
-        self._epochs: list[_Epoch] = []
-        self._starts: list[int] = []
+        # How many batches and rows came before each epoch, and before the next one.
+        self._batches_before, self._rows_before = [0], [0]
+        self._epoch = lru_cache(maxsize=3)(self._made)
 
     def at(self, iteration: int, rank: int = 0, world_size: int = 1) -> RowBatch:
         """The batch of one process.
@@ -180,40 +180,43 @@ class Endless:
             iteration: Micro-steps since the beginning of the run, from 0.
             rank: Data-parallel rank.
             world_size: Number of data-parallel ranks.
+
+        Raises:
+            VaderError: The buckets keep no row at all.
         """
         entry = iteration * world_size + rank
-        number, epoch = self._epoch_of(entry)
-        position = entry - epoch.first_batch
-        bucket, rows = epoch.batches[position]
-        return RowBatch(rows, bucket, epoch.first_rows[position], number)
+        while self._batches_before[-1] <= entry:
+            self._count_epoch()
+        # Epochs without a batch begin where the next one does: the search finds the last of equals.
+        number = bisect_right(self._batches_before, entry) - 1
+        position = entry - self._batches_before[number]
+        batches = self._epoch(number).batches
+        bucket, rows = batches[position]
+        earlier = sum(len(found) for _, found in batches[:position])
+        return RowBatch(rows, bucket, self._rows_before[number] + earlier, number)
 
     def substitutes(self, batch: RowBatch, row: int) -> list[int]:
         """What can stand in for a row that cannot be read: the others of its bucket, the next first."""
-        rows = self._epochs[batch.epoch].rows[batch.bucket]
+        rows = self._epoch(batch.epoch).rows[batch.bucket]
         start = rows.index(row) + 1
         return [*rows[start:], *rows[: start - 1]]
 
     def batches_in(self, epoch: int) -> int:
         """How many batches one pass has, over all processes."""
-        while len(self._epochs) <= epoch:
-            self._add_epoch()
-        return len(self._epochs[epoch].batches)
+        return len(self._epoch(epoch).batches)
 
-    def _epoch_of(self, entry: int) -> tuple[int, _Epoch]:
-        while not self._epochs or self._end <= entry:
-            self._add_epoch()
-        number = bisect_right(self._starts, entry) - 1
-        return number, self._epochs[number]
+    def _count_epoch(self) -> None:
+        number = len(self._batches_before) - 1
+        batches = self._epoch(number).batches
+        self._batches_before.append(self._batches_before[-1] + len(batches))
+        self._rows_before.append(self._rows_before[-1] + sum(len(found) for _, found in batches))
+        if number + 1 >= _EMPTY_EPOCHS and not self._batches_before[-1]:
+            raise VaderError(
+                "the buckets keep no clip of this table: look at the drop table of --dry-run, and lower the "
+                "sizes or lengths, or raise the keep probabilities"
+            )
 
-    @property
-    def _end(self) -> int:
-        last = self._epochs[-1]
-        return last.first_batch + len(last.batches)
-
-    def _add_epoch(self) -> None:
-        number = len(self._epochs)
-        first_batch = self._end if self._epochs else 0
-        first_row = self._rows_before(number)
+    def _made(self, number: int) -> _Epoch:
         placement = self._place(number)
         draws = torch.Generator().manual_seed(derive_seed(self._seed, "rows", number))
         rows = {bucket: _shuffled(found, draws) for bucket, found in placement.rows.items()}
@@ -222,27 +225,8 @@ class Endless:
             for bucket, found in rows.items()
             for start in range(0, len(found), self._batch_size(bucket))
         ]
-        batches = [batches[i] for i in torch.randperm(len(batches), generator=draws).tolist()]
-        first_rows = []
-        for _, found in batches:
-            first_rows.append(first_row)
-            first_row += len(found)
-        self._epochs.append(_Epoch(tuple(batches), rows, first_batch, tuple(first_rows)))
-        # Epochs without a batch begin where the next one does: the search must find the later of equals.
-        self._starts.append(first_batch)
-        if len(self._epochs) >= _EMPTY_EPOCHS and not self._end:
-            raise VaderError(
-                "the buckets keep no clip of this table: look at the drop table of --dry-run, and lower the "
-                "sizes or lengths, or raise the keep probabilities"
-            )
-
-    def _rows_before(self, number: int) -> int:
-        if not number:
-            return 0
-        last = self._epochs[number - 1]
-        if not last.batches:
-            return self._rows_before(number - 1)
-        return last.first_rows[-1] + len(last.batches[-1][1])
+        order = torch.randperm(len(batches), generator=draws).tolist()
+        return _Epoch(tuple(batches[i] for i in order), rows)
 
 
 def _shuffled(rows: Sequence[int], draws: torch.Generator) -> tuple[int, ...]:

@@ -43,3 +43,8 @@ def write_clip():
 @pytest.fixture
 def numbers():
     return _numbers
+
+
+@pytest.fixture(scope="session")
+def write_clip_once():
+    return _write_clip
