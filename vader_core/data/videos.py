@@ -56,6 +56,10 @@ class Videos(PromptSource):
         """The held-out clips, or every clip where none is held out."""
         return list(self.held_out or self._clips)
 
+    def held_out_clips(self) -> list[tuple[Prompt, Shape]]:
+        """The held-out clips, with the size of each."""
+        return list(zip(self.held_out, self._held_out_shapes, strict=True))
+
     def clips(self) -> Sequence[Prompt]:
         """Every training clip, in the table's order."""
         return self._clips
