@@ -196,13 +196,7 @@ class Supervised(Objective):
 
     def timesteps(self, backbone: Backbone, batch: Batch) -> Float[Tensor, " b"]:
         """A noise level per clip, each from its own sample's stream: [B], as the schedule counts them."""
-        uniform = torch.stack(
-            [
-                torch.rand((), generator=batch.rng.generator("timestep", sample=index), dtype=torch.float64)
-                for index in range(len(batch))
-            ]
-        )
-        return self.spread(backbone, batch.geometry, uniform)
+        return self.spread(backbone, batch.geometry, batch.rng.uniform("timestep"))
 
     def spread(self, backbone: Backbone, geometry: Geometry, uniform: Tensor) -> Float[Tensor, " b"]:
         """Noise levels for evenly spread numbers in [0, 1)."""
@@ -217,11 +211,7 @@ class Supervised(Objective):
         return schedule.num_train_timesteps * ratio * share / (1 + (ratio - 1) * share)
 
     def _dropped(self, batch: Batch) -> Bool[Tensor, " b"]:
-        draws = [
-            torch.rand((), generator=batch.rng.generator("caption dropout", sample=index))
-            for index in range(len(batch))
-        ]
-        return torch.stack(draws) < self.config.caption_dropout
+        return batch.rng.uniform("caption dropout") < self.config.caption_dropout
 
     def _mask(self, encoded: Encoded) -> Bool[Tensor, "b t"] | None:
         if self._masks is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from vader_core.data.frame_masks import SeededDraws
 from vader_core.data.plan import Plan, Portion
@@ -29,6 +29,7 @@ class _Read:
     passed_over: Mapping[int, str]
 
 
+@dataclass
 class VideoBatches:
     """Batches of clips; a pure function of the place in the run and of what the files hold.
 
@@ -42,28 +43,23 @@ class VideoBatches:
         workers: Threads that read.
         limit: Largest share of the clips that may turn out unreadable.
         say: Told of each file that is passed over, once.
+        unreadable: Clips that could not be read, with the reasons.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        reader: Reader,
-        *,
-        size_of: Callable[[Geometry], tuple[int, int]],
-        finished: Callable[[list[Prompt]], list[Prompt]],
-        seed: int,
-        accumulate: int,
-        workers: int,
-        limit: float,
-        say: Callable[[str], None] = lambda _: None,
-    ) -> None:
-        self.plan, self.reader = plan, reader
-        self._size_of, self._finished, self._say = size_of, finished, say
-        self._seed, self._accumulate, self._limit = seed, accumulate, limit
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="clips")
+    plan: Plan
+    reader: Reader
+    size_of: Callable[[Geometry], tuple[int, int]]
+    finished: Callable[[list[Prompt]], list[Prompt]]
+    seed: int
+    accumulate: int
+    workers: int
+    limit: float
+    say: Callable[[str], None]
+    unreadable: dict[int, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="clips")
         self._waiting: dict[tuple[int, int, int], list[Future[_Read]]] = {}
-        #: Clips that could not be read, with the reasons.
-        self.unreadable: dict[int, str] = {}
 
     def at(self, step: int, micro: int, rank: int, world: int) -> Mapping[str, Batch]:
         """The batch of one micro-step.
@@ -71,7 +67,7 @@ class VideoBatches:
         Raises:
             VaderError: Too many clips cannot be read, or none of a bucket.
         """
-        iteration = step * self._accumulate + micro
+        iteration = step * self.accumulate + micro
         wanted = [(i, rank, world) for i in range(iteration, iteration + _AHEAD + 1)]
         for place in set(self._waiting) - set(wanted):
             for future in self._waiting.pop(place):
@@ -83,8 +79,8 @@ class VideoBatches:
         read = [future.result() for future in self._waiting.pop(wanted[0])]
         for one in read:
             self._count(one.passed_over)
-        rng = Randomness(self._seed, step, micro, portion.samples)
-        prompts = self._finished([one.prompt for one in read])
+        rng = Randomness(self.seed, step, micro, portion.samples)
+        prompts = self.finished([one.prompt for one in read])
         return {"videos": Batch(prompts, portion.geometry, rng)}
 
     def close(self) -> None:
@@ -113,26 +109,22 @@ class VideoBatches:
     def _clip(self, clip: int, sample: int, geometry: Geometry) -> Prompt:
         prompt = self.plan.clips[clip]
         assert prompt.video is not None
-        draws = SeededDraws(derive_seed(self._seed, "frames", sample))
+        draws = SeededDraws(derive_seed(self.seed, "frames", sample))
         pixels = self.reader.read(
-            prompt.video, geometry.num_frames, self._size_of(geometry), draws, self.plan.shapes[clip]
+            prompt.video, geometry.num_frames, self.size_of(geometry), draws, self.plan.shapes[clip]
         )
         return replace(prompt, video=replace(prompt.video, pixels=pixels))
 
     def _count(self, passed_over: Mapping[int, str]) -> None:
         for clip, why in passed_over.items():
             if clip not in self.unreadable:
-                self._say(f"passed over: row {self.plan.numbers[clip]}, {why}")
+                self.say(f"passed over: row {self.plan.numbers[clip]}, {why}")
             self.unreadable[clip] = why
         bad, all_clips = len(self.unreadable), len(self.plan.clips)
-        if bad > max(_ALWAYS_ALLOWED, self._limit * all_clips):
+        last = next(reversed(self.unreadable.values()), "")
+        if bad > max(_ALWAYS_ALLOWED, self.limit * all_clips):
             raise VaderError(
                 f"{bad} of {all_clips} clips could not be read while training, more than "
-                f"data.unreadable_limit={self._limit:g} allows; the last: {why_last(self.unreadable)}. Find "
-                "them with -o data.check=true, repair or remove them, or raise the limit"
+                f"data.unreadable_limit={self.limit:g} allows; the last: {last}. Find them "
+                "with -o data.check=true, repair or remove them, or raise the limit"
             )
-
-
-def why_last(unreadable: Mapping[int, str]) -> str:
-    """The newest reason."""
-    return list(unreadable.values())[-1]
