@@ -187,6 +187,10 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
         f"{summary['steps']} steps, {summary['reward_queries']} reward queries, "
         f"{summary['train_seconds']:.1f} s of training"
     ]
+    losses = summary.get("held_out_loss")
+    if losses:
+        base, tuned = losses["base"]["mean"], losses["tuned"]["mean"]
+        lines.append(f"held-out loss: {base:.4g} -> {tuned:.4g} ({tuned - base:+.4g})")
     for name, found in summary.get("evaluation", {}).items():
         low, high = found["ci95"]
         lines.append(

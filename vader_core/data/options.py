@@ -36,7 +36,9 @@ class DataOptions(BaseModel):
         "to the run's size.",
     )
     bucket_rule: Rule = Field("1.1", description="Open-Sora's rule for buckets: 1.1 or 1.2.")
-    held_out: int = Field(0, ge=0, description="So many clips are kept for validation alone.")
+    held_out: int | None = Field(
+        None, ge=0, description="So many clips are kept for validation alone; a tenth by default, 8 at most."
+    )
     check: bool = Field(False, description="Read every file whole before training, to find those cut off.")
     unreadable_limit: float = Field(
         0.1, ge=0, le=1, description="The run ends where a larger share of the clips cannot be read."

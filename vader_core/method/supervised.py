@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -29,11 +28,13 @@ from vader_core.method.model import Model
 from vader_core.method.objective import Backward, Batch, Objective, Processes, StepResult
 from vader_core.method.options import SupervisedOptions
 from vader_core.prediction import Prediction
-from vader_core.randomness import Randomness, derive_seed
+from vader_core.randomness import derive_seed
 from vader_core.schedule import RectifiedFlow, Schedule, VariancePreserving
 from vader_core.text import Tensors
 
 _HERE = "objective.supervised"
+#: Held-out clips are judged at these shares of what training draws, from little noise to much.
+LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 @dataclass(frozen=True)
@@ -192,6 +193,19 @@ class Supervised(Objective):
         signal = schedule.alphas_cumprod.to(timestep.device)[timestep.long()].float()
         return min_snr_weight(signal / (1 - signal), self.config.min_snr, schedule.prediction_type)
 
+    @torch.no_grad()
+    def judge(self, model: Model, batches: Sequence[Batch]) -> Mapping[str, float]:
+        """The mean loss at each of five fixed noise levels; no caption is dropped, no frame masked."""
+        totals = dict.fromkeys((f"{level:g}" for level in LEVELS), 0.0)
+        for batch in batches:
+            encoded = encode(model, batch)
+            for level in LEVELS:
+                uniform = torch.full((len(batch),), level, dtype=torch.float64)
+                timestep = self.spread(model.backbone, batch.geometry, uniform)
+                totals[f"{level:g}"] += float(self.losses(model, encoded, timestep).sum())
+        count = sum(len(batch) for batch in batches)
+        return {name: total / count for name, total in totals.items()}
+
     # -- what is drawn -----------------------------------------------------------------------------------
 
     def timesteps(self, backbone: Backbone, batch: Batch) -> Float[Tensor, " b"]:
@@ -276,48 +290,3 @@ def _like(dropped: Tensor, value: Tensor) -> Tensor:
 
 def _learns_variance(schedule: Schedule) -> bool:
     return isinstance(schedule, VariancePreserving) and schedule.variance == "learned_range"
-
-
-@dataclass(frozen=True)
-class Bands:
-    """Held-out loss at fixed noise levels.
-
-    Args:
-        levels: Shares of the way, evenly spread in what training draws.
-    """
-
-    levels: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """One name per level."""
-        return tuple(f"{level:g}" for level in self.levels)
-
-
-@torch.no_grad()
-def held_out_loss(
-    objective: Supervised, model: Model, batches: Sequence[Batch], bands: Bands
-) -> Mapping[str, float]:
-    """The mean loss on held-out clips at each noise level, with noise of each clip's own.
-
-    Args:
-        objective: Says how losses are computed; captions are not dropped, frames not masked.
-        model: Loaded.
-        batches: The held-out clips; their random numbers name the noise.
-        bands: The levels.
-    """
-    totals = dict.fromkeys(bands.names, 0.0)
-    count = 0
-    for batch in batches:
-        encoded = encode(model, batch)
-        count += len(batch)
-        for name, level in zip(bands.names, bands.levels, strict=True):
-            uniform = torch.full((len(batch),), level, dtype=torch.float64)
-            timestep = objective.spread(model.backbone, batch.geometry, uniform)
-            totals[name] += float(objective.losses(model, encoded, timestep).sum())
-    return {name: total / max(1, count) for name, total in totals.items()}
-
-
-def held_out_rng(seed: int, clips: Sequence[int]) -> Randomness:
-    """The random numbers of held-out clips: keyed by the clip, so that nothing else moves them."""
-    return Randomness(seed, samples=tuple(clips), scope=("held out",))
