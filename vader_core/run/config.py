@@ -102,6 +102,15 @@ class DataSection(DataOptions):
         return dict(self.model_extra or {})
 
 
+class TuningSection(Section):
+    """What learns."""
+
+    kind: Literal["lora", "full"] = Field("lora", description="An adapter, or the denoiser's own weights.")
+    modules: list[str] | None = Field(
+        None, description="With full: names of the modules that learn; all by default."
+    )
+
+
 class LoraSection(Section):
     """The adapter."""
 
@@ -244,6 +253,7 @@ class RunConfig(Section):
     monitor: list[MonitorSection] = Field(default_factory=list)
     prompts: PromptSection = Field(default_factory=PromptSection)
     data: DataSection = Field(default_factory=DataSection)
+    tuning: TuningSection = Field(default_factory=TuningSection)
     lora: LoraSection = Field(default_factory=LoraSection)
     trainer: TrainerSection = Field(default_factory=TrainerSection)
     performance: PerformanceSection = Field(default_factory=PerformanceSection)
