@@ -15,6 +15,7 @@ from vader_core.lora.adapter import attach_lora
 from vader_core.profiling.estimate import memory_facts
 from vader_core.registry import Registry, load_registry
 from vader_core.run.config import RunConfig
+from vader_core.training.optimizer import check_schedule
 from vader_core.tuning.full import chosen_weights
 
 #: What an objective may need, the section that gives it, and the flag.
@@ -124,6 +125,7 @@ def require_trainable(assembly: Assembly) -> None:
     if not drawn:
         raise VaderError(f"--prompts {config.prompts.source}: there are no prompts in it")
     _check_guard(config)
+    check_schedule(config.trainer)
     if assembly.backbone.needs_image and any(prompt.image is None for prompt in drawn):
         raise VaderError(
             f"backbone {config.backbone.name!r} starts from an image, but the prompts have none: "

@@ -79,7 +79,8 @@ def _check_full(config: RunConfig) -> None:
     for name in ("fold_adapter", "fp8", "swap_blocks"):
         if getattr(config.performance, name):
             raise VaderError(
-                f"performance.{name} needs weights that do not learn, and --tune full trains them: leave one out"
+                f"performance.{name} needs weights that do not learn, and --tune full trains them: leave "
+                "one out"
             )
     asked = config.objective.get("reward_gradient")
     if asked is not None and asked.options.get("base_weight"):
