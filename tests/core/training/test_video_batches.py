@@ -1,4 +1,4 @@
-"""Batches of clips: what cannot be read is replaced by the next of its bucket; too much of it ends the run."""
+"""Batches of clips: one that cannot be read is replaced by the next of its bucket; too many end the run."""
 
 from __future__ import annotations
 
