@@ -67,3 +67,13 @@ class RectifiedFlowOptions(_Options):
         gt=0.0,
         description="static time shift in place of the backbone's; 1 spaces the times evenly",
     )
+
+
+class IDDPMOptions(_Options):
+    """Options of ``iddpm``."""
+
+    table_dtype: Literal["float64", "float32"] = Field(
+        default="float64",
+        description="in which the coefficients are computed; Open-Sora 1.1 keeps them in float32, which "
+        "moves a sample of 100 steps by 1.5e-4",
+    )
