@@ -39,20 +39,17 @@ def official(tensors: Mapping[str, object]) -> dict[str, Tensor]:
     return named
 
 
-def weight_file(source: WeightSource, pretrained: WeightFile, *, part: str, option: str) -> Path:
+def weight_file(source: WeightSource, pretrained: WeightFile, *, label: str, option: str) -> Path:
     """The file that a source means; in a folder, the official file name.
 
     Raises:
         VaderError: It is not there.
     """
-    path = locate(source, pretrained, needed_for=f"backbone 'opensora' ({part})", option=option)
+    path = locate(source, pretrained, needed_for=label, option=option)
     if path.is_dir():
         path = path / pretrained.file
     if not path.is_file():
-        raise VaderError(
-            f"backbone 'opensora' ({part}): {path} is not a file; "
-            f"give a file, or a folder with {pretrained.file}"
-        )
+        raise VaderError(f"{label}: {path} is not a file; give a file, or a folder with {pretrained.file}")
     return path
 
 
@@ -73,14 +70,14 @@ def build(
     return module.to_empty(device=device).requires_grad_(False).eval()
 
 
-def read_into(module: nn.Module, path: Path, *, part: str) -> None:
+def read_into(module: nn.Module, path: Path, label: str) -> None:
     """Fill ``module`` from an official file; every key must be there and none left over.
 
     Raises:
         VaderError: Listing what does not fit.
     """
-    tensors = official(load_tensors(path, needed_for=f"backbone 'opensora' ({part})"))
-    load_exactly(module, tensors, what=f"backbone 'opensora' ({part}): {path}")
+    tensors = official(load_tensors(path, needed_for=label))
+    load_exactly(module, tensors, what=f"{label}: {path}")
 
 
 @torch.no_grad()
@@ -109,7 +106,7 @@ def _constant(name: str, value: Tensor) -> Tensor | None:
 
 
 def _spread(name: str, value: Tensor) -> tuple[float, float]:
-    if name.endswith("scale_shift_table"):
+    if name.endswith(("scale_shift_table", "scale_shift_table_temporal")):
         return 0.0, 0.4
     if name.endswith("y_embedding"):
         return 0.0, 0.5

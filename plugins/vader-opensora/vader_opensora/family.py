@@ -13,20 +13,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from vader_core.backbone import Backbone, Text, TextCache
+from vader_core.backbone import Backbone
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
+from vader_core.nn.recompute import RecomputeSwitch
 from vader_core.prompts import Prompt
-from vader_core.recompute import RecomputeSwitch
+from vader_core.text import Text, TextCache
 from vader_core.weights import WeightFile, WeightSource, locate, parse_weights
 from vader_opensora import checkpoint, kernels
 from vader_opensora.captions import Request, parse_request
-from vader_opensora.frame_masks import parse_strategy, place
+from vader_opensora.frame_masks import FRAME_MASK, REFERENCE, parse_strategy, place
 from vader_opensora.options import FamilyOptions
-from vader_opensora.plugin import TEXT_ENCODER
 from vader_opensora.references import read_reference
 from vader_opensora.resolutions import image_size
 from vader_opensora.text_encoder import T5TextEncoder, WordVectors
+from vader_opensora.weight_files import TEXT_ENCODER
 
 #: Pixels along a side of one latent element.
 SPATIAL = 8
@@ -34,9 +35,6 @@ SPATIAL = 8
 PICTURE_FPS = 120.0
 #: Name of the number of tokens that count in every text, or ``None`` where texts differ.
 TEXT_LENGTH = "text_length"
-#: Where the frame mask [b, t] and the given frames [b, c, t, h, w] lie in a conditioning.
-FRAME_MASK = "frame_mask"
-REFERENCE = "reference"
 #: Prompts that go through T5 together.
 TEXTS_AT_ONCE = 8
 #: Tokens that texts are padded to a multiple of: every length of text is a CUDA graph of its own.
@@ -179,13 +177,14 @@ class OpenSoraFamily(Backbone):
 
     def _make_text_encoder(self) -> Callable[[Sequence[str]], dict[str, Tensor]]:
         length, channels = self.text_size
+        label = f"backbone {self.name!r} (text encoder)"
         source = parse_weights(self.source_of(self.options.text_encoder_weights))
         if source.kind == "random":
             return WordVectors(max_length=length, channels=channels)
         folder = locate(
             source,
             TEXT_ENCODER,
-            needed_for=f"backbone {self.name!r} (text encoder)",
+            needed_for=label,
             option="-o backbone.text_encoder_weights=FOLDER",
         )
         return T5TextEncoder(
@@ -194,6 +193,7 @@ class OpenSoraFamily(Backbone):
             dtype=getattr(torch, self.options.text_encoder_dtype),
             max_length=length,
             channels=channels,
+            label=label,
         )
 
     @torch.no_grad()

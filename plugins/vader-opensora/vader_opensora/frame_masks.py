@@ -14,6 +14,10 @@ from torch import Tensor
 
 from vader_core.errors import VaderError
 
+#: Where the frame mask [b, t] and the given frames [b, c, t, h, w] lie in a conditioning.
+FRAME_MASK = "frame_mask"
+REFERENCE = "reference"
+
 
 @dataclass(frozen=True)
 class Placement:

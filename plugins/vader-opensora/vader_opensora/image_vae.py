@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vader_core.nn.recompute import RecomputeSwitch, recompute_blocks
+
 #: Of the image latents, in 1.1 and 1.2 (not the 0.13025 of the SDXL autoencoder whose weights 1.2 has).
 SPATIAL_SCALE = 0.18215
 
@@ -34,6 +36,19 @@ class ImageVAE(nn.Module):
         self.image_batch = image_batch
         #: Recompute parts in the backward pass where there is more than one.
         self.gradient_checkpointing = False
+
+    def lighten(self, switch: RecomputeSwitch) -> None:
+        """Keep fewer activations for the backward pass; values and parameters stay as they are.
+
+        Args:
+            switch: While on, blocks are recomputed.
+        """
+        from diffusers.models.resnet import ResnetBlock2D
+
+        from vader_core.nn.fused_diffusers import fuse_decoder
+
+        fuse_decoder(self.module.decoder)
+        recompute_blocks(self, (ResnetBlock2D,), switch)
 
     def encode(self, images: Tensor, draw: Draw | None = None) -> Tensor:
         """Latents of pictures, times :data:`SPATIAL_SCALE`.

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from vader_opensora.embeddings import position_embedding
 
 if TYPE_CHECKING:
-    from vader_core.feature_cache import FeatureCache
+    from vader_core.nn.feature_cache import FeatureCache
 
 
 class LatentTransformer(nn.Module):
@@ -42,10 +42,10 @@ class LatentTransformer(nn.Module):
         return F.pad(latents, (0, w, 0, h, 0, t)) if t or h or w else latents
 
     def unpatched(self, tokens: Tensor, grid: Sequence[int], size: Sequence[int]) -> Tensor:
-        """[b, t, s, pt * ph * pw * c] → [b, c, t * pt, h * ph, w * pw], cropped to ``size``; float32 at least.
+        """Tokens to latents [b, c, t * pt, h * ph, w * pw], cropped to ``size``, in float32 or float64.
 
         Args:
-            tokens: Of the last layer.
+            tokens: [b, t, s, pt * ph * pw * c], of the last layer.
             grid: Tokens along (t, h, w).
             size: Of the latents along (t, h, w).
         """

@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vader_core.recompute import RecomputeSwitch, recompute_blocks
+from vader_core.nn.recompute import RecomputeSwitch, recompute_blocks
 from vader_opensora.architecture import VideoVAEConfig
 from vader_opensora.image_vae import Draw, ImageVAE
 from vader_opensora.temporal_vae import ResBlock, TemporalVAE
@@ -50,12 +50,8 @@ class VideoVAE(nn.Module):
         Args:
             switch: While on, both halves recompute block by block.
         """
-        from diffusers.models.resnet import ResnetBlock2D
-
-        from vader_core.fused_diffusers import fuse_decoder
-
-        fuse_decoder(self.spatial_vae.module.decoder)
-        recompute_blocks(self, (ResnetBlock2D, ResBlock), switch)
+        self.spatial_vae.lighten(switch)
+        recompute_blocks(self.temporal_vae, (ResBlock,), switch)
 
     # -- encode ------------------------------------------------------------------------------------------
 

@@ -12,10 +12,11 @@ from torch import Tensor
 from vader_core.builtin.samplers.marginal import clean_weights, weighted
 from vader_core.builtin.samplers.options import IDDPMOptions
 from vader_core.errors import VaderError
-from vader_core.sampler import Plan, Sampler, Schedule, State, VariancePreserving
+from vader_core.sampler import Plan, Sampler, State
+from vader_core.schedule import Schedule, VariancePreserving
 
 if TYPE_CHECKING:
-    from vader_core.backbone import Conditioning
+    from vader_core.conditioning import Conditioning
     from vader_core.geometry import Geometry
 
 #: Where a frame mask [b, t] and the given frames [b, c, t, h, w] lie in a conditioning.
