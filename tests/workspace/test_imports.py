@@ -14,6 +14,7 @@ PUBLIC = {
     "vader_core.backbone",
     "vader_core.method.denoise",
     "vader_core.errors",
+    "vader_core.nn.diffusers_names",
     "vader_core.nn.feature_cache",
     "vader_core.nn.fused",
     "vader_core.nn.fused_diffusers",

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, cast
 
 from vader_core.hookspecs import hookimpl
 from vader_opensora.options import OpenSoraOptions, RFlowOptions
-from vader_opensora.weight_files import AUTOENCODER, DENOISER, TEXT_ENCODER
+from vader_opensora.v11.options import OpenSora11Options
+from vader_opensora.weight_files import AUTOENCODER, AUTOENCODER_11, DENOISER, DENOISER_11, TEXT_ENCODER
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +22,17 @@ def make_backbone(config: BaseModel, *, device: object, dtype: object) -> object
 
     return OpenSora(
         cast("OpenSoraOptions", config), device=cast("torch.device", device), dtype=cast("torch.dtype", dtype)
+    )
+
+
+def make_backbone_11(config: BaseModel, *, device: object, dtype: object) -> object:
+    """The backbone of 1.1, without its weights."""
+    from vader_opensora.v11.backbone import OpenSora11
+
+    return OpenSora11(
+        cast("OpenSora11Options", config),
+        device=cast("torch.device", device),
+        dtype=cast("torch.dtype", dtype),
     )
 
 
@@ -39,13 +51,21 @@ def make_rflow(config: BaseModel, *, device: object, dtype: object) -> object:
 
 @hookimpl
 def register_backbones(register: Register) -> None:
-    """Announces `opensora`."""
+    """Announces `opensora` and `opensora11`."""
     register(
         "opensora",
         make_backbone,
         config=OpenSoraOptions,
         summary="Open-Sora 1.2, text or first frames to video, 144p to 720p, 2 to 16 s (1.2 B STDiT3)",
         weights=(DENOISER, AUTOENCODER, TEXT_ENCODER),
+    )
+    register(
+        "opensora11",
+        make_backbone_11,
+        config=OpenSora11Options,
+        summary="Open-Sora 1.1 and text2bricks, text, pictures or clips to video, any size and length "
+        "(0.77 B STDiT2)",
+        weights=(DENOISER_11, AUTOENCODER_11, TEXT_ENCODER),
     )
 
 
