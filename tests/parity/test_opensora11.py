@@ -15,11 +15,16 @@ from typing import Any
 import pytest
 import torch
 from goldens import golden_paths
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
+from vader_opensora.captions import Request, parse_request, prepare
+from vader_opensora.frame_masks import parse_strategy, place
 from vader_opensora.image_vae import ImageVAE
 from vader_opensora.v11.architecture import Architecture, STDiT2Config
 from vader_opensora.v11.stdit2 import STDiT2, Told
+
+from vader_core.errors import VaderError
 
 pytestmark = pytest.mark.golden
 
@@ -128,6 +133,31 @@ def test_stdit2(folder, case, checkpointing):
         close(parameters[name].grad, value, GRADIENT, name)
 
 
+def with_dropped_captions() -> list[Any]:
+    found = []
+    for one in DENOISER_CASES:
+        folder, case = one.values
+        with safe_open(folder / "cases.safetensors", framework="pt") as file:
+            found += [one] if f"{case}.caption_dropped" in file.keys() else []  # noqa: SIM118 - no mapping
+    return found
+
+
+@pytest.mark.parametrize(("folder", "case"), with_dropped_captions())
+def test_dropped_captions(folder, case):
+    """Training drops a caption by putting the null text under the caption's own mask."""
+    given = group(load_file(folder / "cases.safetensors"), case)
+    model = denoiser(read(folder / "config.json")["config"], folder / "weights.safetensors")
+    text = torch.where(
+        given["caption_dropped"][:, None, None], model.y_embedder.y_embedding, given["y"][:, 0]
+    )
+    mask = given.get("mask")
+    with torch.no_grad():
+        out = model(
+            given["x"], given["timestep"], text, mask, given.get("x_mask"), told=told(given), size=size(given)
+        )
+    close(out, given["out_caption_dropped"], OUTPUT)
+
+
 def shapes(module: torch.nn.Module) -> dict[str, list[int]]:
     return {name: list(value.shape) for name, value in module.state_dict().items()}
 
@@ -180,3 +210,45 @@ def test_image_autoencoder_manifest(path):
     assert shapes(model) == manifest
     count = sum(parameter.numel() for parameter in model.parameters())
     assert count == sum(int(torch.Size(shape).numel()) for shape in manifest.values())
+
+
+# -- prompts and frame masks -----------------------------------------------------------------------------
+
+RULES = [pytest.param(read(path), id=path.name) for path in folders("prompt_and_mask_rules*.json")]
+
+
+@pytest.mark.parametrize("rules", RULES)
+def test_prompts(rules):
+    for prompt, loops, cleaned in rules["prompts"]:
+        assert [prepare(prompt, segment=loop) for loop in range(loops)] == cleaned
+
+
+@pytest.mark.parametrize("rules", RULES)
+def test_options_at_the_end_of_a_prompt(rules):
+    for prompt, text, options in rules["json_in_prompt"]:
+        if text is None and "{" not in prompt:
+            # Upstream takes a bracket for the start of options and fails; here it is text.
+            assert parse_request(prompt) == Request(prompt)
+        elif text is None or not set(options) <= {"reference_path", "mask_strategy"}:
+            with pytest.raises(VaderError, match="prompt"):
+                parse_request(prompt)
+        else:
+            assert parse_request(prompt) == Request(text, **options)
+
+
+@pytest.mark.parametrize("rules", RULES)
+def test_mask_strategies(rules):
+    for strategy, frames, loop, latent_frames, mask, after in rules["mask_strategies"]:
+        references = [
+            torch.arange(1.0, frames + 1).view(1, -1, 1, 1) + 100 * number
+            for number in range(1 + (strategy or "").count(";") + 1)
+        ]
+        parsed = [parse_strategy(strategy or "")]
+        empty = torch.zeros(1, 1, latent_frames, 1, 1)
+        if mask is None:
+            with pytest.raises(VaderError):
+                place(empty, [references], parsed, segment=loop)
+            continue
+        latents, found = place(empty, [references], parsed, segment=loop)
+        assert found[0].tolist() == torch.tensor(mask).tolist()
+        assert latents.flatten().tolist() == after

@@ -55,7 +55,7 @@ class Architecture:
 #: Small enough for a test on a CPU, with every part of the full model.
 TINY: Mapping[str, Any] = {
     "denoiser": {
-        "depth": 2,
+        "depth": 3,
         "hidden_size": 48,
         "num_heads": 4,
         "caption_channels": 32,
