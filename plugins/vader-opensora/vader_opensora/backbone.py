@@ -15,6 +15,7 @@ from vader_core.backbone import Defaults
 from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
+from vader_core.prediction import Prediction
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.schedule import RectifiedFlow, Schedule
@@ -167,7 +168,7 @@ class OpenSora(OpenSoraFamily):
         """Denoiser and autoencoder, and T5 while it is loaded."""
         return {"denoiser": self.denoiser, "autoencoder": self.autoencoder, **self.held_text_encoder()}
 
-    def swappable_blocks(self) -> list[nn.Module]:
+    def blocks(self) -> list[nn.Module]:
         """Every block, in space and time."""
         return [*self.denoiser.spatial_blocks, *self.denoiser.temporal_blocks]
 
@@ -204,7 +205,7 @@ class OpenSora(OpenSoraFamily):
 
     def predict(
         self, latents: Float[Tensor, "b c t h w"], timestep: Float[Tensor, " b"], conditioning: Conditioning
-    ) -> Float[Tensor, "b c t h w"]:
+    ) -> Prediction:
         """The velocity x0 - noise, the first half of the official output."""
         given, shared = conditioning.tensors, conditioning.shared
         frame_mask = None
@@ -222,7 +223,7 @@ class OpenSora(OpenSoraFamily):
             size=shared["size"],
             recompute=self.gradient_checkpointing,
         )
-        return out[:, : latents.shape[1]].to(latents.dtype)
+        return Prediction(out[:, : latents.shape[1]].to(latents.dtype))
 
     # -- pixels ------------------------------------------------------------------------------------------
 
@@ -248,8 +249,12 @@ class OpenSora(OpenSoraFamily):
         pictures = self.autoencoder.decode(alone, 1)
         return rearrange(pictures, "(b f) c 1 h w -> b c f h w", b=len(latents))
 
-    def encode_video(self, video: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b c t h w"]:
+    def encode_video(self, video: Float[Tensor, "b f 3 H W"], rng: Randomness) -> Float[Tensor, "b c t h w"]:
         """Latents of a video in [0, 1]: the means of both posteriors."""
+        return self.means(video)
+
+    def means(self, video: Tensor) -> Tensor:
+        """Both halves' means, [b, c, t, h, w]."""
         pixels = rearrange(video, "b f c h w -> b c f h w").to(self.dtype) * 2 - 1
         with self._undisturbed():
             return self.autoencoder.encode(pixels).to(self.wide)

@@ -71,6 +71,10 @@ class OpenSoraFamily(Backbone):
     def prepared(self, text: str, *, negative: bool = False) -> str:
         """``text`` as the text encoder is to see it."""
 
+    @abstractmethod
+    def means(self, video: Tensor) -> Tensor:
+        """Latents [b, c, t, h, w] of a video [b, f, 3, H, W] in [0, 1]: the means of the posterior."""
+
     #: Latent frames to whose multiples both ends of a placement are aligned; ``None`` aligns nothing.
     placement_unit: int | None = None
 
@@ -296,7 +300,7 @@ class OpenSoraFamily(Backbone):
         """
         requests = [self._request(prompt) for prompt in prompts]
         if image is not None:
-            first = self.encode_video(image[:, None])
+            first = self.means(image[:, None])
             references = [[latents] for latents in first]
             strategies = [parse_strategy("0")] * len(prompts)
         else:
@@ -329,5 +333,5 @@ class OpenSoraFamily(Backbone):
         latents = []
         for path in paths:
             frames = read_reference(path, geometry.height, geometry.width)
-            latents.append(self.encode_video(frames[None].to(self.device))[0])
+            latents.append(self.means(frames[None].to(self.device))[0])
         return latents

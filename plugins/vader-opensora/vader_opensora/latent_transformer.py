@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from vader_core.nn import feature_cache
 from vader_opensora.embeddings import position_embedding
-
-if TYPE_CHECKING:
-    from vader_core.nn.feature_cache import FeatureCache
 
 
 class LatentTransformer(nn.Module):
@@ -25,9 +23,6 @@ class LatentTransformer(nn.Module):
         out_channels: Channels of the prediction.
         input_sq_size: Side in pixels of the square at which positions have their natural scale.
     """
-
-    #: Keeps what the blocks between the first and the last add; set by the core.
-    feature_cache: FeatureCache | None = None
 
     def __init__(self, patch: Sequence[int], out_channels: int, input_sq_size: int) -> None:
         super().__init__()
@@ -100,9 +95,7 @@ class LatentTransformer(nn.Module):
                 )
             return tokens
 
-        if self.feature_cache is None:
-            return run(tokens, 0, len(blocks))
         last = len(blocks) - 1
         tokens = run(tokens, 0, 1)
-        tokens = self.feature_cache.residual(tokens, lambda tokens: run(tokens, 1, last))
+        tokens = feature_cache.residual(tokens, lambda tokens: run(tokens, 1, last))
         return run(tokens, last, len(blocks))

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from vader_core.builtin.samplers.marginal import clean_weights, weighted
 from vader_core.builtin.samplers.options import IDDPMOptions
+from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
+from vader_core.geometry import Geometry
+from vader_core.prediction import Prediction
 from vader_core.sampler import Plan, Sampler, State
 from vader_core.schedule import Schedule, VariancePreserving
-
-if TYPE_CHECKING:
-    from vader_core.conditioning import Conditioning
-    from vader_core.geometry import Geometry
+from vader_core.text import Tensors
 
 #: Where a frame mask [b, t] and the given frames [b, c, t, h, w] lie in a conditioning.
 FRAME_MASK = "frame_mask"
@@ -127,37 +126,43 @@ class IDDPM(Sampler):
         """At every step but the last."""
         return i < plan.num_steps - 1
 
-    def step(
-        self,
-        plan: Plan,
-        i: int,
-        state: State,
-        prediction: Tensor,
-        noise: Tensor | None,
-        variance: Tensor | None = None,
-    ) -> State:
+    def step(self, plan: Plan, i: int, state: State, prediction: Prediction, noise: Tensor | None) -> State:
         """The posterior's mean, and noise but for the last step."""
-        tables = plan.tables
-        mean = weighted(
-            tables["mean_clean"][i],
-            self._estimate(plan, i, state, prediction),
-            tables["mean_latents"][i],
-            state.latents,
-        )
+        mean = self._mean(plan, i, state, prediction)
         if noise is None or i == plan.num_steps - 1:
             return state.at(mean)
-        low, high = tables["smallest_log_variance"][i], tables["largest_log_variance"][i]
-        if variance is None:
+        low, high = plan.tables["smallest_log_variance"][i], plan.tables["largest_log_variance"][i]
+        if prediction.variance is None:
             return state.at(mean + math.exp(low / 2) * noise)
-        share = (variance + 1) / 2
+        share = (prediction.variance + 1) / 2
         log_variance = share * high + (1 - share) * low
         return state.at(mean + (log_variance / 2).exp() * noise)
 
-    def _estimate(self, plan: Plan, i: int, state: State, prediction: Tensor) -> Tensor:
-        tables = plan.tables
-        return weighted(tables["clean_latents"][i], state.latents, tables["clean_prediction"][i], prediction)
+    def transition(self, plan: Plan, i: int, state: State, prediction: Prediction) -> tuple[Tensor, float]:
+        """The posterior's mean and deviation, for models that predict no variance.
 
-    def clean(self, plan: Plan, i: int, state: State, prediction: Tensor) -> Tensor:
+        Raises:
+            VaderError: The model predicts one for every element.
+        """
+        if prediction.variance is not None:
+            raise VaderError(
+                "sampler 'iddpm': this model predicts a variance for every element, so that its steps have "
+                "no one deviation: use --sampler ddim -o sampler.eta=1"
+            )
+        deviation = math.exp(plan.tables["smallest_log_variance"][i] / 2) if i < plan.num_steps - 1 else 0.0
+        return self._mean(plan, i, state, prediction), deviation
+
+    def _mean(self, plan: Plan, i: int, state: State, prediction: Prediction) -> Tensor:
+        estimate, tables = self._estimate(plan, i, state, prediction), plan.tables
+        return weighted(tables["mean_clean"][i], estimate, tables["mean_latents"][i], state.latents)
+
+    def _estimate(self, plan: Plan, i: int, state: State, prediction: Prediction) -> Tensor:
+        tables = plan.tables
+        return weighted(
+            tables["clean_latents"][i], state.latents, tables["clean_prediction"][i], prediction.value
+        )
+
+    def clean(self, plan: Plan, i: int, state: State, prediction: Prediction) -> Tensor:
         """The estimate of the clean latents before step ``i``; frames that are given are clean already."""
         estimate = self._estimate(plan, i, state, prediction)
         if "active" not in state.extra:
@@ -177,13 +182,23 @@ class IDDPM(Sampler):
         """
         return (mask.float() * plan.num_steps).long()
 
-    def active(self, plan: Plan, i: int, mask: Tensor) -> Tensor:
-        """Which frames the model is to generate at step ``i``: bool, the shape of ``mask`` [b, t].
+    def told(self, plan: Plan, i: int, conditioning: Conditioning) -> Conditioning:
+        """The frame mask becomes bool: True where the model is to generate a frame at step ``i``.
 
         At its own first step a frame that is edited still counts as given, though it is updated: that is the
         official rule.
         """
-        return self.first_steps(plan, mask) > plan.num_steps - 1 - i
+
+        def narrowed(tensors: Tensors) -> Tensors:
+            generated = self.first_steps(plan, tensors[FRAME_MASK]) > plan.num_steps - 1 - i
+            return {**tensors, FRAME_MASK: generated}
+
+        if FRAME_MASK not in conditioning.tensors:
+            return conditioning
+        other = conditioning.unconditional
+        return Conditioning(
+            narrowed(conditioning.tensors), None if other is None else narrowed(other), conditioning.shared
+        )
 
     def before_step(
         self, plan: Plan, i: int, state: State, conditioning: Conditioning, noise: Tensor | None

@@ -16,16 +16,17 @@ from vader_core.backbone import Defaults
 from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
+from vader_core.prediction import Prediction
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.schedule import Schedule, VariancePreserving
-from vader_core.text import Text
+from vader_core.text import Tensors, Text
 from vader_core.weights import WeightSource, load_exactly, parse_weights
 from vader_opensora import checkpoint
 from vader_opensora.captions import prepare
 from vader_opensora.family import PICTURE_FPS, SPATIAL, TEXT_LENGTH, OpenSoraFamily
 from vader_opensora.frame_masks import FRAME_MASK
-from vader_opensora.image_vae import ImageVAE
+from vader_opensora.image_vae import Draw, ImageVAE
 from vader_opensora.precision import without_autocast
 from vader_opensora.resolutions import image_size
 from vader_opensora.v11.architecture import resolve_architecture
@@ -82,6 +83,7 @@ class OpenSora11(OpenSoraFamily):
             guidance_scale=7.0,
             sampler="iddpm",
             sampler_options={"table_dtype": "float32"},
+            guidance_channels=GUIDED_CHANNELS,
             gradient="last:3",
             precision="bf16",
         )
@@ -170,7 +172,7 @@ class OpenSora11(OpenSoraFamily):
         """Denoiser and autoencoder, and T5 while it is loaded."""
         return {"denoiser": self.denoiser, "autoencoder": self.autoencoder, **self.held_text_encoder()}
 
-    def swappable_blocks(self) -> list[nn.Module]:
+    def blocks(self) -> list[nn.Module]:
         """Every block."""
         return list(self.denoiser.blocks)
 
@@ -213,8 +215,8 @@ class OpenSora11(OpenSoraFamily):
 
     def predict(
         self, latents: Float[Tensor, "b c t h w"], timestep: Float[Tensor, " b"], conditioning: Conditioning
-    ) -> Float[Tensor, "b c t h w"]:
-        """The noise, the first half of the official output."""
+    ) -> Prediction:
+        """The noise, and the share of the variance between its bounds: both halves of the official output."""
         given, shared = conditioning.tensors, conditioning.shared
         text, mask = self.text_given(given, shared[TEXT_LENGTH])
         told = Told(*(given[one.name] for one in fields(Told)))
@@ -223,12 +225,19 @@ class OpenSora11(OpenSoraFamily):
             timestep.to(getattr(torch, self.options.timestep_dtype)).to(timestep.dtype),
             text,
             mask,
-            given.get(FRAME_MASK),
+            self._generated(given),
             told=told,
             size=shared["size"],
             recompute=self.gradient_checkpointing,
         )
-        return out[:, : latents.shape[1]].to(latents.dtype)
+        noise, variance = out.to(latents.dtype).chunk(2, dim=1)
+        return Prediction(noise, variance)
+
+    @staticmethod
+    def _generated(given: Tensors) -> Tensor | None:
+        """True where a frame is generated: what the sampler says, or else every frame that is not given."""
+        mask = given.get(FRAME_MASK)
+        return mask if mask is None or mask.dtype == torch.bool else mask >= 1
 
     # -- pixels ------------------------------------------------------------------------------------------
 
@@ -246,11 +255,24 @@ class OpenSora11(OpenSoraFamily):
         video = rearrange(video, "(b t) c h w -> b t c h w", b=len(latents))
         return (video.to(latents.dtype) + 1) / 2
 
-    def encode_video(self, video: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b c t h w"]:
-        """Latents of a video in [0, 1]: the means of the posterior."""
+    def encode_video(self, video: Float[Tensor, "b f 3 H W"], rng: Randomness) -> Float[Tensor, "b c t h w"]:
+        """Latents of a video in [0, 1], drawn from each frame's posterior as in the official training."""
+        frames, _, height, width = video.shape[1:]
+        channels = self.architecture.denoiser.in_channels
+        shape = (frames, channels, height // SPATIAL, width // SPATIAL)
+        drawn = rng.normal("encode", shape, device=self.device, dtype=self.dtype).flatten(0, 1)
+        parts = iter(drawn.split(self.autoencoder.image_batch))
+        with torch.no_grad():
+            return self._encoded(video, lambda _: next(parts))
+
+    def means(self, video: Tensor) -> Tensor:
+        """The means of the posterior of each frame, [b, c, t, h, w]."""
+        return self._encoded(video, None)
+
+    def _encoded(self, video: Tensor, draw: Draw | None) -> Tensor:
         pictures = rearrange(video, "b f c h w -> (b f) c h w").to(self.dtype) * 2 - 1
         with self._undisturbed():
-            latents = self.autoencoder.encode(pictures)
+            latents = self.autoencoder.encode(pictures, draw)
         return rearrange(latents, "(b t) c h w -> b c t h w", b=len(video)).to(self.wide)
 
     def _undisturbed(self) -> AbstractContextManager[None]:
