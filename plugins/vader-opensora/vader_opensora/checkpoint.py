@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
 from vader_core.errors import VaderError
-from vader_core.randomness import derive_seed
+from vader_core.nn.build import fill_randomly
 from vader_core.weights import WeightSource, load_exactly, load_tensors, locate
-from vader_opensora.embeddings import LONGEST_PERIOD
-from vader_opensora.video_vae import LATENT_SCALE, LATENT_SHIFT
+from vader_opensora.embeddings import RotaryFrequencies
 
 if TYPE_CHECKING:
     from vader_core.weights import WeightFile
-
-M = TypeVar("M", bound=nn.Module)
 
 #: Prefixes that training wrappers put before every key.
 _WRAPPERS = ("module.", "_orig_mod.")
 #: Keys under which training scripts keep the weights.
 _CONTAINERS = ("ema", "state_dict", "model")
+#: Mean and standard deviation of random modulation tables and of the random null text.
+_SPREAD = {"scale_shift_table": (0.0, 0.4), "y_embedding": (0.0, 0.5)}
 
 
 def official(tensors: Mapping[str, object]) -> dict[str, Tensor]:
@@ -53,6 +51,7 @@ def weight_file(source: WeightSource, pretrained: WeightFile, *, label: str, opt
     return path
 
 
+<<<<<<< HEAD
 def build(
     make: Callable[[], M], *, device: torch.device, dtype: torch.dtype, keep: Callable[[M], object]
 ) -> M:
@@ -71,6 +70,9 @@ def build(
 
 
 def read_into(module: nn.Module, path: Path, label: str) -> None:
+=======
+def read_into(module: nn.Module, path: Path, *, part: str) -> None:
+>>>>>>> main
     """Fill ``module`` from an official file; every key must be there and none left over.
 
     Raises:
@@ -80,6 +82,7 @@ def read_into(module: nn.Module, path: Path, label: str) -> None:
     load_exactly(module, tensors, what=f"{label}: {path}")
 
 
+<<<<<<< HEAD
 @torch.no_grad()
 def fill_randomly(module: nn.Module, seed: int = 0) -> None:
     """Values that leave nothing zero and no layer blind, drawn on the module's own device.
@@ -113,3 +116,11 @@ def _spread(name: str, value: Tensor) -> tuple[float, float]:
     if value.ndim > 1:
         return 0.0, 0.8 * value[0].numel() ** -0.5
     return (1.0, 0.2) if name.endswith("weight") else (0.0, 0.1)
+=======
+def draw_into(module: nn.Module, *, part: str) -> None:
+    """Fill ``module`` at random; rotary frequencies and the latents' normalisation keep their values."""
+    fill_randomly(module, 0, f"opensora {part}", spread=_SPREAD)
+    for inner in module.modules():
+        if isinstance(inner, RotaryFrequencies):
+            inner.reset()
+>>>>>>> main
