@@ -15,29 +15,19 @@ from vader_core.backbone import Defaults
 from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
-<<<<<<< HEAD
-=======
 from vader_core.nn.build import empty_module
 from vader_core.nn.precision import wide, without_autocast
-from vader_core.nn.recompute import RecomputeSwitch
->>>>>>> main
 from vader_core.prediction import Prediction
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.schedule import RectifiedFlow, Schedule
 from vader_core.text import Text
 from vader_core.weights import parse_weights
-from vader_opensora import checkpoint
 from vader_opensora.architecture import resolve_architecture
 from vader_opensora.captions import prepare
 from vader_opensora.family import PICTURE_FPS, SPATIAL, TEXT_LENGTH, OpenSoraFamily
 from vader_opensora.frame_masks import FRAME_MASK, active_frames
 from vader_opensora.options import OpenSoraOptions
-<<<<<<< HEAD
-from vader_opensora.precision import without_autocast
-=======
-from vader_opensora.references import read_reference
->>>>>>> main
 from vader_opensora.resolutions import check_frames, frame_count, image_size
 from vader_opensora.sampler import EDITED, STRICT_MASK
 from vader_opensora.stdit3 import STDiT3
@@ -156,25 +146,15 @@ class OpenSora(OpenSoraFamily):
         Raises:
             VaderError: Weights that are missing or do not fit.
         """
-<<<<<<< HEAD
-        wide = self.wide
-        self.denoiser = checkpoint.build(
-=======
         wider = wide(self.dtype)
         self.denoiser = empty_module(
->>>>>>> main
             self.build_denoiser,
             device=self.device,
             dtype=self.dtype,
             keep=lambda model: model.keep_time_wide(wider),
         )
-<<<<<<< HEAD
         self.fill(self.denoiser, parse_weights(self.options.weights), DENOISER, "denoiser", "--weights PATH")
-        self.autoencoder = checkpoint.build(
-=======
-        self._fill(self.denoiser, parse_weights(self.options.weights), DENOISER, "denoiser", "--weights PATH")
         self.autoencoder = empty_module(
->>>>>>> main
             lambda: VideoVAE(self.architecture.vae),
             device=self.device,
             dtype=self.dtype,
@@ -184,22 +164,6 @@ class OpenSora(OpenSoraFamily):
         self.fill(self.autoencoder, source, AUTOENCODER, "autoencoder", "-o backbone.vae_weights=PATH")
         self.autoencoder.lighten(self._recompute)
 
-<<<<<<< HEAD
-=======
-    def _part(self, given: str | None) -> str:
-        return given or ("random" if self.options.weights == "random" else "pretrained")
-
-    def _fill(
-        self, module: nn.Module, source: WeightSource, file: WeightFile, part: str, option: str
-    ) -> None:
-        if source.kind == "random":
-            checkpoint.draw_into(module, part=part)
-        else:
-            checkpoint.read_into(
-                module, checkpoint.weight_file(source, file, part=part, option=option), part=part
-            )
-
->>>>>>> main
     def modules(self) -> dict[str, nn.Module]:
         """Denoiser and autoencoder, and T5 while it is loaded."""
         return {"denoiser": self.denoiser, "autoencoder": self.autoencoder, **self.held_text_encoder()}
@@ -222,13 +186,8 @@ class OpenSora(OpenSoraFamily):
         """Text with its mask, frame rate and size; frame mask and given frames where a prompt has any."""
         positive, negative, counted = self.text_branches(text)
         numbers = self._told(geometry)
-<<<<<<< HEAD
-        fps = torch.full((len(prompts),), numbers["fps"], device=self.device, dtype=self.wide)
-        given, edited = self.references(prompts, geometry, image)
-=======
         fps = torch.full((len(prompts),), numbers["fps"], device=self.device, dtype=wide(self.dtype))
-        given, edited = self._references(prompts, geometry, image)
->>>>>>> main
+        given, edited = self.references(prompts, geometry, image)
         shared = {
             "size": (numbers["height"], numbers["width"]),
             TEXT_LENGTH: counted,
@@ -240,56 +199,7 @@ class OpenSora(OpenSoraFamily):
     def _told(self, geometry: Geometry) -> dict[str, float]:
         """Size and frame rate as the model is told them."""
         fps = PICTURE_FPS if geometry.num_frames == 1 else geometry.fps
-<<<<<<< HEAD
         return self.rounded({"height": geometry.height, "width": geometry.width, "fps": fps})
-=======
-        told = {"height": geometry.height, "width": geometry.width, "fps": fps}
-        dtype: torch.dtype = getattr(torch, self.options.conditioning_dtype)
-        return {name: float(torch.tensor(value, dtype=dtype)) for name, value in told.items()}
-
-    def _references(
-        self, prompts: Sequence[Prompt], geometry: Geometry, image: Tensor | None
-    ) -> tuple[dict[str, Tensor], bool]:
-        """Frame mask and given latents by name, if any, and whether frames are edited."""
-        requests = [self._request(prompt) for prompt in prompts]
-        if image is not None:
-            first = self._means(image[:, None])
-            references = [[latents] for latents in first]
-            strategies = [parse_strategy("0")] * len(prompts)
-        else:
-            references = [self._read(request, geometry) for request in requests]
-            strategies = [parse_strategy(request.mask_strategy) for request in requests]
-        if not any(strategies):
-            return {}, False
-        shape = (len(prompts), *self.latent_shape(geometry))
-        empty = torch.zeros(shape, device=self.device, dtype=wide(self.dtype))
-        unit = self.architecture.vae.chunk_latents
-        latents, mask = place(empty, references, strategies, unit=unit)
-        edited = any(0.0 < one.edit < 1.0 for placements in strategies for one in placements)
-        return {FRAME_MASK: mask, REFERENCE: latents}, edited
-
-    @staticmethod
-    def _request(prompt: Prompt) -> Request:
-        said = parse_request(prompt.text)
-        path = str(prompt.metadata.get("reference_path", said.reference_path))
-        strategy = str(prompt.metadata.get("mask_strategy", said.mask_strategy))
-        if prompt.image is not None and not path:
-            path = str(prompt.image)
-        if strategy and not path:
-            raise VaderError(
-                f"prompt {prompt.text!r}: mask_strategy {strategy!r} needs an image or a reference_path"
-            )
-        # A reference without a strategy is the first frame.
-        return Request(said.text, path, strategy or ("0" if path else ""))
-
-    def _read(self, request: Request, geometry: Geometry) -> list[Tensor]:
-        paths = [Path(part).expanduser() for part in request.reference_path.split(";") if part]
-        latents = []
-        for path in paths:
-            frames = read_reference(path, geometry.height, geometry.width)
-            latents.append(self._means(frames[None].to(self.device))[0])
-        return latents
->>>>>>> main
 
     # -- the model ---------------------------------------------------------------------------------------
 
@@ -347,11 +257,7 @@ class OpenSora(OpenSoraFamily):
         """Both halves' means, [b, c, t, h, w]."""
         pixels = rearrange(video, "b f c h w -> b c f h w").to(self.dtype) * 2 - 1
         with self._undisturbed():
-<<<<<<< HEAD
-            return self.autoencoder.encode(pixels).to(self.wide)
-=======
             return self.autoencoder.encode(pixels).to(wide(self.dtype))
->>>>>>> main
 
     def _undisturbed(self) -> AbstractContextManager[None]:
         """Autocast off: the autoencoder computes in its own dtype."""

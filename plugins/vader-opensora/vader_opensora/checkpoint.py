@@ -21,7 +21,11 @@ _WRAPPERS = ("module.", "_orig_mod.")
 #: Keys under which training scripts keep the weights.
 _CONTAINERS = ("ema", "state_dict", "model")
 #: Mean and standard deviation of random modulation tables and of the random null text.
-_SPREAD = {"scale_shift_table": (0.0, 0.4), "y_embedding": (0.0, 0.5)}
+_SPREAD = {
+    "scale_shift_table": (0.0, 0.4),
+    "scale_shift_table_temporal": (0.0, 0.4),
+    "y_embedding": (0.0, 0.5),
+}
 
 
 def official(tensors: Mapping[str, object]) -> dict[str, Tensor]:
@@ -51,28 +55,7 @@ def weight_file(source: WeightSource, pretrained: WeightFile, *, label: str, opt
     return path
 
 
-<<<<<<< HEAD
-def build(
-    make: Callable[[], M], *, device: torch.device, dtype: torch.dtype, keep: Callable[[M], object]
-) -> M:
-    """A module with memory but without values, on ``device`` in ``dtype``.
-
-    Args:
-        make: Builds it; run on the meta device, so that no time goes into values that are replaced.
-        device: Where it lives.
-        dtype: Of its weights.
-        keep: Sets the dtype of parts that differ.
-    """
-    with torch.device("meta"):
-        module = make().to(dtype)
-    keep(module)
-    return module.to_empty(device=device).requires_grad_(False).eval()
-
-
 def read_into(module: nn.Module, path: Path, label: str) -> None:
-=======
-def read_into(module: nn.Module, path: Path, *, part: str) -> None:
->>>>>>> main
     """Fill ``module`` from an official file; every key must be there and none left over.
 
     Raises:
@@ -82,45 +65,14 @@ def read_into(module: nn.Module, path: Path, *, part: str) -> None:
     load_exactly(module, tensors, what=f"{label}: {path}")
 
 
-<<<<<<< HEAD
-@torch.no_grad()
-def fill_randomly(module: nn.Module, seed: int = 0) -> None:
-    """Values that leave nothing zero and no layer blind, drawn on the module's own device.
+def draw_into(module: nn.Module, key: str) -> None:
+    """Fill ``module`` at random; rotary frequencies and the latents' normalisation keep their values.
 
-    Matrices have standard deviation 0.8 / sqrt(fan-in), modulation tables 0.4, the null text 0.5, biases 0.1;
-    norm weights lie around 1. What has a formula or a published constant keeps it.
+    Args:
+        module: The network.
+        key: What sets its numbers apart from other networks', e.g. ``opensora denoiser``.
     """
-    for name, value in module.state_dict().items():
-        known = _constant(name, value)
-        if known is not None:
-            value.copy_(known)
-            continue
-        mean, deviation = _spread(name, value)
-        generator = torch.Generator(value.device).manual_seed(derive_seed(seed, name))
-        drawn = torch.empty(value.shape, device=value.device, dtype=torch.float32)
-        value.copy_(drawn.normal_(mean, deviation, generator=generator))
-
-
-def _constant(name: str, value: Tensor) -> Tensor | None:
-    if name == "rope.freqs":
-        return LONGEST_PERIOD ** -(torch.arange(len(value), dtype=torch.float64) / len(value))
-    constants = {"scale": LATENT_SCALE, "shift": LATENT_SHIFT}
-    return torch.tensor(constants[name]).view(value.shape) if name in constants else None
-
-
-def _spread(name: str, value: Tensor) -> tuple[float, float]:
-    if name.endswith(("scale_shift_table", "scale_shift_table_temporal")):
-        return 0.0, 0.4
-    if name.endswith("y_embedding"):
-        return 0.0, 0.5
-    if value.ndim > 1:
-        return 0.0, 0.8 * value[0].numel() ** -0.5
-    return (1.0, 0.2) if name.endswith("weight") else (0.0, 0.1)
-=======
-def draw_into(module: nn.Module, *, part: str) -> None:
-    """Fill ``module`` at random; rotary frequencies and the latents' normalisation keep their values."""
-    fill_randomly(module, 0, f"opensora {part}", spread=_SPREAD)
+    fill_randomly(module, 0, key, spread=_SPREAD)
     for inner in module.modules():
         if isinstance(inner, RotaryFrequencies):
             inner.reset()
->>>>>>> main

@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from vader_core.backbone import Backbone
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
+from vader_core.nn.precision import wide
 from vader_core.nn.recompute import RecomputeSwitch
 from vader_core.prompts import Prompt
 from vader_core.text import Text, TextCache
@@ -131,11 +132,6 @@ class OpenSoraFamily(Backbone):
         """A part's weights: as given, or random where the denoiser's are, else pretrained."""
         return given or ("random" if self.options.weights == "random" else "pretrained")
 
-    @property
-    def wide(self) -> torch.dtype:
-        """Of latents and of whatever must not be rounded: float32, or float64 for a float64 backbone."""
-        return torch.float64 if self.dtype == torch.float64 else torch.float32
-
     def fill(self, module: nn.Module, source: WeightSource, file: WeightFile, part: str, option: str) -> None:
         """Give ``module`` its values: random ones, or an official file's.
 
@@ -143,7 +139,7 @@ class OpenSoraFamily(Backbone):
             VaderError: Weights that are missing or do not fit.
         """
         if source.kind == "random":
-            checkpoint.fill_randomly(module)
+            checkpoint.draw_into(module, f"{self.name} {part}")
             return
         label = f"backbone {self.name!r} ({part})"
         checkpoint.read_into(module, checkpoint.weight_file(source, file, label=label, option=option), label)
@@ -309,7 +305,7 @@ class OpenSoraFamily(Backbone):
         if not any(strategies):
             return {}, False
         shape = (len(prompts), *self.latent_shape(geometry))
-        empty = torch.zeros(shape, device=self.device, dtype=self.wide)
+        empty = torch.zeros(shape, device=self.device, dtype=wide(self.dtype))
         latents, mask = place(empty, references, strategies, unit=self.placement_unit)
         edited = any(0.0 < one.edit < 1.0 for placements in strategies for one in placements)
         return {FRAME_MASK: mask, REFERENCE: latents}, edited

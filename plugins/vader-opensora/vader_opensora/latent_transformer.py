@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from vader_core.nn import feature_cache
+from vader_core.nn.precision import wide, widened
 from vader_opensora.embeddings import position_embedding
 
 
@@ -47,7 +48,7 @@ class LatentTransformer(nn.Module):
         x = tokens.unflatten(2, (grid[1], grid[2])).unflatten(-1, (*self.patch, self.out_channels))
         x = x.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
         x = x[:, :, : size[0], : size[1], : size[2]]
-        return x if x.dtype == torch.float64 else x.float()
+        return widened(x)
 
     def position(self, rows: int, columns: int, size: tuple[float, float], like: Tensor) -> Tensor:
         """Position of each token of a frame, [rows * columns, width of ``like``], in the dtype of ``like``.
@@ -61,9 +62,8 @@ class LatentTransformer(nn.Module):
         scale = math.sqrt(size[0] * size[1]) / self.input_sq_size
         key = (rows, columns, scale, like.device, like.dtype)
         if key not in self._positions:
-            wide = torch.float64 if like.dtype == torch.float64 else torch.float32
             self._positions[key] = position_embedding(
-                rows, columns, like.shape[-1], scale=scale, device=like.device, dtype=wide
+                rows, columns, like.shape[-1], scale=scale, device=like.device, dtype=wide(like.dtype)
             ).to(like.dtype)
         return self._positions[key]
 

@@ -5,11 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-<<<<<<< HEAD
-=======
-from vader_core.nn import feature_cache
-from vader_core.nn.precision import wide, widened, without_autocast
->>>>>>> main
+from vader_core.nn.precision import without_autocast
 from vader_opensora.architecture import STDiT3Config
 from vader_opensora.blocks import FinalLayer, STDiT3Block
 from vader_opensora.embeddings import (
@@ -18,11 +14,7 @@ from vader_opensora.embeddings import (
     RotaryFrequencies,
     ScalarEmbedder,
 )
-<<<<<<< HEAD
 from vader_opensora.latent_transformer import LatentTransformer
-from vader_opensora.precision import without_autocast
-=======
->>>>>>> main
 
 
 class STDiT3(LatentTransformer):
@@ -109,23 +101,6 @@ class STDiT3(LatentTransformer):
 
     # -- parts of the forward pass -----------------------------------------------------------------------
 
-<<<<<<< HEAD
-=======
-    def _padded(self, latents: Tensor) -> Tensor:
-        t, h, w = (-size % patch for size, patch in zip(latents.shape[2:], self.patch, strict=True))
-        return F.pad(latents, (0, w, 0, h, 0, t)) if t or h or w else latents
-
-    def _position(self, rows: int, columns: int, size: tuple[float, float], like: Tensor) -> Tensor:
-        scale = math.sqrt(size[0] * size[1]) / self.config.input_sq_size
-        key = (rows, columns, scale, like.device, like.dtype)
-        if key not in self._positions:
-            width, dtype = self.config.hidden_size, wide(like.dtype)
-            self._positions[key] = position_embedding(
-                rows, columns, width, scale=scale, device=like.device, dtype=dtype
-            ).to(like.dtype)
-        return self._positions[key]
-
->>>>>>> main
     def _time(
         self, timesteps: Tensor, fps: Tensor, frame_mask: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -140,19 +115,3 @@ class STDiT3(LatentTransformer):
             time_zero = self.t_embedder(torch.zeros_like(timesteps)) + rate
             kept = self.t_block(time_zero).unflatten(-1, (6, -1))[:, None]
         return time, torch.where(frame_mask[:, :, None, None], modulation, kept), time_zero
-<<<<<<< HEAD
-=======
-
-    @staticmethod
-    def _text_mask(mask: Tensor | None, batch: int) -> Tensor | None:
-        if mask is None:
-            return None
-        return mask.bool().repeat(batch // len(mask), 1)[:, None, None]
-
-    def _unpatched(self, tokens: Tensor, grid: Sequence[int], size: Sequence[int]) -> Tensor:
-        # [b, t, s, pt * ph * pw * c] → [b, c, t * pt, h * ph, w * pw], cropped
-        x = tokens.unflatten(2, (grid[1], grid[2])).unflatten(-1, (*self.patch, self.out_channels))
-        x = x.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
-        x = x[:, :, : size[0], : size[1], : size[2]]
-        return widened(x)
->>>>>>> main

@@ -67,7 +67,11 @@ class RectifiedFlowOptions(_Options):
         gt=0.0,
         description="static time shift in place of the backbone's; 1 spaces the times evenly",
     )
-<<<<<<< HEAD
+    noise_level: float = Field(
+        0.0,
+        ge=0,
+        description="Random steps with the flow's marginals, for policy gradients: Flow-GRPO's a; 0 is none.",
+    )
 
 
 class IDDPMOptions(_Options):
@@ -77,10 +81,4 @@ class IDDPMOptions(_Options):
         default="float64",
         description="in which the coefficients are computed; Open-Sora 1.1 keeps them in float32, which "
         "moves a sample of 100 steps by 1.5e-4",
-=======
-    noise_level: float = Field(
-        0.0,
-        ge=0,
-        description="Random steps with the flow's marginals, for policy gradients: Flow-GRPO's a; 0 is none.",
->>>>>>> main
     )

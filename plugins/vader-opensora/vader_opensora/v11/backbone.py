@@ -16,18 +16,19 @@ from vader_core.backbone import Defaults
 from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
+from vader_core.nn.build import empty_module
+from vader_core.nn.precision import wide, without_autocast
 from vader_core.prediction import Prediction
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.schedule import Schedule, VariancePreserving
 from vader_core.text import Tensors, Text
 from vader_core.weights import WeightSource, load_exactly, parse_weights
-from vader_opensora import checkpoint
 from vader_opensora.captions import prepare
+from vader_opensora.checkpoint import draw_into
 from vader_opensora.family import PICTURE_FPS, SPATIAL, TEXT_LENGTH, OpenSoraFamily
 from vader_opensora.frame_masks import FRAME_MASK
 from vader_opensora.image_vae import Draw, ImageVAE
-from vader_opensora.precision import without_autocast
 from vader_opensora.resolutions import image_size
 from vader_opensora.v11.architecture import resolve_architecture
 from vader_opensora.v11.checkpoint import autoencoder_tensors, denoiser_tensors
@@ -136,19 +137,18 @@ class OpenSora11(OpenSoraFamily):
         Raises:
             VaderError: Weights that are missing or do not fit.
         """
-        wide = self.wide
-        self.denoiser = checkpoint.build(
+        wider = wide(self.dtype)
+        self.denoiser = empty_module(
             self.build_denoiser,
             device=self.device,
             dtype=self.dtype,
-            keep=lambda model: model.keep_time_wide(wide),
+            keep=lambda model: model.keep_time_wide(wider),
         )
         self._fill(self.denoiser, self.options.weights, "denoiser", denoiser_tensors)
-        self.autoencoder = checkpoint.build(
+        self.autoencoder = empty_module(
             lambda: ImageVAE(self.architecture.vae),
             device=self.device,
             dtype=self.dtype,
-            keep=lambda model: None,
         )
         weights = self.source_of(self.options.vae_weights)
         self._fill(self.autoencoder, weights, "autoencoder", autoencoder_tensors)
@@ -163,7 +163,7 @@ class OpenSora11(OpenSoraFamily):
     ) -> None:
         source = parse_weights(weights)
         if source.kind == "random":
-            checkpoint.fill_randomly(module)
+            draw_into(module, f"{self.name} {part}")
             return
         label = f"backbone {self.name!r} ({part})"
         load_exactly(module, read(source, label), what=f"{label}: {weights}")
@@ -192,7 +192,7 @@ class OpenSora11(OpenSoraFamily):
         numbers = self.told(geometry)
         given, _ = self.references(prompts, geometry, image)
         for name, value in numbers.items():
-            given[name] = torch.full((len(prompts),), value, device=self.device, dtype=self.wide)
+            given[name] = torch.full((len(prompts),), value, device=self.device, dtype=wide(self.dtype))
         shared = {"size": (numbers["height"], numbers["width"]), TEXT_LENGTH: counted}
         return Conditioning({**positive, **given}, {**negative, **given}, shared)
 
@@ -273,7 +273,7 @@ class OpenSora11(OpenSoraFamily):
         pictures = rearrange(video, "b f c h w -> (b f) c h w").to(self.dtype) * 2 - 1
         with self._undisturbed():
             latents = self.autoencoder.encode(pictures, draw)
-        return rearrange(latents, "(b t) c h w -> b c t h w", b=len(video)).to(self.wide)
+        return rearrange(latents, "(b t) c h w -> b c t h w", b=len(video)).to(wide(self.dtype))
 
     def _undisturbed(self) -> AbstractContextManager[None]:
         """Autocast off: the autoencoder computes in its own dtype."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
+from vader_core.nn.precision import without_autocast
 from vader_opensora.attention import CrossAttention, SelfAttention
 from vader_opensora.blocks import FinalLayer
 from vader_opensora.embeddings import (
@@ -18,7 +19,6 @@ from vader_opensora.embeddings import (
 )
 from vader_opensora.kernels import added_and_modulated, gated, modulated
 from vader_opensora.latent_transformer import LatentTransformer
-from vader_opensora.precision import without_autocast
 from vader_opensora.v11.architecture import STDiT2Config
 
 
