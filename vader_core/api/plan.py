@@ -19,6 +19,7 @@ from vader_core.run.config import RunConfig
 #: What an objective may need, the section that gives it, and the flag.
 _NEEDS = {
     "rewards": ("reward", "no reward: give --reward NAME (`vader plugins` lists them)"),
+    "videos": ("data", "no data: give --data file:PATH, videos:FOLDER or NAME"),
     "scores": ("reward", "no reward: give --reward NAME (`vader plugins` lists them)"),
 }
 
@@ -73,7 +74,7 @@ def plan_facts(assembly: Assembly, processes: int) -> dict[str, Any]:
         "gradient": str(asked.get("gradient", "")),
         "rewards": ", ".join(f"{item.name} x {item.weight:g}" for item in config.reward),
         "monitors": ", ".join(item.name for item in config.monitor) or "none",
-        "prompts": config.prompts.source,
+        "prompts": config.prompts.source or f"the captions of {config.data.source}",
         "denoiser_parameters": frozen,
         "trainable_parameters": attached.parameters,
         "lora_modules": len(attached.modules),
@@ -98,11 +99,13 @@ def require_trainable(assembly: Assembly) -> None:
     """
     config = assembly.config
     if assembly.objective is None:
-        raise VaderError("nothing to train on: give --reward NAME (`vader plugins` lists them)")
+        raise VaderError("nothing to train on: give --reward NAME (`vader plugins` lists them), or --data D")
     for need in sorted(assembly.objective.needs & set(_NEEDS)):
         section, message = _NEEDS[need]
-        if not getattr(config, section):
+        if not (config.data.source if section == "data" else getattr(config, section)):
             raise VaderError(message)
+    if "videos" in assembly.objective.needs:
+        assembly.videos.summary.check(config.data.unreadable_limit)
     drawn = assembly.draw_prompts([0])
     if not drawn:
         raise VaderError(f"--prompts {config.prompts.source}: there are no prompts in it")

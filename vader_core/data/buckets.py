@@ -12,15 +12,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from vader_core.data.options import Rule
 from vader_core.data.resolutions import Resolution, resolution
 from vader_core.errors import VaderError
 from vader_core.prompts import Shape
 
-Rule = Literal["1.1", "1.2"]
 BucketConfig = Mapping[str, Mapping[int | str, Sequence[object]]]
 
 # A clip below this share of a resolution's pixels would have to be enlarged too much.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from vader_core.data.frame_choice import (
     easyanimate_count,
@@ -15,10 +14,9 @@ from vader_core.data.frame_choice import (
     window_starts,
 )
 from vader_core.data.frame_masks import Draws
+from vader_core.data.options import FrameRuleName
 from vader_core.errors import VaderError
 from vader_core.prompts import Shape
-
-FrameRuleName = Literal["even", "open_sora", "easyanimate"]
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,15 @@ class Videos(PromptSource):
 
     Args:
         examined: Every row of a table or folder, looked at.
-        held_out: So many usable clips are for evaluation alone. Which ones depends on their files' names, not
-            on their order: a longer table keeps them.
+        held_out: So many usable clips are for evaluation alone; ``None`` is a tenth, 8 at most. Which ones
+            depends on their files' names, not on their order: a longer table keeps them.
         name: Names the source in messages.
 
     Raises:
         VaderError: Nothing would be left to learn from.
     """
 
-    def __init__(self, examined: Sequence[Examined], held_out: int = 0, *, name: str = "data") -> None:
+    def __init__(self, examined: Sequence[Examined], held_out: int | None = 0, *, name: str = "data") -> None:
         self.rows = len(examined)
         self.dropped = tuple(
             Dropped(one.row.number, str(one.row.path), one.problem, one.unreadable)
@@ -32,6 +32,8 @@ class Videos(PromptSource):
             if one.problem is not None
         )
         usable = [one for one in examined if one.problem is None]
+        if held_out is None:
+            held_out = min(8, len(usable) // 10)
         if held_out and held_out >= len(usable):
             raise VaderError(
                 f"{name}: held_out={held_out} leaves none of the {len(usable)} usable clips to learn from"
@@ -55,6 +57,10 @@ class Videos(PromptSource):
     def all(self) -> list[Prompt]:
         """The held-out clips, or every clip where none is held out."""
         return list(self.held_out or self._clips)
+
+    def held_out_clips(self) -> list[tuple[Prompt, Shape]]:
+        """The held-out clips, with the size of each."""
+        return list(zip(self.held_out, self._held_out_shapes, strict=True))
 
     def clips(self) -> Sequence[Prompt]:
         """Every training clip, in the table's order."""

@@ -121,6 +121,13 @@ class LearnedRange:
         """Betas evenly spaced from ``start`` to ``end``, spaced in float64 and rounded to ``dtype``."""
         return cls(torch.from_numpy(np.linspace(start, end, steps)).to(dtype))
 
+    @classmethod
+    def of(cls, alphas_cumprod: Tensor, dtype: torch.dtype) -> LearnedRange:
+        """The tables of a schedule's A_t [N], float64, worked out in ``dtype``."""
+        cumprod = alphas_cumprod.double()
+        before = torch.cat([torch.ones_like(cumprod[:1]), cumprod[:-1]])
+        return cls((1 - cumprod / before).to(dtype))
+
     @cached_property
     def alphas_cumprod(self) -> Tensor:
         """A_t, [N]."""

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from vader_core.data.options import DataOptions
 from vader_core.errors import VaderError, did_you_mean
 from vader_core.registry import checked
 
@@ -88,6 +89,17 @@ class PromptSection(ComponentSection):
     negative_prompt: str | None = Field(
         None, description="Used for every prompt that has no negative prompt of its own."
     )
+
+
+class DataSection(DataOptions):
+    """What is learned from; a named source's own options stand beside it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+    @property
+    def options(self) -> Tree:
+        """The source's own options."""
+        return dict(self.model_extra or {})
 
 
 class LoraSection(Section):
@@ -231,6 +243,7 @@ class RunConfig(Section):
     reward: list[RewardSection] = Field(default_factory=list)
     monitor: list[MonitorSection] = Field(default_factory=list)
     prompts: PromptSection = Field(default_factory=PromptSection)
+    data: DataSection = Field(default_factory=DataSection)
     lora: LoraSection = Field(default_factory=LoraSection)
     trainer: TrainerSection = Field(default_factory=TrainerSection)
     performance: PerformanceSection = Field(default_factory=PerformanceSection)

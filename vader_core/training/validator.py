@@ -12,6 +12,7 @@ from vader_core.evaluation.validation import score_pairs, validation_pairs, writ
 from vader_core.evaluation.watch import Verdict, Watch, statistics
 from vader_core.run.checkpoint import keep_best
 from vader_core.training.average import Average
+from vader_core.training.held_out import HeldOut
 from vader_core.training.journal import Journal
 from vader_core.training.processes import SingleProcess
 
@@ -36,6 +37,7 @@ class Validator:
         self.average = average
         self.journal = journal
         self.settings = assembly.config.validation
+        self.held_out = HeldOut(assembly)
         self.watch = Watch(self.settings.monitor_limit)
         #: The best weights so far, to go back to; kept where the guard adapts.
         self.best: dict[str, Tensor] = {}
@@ -46,7 +48,7 @@ class Validator:
 
     def judge(self, step: int) -> Verdict:
         """Sample, score and watch; the verdict is the same on every process."""
-        if self.settings.prompts == 0:
+        if self.settings.prompts == 0 and not self.held_out.batches:
             return _NOTHING
         verdict = _NOTHING
         if self.processes.first:
@@ -62,9 +64,15 @@ class Validator:
         mixtures = (assembly.rewards, assembly.monitors)
         scored = score_pairs(assembly, validation_pairs(assembly), mixtures, measure_distance=True)
         rewards, monitors = scored.mean(assembly.rewards), scored.mean(assembly.monitors)
-        watched = statistics(scored.videos, self.settings.seeds)
-        watched["base_distance"] = scored.base_distance or 0.0
+        watched: dict[str, float] = {}
+        if scored.pairs:
+            watched |= statistics(scored.videos, self.settings.seeds)
+            watched["base_distance"] = scored.base_distance or 0.0
+        held_out = self.held_out.losses()
+        watched |= {_named(level): loss for level, loss in held_out.items()}
         total = sum(term.weight * rewards[term.name] for term in assembly.rewards.terms)
+        if not assembly.rewards.terms and held_out:  # without a reward the best is what predicts best
+            total = -held_out["mean"]
         verdict = self.watch.see(step, total, monitors)
         record: dict[str, Any] = {
             "kind": "validation",
@@ -76,9 +84,10 @@ class Validator:
         }
         run = self.journal.run
         if run is not None:
-            folder = run.samples(step)
-            write_samples(scored, folder, assembly.geometry.fps)
-            record["samples"] = str(folder.relative_to(run.folder))
+            if scored.pairs:
+                folder = run.samples(step)
+                write_samples(scored, folder, assembly.geometry.fps)
+                record["samples"] = str(folder.relative_to(run.folder))
             if verdict.best and step > 0:
                 facts = {"step": step, "rewards": rewards, "monitors": monitors}
                 keep_best(run.checkpoints, assembly.model.tuning.save, facts)
@@ -91,8 +100,19 @@ class Validator:
     def compare(self) -> dict[str, Any]:
         """Base against tuned on held-out prompts, as the summary holds it; empty where none was asked for."""
         count = self.settings.evaluation_pairs
-        if not count or not self.processes.first:
+        if not self.processes.first:
             return {}
+        found: dict[str, Any] = {}
         with self.average.in_the_model():
-            found = evaluate(self.assembly, count)[1.0]
-        return {"pairs": count, "evaluation": as_json(found)}
+            if count:
+                found |= {"pairs": count, "evaluation": as_json(evaluate(self.assembly, count)[1.0])}
+            if self.held_out.batches:
+                tuned = self.held_out.losses()
+                with self.assembly.model.base():
+                    base = self.held_out.losses()
+                found["held_out_loss"] = {"base": dict(base), "tuned": dict(tuned)}
+        return found
+
+
+def _named(level: str) -> str:
+    return "held_out_loss" if level == "mean" else f"held_out_loss_{level}"
