@@ -6,14 +6,17 @@ import gc
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from vader_core.backbone import Backbone
+from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
 from vader_core.nn.precision import wide
@@ -50,6 +53,8 @@ class OpenSoraFamily(Backbone):
         device: Where denoiser and autoencoder live.
         dtype: Of their weights.
     """
+
+    takes_frame_masks: ClassVar[bool] = True
 
     options: FamilyOptions
 
@@ -280,6 +285,15 @@ class OpenSoraFamily(Backbone):
         if counted is None or kernels.reachable(tensors["text"].device, self.dtype):
             return tensors["text"], tensors["mask"]
         return tensors["text"][:, :counted], None
+
+    def with_frame_mask(self, conditioning: Conditioning, mask: Bool[Tensor, "b t"]) -> Conditioning:
+        """The conditioning of clips of which the frames that ``mask`` calls False are given."""
+        other = conditioning.unconditional
+        return replace(
+            conditioning,
+            tensors={**conditioning.tensors, FRAME_MASK: mask},
+            unconditional=None if other is None else {**other, FRAME_MASK: mask},
+        )
 
     def rounded(self, numbers: Mapping[str, float]) -> dict[str, float]:
         """``numbers`` as they come out of the conditioning's dtype."""

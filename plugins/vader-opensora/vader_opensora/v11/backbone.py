@@ -91,9 +91,9 @@ class OpenSora11(OpenSoraFamily):
 
     @property
     def schedule(self) -> Schedule:
-        """1000 betas from 1e-4 to 0.02, evenly spaced; the noise is predicted."""
+        """1000 betas from 1e-4 to 0.02, evenly spaced; noise and variance are predicted."""
         betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
-        return VariancePreserving(torch.cumprod(1.0 - betas, dim=0))
+        return VariancePreserving(torch.cumprod(1.0 - betas, dim=0), variance="learned_range")
 
     def resolve_geometry(self, request: GeometryRequest) -> Geometry:
         """The request; named sizes must not contradict given ones.
