@@ -56,8 +56,8 @@ def autoencoder_tensors(source: WeightSource, label: str) -> dict[str, Tensor]:
 def _found(path: Path, folders: tuple[str, ...], names: tuple[str, ...], label: str) -> Path:
     if path.is_file():
         return path
-    for folder in folders:
-        for name in names:
+    for name in names:
+        for folder in folders:
             if (path / folder / name).is_file():
                 return path / folder / name
     where = " or in ".join(f"{path / folder}" for folder in folders)
