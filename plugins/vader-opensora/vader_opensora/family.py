@@ -19,8 +19,8 @@ from vader_core.backbone import Backbone
 from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
-from vader_core.nn.precision import wide
 from vader_core.nn.recompute import RecomputeSwitch
+from vader_core.precision import wide
 from vader_core.prompts import Prompt
 from vader_core.text import Text, TextCache
 from vader_core.weights import WeightFile, WeightSource, locate, parse_weights

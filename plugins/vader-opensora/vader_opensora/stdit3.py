@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vader_core.nn.precision import without_autocast
+from vader_core.precision import without_autocast
 from vader_opensora.architecture import STDiT3Config
 from vader_opensora.blocks import FinalLayer, STDiT3Block
 from vader_opensora.embeddings import (

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from vader_core.nn.precision import without_autocast
+from vader_core.precision import without_autocast
 from vader_opensora.attention import CrossAttention, SelfAttention
 from vader_opensora.blocks import FinalLayer
 from vader_opensora.embeddings import (
