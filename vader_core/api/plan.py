@@ -41,6 +41,8 @@ def plan(config: RunConfig, *, registry: Registry | None = None, processes: int 
     assembly = prepare(complete(config, registry), registry)
     require_trainable(assembly)
     facts = plan_facts(assembly, processes)
+    if config.data.source is not None:
+        facts["data"] = assembly.videos.summary.as_dict()
     if config.trainer.device == "cpu":
         return facts
     return facts | memory_facts(assembly.config, registry)

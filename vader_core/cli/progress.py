@@ -22,8 +22,12 @@ def print_plan(facts: Mapping[str, Any], *, as_json: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from vader_core.data.summary import from_dict
+
     table = Table(title="plan", show_header=False, box=None, pad_edge=False)
     for name, value in facts.items():
+        if name == "data":
+            value = from_dict(value).table()
         table.add_row(name.replace("_", " "), Text(_shown(value)))  # brackets are no markup here
     Console().print(table)
 

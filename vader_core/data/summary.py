@@ -136,6 +136,17 @@ class Summary:
         return {**asdict(self), "learned": self.learned, "reasons": dict(self.reasons)}
 
 
+def from_dict(found: Mapping[str, Any]) -> Summary:
+    """The inverse of :meth:`Summary.as_dict`."""
+    return Summary(
+        rows=found["rows"],
+        shares=tuple(Share(**share) for share in found["shares"]),
+        dropped=tuple(Dropped(**row) for row in found["dropped"]),
+        held_out=found["held_out"],
+        repeating=found["repeating"],
+    )
+
+
 def listed(rows: Sequence[Dropped]) -> str:
     """The first of ``rows``, by number and file name."""
     shown = ", ".join(f"row {row.number} ({Path(row.path).name})" for row in rows[:_NAMED])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -60,20 +61,19 @@ class Validator:
         return found
 
     def _judge_here(self, step: int) -> Verdict:
-        assembly = self.assembly
-        mixtures = (assembly.rewards, assembly.monitors)
-        scored = score_pairs(assembly, validation_pairs(assembly), mixtures, measure_distance=True)
-        rewards, monitors = scored.mean(assembly.rewards), scored.mean(assembly.monitors)
-        watched: dict[str, float] = {}
-        if scored.pairs:
+        assembly, pairs = self.assembly, validation_pairs(self.assembly) if self.settings.prompts else []
+        held_out = self.held_out.losses()
+        watched = {_named(level): loss for level, loss in held_out.items()}
+        rewards: dict[str, float] = {}
+        monitors: dict[str, float] = {}
+        scored = None
+        if pairs:
+            mixtures = (assembly.rewards, assembly.monitors)
+            scored = score_pairs(assembly, pairs, mixtures, measure_distance=True)
+            rewards, monitors = scored.mean(assembly.rewards), scored.mean(assembly.monitors)
             watched |= statistics(scored.videos, self.settings.seeds)
             watched["base_distance"] = scored.base_distance or 0.0
-        held_out = self.held_out.losses()
-        watched |= {_named(level): loss for level, loss in held_out.items()}
-        total = sum(term.weight * rewards[term.name] for term in assembly.rewards.terms)
-        if not assembly.rewards.terms and held_out:  # without a reward the best is what predicts best
-            total = -held_out["mean"]
-        verdict = self.watch.see(step, total, monitors)
+        verdict = self._verdict(step, rewards, monitors, held_out)
         record: dict[str, Any] = {
             "kind": "validation",
             "step": step,
@@ -84,7 +84,7 @@ class Validator:
         }
         run = self.journal.run
         if run is not None:
-            if scored.pairs:
+            if scored is not None:
                 folder = run.samples(step)
                 write_samples(scored, folder, assembly.geometry.fps)
                 record["samples"] = str(folder.relative_to(run.folder))
@@ -96,6 +96,23 @@ class Validator:
             self.journal.record({"kind": "alarm", "step": step, "message": message})
             self.journal.say(f"ALARM at step {step}: {message}")
         return verdict
+
+    def _verdict(
+        self,
+        step: int,
+        rewards: Mapping[str, float],
+        monitors: Mapping[str, float],
+        held_out: Mapping[str, float],
+    ) -> Verdict:
+        """By the rewards; without any, the best is what predicts the held-out clips best."""
+        terms = self.assembly.rewards.terms
+        if rewards:
+            total = sum(term.weight * rewards[term.name] for term in terms)
+        elif held_out and not terms:
+            total = -held_out["mean"]
+        else:
+            return _NOTHING
+        return self.watch.see(step, total, monitors)
 
     def compare(self) -> dict[str, Any]:
         """Base against tuned on held-out prompts, as the summary holds it; empty where none was asked for."""
