@@ -291,6 +291,14 @@ class Backbone(ABC):
         """
         raise VaderError(f"backbone {self.name!r} cannot be given single frames")
 
+    def to_official(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The denoiser's whole state under the official checkpoint's names; they are its own by default."""
+        return dict(tensors)
+
+    def from_official(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The inverse of :meth:`to_official`."""
+        return dict(tensors)
+
     def modules(self) -> dict[str, nn.Module]:
         """Every loaded module by its role: ``denoiser``, ``autoencoder``, ``text_encoder`` …."""
         return {"denoiser": self.denoiser}

@@ -12,9 +12,10 @@ from vader_core.errors import VaderError
 from vader_core.geometry import GeometryRequest
 from vader_core.method.guidance import format_scale
 from vader_core.registry import Component, Kind, Registry
-from vader_core.run.config import ObjectiveSection, Precision, RunConfig, Tree
+from vader_core.run.config import LoraSection, ObjectiveSection, Precision, RunConfig, Tree
 from vader_core.run.layers import changed
 
+_FRESH = LoraSection().model_dump()
 #: What runs where no objective is named: by what is given.
 IMPLIED = {"reward": "reward_gradient", "data": "supervised"}
 
@@ -60,10 +61,7 @@ def resolve(
         prompts={"source": _prompts(config, backbone)},
         trainer={"precision": _precision(config, backbone.defaults.precision, device)},
         performance=_performance(config, device),
-        lora={
-            "targets": config.lora.targets or list(backbone.lora_targets),
-            "alpha": config.lora.alpha or float(config.lora.rank),
-        },
+        lora=_lora(config, backbone),
     )
     scored: Tree = {name: _items(config, registry, name) for name in ("reward", "monitor")}
     objectives = _objectives(config, registry, backbone, training=training)
@@ -102,6 +100,22 @@ def _check_unique(config: RunConfig) -> None:
     both = sorted(set(names) & set(watched))
     if both:
         raise VaderError(f"--monitor {both[0]}: it is trained on, so it cannot judge; monitor another reward")
+
+
+def _lora(config: RunConfig, backbone: Backbone) -> Tree:
+    if config.tuning.kind == "lora":
+        if config.tuning.modules is not None:
+            raise VaderError(
+                "tuning.modules names what learns with --tune full; an adapter's places are --lora-targets"
+            )
+        return {
+            "targets": config.lora.targets or list(backbone.lora_targets),
+            "alpha": config.lora.alpha or float(config.lora.rank),
+        }
+    given = [name for name in LoraSection.model_fields if getattr(config.lora, name) != _FRESH[name]]
+    if given:
+        raise VaderError(f"--tune full trains no adapter, so lora.{given[0]} has no effect: leave it out")
+    return {}
 
 
 def _prompts(config: RunConfig, backbone: Backbone) -> str | None:

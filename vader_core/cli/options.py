@@ -33,6 +33,7 @@ PLACES: dict[str, str] = {
     "prompts": "prompts.source",
     "data": "data.source",
     "negative_prompt": "prompts.negative_prompt",
+    "tune": "tuning.kind",
     "lora_rank": "lora.rank",
     "lora_alpha": "lora.alpha",
     "lora_targets": "lora.targets",
@@ -94,6 +95,9 @@ _TRAINING = [
     click.option("--data", metavar="D", help="Learn from clips: file:PATH, videos:FOLDER or NAME."),
     click.option(
         "--gradient", metavar="G", help="last, last:K, random, from:I, steps:I,J, refl or refl:LO-HI."
+    ),
+    click.option(
+        "--tune", type=click.Choice(["lora", "full"]), help="What learns: an adapter, or the model itself."
     ),
     click.option("--lora-rank", type=int, help="Rank of the adapter."),
     click.option("--lora-alpha", type=float, help="The update is scaled by alpha / rank."),

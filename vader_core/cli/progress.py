@@ -66,10 +66,11 @@ class ProgressListener:
         """A line on what begins."""
         gradient = f" · gradient {facts['gradient']}" if facts["gradient"] else ""
         reward = f"reward {facts['rewards']}" if facts["rewards"] else f"{facts['objective']}"
+        modules = f" in {facts['lora_modules']} modules" if facts["tuning"] == "lora" else ""
         self.console.print(
             f"[bold]{facts['backbone']}[/] · {facts['video']} · {facts['sampler']}{gradient}\n"
-            f"{reward} · {facts['trainable_parameters']:,} trainable numbers in "
-            f"{facts['lora_modules']} modules · batch {facts['effective_batch']} · {facts['steps']} steps · "
+            f"{reward} · {facts['trainable_parameters']:,} trainable numbers{modules} · batch "
+            f"{facts['effective_batch']} · {facts['steps']} steps · "
             f"{facts['precision']} on {facts['device']}",
             highlight=False,
         )

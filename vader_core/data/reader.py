@@ -45,6 +45,8 @@ class Reader:
         Raises:
             VaderError: Naming the file and what is wrong with it.
         """
+        if clip.pixels is not None:
+            return self._held(clip.pixels, frames, size, draws, shape)
         try:
             if shape is None or (shape.fps is None and shape.frames > 1):
                 shape = within(probe(clip.path), clip.start, clip.end)
@@ -55,6 +57,16 @@ class Reader:
         except VaderError as error:
             raise VaderError(f"clip {clip.path}: {error}") from error
         return self._cut(pixels, size, picture=shape.frames == 1)
+
+    def _held(
+        self, pixels: Tensor, frames: int, size: Size, draws: Draws, shape: Shape | None
+    ) -> Float[Tensor, "f 3 h w"]:
+        """Chosen frames of a clip that its source holds in memory."""
+        shape = shape or Shape(len(pixels), *pixels.shape[-2:])
+        chosen = pixels[self.rule.choose(shape, frames, draws)]
+        if tuple(chosen.shape[-2:]) == tuple(size):
+            return chosen
+        return self._cut((chosen.clamp(0, 1) * 255).round().byte(), size, picture=shape.frames == 1)
 
     def _cut(self, pixels: Pixels, size: Size, *, picture: bool) -> Float[Tensor, "f 3 h w"]:
         if self.crop == "smooth":

@@ -26,6 +26,7 @@ from vader_core.weights import parse_weights
 from vader_opensora.architecture import resolve_architecture
 from vader_opensora.captions import prepare
 from vader_opensora.family import PICTURE_FPS, SPATIAL, TEXT_LENGTH, OpenSoraFamily
+from vader_opensora.flow import time_shift
 from vader_opensora.frame_masks import FRAME_MASK, active_frames
 from vader_opensora.options import OpenSoraOptions
 from vader_opensora.resolutions import check_frames, frame_count, image_size
@@ -200,6 +201,17 @@ class OpenSora(OpenSoraFamily):
         """Size and frame rate as the model is told them."""
         fps = PICTURE_FPS if geometry.num_frames == 1 else geometry.fps
         return self.rounded({"height": geometry.height, "width": geometry.width, "fps": fps})
+
+    # -- fine-tuning -------------------------------------------------------------------------------------
+
+    def training_shift(self, geometry: Geometry) -> float:
+        """Longer and larger clips are trained at more noise, as they are sampled."""
+        size = (geometry.height, geometry.width, geometry.num_frames)
+        return float(time_shift(*(torch.tensor([float(number)]) for number in size)))
+
+    def with_frame_mask(self, conditioning: Conditioning, mask: Bool[Tensor, "b t"]) -> Conditioning:
+        """The frames that are given are modulated as at timestep 0."""
+        return replace(conditioning, tensors={**conditioning.tensors, FRAME_MASK: mask.float()})
 
     # -- the model ---------------------------------------------------------------------------------------
 
