@@ -209,10 +209,6 @@ class OpenSora(OpenSoraFamily):
         size = (geometry.height, geometry.width, geometry.num_frames)
         return float(time_shift(*(torch.tensor([float(number)]) for number in size)))
 
-    def with_frame_mask(self, conditioning: Conditioning, mask: Bool[Tensor, "b t"]) -> Conditioning:
-        """The frames that are given are modulated as at timestep 0."""
-        return replace(conditioning, tensors={**conditioning.tensors, FRAME_MASK: mask.float()})
-
     # -- the model ---------------------------------------------------------------------------------------
 
     def predict(
