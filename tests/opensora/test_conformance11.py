@@ -1,4 +1,4 @@
-"""The backbone `opensora11` against its contract, and its default sampler."""
+"""The backbone `opensora11` against its contract, and its default sampler and prompts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from tiny_opensora11 import OPTIONS, SMALL
 
 from vader_core.geometry import GeometryRequest
 from vader_core.testing.backbones import backbone_clauses, backbone_subject
+from vader_core.testing.prompt_sources import check_prompt_source
 from vader_core.testing.samplers import sampler_clauses, sampler_subject
 
 
@@ -25,3 +26,7 @@ def test_backbone(clause, subject):
 @pytest.mark.parametrize("clause", sampler_clauses(), ids=str)
 def test_sampler(clause, options):
     clause.require(sampler_subject("iddpm", options))
+
+
+def test_prompts():
+    check_prompt_source("toy_bricks")

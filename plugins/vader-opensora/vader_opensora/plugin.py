@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 from vader_core.hookspecs import hookimpl
 from vader_opensora.options import OpenSoraOptions, RFlowOptions
-from vader_opensora.v11.options import OpenSora11Options
+from vader_opensora.v11.options import OpenSora11Options, ToyBricksOptions
 from vader_opensora.weight_files import AUTOENCODER, AUTOENCODER_11, DENOISER, DENOISER_11, TEXT_ENCODER
 
 if TYPE_CHECKING:
@@ -49,6 +49,13 @@ def make_rflow(config: BaseModel, *, device: object, dtype: object) -> object:
     )
 
 
+def make_toy_bricks(config: BaseModel, *, device: object, dtype: object) -> object:
+    """The prompts of text2bricks' recipes."""
+    from vader_opensora.v11.toy_bricks import ToyBricks
+
+    return ToyBricks()
+
+
 @hookimpl
 def register_backbones(register: Register) -> None:
     """Announces `opensora` and `opensora11`."""
@@ -77,6 +84,17 @@ def register_samplers(register: Register) -> None:
         make_rflow,
         config=RFlowOptions,
         summary="Open-Sora's rectified flow: time shift by size and length, frame masks",
+    )
+
+
+@hookimpl
+def register_prompt_sources(register: Register) -> None:
+    """Announces `toy_bricks`."""
+    register(
+        "toy_bricks",
+        make_toy_bricks,
+        config=ToyBricksOptions,
+        summary="eight prompts about toy bricks in stop motion, for text2bricks",
     )
 
 

@@ -21,6 +21,8 @@ _DENOISER = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
     "ema.pt",
+    # Of this toolkit's own runs over full weights.
+    "denoiser.safetensors",
 )
 _AUTOENCODER = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 

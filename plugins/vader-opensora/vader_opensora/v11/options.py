@@ -1,10 +1,10 @@
-"""Options of the backbone `opensora11`; imports nothing heavy."""
+"""Options of the backbone `opensora11` and of its prompts; imports nothing heavy."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from vader_core.errors import VaderError
 from vader_opensora.options import FamilyOptions, Wide
@@ -53,3 +53,9 @@ class OpenSora11Options(FamilyOptions):
         except VaderError as error:
             raise ValueError(str(error)) from error
         return value
+
+
+class ToyBricksOptions(BaseModel):
+    """The prompt source `toy_bricks` has no options."""
+
+    model_config = ConfigDict(extra="forbid")
