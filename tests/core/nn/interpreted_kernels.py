@@ -1,18 +1,21 @@
 """Every fused kernel and its gradient in Triton's interpreter, beside float64 torch.
 
 TRITON_INTERPRET=1 must be set.
-Prints one line a case: name, relative error of the results, relative error of the gradients.
+Prints one line per case: name, relative error of the results, relative error of the gradients.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
+from unittest.mock import patch
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vader_core.nn import functional as kernels
 from vader_core.nn import launches
+from vader_core.nn.fused import fuse_norms
 
 Given = Sequence[Tensor]
 
@@ -112,6 +115,39 @@ def _attention(outer: int, tokens: int, inner: int, heads: int, width: int) -> t
     return compared(fused, plain, torch.randn(outer, tokens, inner, 3, heads, width))
 
 
+class _Norms(nn.Module):
+    """The two norms that a foreign network has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.groups, self.rows = nn.GroupNorm(4, 24), nn.LayerNorm(24)
+        for parameter in self.parameters():
+            parameter.data.normal_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rows(self.groups(x).movedim(1, -1).contiguous())
+
+
+def _modules() -> tuple[float, float]:
+    """Foreign modules on their way to the programs; on the CPU they would run torch's own operations."""
+    plain = _Norms().requires_grad_(False)
+    fused, launched = copy.deepcopy(plain), []
+    assert fuse_norms(fused) == 2
+    found = launches.GroupNorm.forward, launches.LayerNorm.forward
+
+    def counted(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda *given: launched.append(forward) or forward(*given)
+
+    with (
+        patch.object(kernels, "_usable", lambda *_: True),
+        patch.object(launches.GroupNorm, "forward", counted(found[0])),
+        patch.object(launches.LayerNorm, "forward", counted(found[1])),
+    ):
+        errors = compared(fused, plain.double(), launches.innermost(torch.randn(3, 24, 5, 7) + 0.5))
+    assert launched == list(found), "the modules did not reach their programs"
+    return errors
+
+
 def cases() -> Iterator[tuple[str, float, float]]:
     """Ragged sizes: widths that are no powers of two, rows that fill no tile."""
     yield "group norm", *_group_norm((3, 96, 5, 7), 4, True, 3)
@@ -124,6 +160,7 @@ def cases() -> Iterator[tuple[str, float, float]]:
     yield "spread sum and layer norm", *_layer_norm(False, True, True)
     yield "spread alone and layer norm", *_layer_norm(True, False, True)
     yield "sum, something later, and layer norm", *_later()
+    yield "fused modules", *_modules()
     wide, bias = 3 * torch.randn(13, 600), torch.randn(600)
     yield "gated GELU", *compared(launches.Gate.apply, kernels.gated_gelu, wide)
     yield (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from vader_core.nn import feature_cache
 from vader_core.nn.feature_cache import FeatureCache
 
 BOTH = ("conditional", "unconditional")
@@ -35,7 +36,7 @@ def test_features_serve_the_steps_they_are_young_enough_for(deep, way, kept):
     found = []
     for i, given in enumerate((x, new, new, new)):
         with cache.at(i, BOTH, 3):
-            found.append(getattr(cache, way)(given, deep))
+            found.append(getattr(feature_cache, way)(given, deep))
     assert deep.calls == 2
     torch.testing.assert_close(found[0], x * x)
     torch.testing.assert_close(found[1], kept(x, new))
@@ -47,13 +48,13 @@ def test_features_serve_the_steps_they_are_young_enough_for(deep, way, kept):
 def test_each_branch_has_features_and_an_age_of_its_own(deep):
     cache, x = FeatureCache(), torch.randn(4, 3)
     with cache.at(0, BOTH, 3):
-        cache.output(x, deep)
+        feature_cache.output(x, deep)
     with cache.at(1, BOTH[:1], 3):
-        assert torch.equal(cache.output(x[:2] + 1, deep), x[:2] ** 2)
+        assert torch.equal(feature_cache.output(x[:2] + 1, deep), x[:2] ** 2)
     with cache.at(3, BOTH[:1], 3):
-        assert torch.equal(cache.output(x[:2] + 1, deep), (x[:2] + 1) ** 2)
+        assert torch.equal(feature_cache.output(x[:2] + 1, deep), (x[:2] + 1) ** 2)
     with cache.at(4, BOTH, 3):  # the unconditional features are four steps old
-        assert torch.equal(cache.output(x, deep), x**2)
+        assert torch.equal(feature_cache.output(x, deep), x**2)
     assert deep.calls == 3
 
 
@@ -63,7 +64,7 @@ def test_features_stay_where_they_lie(deep):
     places = []
     for i in range(2):
         with cache.at(i, BOTH, 1):
-            cache.output(torch.randn(4, 3), deep)
+            feature_cache.output(torch.randn(4, 3), deep)
         places.append({key: value.data_ptr() for key, value in cache._held.items()})
     assert places[0] == places[1]
     assert deep.calls == 2
@@ -72,13 +73,28 @@ def test_features_stay_where_they_lie(deep):
 def test_gradients_and_calls_outside_are_whole(deep):
     cache, x = FeatureCache(), torch.randn(4, 3, requires_grad=True)
     with cache.at(0, BOTH, 2), torch.no_grad():
-        cache.residual(x, deep)
+        feature_cache.residual(x, deep)
     with cache.at(1, BOTH, 2):
-        cache.residual(x, deep).sum().backward()
+        feature_cache.residual(x, deep).sum().backward()
     torch.testing.assert_close(x.grad, 2 * x.detach())
     with torch.no_grad():
-        cache.residual(x, deep)
+        feature_cache.residual(x, deep)
     assert deep.calls == 3
+
+
+@torch.no_grad()
+def test_nothing_is_open_behind_a_call_that_failed(deep):
+    cache, x = FeatureCache(), torch.randn(4, 3)
+
+    def fails(given):
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"), cache.at(0, BOTH, 2):
+        feature_cache.output(x, fails)
+    assert feature_cache._open is None
+    with cache.at(1, BOTH, 2):  # the step that failed made no features to reuse
+        assert torch.equal(feature_cache.output(x, deep), x**2)
+    assert deep.calls == 1
 
 
 @torch.no_grad()
@@ -87,11 +103,5 @@ def test_a_new_rollout_starts_afresh(deep):
     for _ in range(2):
         cache.reset()
         with cache.at(0, BOTH, 5):
-            cache.output(x, deep)
+            feature_cache.output(x, deep)
     assert deep.calls == 2
-
-
-def test_a_backbone_that_keeps_no_features_says_so(vader, capsys):
-    command = ["bench", "--backbone", "tiny", "--reward", "brightness", "--device", "cpu"]
-    assert vader(*command, "-o", "performance.feature_cache=2", "-o", "backbone.schedule=flow") == 2
-    assert "backbone 'tiny' keeps no features" in capsys.readouterr().err

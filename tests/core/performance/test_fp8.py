@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from reference_loop import STEPS, batch_of, make
 from torch import nn
 
 from vader_core.lora.adapter import LoraSettings, adapter_parameters, attach_lora
+from vader_core.method.gradient import Drawn
 from vader_core.performance.fold_adapter import Folding
 from vader_core.performance.fp8 import FLOAT8, LARGEST, LEAST_ROWS, Fp8, quantised
 
@@ -56,13 +60,13 @@ def test_on_is_near_and_off_is_the_same_bits(net):
     assert list(net.state_dict()) == names
     assert fp8.bytes == 2 * 2 * WIDTH * WIDTH + 4 * 3 * WIDTH
     assert torch.equal(net(x), wanted[1])
-    fp8.set(True)
+    fp8.on()
     found = net[0](x)
     assert found.dtype == x.dtype
     assert found.shape == wanted[0].shape
     assert 0.005 < distance(found, wanted[0]) < ROUGHLY
     assert distance(net(x), wanted[1]) < 2 * ROUGHLY
-    fp8.set(False)
+    fp8.off()
     assert torch.equal(net(x), wanted[1])
 
 
@@ -71,7 +75,7 @@ def test_few_rows_and_autocast(net):
     fp8 = Fp8(net, least_width=WIDTH)
     few = rows(LEAST_ROWS // 4)
     wanted = net(few)
-    fp8.set(True)
+    fp8.on()
     assert torch.equal(net(few), wanted)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = net[0](rows().float())
@@ -83,7 +87,7 @@ def test_a_recorded_product_is_whole(net):
     x = rows().requires_grad_()
     plain = net(x)
     fp8 = Fp8(net, least_width=WIDTH)
-    fp8.set(True)
+    fp8.on()
     assert torch.equal(net(x), plain)
 
 
@@ -103,12 +107,12 @@ def test_the_adapter_counts_folded_or_not(net, fold):
         wanted = net(x)
         assert distance(base, wanted) > 4 * ROUGHLY
         if folding is not None:
-            folding.set(True)
-        fp8.set(True)
+            folding.on()
+        fp8.on()
         assert distance(net(x), wanted) < 2 * ROUGHLY
-        fp8.set(False)
+        fp8.off()
         if folding is not None:
-            folding.set(False)
+            folding.off()
         assert torch.equal(net(x), wanted)
 
 
@@ -128,33 +132,28 @@ def test_other_machines_and_precisions_are_refused(vader, capsys, precision, mes
     assert message in capsys.readouterr().err
 
 
-@torch.no_grad()
 def test_training_rollouts_use_it_and_sampling_does_not(registry, monkeypatch):
-    from reference_loop import make
-
-    from vader_core.method.denoise import denoise
-    from vader_core.method.gradient import NO_GRADIENT, Drawn
-    from vader_core.method.shortcuts import WHOLE, Shortcuts
-    from vader_core.randomness import Randomness
-
-    model, _, settings, prompts = make(registry, "tiny", {"schedule": "flow"})
-    model.fp8 = Fp8(model.denoiser, least_width=16)
+    parts = make(registry, "tiny", {"schedule": "flow"})
+    fp8 = Fp8(parts.backbone.denoiser, least_width=16)
+    model = replace(parts.model, levers=(fp8,))
     seen = []
-    plain = type(model).predict
+    plain = type(parts.backbone).predict
 
     def predict(self, *given):
-        seen.append(self.fp8.on)
+        seen.append((fp8.active, torch.is_grad_enabled()))
         return plain(self, *given)
 
-    monkeypatch.setattr(type(model), "predict", predict)
-    rng, asked = Randomness(7, 0, 0, (0, 1)), prompts.draw((0, 1), 7)
-    conditioning = model.condition(model.encode_text(asked), asked, settings.geometry, rng)
-    noise = model.initial_noise(2, settings.geometry, rng)
-    given = (model, settings.sampling, noise, conditioning)
-    denoise(*given, Drawn(frozenset({2, 4})), rng, Shortcuts(fp8=True))
-    denoise(*given, NO_GRADIENT, rng, WHOLE)
-    assert seen == [True, True, False, True, False] + [False] * 5
-    assert not model.fp8.on
+    monkeypatch.setattr(type(parts.backbone), "predict", predict)
+    batch = batch_of(parts)
+    conditioning = model.condition(batch.prompts, parts.geometry, batch.rng)
+    given = (conditioning, parts.geometry, batch.rng)
+    model.rollout(*given, Drawn(frozenset({2, 4})))
+    assert seen == [(True, False), (True, False), (False, True), (True, False), (False, True)]
+    model.whole().rollout(*given)
+    assert seen[STEPS:] == [(False, False)] * STEPS
+    model.rollout(*given)
+    assert seen[2 * STEPS :] == [(True, False)] * STEPS
+    assert not fp8.active
 
 
 @pytest.mark.gpu
@@ -172,5 +171,5 @@ def test_the_device_rounds_as_the_cpu_does():
     x = torch.randn(4, 500, 1152).bfloat16()
     wanted = net.float()(x.float())
     net = net.bfloat16().cuda()
-    Fp8(net).set(True)
+    Fp8(net).on()
     assert distance(net(x.cuda()).cpu(), wanted) < ROUGHLY

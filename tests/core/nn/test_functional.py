@@ -33,9 +33,8 @@ def _seeded() -> Iterator[None]:
 
 @pytest.fixture
 def switched_off() -> Iterator[None]:
-    kernels.Switch.on = False
-    yield
-    kernels.Switch.on = True
+    with kernels.fused_kernels(False):
+        yield
 
 
 def test_every_program_and_its_gradient_in_the_interpreter() -> None:
@@ -52,7 +51,7 @@ def test_every_program_and_its_gradient_in_the_interpreter() -> None:
     )
     assert done.returncode == 0, done.stderr
     lines = [line.rsplit(": ", 1) for line in done.stdout.splitlines()]
-    assert len(lines) == 17
+    assert len(lines) == 18
     for case, errors in lines:
         assert max(map(float, errors.split())) < INTERPRETED_ERROR, case
 
@@ -161,6 +160,23 @@ def test_a_layer_with_an_active_adapter_runs_as_it_is() -> None:
         assert bias is None
         assert torch.equal(out, net[0](x))
         assert kernels.accumulating(net[0], x) is None
+
+
+def test_the_switch_is_put_back() -> None:
+    assert kernels.Switch.on
+    seen = []
+
+    def fails() -> None:
+        with kernels.fused_kernels(False):
+            with kernels.fused_kernels(True):
+                seen.append(kernels.Switch.on)
+            seen.append(kernels.Switch.on)
+            raise ValueError("within")
+
+    with pytest.raises(ValueError, match="within"):
+        fails()
+    assert seen == [True, False]
+    assert kernels.Switch.on
 
 
 @pytest.mark.usefixtures("switched_off")
@@ -395,11 +411,8 @@ def test_kernels_are_as_near_to_float64_as_torch_is(case: str) -> None:
 
     fused, wanted = results(half, None)
     exact, _ = results([tensor.double() for tensor in half], wanted)
-    kernels.Switch.on = False
-    try:
+    with kernels.fused_kernels(False):
         plain, _ = results(half, wanted)
-    finally:
-        kernels.Switch.on = True
     for found, usual, right in zip(fused, plain, exact, strict=True):
         error, limit = ((part.double() - right).norm() / right.norm() for part in (found, usual))
         assert error <= 1.1 * limit + 1e-4
