@@ -1,0 +1,84 @@
+"""The motion module: attention over frames, in every block."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vader_easyanimate.architecture import MotionConfig
+from vader_easyanimate.attention import FeedForward, FrameAttention
+
+#: Groups of the norm at a module's entry, and what is added to its variance.
+GROUPS = 32
+GROUP_EPS = 1e-6
+
+
+class MotionBlock(nn.Module):
+    """Attentions over frames, each behind a norm, then a gated feed-forward.
+
+    Args:
+        width: Channels.
+        config: Sizes.
+    """
+
+    def __init__(self, width: int, config: MotionConfig) -> None:
+        super().__init__()
+        count = config.num_attentions
+        self.attention_blocks = nn.ModuleList(
+            FrameAttention(
+                width, config.num_attention_heads, frames=config.max_frames, square=config.block_size
+            )
+            for _ in range(count)
+        )
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(count))
+        self.ff = FeedForward(width, gated=True)
+        self.ff_norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """[b, t, s, width] → the same."""
+        for attention, norm in zip(self.attention_blocks, self.norms, strict=True):
+            assert isinstance(attention, FrameAttention)
+            x = x + attention.over_frames(norm(x), grid)
+        return x + self.ff(self.ff_norm(x))
+
+
+class _TemporalTransformer(nn.Module):
+    def __init__(self, width: int, config: MotionConfig) -> None:
+        super().__init__()
+        inner = width // config.dim_div
+        self.norm = nn.GroupNorm(GROUPS, width, eps=GROUP_EPS)
+        self.proj_in = nn.Linear(width, inner)
+        self.transformer_blocks = nn.ModuleList(
+            MotionBlock(inner, config) for _ in range(config.num_transformer_block)
+        )
+        self.proj_out = nn.Linear(inner, width)
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        normed = F.group_norm(
+            x.flatten(0, 1).transpose(1, 2),
+            self.norm.num_groups,
+            self.norm.weight.to(x.dtype),
+            self.norm.bias.to(x.dtype),
+            self.norm.eps,
+        )
+        hidden = self.proj_in(normed.transpose(1, 2)).unflatten(0, x.shape[:2])
+        for block in self.transformer_blocks:
+            hidden = block(hidden, grid)
+        return x + self.proj_out(hidden)
+
+
+class MotionModule(nn.Module):
+    """Adds what the other frames say; the group norm's statistics are each frame's own.
+
+    Args:
+        width: Channels of the model.
+        config: Sizes.
+    """
+
+    def __init__(self, width: int, config: MotionConfig) -> None:
+        super().__init__()
+        self.temporal_transformer = _TemporalTransformer(width, config)
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """[b, t, s, width] → the same; ``grid`` is (rows, columns) of the s places."""
+        return self.temporal_transformer(x, grid)

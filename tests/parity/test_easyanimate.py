@@ -1,0 +1,209 @@
+"""EasyAnimate V2 against numbers that the official code wrote.
+
+Tolerances: a second, separate implementation agreed with the official code to 7e-7 in outputs and 3e-6 in
+gradients (relative L2); 1e-5 and 1e-4 lie well above rounding and well below any genuine mistake.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from goldens import golden_paths
+from safetensors.torch import load_file
+from torch import Tensor
+from vader_easyanimate.official_config import autoencoder_config, transformer_config
+from vader_easyanimate.tiling import Tiling
+from vader_easyanimate.transformer import EasyAnimateTransformer
+from vader_easyanimate.video_vae import LATENT_SCALE, VideoVAE
+
+pytestmark = pytest.mark.golden
+
+OUTPUT = 1e-5
+GRADIENT = 1e-4
+
+
+def relative(actual: Tensor, expected: Tensor) -> float:
+    """Relative L2 distance."""
+    return float(
+        (actual.detach().double() - expected.double()).norm() / expected.double().norm().clamp(min=1e-30)
+    )
+
+
+def close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
+    assert actual.shape == expected.shape
+    distance = relative(actual, expected)
+    assert distance <= tolerance, f"relative distance {distance:.2e} > {tolerance:.0e}"
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def folders(pattern: str, file: str = "weights.safetensors") -> list[Any]:
+    """Every golden folder of a kind that holds ``file``."""
+    return [
+        pytest.param(folder, id=folder.name)
+        for folder in golden_paths("easyanimate", pattern)
+        if (folder / file).is_file()
+    ]
+
+
+def transformer(folder: Path) -> EasyAnimateTransformer:
+    model = EasyAnimateTransformer(transformer_config(read(folder / "config.json")))
+    model.load_state_dict(load_file(folder / "weights.safetensors"), strict=True)
+    return model.requires_grad_(False).eval()
+
+
+# -- the denoiser ----------------------------------------------------------------------------------------
+
+
+def test_goldens_are_there():
+    assert folders("transformer_*")
+    assert folders("vae_*")
+
+
+def record_parts(model: EasyAnimateTransformer, keys: list[str], grid: tuple[int, int]) -> dict[str, Tensor]:
+    """The first output of each part in the golden's layout, filled in by the next forward pass."""
+    found: dict[str, Tensor] = {}
+
+    def keep(key: str, out: Any) -> None:
+        out = out[0] if isinstance(out, tuple) else out
+        if key == "mid.pos_embed":
+            out = out + model._position(grid, out.device, out.dtype)
+        elif key.endswith(".attn_temporal"):
+            out = out.unflatten(2, grid).permute(0, 4, 1, 2, 3)
+        elif ".block" in key:
+            out = out.flatten(1, 2)
+        found.setdefault(key, out.detach())
+
+    for key in keys:
+        name = re.sub(r"^block(\d+)", r"transformer_blocks.\1", key.removeprefix("mid."))
+        part = model.get_submodule(name)
+        part.register_forward_hook(lambda module, args, out, key=key: keep(key, out))
+    return found
+
+
+@pytest.mark.parametrize("recompute", [False, True], ids=["plain", "checkpointed"])
+@pytest.mark.parametrize("folder", folders("transformer_*"))
+def test_transformer(folder, recompute):
+    model = transformer(folder)
+    given, wanted = load_file(folder / "inputs.safetensors"), load_file(folder / "outputs.safetensors")
+    latents = given["hidden_states"].requires_grad_()
+    text = given["encoder_hidden_states"].requires_grad_()
+    sizes = {name: given[name] for name in ("resolution", "aspect_ratio") if name in given}
+    gradients = {
+        key: model.get_parameter(key.removeprefix("grad_param.")) for key in wanted if "param" in key
+    }
+    assert gradients
+    for parameter in gradients.values():
+        parameter.requires_grad_()
+    mask = given["encoder_attention_mask"]
+    grid = (latents.shape[-2] // model.config.patch_size, latents.shape[-1] // model.config.patch_size)
+    found = record_parts(model, [key for key in wanted if key.startswith("mid.")], grid)
+    out = model(latents, given["timestep"], text, mask, recompute=recompute, **sizes)
+    close(out, wanted["sample"], OUTPUT)
+    (out * given["grad_output"]).sum().backward()
+    close(latents.grad, wanted["grad_hidden_states"], GRADIENT)
+    close(text.grad, wanted["grad_encoder_hidden_states"], GRADIENT)
+    for key, parameter in gradients.items():
+        close(parameter.grad, wanted[key], GRADIENT)
+    for key, value in found.items():
+        close(value, wanted[key], OUTPUT)
+    first = model(latents[:, :, :1].detach(), given["timestep"], text.detach(), mask, **sizes)
+    close(first, wanted["sample_one_frame"], OUTPUT)
+
+
+# -- the autoencoders ------------------------------------------------------------------------------------
+
+
+def autoencoder(folder: Path) -> VideoVAE:
+    model = VideoVAE(autoencoder_config(read(folder / "config.json")))
+    model.load_state_dict(load_file(folder / "weights.safetensors"), strict=True)
+    return model.requires_grad_(False).eval()
+
+
+def draws(tensors: dict[str, Tensor], prefix: str) -> list[Tensor]:
+    return [tensors[key] for key in sorted(tensors) if key.startswith(prefix)]
+
+
+@pytest.mark.parametrize("recompute", [False, True], ids=["plain", "checkpointed"])
+@pytest.mark.parametrize("folder", folders("vae_*"))
+def test_vae(folder, recompute):
+    model = autoencoder(folder)
+    model.gradient_checkpointing = recompute
+    given, wanted = load_file(folder / "inputs.safetensors"), load_file(folder / "outputs.safetensors")
+    close(model.moments(given["video"]), wanted["moments"], OUTPUT)
+    close(model.moments(given["image"]), wanted["image_moments"], OUTPUT)
+    close(model.decode(given["image_latent"]), wanted["decoded_image"], OUTPUT)
+    latent = given["latent"].requires_grad_()
+    decoded = model.decode(latent)
+    close(decoded, wanted["decoded"], OUTPUT)
+    (decoded * given["grad_decoded"]).sum().backward()
+    close(latent.grad, wanted["grad_latent"], GRADIENT)
+    chosen = [decoded.shape[2] - 1, 0, decoded.shape[2] // 2]
+    assert torch.allclose(model.decode(latent, chosen), decoded[:, :, chosen], atol=1e-6)
+
+
+def with_parts() -> list[Any]:
+    """Autoencoder goldens that hold the outputs of their parts."""
+    return [
+        one
+        for one in folders("vae_*", "outputs.safetensors")
+        if any(key.startswith("mid.") for key in load_file(one.values[0] / "outputs.safetensors"))
+    ]
+
+
+@pytest.mark.parametrize("folder", with_parts())
+def test_vae_parts(folder):
+    model, wanted = autoencoder(folder), load_file(folder / "outputs.safetensors")
+    found: dict[str, Tensor] = {}
+    for key in [key for key in wanted if key.startswith("mid.")]:
+        part = model.get_submodule(key.removeprefix("mid."))
+        part.register_forward_hook(lambda module, args, out, key=key: found.__setitem__(key, out))
+    model.decode(load_file(folder / "inputs.safetensors")["latent"])
+    assert found
+    for key, value in found.items():
+        close(value, wanted[key], OUTPUT)
+
+
+def tilings() -> list[Any]:
+    found = []
+    for parameter in folders("vae_*", "outputs.safetensors"):
+        folder = parameter.values[0]
+        for key in load_file(folder / "outputs.safetensors"):
+            if "_tiled_" in key:
+                found.append(pytest.param(folder, key, id=f"{folder.name}-{key}"))
+    return found
+
+
+@pytest.mark.parametrize(("folder", "key"), tilings())
+def test_tiling(folder, key):
+    what, pixels, _ = key.replace("_tiled", "").rsplit("_", 2)
+    model, given = autoencoder(folder), load_file(folder / "inputs.safetensors")
+    model.tiling = Tiling(int(pixels), 0.25)
+    if what == "moments":
+        out = model.moments(given["video_for_tiling"])
+    else:
+        out = model.decode(given["latent_for_tiling"])
+    close(out, load_file(folder / "outputs.safetensors")[key], OUTPUT)
+
+
+@pytest.mark.parametrize("folder", folders("vae_*", "chunks_and_smoothing.safetensors"))
+def test_chunks_and_smoothing(folder):
+    model, held = autoencoder(folder), load_file(folder / "chunks_and_smoothing.safetensors")
+    noise = iter(draws(held, "train.eps"))
+    clips = [model.encode(clip[None], lambda shape: next(noise)) for clip in held["train.video"]]
+    close(torch.cat(clips) * LATENT_SCALE, held["train.latents"], OUTPUT)
+    assert next(noise, None) is None
+
+    video = model.decode(held["smooth.latents"] / LATENT_SCALE).clamp(-1, 1)
+    close(video, held["smooth.video_before"], OUTPUT)
+    noise = iter(draws(held, "smooth.eps"))
+    smooth = (model.smoothed(video, lambda shape: next(noise)) / 2 + 0.5).clamp(0, 1)
+    close(smooth, held["smooth.video"], OUTPUT)
+    assert next(noise, None) is None
