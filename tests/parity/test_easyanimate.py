@@ -16,10 +16,19 @@ import torch
 from goldens import golden_paths
 from safetensors.torch import load_file
 from torch import Tensor
+from vader_easyanimate.lora_format import EasyAnimateLora
+from vader_easyanimate.lora_names import DENOISER_PREFIX, flattened
 from vader_easyanimate.official_config import autoencoder_config, transformer_config
+from vader_easyanimate.pndm import EXTRA_CALLS
 from vader_easyanimate.tiling import Tiling
 from vader_easyanimate.transformer import EasyAnimateTransformer
 from vader_easyanimate.video_vae import LATENT_SCALE, VideoVAE
+
+from vader_core.geometry import Geometry
+from vader_core.lora import attach_adapter, lora_scale
+from vader_core.lora_formats import Adapter
+from vader_core.registry import Registry
+from vader_core.sampler import VariancePreserving
 
 pytestmark = pytest.mark.golden
 
@@ -207,3 +216,156 @@ def test_chunks_and_smoothing(folder):
     smooth = (model.smoothed(video, lambda shape: next(noise)) / 2 + 0.5).clamp(0, 1)
     close(smooth, held["smooth.video"], OUTPUT)
     assert next(noise, None) is None
+
+
+# -- full-size names -------------------------------------------------------------------------------------
+
+
+def manifests(kind: str) -> list[Any]:
+    return [
+        pytest.param(path, id=path.stem) for path in golden_paths("easyanimate", f"manifest_{kind}*.json")
+    ]
+
+
+def assert_same_names(actual: dict[str, list[int]], wanted: dict[str, list[int]]) -> None:
+    assert actual.keys() == wanted.keys()
+    assert {name: shape for name, shape in actual.items() if wanted[name] != shape} == {}
+
+
+def shapes(tensors: dict[str, Tensor]) -> dict[str, list[int]]:
+    return {name: list(value.shape) for name, value in tensors.items()}
+
+
+@pytest.mark.parametrize("path", manifests("transformer"))
+def test_transformer_manifest(path):
+    manifest = read(path)
+    with torch.device("meta"):
+        model = EasyAnimateTransformer(transformer_config(manifest["config"]))
+    assert_same_names(shapes(model.state_dict()), manifest["state_dict"])
+    assert sum(value.numel() for value in model.parameters()) == manifest["parameters"]
+    assert sorted(name for name, _ in model.named_buffers()) == sorted(manifest["buffers"])
+
+
+@pytest.mark.parametrize("path", manifests("vae"))
+def test_vae_manifest(path):
+    manifest = read(path)
+    with torch.device("meta"):
+        model = VideoVAE(autoencoder_config(manifest["config"]))
+    assert_same_names(shapes(model.state_dict()), manifest["state_dict"])
+    assert sum(value.numel() for value in model.parameters()) == manifest["parameters"]
+
+
+def official_lora(model: EasyAnimateTransformer, rank: int, alpha: float) -> Adapter:
+    """A LoRA of zeros in every linear layer."""
+    linears = [(name, one) for name, one in model.named_modules() if isinstance(one, torch.nn.Linear)]
+    tensors = {}
+    for name, one in linears:
+        tensors[f"{name}.lora_A.weight"] = torch.zeros(rank, one.in_features)
+        tensors[f"{name}.lora_B.weight"] = torch.zeros(one.out_features, rank)
+    return Adapter(tensors, rank, alpha)
+
+
+@pytest.mark.parametrize("path", manifests("lora"))
+def test_lora_manifest(path):
+    manifest = read(path)
+    whole = golden_paths("easyanimate", "manifest_transformer*.json")[0]
+    motion = any("attn_temporal" in name for name in manifest["state_dict"])
+    with torch.device("meta"):
+        model = EasyAnimateTransformer(transformer_config(read(whole)["config"]))
+        adapter = official_lora(model, manifest["rank"], manifest["network_alpha"])
+    named = {}
+    for name, value in adapter.tensors.items():
+        module, _, part = name.rpartition(".lora_")
+        if "attn_temporal" in module and not motion:
+            continue
+        flat = DENOISER_PREFIX + flattened(module)
+        named[f"{flat}.lora_{'down' if part.startswith('A') else 'up'}.weight"] = list(value.shape)
+        named[f"{flat}.alpha"] = []
+    assert_same_names(named, manifest["state_dict"])
+
+
+# -- LoRA ------------------------------------------------------------------------------------------------
+
+
+def loras(file: str = "lora.safetensors") -> list[Any]:
+    return folders("transformer_*", file)
+
+
+@pytest.mark.parametrize("folder", loras())
+def test_lora_round_trip(folder, tmp_path):
+    given, path = load_file(folder / "lora.safetensors"), tmp_path / "again.safetensors"
+    assert EasyAnimateLora().recognises(folder / "lora.safetensors")
+    EasyAnimateLora().write(EasyAnimateLora().read(folder / "lora.safetensors"), path)
+    again = load_file(path)
+    assert again.keys() == given.keys()
+    assert all(again[name].dtype == value.dtype for name, value in given.items())
+    assert all(torch.equal(again[name], value) for name, value in given.items())
+
+
+@pytest.mark.parametrize("folder", loras("lora_outputs.safetensors"))
+def test_lora_live_and_merged(folder):
+    model, said = transformer(folder), read(folder / "lora.json")
+    adapter = EasyAnimateLora().read(folder / "lora.safetensors")
+    assert (adapter.rank, adapter.alpha) == (said["rank"], said["network_alpha"])
+    attached = attach_adapter(model, adapter, what="the golden")
+    assert len(attached.modules) == said["modules"]
+    given, wanted = load_file(folder / "inputs.safetensors"), load_file(folder / "lora_outputs.safetensors")
+    arguments = (given["hidden_states"], given["timestep"], given["encoder_hidden_states"])
+    mask = given["encoder_attention_mask"]
+    with torch.no_grad():
+        close(model(*arguments, mask), wanted["sample_live_multiplier_1"], OUTPUT)
+        with lora_scale(model, said["merge_multiplier"]):
+            close(model(*arguments, mask), wanted["sample_merged"], OUTPUT)
+
+
+# -- sampling --------------------------------------------------------------------------------------------
+
+#: The interface's words, and the samplers that stand for them.
+SAMPLERS = {
+    "DPM++": ("dpmpp", {}),
+    "Euler": ("euler", {"timestep_spacing": "linspace"}),
+    "Euler A": ("euler_ancestral", {}),
+    "PNDM": ("pndm", {}),
+    "DDIM": ("easyanimate_ddim", {"clip": 1.0}),
+}
+#: The official run against itself in float64 differs by 2e-6 (2e-4 for DDIM, which clips at every step).
+LOOP = {"DDIM": 2e-3}
+
+
+def loops() -> list[Any]:
+    return [
+        pytest.param(path, id=f"{path.parent.name}-{path.stem}")
+        for path in golden_paths("easyanimate", "transformer_*/loop_*.json")
+        if (path.parent / "weights.safetensors").is_file()
+    ]
+
+
+def schedule_of(said: dict[str, Any]) -> VariancePreserving:
+    assert said["beta_schedule"] == "linear"
+    betas = torch.linspace(said["beta_start"], said["beta_end"], 1000, dtype=torch.float64)
+    return VariancePreserving(torch.cumprod(1.0 - betas, dim=0))
+
+
+@pytest.mark.parametrize("path", loops())
+def test_sampling_loop(path):
+    said, model = read(path), transformer(path.parent)
+    given = load_file(path.with_name(f"{path.stem}_inputs.safetensors"))
+    wanted = load_file(path.with_name(f"{path.stem}_outputs.safetensors"))
+    name, options = SAMPLERS[said["sampler"]]
+    sampler = Registry.installed().get("sampler", name).make(options, device="cpu", dtype=torch.float32)
+    kwargs = {"clip_sample": True, **said["scheduler_kwargs"]}
+    assert kwargs["clip_sample"] or name != "easyanimate_ddim"
+    steps = said["num_inference_steps"] + (EXTRA_CALLS if name == "pndm" else 0)
+    plan = sampler.plan(schedule_of(kwargs), steps, Geometry(64, 64, 9, 24.0))
+    text = torch.cat([given["negative_prompt_embeds"], given["prompt_embeds"]])
+    mask = torch.cat([given["negative_prompt_attention_mask"], given["prompt_attention_mask"]])
+    state = sampler.start(plan, given["initial_noise"])
+    for i in range(plan.num_steps):
+        latents = sampler.model_input(plan, i, state)
+        assert plan.timesteps[i] == pytest.approx(float(wanted[f"timestep_{i}"]), abs=1e-4)
+        with torch.no_grad():
+            out = model(torch.cat([latents, latents]), torch.full((2,), plan.timesteps[i]), text, mask)
+        negative, positive = out[:, : model.config.in_channels].chunk(2)
+        guided = negative + said["guidance_scale"] * (positive - negative)
+        state = sampler.step(plan, i, state, guided, given.get(f"noise_{i}"))
+        close(state.latents, wanted[f"latents_after_step_{i}"], LOOP.get(said["sampler"], 1e-4))

@@ -156,8 +156,7 @@ def position_embedding(
 def frame_table(frames: int, width: int) -> Tensor:
     """The motion modules' position table [1, frames, width]: sines at even channels, cosines at odd ones."""
     positions = torch.arange(frames, dtype=torch.float32)[:, None]
-    frequencies = torch.exp(
-        torch.arange(0, width, 2, dtype=torch.float32) * (-math.log(LONGEST_PERIOD) / width)
-    )
+    channels = torch.arange(0, width, 2, dtype=torch.float32)
+    frequencies = torch.exp(channels * (-math.log(LONGEST_PERIOD) / width))
     angles = positions * frequencies
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[None, :, :width].contiguous()

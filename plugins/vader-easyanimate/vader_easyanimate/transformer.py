@@ -140,8 +140,8 @@ class EasyAnimateTransformer(nn.Module):
             )
         if latents.shape[2] > self.config.motion.max_frames:
             raise VaderError(
-                f"EasyAnimate's transformer: {latents.shape[2]} latent frames, but the position table ends at "
-                f"{self.config.motion.max_frames}"
+                f"EasyAnimate's transformer: {latents.shape[2]} latent frames, but the position "
+                f"table ends at {self.config.motion.max_frames}"
             )
         return height // patch, width // patch
 

@@ -7,6 +7,7 @@ their weights' names and differ in nothing else.
 from __future__ import annotations
 
 from enum import Enum
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -160,6 +161,11 @@ def _doubled(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=(2.0, 1.0, 1.0), mode="trilinear")
 
 
+def _residual_blocks(channels_in: int, channels_out: int, layers: int, groups: int) -> nn.ModuleList:
+    widths = [channels_in] + [channels_out] * layers
+    return nn.ModuleList(ResidualBlock(a, b, groups) for a, b in pairwise(widths))
+
+
 class DownBlock(nn.Module):
     """A level of the encoder.
 
@@ -175,10 +181,7 @@ class DownBlock(nn.Module):
         self, channels_in: int, channels_out: int, layers: int, groups: int, down: bool | None
     ) -> None:
         super().__init__()
-        widths = [channels_in] + [channels_out] * layers
-        self.convs = nn.ModuleList(
-            ResidualBlock(a, b, groups) for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.convs = _residual_blocks(channels_in, channels_out, layers, groups)
         self.downsampler = None if down is None else Downsampler(channels_out, temporal=down)
 
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
@@ -195,10 +198,7 @@ class UpBlock(nn.Module):
         self, channels_in: int, channels_out: int, layers: int, groups: int, up: bool | None
     ) -> None:
         super().__init__()
-        widths = [channels_in] + [channels_out] * layers
-        self.convs = nn.ModuleList(
-            ResidualBlock(a, b, groups) for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.convs = _residual_blocks(channels_in, channels_out, layers, groups)
         self.upsampler = None if up is None else Upsampler(channels_out, temporal=up)
 
     def forward(self, x: Tensor, frames: Frames) -> Tensor:

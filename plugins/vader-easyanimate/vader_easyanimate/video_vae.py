@@ -142,7 +142,8 @@ class VideoVAE(nn.Module):
 
         Args:
             video: Pixels.
-            draw: Called once per chunk, in order (once in all for the slice variant); ``None`` takes the means.
+            draw: Called once per chunk, in order (once in all for the slice variant); ``None`` takes the
+                means.
         """
         mean, log_variance = self.moments(video).chunk(2, dim=1)
         if draw is None:
@@ -217,7 +218,7 @@ class VideoVAE(nn.Module):
 
     @torch.no_grad()
     def smoothed(self, video: Tensor, draw: Draw) -> Tensor:
-        """The video with the seams of its chunks averaged away; costs a second encode and decode, no gradient.
+        """The video with the seams of its chunks averaged away: a second encode and decode, without gradient.
 
         All but half a chunk at either end is encoded (drawn, not the mean) and decoded in chunks that lie
         across the seams, and averaged with what it was. A video of one chunk is left as it is.
