@@ -9,7 +9,7 @@ from vader_easyanimate.euler_ancestral import EulerAncestral
 from vader_easyanimate.pndm import EXTRA_CALLS, PNDM
 
 from vader_core.geometry import Geometry
-from vader_core.sampler import VariancePreserving
+from vader_core.schedule import VariancePreserving
 
 GEOMETRY = Geometry(height=64, width=64, num_frames=9, fps=24.0)
 BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from vader_core.errors import VaderError, unknown
@@ -220,6 +221,16 @@ def resolve_architecture(given: str | Mapping[str, Any]) -> Architecture:
     if len(vae.temporal_levels) != len(vae.ch_mult):
         raise VaderError("architecture.vae: ch_mult and temporal_levels must have the same length")
     return Architecture(denoiser, vae, int(given.get("text_tokens", 120)))
+
+
+def check_architecture(given: str | Mapping[str, Any]) -> None:
+    """Refuse what is neither a model folder nor taken by :func:`resolve_architecture`.
+
+    Raises:
+        VaderError: Saying what is wrong.
+    """
+    if not (isinstance(given, str) and (Path(given).expanduser() / "transformer" / "config.json").is_file()):
+        resolve_architecture(given)
 
 
 def _check_widths(sizes: TransformerConfig) -> None:

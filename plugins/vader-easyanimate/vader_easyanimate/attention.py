@@ -6,8 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vader_easyanimate.embeddings import frame_table
-
 
 class Attention(nn.Module):
     """Multi-head attention.
@@ -49,15 +47,14 @@ class FramePositions(nn.Module):
     """The table of frame positions, which the official checkpoints store in every attention.
 
     Args:
-        frames: Entries.
-        width: Channels.
+        table: [1, frames, width].
     """
 
     pe: Tensor
 
-    def __init__(self, frames: int, width: int) -> None:
+    def __init__(self, table: Tensor) -> None:
         super().__init__()
-        self.register_buffer("pe", frame_table(frames, width))
+        self.register_buffer("pe", table.clone())
 
     def forward(self, x: Tensor) -> Tensor:
         """[b, t, s, width] plus each frame's entry."""
@@ -70,13 +67,13 @@ class FrameAttention(Attention):
     Args:
         width: Channels.
         heads: Heads.
-        frames: Most latent frames.
+        table: Positions of the latent frames, [1, frames, width].
         square: Side of the square of places that attend together.
     """
 
-    def __init__(self, width: int, heads: int, *, frames: int, square: int) -> None:
+    def __init__(self, width: int, heads: int, *, table: Tensor, square: int) -> None:
         super().__init__(width, heads, bias=False)
-        self.pos_encoder = FramePositions(frames, width)
+        self.pos_encoder = FramePositions(table)
         self.square = square
 
     def over_frames(self, x: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -24,15 +24,16 @@ class Block(nn.Module):
 
     Args:
         config: Sizes.
+        table: Positions of the latent frames.
     """
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: TransformerConfig, table: Tensor) -> None:
         super().__init__()
         width, heads = config.width, config.num_attention_heads
         self.eps = config.norm_eps
         self.scale_shift_table = nn.Parameter(torch.randn(6, width) / width**0.5)
         self.attn1 = Attention(width, heads)
-        self.attn_temporal = MotionModule(width, config.motion)
+        self.attn_temporal = MotionModule(width, config.motion, table)
         self.attn2 = Attention(width, heads)
         self.ff = FeedForward(width, gated=False)
 

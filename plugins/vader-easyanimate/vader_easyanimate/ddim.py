@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from vader_core.sampler import Plan, Sampler, Schedule, State, VariancePreserving
+from vader_core.sampler import Plan, Sampler, State
+from vader_core.schedule import Schedule, VariancePreserving
 from vader_easyanimate.levels import Level, leading, levels_of
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from vader_core.errors import VaderError
-from vader_core.sampler import VariancePreserving
+from vader_core.schedule import VariancePreserving
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vader_core.errors import VaderError
-from vader_core.lora_formats import Adapter, LoraFormat
+from vader_core.lora.formats import Adapter, LoraFormat
 from vader_core.weights import load_tensors, save_tensors
 from vader_easyanimate.lora_names import DENOISER_PREFIX, TEXT_PREFIX, dotted, flattened
 

@@ -19,16 +19,14 @@ class MotionBlock(nn.Module):
     Args:
         width: Channels.
         config: Sizes.
+        table: Positions of the latent frames, [1, max_frames, width].
     """
 
-    def __init__(self, width: int, config: MotionConfig) -> None:
+    def __init__(self, width: int, config: MotionConfig, table: Tensor) -> None:
         super().__init__()
-        count = config.num_attentions
+        count, heads = config.num_attentions, config.num_attention_heads
         self.attention_blocks = nn.ModuleList(
-            FrameAttention(
-                width, config.num_attention_heads, frames=config.max_frames, square=config.block_size
-            )
-            for _ in range(count)
+            FrameAttention(width, heads, table=table, square=config.block_size) for _ in range(count)
         )
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(count))
         self.ff = FeedForward(width, gated=True)
@@ -43,13 +41,13 @@ class MotionBlock(nn.Module):
 
 
 class _TemporalTransformer(nn.Module):
-    def __init__(self, width: int, config: MotionConfig) -> None:
+    def __init__(self, width: int, config: MotionConfig, table: Tensor) -> None:
         super().__init__()
         inner = width // config.dim_div
         self.norm = nn.GroupNorm(GROUPS, width, eps=GROUP_EPS)
         self.proj_in = nn.Linear(width, inner)
         self.transformer_blocks = nn.ModuleList(
-            MotionBlock(inner, config) for _ in range(config.num_transformer_block)
+            MotionBlock(inner, config, table) for _ in range(config.num_transformer_block)
         )
         self.proj_out = nn.Linear(inner, width)
 
@@ -73,11 +71,12 @@ class MotionModule(nn.Module):
     Args:
         width: Channels of the model.
         config: Sizes.
+        table: Positions of the latent frames, [1, max_frames, width / dim_div].
     """
 
-    def __init__(self, width: int, config: MotionConfig) -> None:
+    def __init__(self, width: int, config: MotionConfig, table: Tensor) -> None:
         super().__init__()
-        self.temporal_transformer = _TemporalTransformer(width, config)
+        self.temporal_transformer = _TemporalTransformer(width, config, table)
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """[b, t, s, width] → the same; ``grid`` is (rows, columns) of the s places."""

@@ -3,32 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from vader_core.errors import VaderError
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """How frames are cut; by diffusers' rule, with the official sizes.
-
-    Args:
-        pixels: Side of a tile in pixels, a multiple of 32, so that tiles begin at whole latents.
-        overlap: Share of a tile that the next one covers too: a quarter or a half.
-    """
-
-    pixels: int = 256
-    overlap: float = 0.25
-
-    def __post_init__(self) -> None:
-        if self.pixels < 32 or self.pixels % 32 or self.overlap not in (0.25, 0.5):
-            raise VaderError(
-                f"tiles of {self.pixels} pixels with overlap {self.overlap} are not allowed: "
-                "use a multiple of 32, and 0.25 or 0.5"
-            )
 
 
 def tiled(

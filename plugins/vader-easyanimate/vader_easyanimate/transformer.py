@@ -16,6 +16,7 @@ from vader_easyanimate.embeddings import (
     AdaLayerNormSingle,
     PatchEmbedder,
     TwoLinears,
+    frame_table,
     position_embedding,
 )
 
@@ -32,7 +33,8 @@ class EasyAnimateTransformer(nn.Module):
         self.config = config
         width = config.width
         self.pos_embed = PatchEmbedder(config.in_channels, width, config.patch_size)
-        self.transformer_blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        table = frame_table(config.motion.max_frames, width // config.motion.dim_div)
+        self.transformer_blocks = nn.ModuleList(Block(config, table) for _ in range(config.num_layers))
         if config.skips:
             self.long_connect_fc = nn.ModuleList(nn.Linear(width, width) for _ in range(config.skips))
         self.adaln_single = AdaLayerNormSingle(width, sizes=config.tells_size)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vader_easyanimate.architecture import SPATIAL, AutoencoderConfig
-from vader_easyanimate.tiling import Tiling, tiled
+from vader_easyanimate.tile_size import Tiling
+from vader_easyanimate.tiling import tiled
 from vader_easyanimate.vae_halves import Decoder, Encoder
 from vader_easyanimate.vae_layers import Frames
 
@@ -137,23 +138,15 @@ class VideoVAE(nn.Module):
 
         return self._run(whole, video, pieces)
 
-    def encode(self, video: Tensor, draw: Draw | None = None) -> Tensor:
+    def encode(self, video: Tensor, noise: Tensor | None = None) -> Tensor:
         """Latents, not scaled: [b, 3, f, H, W] in [-1, 1] → [b, c, t, h, w].
 
         Args:
             video: Pixels.
-            draw: Called once per chunk, in order (once in all for the slice variant); ``None`` takes the
-                means.
+            noise: Standard normal numbers in the shape of the latents, by which the posterior is drawn from;
+                ``None`` takes the means.
         """
-        mean, log_variance = self.moments(video).chunk(2, dim=1)
-        if draw is None:
-            return mean
-        parts = self.pieces(num_frames=video.shape[2])
-        if self.config.slice_compression_vae:
-            noise = draw(mean.shape)
-        else:
-            noise = torch.cat([draw(mean[:, :, slice(*one.latents)].shape) for one in parts], dim=2)
-        return mean + torch.exp(0.5 * log_variance.clamp(*LOG_VARIANCE)) * noise.to(mean.dtype)
+        return _drawn(self.moments(video), noise)
 
     # -- decode ------------------------------------------------------------------------------------------
 
@@ -225,14 +218,22 @@ class VideoVAE(nn.Module):
 
         Args:
             video: [b, 3, f, H, W] in [-1, 1].
-            draw: As in :meth:`encode`.
+            draw: Gives standard normal numbers of a shape; called once.
         """
         chunk = self.config.mini_batch_encoder
         if video.shape[2] <= chunk:
             return video
         front = chunk // 2
         middle = slice(front, video.shape[2] - (chunk - front))
-        again = self.decode(self.encode(video[:, :, middle], draw))
+        moments = self.moments(video[:, :, middle])
+        again = self.decode(_drawn(moments, draw(moments.chunk(2, dim=1)[0].shape)))
         out = video.clone()
         out[:, :, middle] = (video[:, :, middle] + again) / 2
         return out
+
+
+def _drawn(moments: Tensor, noise: Tensor | None) -> Tensor:
+    mean, log_variance = moments.chunk(2, dim=1)
+    if noise is None:
+        return mean
+    return mean + torch.exp(0.5 * log_variance.clamp(*LOG_VARIANCE)) * noise.to(mean)
