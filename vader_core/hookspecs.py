@@ -80,6 +80,11 @@ def register_prompt_sources(register: Register) -> None:
 
 
 @hookspec
+def register_objectives(register: Register) -> None:
+    """Announce objectives; the factory returns a :class:`vader_core.method.objective.Objective`."""
+
+
+@hookspec
 def register_commands(register: RegisterCommand) -> None:
     """Announce further commands of ``vader``."""
 

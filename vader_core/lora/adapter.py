@@ -131,13 +131,13 @@ def _resolve_targets(denoiser: nn.Module, targets: tuple[str, ...]) -> list[str]
 
 
 def _is_adapter(name: str) -> bool:
-    return ".lora_A." in name or ".lora_B." in name
+    return f".lora_A.{ADAPTER}." in name or f".lora_B.{ADAPTER}." in name
 
 
-def lora_layers(denoiser: nn.Module) -> Iterator[tuple[str, LoraLayer]]:
-    """The modules that carry a LoRA, by name."""
+def lora_layers(denoiser: nn.Module, adapter: str = ADAPTER) -> Iterator[tuple[str, LoraLayer]]:
+    """The modules that carry the named adapter, by name; the trained one by default."""
     for name, module in denoiser.named_modules():
-        if isinstance(module, LoraLayer):
+        if isinstance(module, LoraLayer) and adapter in module.lora_A:
             yield name, module
 
 
@@ -257,17 +257,25 @@ def attach_adapter(denoiser: nn.Module, adapter: Adapter, *, what: str) -> Attac
         VaderError: It was made for another model.
     """
     settings = settings_of(adapter)
+    refuse_foreign(denoiser, settings, what=what)
+    attached = attach_lora(denoiser, settings)
+    set_adapter(denoiser, adapter, what=what)
+    return attached
+
+
+def refuse_foreign(denoiser: nn.Module, settings: LoraSettings, *, what: str) -> None:
+    """Refuse an adapter that names modules the denoiser does not have.
+
+    Raises:
+        VaderError: It was made for another model.
+    """
     names = {name for name, _ in denoiser.named_modules()}
     foreign = [target for target in settings.targets if target not in names]
     if foreign:
         raise VaderError(
             f"{what} was made for another model: {len(foreign)} of its {len(settings.targets)} modules are "
-            "not in "
-            f"this denoiser, first {foreign[0]!r}"
+            f"not in this denoiser, first {foreign[0]!r}"
         )
-    attached = attach_lora(denoiser, settings)
-    set_adapter(denoiser, adapter, what=what)
-    return attached
 
 
 def save_adapter(adapter: Adapter, folder: Path) -> None:

@@ -15,6 +15,7 @@ from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
 from vader_core.nn.build import frozen
+from vader_core.prediction import Prediction
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness, derive_seed
 from vader_core.schedule import RectifiedFlow, Schedule
@@ -187,7 +188,7 @@ class DemoBackbone(Backbone):
 
     def predict(
         self, latents: Float[Tensor, "b c t h w"], timestep: Float[Tensor, " b"], conditioning: Conditioning
-    ) -> Float[Tensor, "b c t h w"]:
+    ) -> Prediction:
         """The velocity at ``timestep`` (0 to 1000) for one branch."""
         denoiser: Denoiser | nn.Module = self.denoiser
         velocity: Tensor = denoiser(
@@ -196,11 +197,11 @@ class DemoBackbone(Backbone):
             conditioning.tensors["embeddings"].to(self.dtype),
             checkpointing=self.gradient_checkpointing,
         )
-        return velocity.to(latents.dtype)
+        return Prediction(velocity.to(latents.dtype))
 
     # -- pixels ------------------------------------------------------------------------------------------
 
-    def swappable_blocks(self) -> list[nn.Module]:
+    def blocks(self) -> list[nn.Module]:
         """The transformer's blocks."""
         return list(self.denoiser.get_submodule("blocks").children())
 
@@ -213,7 +214,7 @@ class DemoBackbone(Backbone):
         video = rearrange(self.autoencoder.decode(flat), "(b t) c H W -> b t c H W", b=len(latents))
         return video.to(latents.dtype)
 
-    def encode_video(self, video: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b c t h w"]:
+    def encode_video(self, video: Float[Tensor, "b f 3 H W"], rng: Randomness) -> Float[Tensor, "b c t h w"]:
         """Normalised latents of a video in [0, 1], frame by frame."""
         flat = rearrange(video, "b t c H W -> (b t) c H W").to(self.device, self.dtype)
         latents = rearrange(self.autoencoder.encode(flat), "(b t) c h w -> b c t h w", b=len(video))

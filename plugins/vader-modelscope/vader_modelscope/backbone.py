@@ -24,6 +24,7 @@ from vader_core.geometry import Geometry
 from vader_core.nn.build import frozen
 from vader_core.nn.fused_diffusers import fuse_decoder, fuse_denoiser
 from vader_core.nn.recompute import RecomputeSwitch, recompute_blocks
+from vader_core.prediction import Prediction
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.schedule import VariancePreserving
@@ -223,7 +224,7 @@ class ModelScope(Backbone):
 
     def predict(
         self, latents: Float[Tensor, "b c t h w"], timestep: Float[Tensor, " b"], conditioning: Conditioning
-    ) -> Float[Tensor, "b c t h w"]:
+    ) -> Prediction:
         """The noise in ``latents``; ``timestep`` in 0 … 999."""
         self.recompute.on = self.gradient_checkpointing
         embeddings = conditioning.tensors["embeddings"]
@@ -234,7 +235,7 @@ class ModelScope(Backbone):
                 encoder_hidden_states=embeddings.to(self.dtype),
                 return_dict=False,
             )[0]
-        return torch.as_tensor(prediction).to(latents.dtype)
+        return Prediction(torch.as_tensor(prediction).to(latents.dtype))
 
     def decode(
         self, latents: Float[Tensor, "b c t h w"], geometry: Geometry, frames: Sequence[int] | None = None
@@ -254,7 +255,7 @@ class ModelScope(Backbone):
             return torch.as_tensor(self.autoencoder.decode(latents, return_dict=False)[0])
 
     @torch.no_grad()
-    def encode_video(self, video: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b c t h w"]:
+    def encode_video(self, video: Float[Tensor, "b f 3 H W"], rng: Randomness) -> Float[Tensor, "b c t h w"]:
         """The mode of the autoencoder's distribution, scaled by 0.18215."""
         flat = rearrange(video, "b f c H W -> (b f) c H W") * 2 - 1
         with self._own_precision():

@@ -18,6 +18,7 @@ from vader_core.geometry import Geometry
 from vader_core.nn.build import frozen
 from vader_core.nn.fused_diffusers import fuse_decoder, fuse_denoiser
 from vader_core.nn.recompute import RecomputeSwitch, recompute_blocks
+from vader_core.prediction import Prediction
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.schedule import Schedule, VarianceExploding
@@ -310,7 +311,7 @@ class SvdBackbone(Backbone):
 
     def predict(
         self, latents: Float[Tensor, "b c t h w"], timestep: Float[Tensor, " b"], conditioning: Conditioning
-    ) -> Float[Tensor, "b c t h w"]:
+    ) -> Prediction:
         """One call of the U-Net: v, float32 (float64 for a float64 backbone).
 
         Args:
@@ -330,7 +331,7 @@ class SvdBackbone(Backbone):
                 added_time_ids=tensors["added_time_ids"],
                 return_dict=False,
             )[0]
-        return rearrange(prediction, "b t c h w -> b c t h w").to(latents.dtype)
+        return Prediction(rearrange(prediction, "b t c h w -> b c t h w").to(latents.dtype))
 
     # -- pixels ------------------------------------------------------------------------------------------
 
@@ -368,7 +369,7 @@ class SvdBackbone(Backbone):
     def _scaling_factor(self) -> float:
         return float(self.autoencoder.config.scaling_factor)
 
-    def encode_video(self, video: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b c t h w"]:
+    def encode_video(self, video: Float[Tensor, "b f 3 H W"], rng: Randomness) -> Float[Tensor, "b c t h w"]:
         """Latents of a video in [0, 1], times the scaling factor: what the denoiser sees. Differentiable."""
         frames = rearrange(video, "b f c H W -> (b f) c H W").to(self.device) * 2.0 - 1.0
         latents = torch.cat([self._encode(group) for group in frames.split(ENCODED_TOGETHER)])
