@@ -9,6 +9,7 @@ from vader_easyanimate.euler_ancestral import EulerAncestral
 from vader_easyanimate.pndm import EXTRA_CALLS, PNDM
 
 from vader_core.geometry import Geometry
+from vader_core.prediction import Prediction
 from vader_core.schedule import VariancePreserving
 
 GEOMETRY = Geometry(height=64, width=64, num_frames=9, fps=24.0)
@@ -33,7 +34,8 @@ def ours(sampler, steps, noise, fresh=None):
     for i in range(plan.num_steps):
         drawn = fresh(i) if fresh is not None and sampler.needs_noise(plan, i, None) else None
         told.append(plan.timesteps[i])
-        state = sampler.step(plan, i, state, model(sampler.model_input(plan, i, state), told[-1]), drawn)
+        said = Prediction(model(sampler.model_input(plan, i, state), told[-1]))
+        state = sampler.step(plan, i, state, said, drawn)
     return state.latents, told
 
 

@@ -27,6 +27,7 @@ from vader_easyanimate.video_vae import LATENT_SCALE, VideoVAE
 from vader_core.geometry import Geometry
 from vader_core.lora.adapter import attach_adapter, lora_scale
 from vader_core.lora.formats import Adapter
+from vader_core.prediction import Prediction
 from vader_core.registry import load_registry
 from vader_core.schedule import VariancePreserving
 
@@ -367,5 +368,5 @@ def test_sampling_loop(path):
             out = model(torch.cat([latents, latents]), torch.full((2,), plan.timesteps[i]), text, mask)
         negative, positive = out[:, : model.config.in_channels].chunk(2)
         guided = negative + said["guidance_scale"] * (positive - negative)
-        state = sampler.step(plan, i, state, guided, given.get(f"noise_{i}"))
+        state = sampler.step(plan, i, state, Prediction(guided), given.get(f"noise_{i}"))
         close(state.latents, wanted[f"latents_after_step_{i}"], LOOP.get(said["sampler"], 1e-4))

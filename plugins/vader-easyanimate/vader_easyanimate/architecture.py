@@ -234,6 +234,8 @@ def check_architecture(given: str | Mapping[str, Any]) -> None:
 
 
 def _check_widths(sizes: TransformerConfig) -> None:
+    if sizes.num_layers < 2:
+        raise VaderError(f"architecture.denoiser: num_layers={sizes.num_layers} must be 2 or more")
     motion = sizes.motion
     needed = {"4": 4, "32 (groups of the motion modules' norm)": 32}
     needed["motion.num_attention_heads * motion.dim_div"] = motion.num_attention_heads * motion.dim_div

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vader_core.nn import functional
+
 
 class Attention(nn.Module):
     """Multi-head attention.
@@ -39,7 +41,7 @@ class Attention(nn.Module):
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for part in (self.to_q(x), self.to_k(given), self.to_v(given))
         )
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype))
         return self.to_out[0](out.transpose(1, 2).flatten(2))
 
 
@@ -85,12 +87,8 @@ class FrameAttention(Attention):
         return _out_of_squares(self._attended(squares), grid, self.square)
 
     def _attended(self, x: Tensor) -> Tensor:
-        q, k, v = (
-            part.unflatten(-1, (self.heads, -1)).permute(0, 2, 3, 1, 4).flatten(0, 1)
-            for part in (self.to_q(x), self.to_k(x), self.to_v(x))
-        )
-        out = F.scaled_dot_product_attention(q, k, v)
-        return self.to_out[0](out.unflatten(0, (x.shape[0], x.shape[2])).permute(0, 3, 1, 2, 4).flatten(3))
+        parts = self.to_q(x), self.to_k(x), self.to_v(x)
+        return self.to_out[0](functional.attention_over_frames(*parts, self.heads))
 
 
 def _into_squares(x: Tensor, grid: tuple[int, int], side: int) -> Tensor:
@@ -113,8 +111,8 @@ class GatedGelu(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[…, width] → […, hidden]."""
-        value, gate = self.proj(x).chunk(2, dim=-1)
-        return value * F.gelu(gate)
+        out, bias = functional.project(self.proj, x)
+        return functional.gated_gelu(out, bias)
 
 
 class TanhGelu(nn.Module):

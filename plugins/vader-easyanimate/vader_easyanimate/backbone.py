@@ -21,6 +21,7 @@ from vader_core.geometry import Geometry
 from vader_core.nn.build import empty_module
 from vader_core.nn.precision import wide, without_autocast
 from vader_core.nn.recompute import RecomputeSwitch, recompute_blocks
+from vader_core.prediction import Prediction
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness, derive_seed
 from vader_core.schedule import Schedule, VariancePreserving
@@ -55,6 +56,7 @@ class EasyAnimate(Backbone):
     """
 
     name: ClassVar[str] = "easyanimate"
+    caches_features: ClassVar[bool] = True
 
     denoiser: EasyAnimateTransformer
 
@@ -208,7 +210,7 @@ class EasyAnimate(Backbone):
             held["text_encoder"] = self._text_encoder.model
         return held
 
-    def swappable_blocks(self) -> list[nn.Module]:
+    def blocks(self) -> list[nn.Module]:
         """Every block of the transformer."""
         return list(self.denoiser.transformer_blocks)
 
@@ -335,8 +337,8 @@ class EasyAnimate(Backbone):
 
     def predict(
         self, latents: Float[Tensor, "b c t h w"], timestep: Float[Tensor, " b"], conditioning: Conditioning
-    ) -> Float[Tensor, "b c t h w"]:
-        """The noise, the first half of the official output; the second is the learned variance."""
+    ) -> Prediction:
+        """The noise, the first half of the official output, and the learned variance, the second."""
         given = conditioning.tensors
         out: Tensor = self.denoiser(
             latents,
@@ -347,7 +349,8 @@ class EasyAnimate(Backbone):
             aspect_ratio=given.get("aspect_ratio"),
             recompute=self.gradient_checkpointing,
         )
-        return out[:, : latents.shape[1]].to(latents.dtype)
+        value, variance = out.to(latents.dtype).split(latents.shape[1], dim=1)
+        return Prediction(value, variance)
 
     # -- pixels ------------------------------------------------------------------------------------------
 
@@ -369,18 +372,16 @@ class EasyAnimate(Backbone):
         generator = torch.Generator().manual_seed(derive_seed("easyanimate seams"))
         return torch.randn(tuple(shape[1:]), generator=generator).to(self.device).expand(*shape)
 
-    def encode_video(
-        self, video: Float[Tensor, "b f 3 H W"], rng: Randomness | None = None
-    ) -> Float[Tensor, "b c t h w"]:
-        """Latents of a video in [0, 1]: drawn from the posterior with ``rng``, else its means."""
+    @torch.no_grad()
+    def encode_video(self, video: Float[Tensor, "b f 3 H W"], rng: Randomness) -> Float[Tensor, "b c t h w"]:
+        """Latents of a video in [0, 1], drawn from the posterior of every chunk."""
         pixels = rearrange(video, "b f c h w -> b c f h w").to(self.dtype) * 2 - 1
-        sizes = self.architecture.vae
-        shape = (sizes.latent_channels, sizes.latent_frames(video.shape[1]))
-        shape = (*shape, video.shape[-2] // SPATIAL, video.shape[-1] // SPATIAL)
-        wider = wide(self.dtype)
-        noise = None if rng is None else rng.normal("posterior", shape, device=self.device, dtype=wider)
+        sizes, (height, width) = self.architecture.vae, video.shape[-2:]
+        frames = sizes.latent_frames(video.shape[1])
+        shape = (sizes.latent_channels, frames, height // SPATIAL, width // SPATIAL)
+        noise = rng.normal("posterior", shape, device=self.device, dtype=wide(self.dtype))
         with self._undisturbed():
-            return self.autoencoder.encode(pixels, noise).to(wider) * LATENT_SCALE
+            return self.autoencoder.encode(pixels, noise).to(noise.dtype) * LATENT_SCALE
 
     def _undisturbed(self) -> AbstractContextManager[None]:
         """Autocast off: the autoencoder computes in its own dtype."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from vader_core.nn import functional
 from vader_easyanimate.architecture import TransformerConfig
 from vader_easyanimate.attention import Attention, FeedForward
 from vader_easyanimate.motion import MotionModule
@@ -13,7 +13,7 @@ from vader_easyanimate.motion import MotionModule
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     """Layer norm of ``x`` [b, t, s, d] without weights, then scaled and shifted by [b, d]."""
-    normed = F.layer_norm(x, (x.shape[-1],), eps=eps)
+    normed = functional.layer_norm(x, None, None, eps)
     return normed * (1 + scale[:, None, None]) + shift[:, None, None]
 
 

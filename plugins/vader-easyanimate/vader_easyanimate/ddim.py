@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from vader_core.prediction import Prediction
 from vader_core.sampler import Plan, Sampler, State
 from vader_core.schedule import Schedule, VariancePreserving
 from vader_easyanimate.levels import Level, leading, levels_of
@@ -48,15 +49,15 @@ class ClippedDDIM(Sampler):
     def _level(plan: Plan, i: int) -> Level:
         return Level(plan.tables["alpha"][i], plan.tables["sigma"][i])
 
-    def step(self, plan: Plan, i: int, state: State, prediction: Tensor, noise: Tensor | None) -> State:
+    def step(self, plan: Plan, i: int, state: State, prediction: Prediction, noise: Tensor | None) -> State:
         """One update."""
         target = Level(plan.tables["alpha_to"][i], plan.tables["sigma_to"][i])
-        estimate = self._level(plan, i).noise_of(state.latents, prediction, plan.prediction_type)
+        estimate = self._level(plan, i).noise_of(state.latents, prediction.value, plan.prediction_type)
         return state.at(target.mixed(self.clean(plan, i, state, prediction), estimate))
 
-    def clean(self, plan: Plan, i: int, state: State, prediction: Tensor) -> Tensor:
+    def clean(self, plan: Plan, i: int, state: State, prediction: Prediction) -> Tensor:
         """The estimate of the clean latents before step ``i``, clipped where that is on."""
-        estimate = self._level(plan, i).clean_of(state.latents, prediction, plan.prediction_type)
+        estimate = self._level(plan, i).clean_of(state.latents, prediction.value, plan.prediction_type)
         return estimate if self.clip is None else estimate.clamp(-self.clip, self.clip)
 
     def renoise(self, plan: Plan, i: int, clean: Tensor, noise: Tensor) -> State:

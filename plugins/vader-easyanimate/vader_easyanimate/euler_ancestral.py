@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from vader_core.errors import VaderError
+from vader_core.prediction import Prediction
 from vader_core.sampler import Plan, Sampler, State
 from vader_core.schedule import Schedule, VariancePreserving
 from vader_easyanimate.levels import levels_of
@@ -60,7 +61,7 @@ class EulerAncestral(Sampler):
         """The latents in the variance preserving form."""
         return state.latents / math.sqrt(plan.tables["sigma"][i] ** 2 + 1.0)
 
-    def step(self, plan: Plan, i: int, state: State, prediction: Tensor, noise: Tensor | None) -> State:
+    def step(self, plan: Plan, i: int, state: State, prediction: Prediction, noise: Tensor | None) -> State:
         """Down to below the next level, and up again by ``noise``."""
         kept = plan.tables["down"][i] / plan.tables["sigma"][i]
         clean = self.clean(plan, i, state, prediction)
@@ -69,13 +70,13 @@ class EulerAncestral(Sampler):
             latents = latents + plan.tables["up"][i] * noise
         return state.at(latents)
 
-    def clean(self, plan: Plan, i: int, state: State, prediction: Tensor) -> Tensor:
+    def clean(self, plan: Plan, i: int, state: State, prediction: Prediction) -> Tensor:
         """The estimate of the clean latents before step ``i``."""
         sigma = plan.tables["sigma"][i]
         if plan.prediction_type == "epsilon":
-            return state.latents - sigma * prediction
+            return state.latents - sigma * prediction.value
         unit = sigma**2 + 1.0
-        return state.latents / unit - sigma / math.sqrt(unit) * prediction
+        return state.latents / unit - sigma / math.sqrt(unit) * prediction.value
 
     def renoise(self, plan: Plan, i: int, clean: Tensor, noise: Tensor) -> State:
         """``clean`` with noise of level ``i``."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from vader_core.nn import functional
 from vader_easyanimate.architecture import MotionConfig
 from vader_easyanimate.attention import FeedForward, FrameAttention
 
@@ -36,8 +36,13 @@ class MotionBlock(nn.Module):
         """[b, t, s, width] → the same."""
         for attention, norm in zip(self.attention_blocks, self.norms, strict=True):
             assert isinstance(attention, FrameAttention)
-            x = x + attention.over_frames(norm(x), grid)
-        return x + self.ff(self.ff_norm(x))
+            x = x + attention.over_frames(_normed(norm, x), grid)
+        return x + self.ff(_normed(self.ff_norm, x))
+
+
+def _normed(norm: nn.Module, x: Tensor) -> Tensor:
+    assert isinstance(norm, nn.LayerNorm)
+    return functional.layer_norm(x, norm.weight, norm.bias, norm.eps)
 
 
 class _TemporalTransformer(nn.Module):
@@ -52,13 +57,8 @@ class _TemporalTransformer(nn.Module):
         self.proj_out = nn.Linear(inner, width)
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        normed = F.group_norm(
-            x.flatten(0, 1).transpose(1, 2),
-            self.norm.num_groups,
-            self.norm.weight.to(x.dtype),
-            self.norm.bias.to(x.dtype),
-            self.norm.eps,
-        )
+        norm, channels_first = self.norm, x.flatten(0, 1).transpose(1, 2)
+        normed = functional.group_norm(channels_first, norm.num_groups, norm.weight, norm.bias, norm.eps)
         hidden = self.proj_in(normed.transpose(1, 2)).unflatten(0, x.shape[:2])
         for block in self.transformer_blocks:
             hidden = block(hidden, grid)

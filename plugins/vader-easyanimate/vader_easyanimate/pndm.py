@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
+from vader_core.prediction import Prediction
 from vader_core.sampler import Plan, Sampler, State
 from vader_core.schedule import Schedule, VariancePreserving
 from vader_easyanimate.levels import Level, leading, levels_of
@@ -75,9 +76,9 @@ class PNDM(Sampler):
     def _level(plan: Plan, i: int, which: str = "") -> Level:
         return Level(plan.tables[f"alpha{which}"][i], plan.tables[f"sigma{which}"][i])
 
-    def step(self, plan: Plan, i: int, state: State, prediction: Tensor, noise: Tensor | None) -> State:
+    def step(self, plan: Plan, i: int, state: State, prediction: Prediction, noise: Tensor | None) -> State:
         """One call's update."""
-        estimate = self._level(plan, i).noise_of(state.latents, prediction, plan.prediction_type)
+        estimate = self._level(plan, i).noise_of(state.latents, prediction.value, plan.prediction_type)
         if plan.tables["phase"][i] == _MULTISTEP:
             return self._multistep(plan, i, state, estimate)
         return self._runge_kutta(plan, i, state, estimate)
@@ -106,9 +107,9 @@ class PNDM(Sampler):
         latents = _moved(start, used, self._level(plan, i, "_from"), target)
         return State(latents, history, {} if phase == 3 else {"start": start, "total": total})
 
-    def clean(self, plan: Plan, i: int, state: State, prediction: Tensor) -> Tensor:
+    def clean(self, plan: Plan, i: int, state: State, prediction: Prediction) -> Tensor:
         """The estimate of the clean latents before step ``i``."""
-        return self._level(plan, i).clean_of(state.latents, prediction, plan.prediction_type)
+        return self._level(plan, i).clean_of(state.latents, prediction.value, plan.prediction_type)
 
     def renoise(self, plan: Plan, i: int, clean: Tensor, noise: Tensor) -> State:
         """``clean`` with the noise of timestep ``i``, and no history."""

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vader_core.errors import VaderError
+from vader_core.nn import feature_cache
+from vader_core.nn.precision import without_autocast
 from vader_easyanimate.architecture import TransformerConfig
 from vader_easyanimate.attention import FramePositions, text_bias
 from vader_easyanimate.blocks import Block, modulated
@@ -111,23 +113,31 @@ class EasyAnimateTransformer(nn.Module):
 
     def _through_blocks(self, tokens: Tensor, given: tuple[Any, ...], *, recompute: bool) -> Tensor:
         skips: list[Tensor] = []
-        count, last = self.config.skips, len(self.transformer_blocks) - self.config.skips
-        for index, block in enumerate(self.transformer_blocks):
-            if index >= last:
-                tokens = tokens + self.long_connect_fc[index - last](skips.pop())
-            tokens = (
-                checkpoint(block, tokens, *given, use_reentrant=False) if recompute else block(tokens, *given)
-            )
-            if index < count:
-                skips.append(tokens)
-        return tokens
+        count, total = self.config.skips, len(self.transformer_blocks)
+
+        def run(tokens: Tensor, first: int, last: int) -> Tensor:
+            for index in range(first, last):
+                block = self.transformer_blocks[index]
+                if index >= total - count:
+                    tokens = tokens + self.long_connect_fc[index - total + count](skips[total - 1 - index])
+                if recompute:
+                    tokens = checkpoint(block, tokens, *given, use_reentrant=False)
+                else:
+                    tokens = block(tokens, *given)
+                if index < count:
+                    skips.append(tokens)
+            return tokens
+
+        # The first block's skip reaches the last block, so what lies between can be left out.
+        tokens = run(tokens, 0, 1)
+        tokens = feature_cache.residual(tokens, lambda tokens: run(tokens, 1, total - 1))
+        return run(tokens, total - 1, total)
 
     def _time(
         self, timestep: Tensor, resolution: Tensor | None, aspect_ratio: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        kind = timestep.device.type
         # Autocast would round the timestep on its way in.
-        with torch.autocast(kind, enabled=False) if kind != "meta" else torch.no_grad():
+        with without_autocast(timestep.device):
             modulation, told = self.adaln_single(timestep, resolution, aspect_ratio)
         return modulation.unflatten(-1, (6, -1)), told
 
