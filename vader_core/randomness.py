@@ -82,10 +82,14 @@ class Randomness:
         ]
         return to_device(torch.stack(rows).to(dtype), device)
 
+    def uniform(self, purpose: str) -> Tensor:
+        """One number in [0, 1) per sample, each of its own stream: float64 [B], on the CPU."""
+        rows = [
+            torch.rand((), generator=self.generator(purpose, sample=index), dtype=torch.float64)
+            for index in range(len(self.samples))
+        ]
+        return torch.stack(rows)
+
     def integer(self, purpose: str, low: int, high: int) -> int:
         """One integer in [low, high), shared by the whole batch and by every process."""
         return int(torch.randint(low, high, (1,), generator=self.generator(purpose)).item())
-
-    def uniform(self, purpose: str) -> float:
-        """One number in [0, 1), shared by the whole batch and by every process."""
-        return float(torch.rand((1,), generator=self.generator(purpose), dtype=torch.float64).item())

@@ -156,7 +156,8 @@ class Case:
 
     def predict(self) -> Tensor:
         """The prediction for the whole batch."""
-        return self.backbone.predict(self.latents, self.timestep, self.conditioning.conditional_branch)
+        conditional = self.conditioning.conditional_branch
+        return self.backbone.predict(self.latents, self.timestep, conditional).value
 
     def rows(self, index: slice) -> Case:
         """The same case for some of its samples."""
@@ -490,20 +491,16 @@ def feature_cache(subject: BackboneSubject) -> str:
         return "keeps none"
     whole, other = case.predict(), replace(case, latents=case.latents.flip(-1))
     cache = FeatureCache()
-    backbone.denoiser.feature_cache = cache  # type: ignore[assignment]
     both = ("first", "second")
-    try:
-        with cache.at(0, both, 2):
-            expect_close(case.predict(), whole, "a prediction that keeps features")
-        with cache.at(1, both[1:], 2):
-            again = case.rows(slice(1, 2)).predict()
-            expect_close(again, whole[1:], "one branch alone from features kept of both")
-        with cache.at(1, both, 2):
-            reused = relative(other.predict(), whole)
-        with cache.at(2, both, 2):
-            moved = relative(other.predict(), whole)
-    finally:
-        backbone.denoiser.feature_cache = None  # type: ignore[assignment]
+    with cache.at(0, both, 2):
+        expect_close(case.predict(), whole, "a prediction that keeps features")
+    with cache.at(1, both[1:], 2):
+        again = case.rows(slice(1, 2)).predict()
+        expect_close(again, whole[1:], "one branch alone from features kept of both")
+    with cache.at(1, both, 2):
+        reused = relative(other.predict(), whole)
+    with cache.at(2, both, 2):
+        moved = relative(other.predict(), whole)
     expect(reused != moved, "other latents give the same with kept features as without: none were reused")
     return f"other latents move the prediction by {reused:.2g} with kept features, by {moved:.2g} without"
 

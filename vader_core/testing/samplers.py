@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vader_core.conditioning import Conditioning
 from vader_core.geometry import Geometry
+from vader_core.prediction import Prediction
 from vader_core.randomness import Randomness
 from vader_core.registry import Component, Registry
 from vader_core.sampler import Plan, Sampler, State
@@ -163,7 +164,8 @@ def _step(course: Course, i: int, state: State, predict: Callable[[int, Tensor],
     if sampler.needs_noise(plan, i, _CONDITIONING):
         fresh = _normal(f"fresh {i}", state.latents.dtype)
     state = sampler.before_step(plan, i, state, _CONDITIONING, fresh)
-    state = sampler.step(plan, i, state, predict(i, sampler.model_input(plan, i, state)), fresh)
+    predicted = Prediction(predict(i, sampler.model_input(plan, i, state)))
+    state = sampler.step(plan, i, state, predicted, fresh)
     return sampler.after_step(plan, i, state, _CONDITIONING, fresh)
 
 
@@ -288,7 +290,7 @@ def dtypes(subject: Subject) -> str:
             i = course.plan.num_steps - 1
             state = course.sampler.renoise(course.plan, i, _normal("clean", dtype), noise)
             expect_tensor(state.latents, (2, *_SHAPE), f"{course}, {dtype}: renoise", dtype=dtype)
-            estimate = course.sampler.clean(course.plan, i, state, _invented(i, noise))
+            estimate = course.sampler.clean(course.plan, i, state, Prediction(_invented(i, noise)))
             expect_tensor(estimate, (2, *_SHAPE), f"{course}, {dtype}: clean", dtype=dtype)
     return "float32, float64, bfloat16"
 
@@ -326,7 +328,8 @@ def clean_estimate(subject: Subject) -> str:
         for i in range(course.plan.num_steps):
             state = course.sampler.renoise(course.plan, i, clean, noise)
             given = course.sampler.model_input(course.plan, i, state)
-            estimate = course.sampler.clean(course.plan, i, state, _perfect(course, i, given, clean))
+            perfect = Prediction(_perfect(course, i, given, clean))
+            estimate = course.sampler.clean(course.plan, i, state, perfect)
             off = relative(estimate, clean)
             expect(off < 1e-5, f"{course}: at step {i} the estimate is off by {off:.2g} of the largest value")
             worst = max(worst, off)
@@ -357,7 +360,7 @@ def fresh_noise(subject: Subject) -> str:
     for course in _courses(subject, (4,)):
         state = course.sampler.start(course.plan, _normal("start"))
         for i in range(course.plan.num_steps):
-            prediction = _invented(i, state.latents)
+            prediction = Prediction(_invented(i, state.latents))
             if course.sampler.needs_noise(course.plan, i, _CONDITIONING):
                 used += 1
                 one = course.sampler.step(course.plan, i, state, prediction, _normal("one"))
@@ -378,8 +381,8 @@ def differentiable(subject: Subject) -> str:
             latents = state.latents.clone().requires_grad_(True)
             prediction = _invented(i, latents.detach()).requires_grad_(True)
             for name, out in (
-                ("step", sampler.step(made, i, state.at(latents), prediction, fresh).latents),
-                ("clean", sampler.clean(made, i, state.at(latents), prediction)),
+                ("step", sampler.step(made, i, state.at(latents), Prediction(prediction), fresh).latents),
+                ("clean", sampler.clean(made, i, state.at(latents), Prediction(prediction))),
             ):
                 expect(out.requires_grad, f"{course}: {name} {i} cuts the graph")
                 gradients = torch.autograd.grad(out.square().sum(), (prediction, latents), allow_unused=True)
@@ -412,7 +415,7 @@ def batch_independence(subject: Subject) -> str:
                 fresh = _normal(f"fresh {i}")[1:]
             alone = _CONDITIONING[1:2]
             state = sampler.before_step(course.plan, i, state, alone, fresh)
-            prediction = _invented(i, sampler.model_input(course.plan, i, state))
+            prediction = Prediction(_invented(i, sampler.model_input(course.plan, i, state)))
             state = sampler.step(course.plan, i, state, prediction, fresh)
             state = sampler.after_step(course.plan, i, state, alone, fresh)
         off = relative(state.latents, whole[1:])
