@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vader_core.device import to_device
+from vader_core.nn.precision import wide
 
 Key = int | str
 
@@ -75,7 +76,7 @@ class Randomness:
         Returns:
             Tensor [B, *shape].
         """
-        drawn = torch.float64 if dtype == torch.float64 else torch.float32
+        drawn = wide(dtype)
         rows = [
             torch.randn(tuple(shape), generator=self.generator(purpose, sample=index), dtype=drawn)
             for index in range(len(self.samples))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,25 +15,21 @@ from vader_core.conditioning import Conditioning
 from vader_core.geometry import Geometry
 from vader_core.prediction import Prediction
 from vader_core.randomness import Randomness
-from vader_core.registry import Component, Registry
 from vader_core.sampler import Plan, Sampler, State
 from vader_core.schedule import RectifiedFlow, Schedule, VarianceExploding, VariancePreserving
 from vader_core.testing.conformance import (
-    Clause,
-    Report,
+    Contract,
     Subject,
-    examine,
     expect,
     expect_refused,
     expect_tensor,
     global_state_untouched,
     relative,
     reseeded,
-    shared_clauses,
-    subject_of,
 )
 
-SAMPLER = shared_clauses()
+SAMPLER = Contract("sampler")
+check_sampler, sampler_clauses, sampler_subject = SAMPLER.check, SAMPLER.clauses, SAMPLER.subject
 
 #: Root mean square distance from the data that a rollout with a perfect model may end at: schedules may stop
 #: at their own smallest noise (0.03 for Latent Diffusion's) instead of at none.
@@ -44,44 +39,6 @@ ARRIVAL = 0.1
 _GEOMETRY = Geometry(height=32, width=24, num_frames=17, fps=8.0)
 _SHAPE = (4, 5, 4, 3)
 _CONDITIONING = Conditioning({"text": torch.zeros(2, 3)})
-
-
-def check_sampler(
-    component: str | Component,
-    options: Mapping[str, Any] | None = None,
-    *,
-    registry: Registry | None = None,
-    raising: bool = True,
-) -> Report:
-    """Hold a sampler against its contract.
-
-    Args:
-        component: A registered name, or the component itself.
-        options: Its options.
-        registry: Where a name is looked up; the installed plugins by default.
-        raising: Whether a broken clause raises.
-
-    Raises:
-        ConformanceError: Naming the clause and the values.
-    """
-    report = examine(SAMPLER, sampler_subject(component, options, registry=registry))
-    return report.require() if raising else report
-
-
-def sampler_clauses() -> list[Clause]:
-    """Every clause, to parametrise a test over (``ids=str``)."""
-    return list(SAMPLER)
-
-
-def sampler_subject(
-    component: str | Component,
-    options: Mapping[str, Any] | None = None,
-    *,
-    registry: Registry | None = None,
-) -> Subject:
-    """What the clauses are held against; arguments as of :func:`check_sampler`."""
-    found, arguments = subject_of("sampler", component, options, registry=registry)
-    return Subject(found, **arguments)
 
 
 # -- what the clauses work with ------------------------------------------------------------------------------
