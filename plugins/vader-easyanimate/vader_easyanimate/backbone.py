@@ -98,9 +98,10 @@ class EasyAnimate(Backbone):
 
     @property
     def schedule(self) -> Schedule:
-        """DDPM with 1000 linear betas from 1e-4 to 0.02; the network predicts the noise."""
+        """DDPM with 1000 linear betas from 1e-4 to 0.02; the network predicts the noise and a variance."""
         betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
-        return VariancePreserving(torch.cumprod(1.0 - betas, dim=0), "epsilon")
+        cumprod = torch.cumprod(1.0 - betas, dim=0)
+        return VariancePreserving(cumprod, "epsilon", variance="learned_range")
 
     @property
     def lora_targets(self) -> tuple[str, ...]:

@@ -63,12 +63,17 @@ class EulerAncestral(Sampler):
 
     def step(self, plan: Plan, i: int, state: State, prediction: Prediction, noise: Tensor | None) -> State:
         """Down to below the next level, and up again by ``noise``."""
+        latents, deviation = self.transition(plan, i, state, prediction)
+        if noise is not None and deviation > 0.0:
+            latents = latents + deviation * noise
+        return state.at(latents)
+
+    def transition(self, plan: Plan, i: int, state: State, prediction: Prediction) -> tuple[Tensor, float]:
+        """A Gaussian around the point below the next level."""
         kept = plan.tables["down"][i] / plan.tables["sigma"][i]
         clean = self.clean(plan, i, state, prediction)
-        latents = clean if kept == 0.0 else kept * state.latents + (1.0 - kept) * clean
-        if noise is not None and plan.tables["up"][i] > 0.0:
-            latents = latents + plan.tables["up"][i] * noise
-        return state.at(latents)
+        mean = clean if kept == 0.0 else kept * state.latents + (1.0 - kept) * clean
+        return mean, plan.tables["up"][i]
 
     def clean(self, plan: Plan, i: int, state: State, prediction: Prediction) -> Tensor:
         """The estimate of the clean latents before step ``i``."""
