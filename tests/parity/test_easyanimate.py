@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +18,25 @@ import torch
 from goldens import golden_paths
 from safetensors.torch import load_file
 from torch import Tensor
+from vader_easyanimate.backbone import EasyAnimate
 from vader_easyanimate.lora_format import EasyAnimateLora
-from vader_easyanimate.lora_names import DENOISER_PREFIX, flattened
+from vader_easyanimate.lora_names import DENOISER_PREFIX, dotted, flattened
 from vader_easyanimate.official_config import autoencoder_config, transformer_config
+from vader_easyanimate.options import EasyAnimateOptions
 from vader_easyanimate.pndm import EXTRA_CALLS
 from vader_easyanimate.tile_size import Tiling
 from vader_easyanimate.transformer import EasyAnimateTransformer
 from vader_easyanimate.video_vae import LATENT_SCALE, VideoVAE
 
+from vader_core.conditioning import Conditioning
 from vader_core.geometry import Geometry
-from vader_core.lora.adapter import attach_adapter, lora_scale
+from vader_core.lora.adapter import adapter_parameters, attach_adapter, lora_scale
 from vader_core.lora.formats import Adapter
+from vader_core.method.gradient import Drawn
+from vader_core.method.guidance import Guidance
+from vader_core.method.model import Model
 from vader_core.prediction import Prediction
+from vader_core.randomness import Randomness
 from vader_core.registry import load_registry
 from vader_core.schedule import VariancePreserving
 
@@ -370,3 +379,91 @@ def test_sampling_loop(path):
         guided = negative + said["guidance_scale"] * (positive - negative)
         state = sampler.step(plan, i, state, Prediction(guided), given.get(f"noise_{i}"))
         close(state.latents, wanted[f"latents_after_step_{i}"], LOOP.get(said["sampler"], 1e-4))
+
+
+# -- reward gradients ------------------------------------------------------------------------------------
+
+
+def strategies() -> list[Any]:
+    return [
+        pytest.param(path, name, id=f"{path.parent.name}-{path.stem}-{name}")
+        for path in golden_paths("easyanimate", "transformer_*/reward_grad*.json")
+        if (path.parent / "weights.safetensors").is_file()
+        for name in read(path)["backprop_steps"]
+    ]
+
+
+def backbone_of(folder: Path, vae: Path) -> EasyAnimate:
+    """The golden's networks behind the contract."""
+    sizes = {
+        "denoiser": asdict(transformer_config(read(folder / "config.json"))),
+        "vae": asdict(autoencoder_config(read(vae / "config.json"))),
+    }
+    options = EasyAnimateOptions(weights="random", architecture=sizes)
+    backbone = EasyAnimate(options, device=torch.device("cpu"), dtype=torch.float32)
+    backbone.load()
+    backbone.denoiser.load_state_dict(load_file(folder / "weights.safetensors"), strict=True)
+    backbone.autoencoder.load_state_dict(load_file(vae / "weights.safetensors"), strict=True)
+    return backbone
+
+
+def branches(given: dict[str, Tensor]) -> Conditioning:
+    sides = [
+        {"embeddings": given[f"{side}_embeds"], "mask": given[f"{side}_attention_mask"]}
+        for side in ("prompt", "negative_prompt")
+    ]
+    return Conditioning(*sides)
+
+
+@lru_cache(maxsize=1)
+def tuned_backbone(folder: Path, vae: str) -> EasyAnimate:
+    """With the golden's LoRA; built once for all strategies."""
+    backbone = backbone_of(folder, folder.with_name(vae))
+    attach_adapter(backbone.denoiser, EasyAnimateLora().read(folder / "lora.safetensors"), what="the golden")
+    return backbone
+
+
+@pytest.mark.parametrize(("path", "strategy"), strategies())
+def test_reward_gradient(path, strategy):
+    said = read(path)
+    backbone = tuned_backbone(path.parent, said["vae"])
+    backbone.denoiser.zero_grad()
+    given = load_file(path.with_name(f"{path.stem}_inputs.safetensors"))
+    wanted = group(load_file(path.with_name(f"{path.stem}_outputs.safetensors")), strategy)
+    kwargs = {"clip_sample": True, **said["scheduler_kwargs"]}
+    name, options = SAMPLERS[said["scheduler"]]
+    if name == "easyanimate_ddim":
+        options = {"clip": 1.0 if kwargs["clip_sample"] else None}
+    sampler = load_registry().get("sampler", name).make(options, device="cpu", dtype=torch.float32)
+    noise = given["initial_noise"]
+    height, width = (8 * side for side in noise.shape[-2:])
+    geometry = Geometry(height, width, given["reward_weight"].shape[2], 24.0)
+    model = Model(backbone, sampler, Guidance(said["guidance_scale"]), said["num_inference_steps"], geometry)
+    chosen = frozenset(said["backprop_steps"][strategy])
+    drawn = Drawn(chosen, detach_input=strategy.endswith("stop_input"))
+    final = model.rollout(branches(given), geometry, Randomness(0), drawn, noise=noise).latents
+    close(final, wanted["final_latents"], 1e-4)
+    video = model.decode(final, geometry).clamp(0, 1).transpose(1, 2)
+    close(video[:, :, : wanted["video"].shape[2]], wanted["video"], 1e-4)
+    loss = -(video * given["reward_weight"]).sum()
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(float(wanted["loss"]), rel=1e-4)
+    found = {name: value.grad for name, value in adapter_parameters(backbone.denoiser).items()}
+    norm = torch.stack([value.norm() for value in found.values()]).norm()
+    assert float(norm) == pytest.approx(float(wanted["grad_norm"]), rel=1e-3)
+    recorded = group(wanted, "grad")
+    assert recorded
+    for key, value in recorded.items():
+        close(found[adapter_name(key)], value, 1e-3)
+
+
+def adapter_name(key: str) -> str:
+    """The adapter's name of a tensor in the official files."""
+    flat, _, part = key.removeprefix(DENOISER_PREFIX).partition(".lora_")
+    return f"{dotted(flat)}.lora_{'A' if part.startswith('down') else 'B'}.weight"
+
+
+def group(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {
+        key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")
+    }

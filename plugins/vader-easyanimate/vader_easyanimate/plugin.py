@@ -9,21 +9,9 @@ from vader_easyanimate.options import DDIMOptions, EasyAnimateOptions, PNDMOptio
 from vader_easyanimate.weight_files import MODELS
 
 if TYPE_CHECKING:
-    import torch
     from pydantic import BaseModel
 
     from vader_core.hookspecs import Register, RegisterLoraFormat
-
-
-def make_backbone(config: BaseModel, *, device: object, dtype: object) -> object:
-    """The backbone, without its weights."""
-    from vader_easyanimate.backbone import EasyAnimate
-
-    return EasyAnimate(
-        cast("EasyAnimateOptions", config),
-        device=cast("torch.device", device),
-        dtype=cast("torch.dtype", dtype),
-    )
 
 
 def make_ddim(config: BaseModel, *, device: object, dtype: object) -> object:
@@ -53,7 +41,7 @@ def register_backbones(register: Register) -> None:
     """Announces `easyanimate`."""
     register(
         "easyanimate",
-        make_backbone,
+        "vader_easyanimate.backbone:EasyAnimate",
         config=EasyAnimateOptions,
         summary="EasyAnimate V2, text to video and pictures, 512 and 768 px, 1 to 144 frames (1.4 B)",
         weights=tuple(MODELS.values()),
