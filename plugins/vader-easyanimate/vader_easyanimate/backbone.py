@@ -170,7 +170,6 @@ class EasyAnimate(Backbone):
             keep=lambda model: model.keep_time_wide(wider),
         )
         self._fill(self.denoiser, "transformer", self.options.weights, "--weights PATH")
-        self.denoiser.share_position_tables()
         self.autoencoder = empty_module(
             lambda: VideoVAE(self.architecture.vae), device=self.device, dtype=self.dtype
         )

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from vader_core.errors import VaderError
@@ -14,6 +15,7 @@ from vader_core.nn.build import fill_randomly
 from vader_core.weights import WeightSource, load_exactly, load_tensors, locate
 from vader_easyanimate.architecture import Architecture, resolve_architecture
 from vader_easyanimate.official_config import autoencoder_config, transformer_config
+from vader_easyanimate.transformer import EasyAnimateTransformer
 from vader_easyanimate.weight_files import CONFIG, MODELS, TENSORS
 
 #: Prefixes that training wrappers put before every key.
@@ -128,9 +130,18 @@ def read_into(module: nn.Module, path: Path, *, part: str) -> None:
         VaderError: Listing what does not fit.
     """
     tensors = official(load_tensors(path, needed_for=f"backbone 'easyanimate' ({part})"))
+    if isinstance(module, EasyAnimateTransformer) and _tables_alike(tensors):
+        module.share_position_tables()
     load_exactly(module, tensors, what=f"backbone 'easyanimate' ({part}): {path}")
+
+
+def _tables_alike(tensors: Mapping[str, Tensor]) -> bool:
+    tables = [value for name, value in tensors.items() if name.endswith(".pos_encoder.pe")]
+    return all(torch.equal(table, tables[0]) for table in tables)
 
 
 def draw_into(module: nn.Module, *, part: str) -> None:
     """Fill ``module`` at random; the position tables keep their values."""
     fill_randomly(module, 0, f"easyanimate {part}", spread=_SPREAD)
+    if isinstance(module, EasyAnimateTransformer):
+        module.share_position_tables()

@@ -51,18 +51,13 @@ class EasyAnimateTransformer(nn.Module):
         return self
 
     def share_position_tables(self) -> None:
-        """Let equal position tables be one tensor: the 56 of the full model are a sixth of its numbers.
+        """Let the position tables be one tensor: the 56 of the full model are a sixth of its numbers.
 
-        The state dict keeps every name.
+        The state dict keeps every name. Only for tables that hold the same, as all are made.
         """
-        first: Tensor | None = None
-        for module in self.modules():
-            if not isinstance(module, FramePositions):
-                continue
-            if first is None:
-                first = module.pe
-            elif torch.equal(first, module.pe):
-                module.pe = first
+        holders = [module for module in self.modules() if isinstance(module, FramePositions)]
+        for holder in holders:
+            holder.pe = holders[0].pe
 
     def forward(
         self,
