@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vader_core.errors import VaderError
 from vader_core.nn import feature_cache
-from vader_core.nn.precision import without_autocast
+from vader_core.precision import without_autocast
 from vader_easyanimate.architecture import TransformerConfig
 from vader_easyanimate.attention import FramePositions, text_bias
 from vader_easyanimate.blocks import Block, modulated
