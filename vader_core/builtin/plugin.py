@@ -17,7 +17,7 @@ from vader_core.builtin.samplers.options import (
     RectifiedFlowOptions,
 )
 from vader_core.hookspecs import Register, RegisterLoraFormat, hookimpl
-from vader_core.method.options import RewardGradientOptions
+from vader_core.method.options import RewardGradientOptions, SupervisedOptions
 
 
 def _ddim(config: Any, *, device: object, dtype: object) -> object:
@@ -74,14 +74,26 @@ def _reward_gradient(config: Any, *, device: object, dtype: object) -> object:
     return RewardGradient(config)
 
 
+def _supervised(config: Any, *, device: object, dtype: object) -> object:
+    from vader_core.method.supervised import Supervised
+
+    return Supervised(config)
+
+
 @hookimpl
 def register_objectives(register: Register) -> None:
-    """The reward gradient."""
+    """The reward gradient, and learning from clips."""
     register(
         "reward_gradient",
         _reward_gradient,
         config=RewardGradientOptions,
         summary="VADER: a reward's gradient through the denoising steps",
+    )
+    register(
+        "supervised",
+        _supervised,
+        config=SupervisedOptions,
+        summary="fine-tuning on clips and their captions: --data",
     )
 
 

@@ -6,12 +6,13 @@ import gc
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -31,6 +32,7 @@ from vader_core.weights import WeightFile, WeightSource, locate, parse_weights
 from vader_opensora import checkpoint, kernels
 from vader_opensora.architecture import resolve_architecture
 from vader_opensora.captions import Request, parse_request, prepare
+from vader_opensora.flow import time_shift
 from vader_opensora.frame_masks import active_frames, parse_strategy, place
 from vader_opensora.options import OpenSoraOptions
 from vader_opensora.references import read_reference
@@ -66,6 +68,7 @@ class OpenSora(Backbone):
 
     name: ClassVar[str] = "opensora"
     takes_image: ClassVar[bool] = True
+    takes_frame_masks: ClassVar[bool] = True
     caches_features: ClassVar[bool] = True
 
     denoiser: STDiT3
@@ -435,6 +438,17 @@ class OpenSora(Backbone):
             frames = read_reference(path, geometry.height, geometry.width)
             latents.append(self._means(frames[None].to(self.device))[0])
         return latents
+
+    # -- fine-tuning -------------------------------------------------------------------------------------
+
+    def training_shift(self, geometry: Geometry) -> float:
+        """Longer and larger clips are trained at more noise, as they are sampled."""
+        size = (geometry.height, geometry.width, geometry.num_frames)
+        return float(time_shift(*(torch.tensor([float(number)]) for number in size)))
+
+    def with_frame_mask(self, conditioning: Conditioning, mask: Bool[Tensor, "b t"]) -> Conditioning:
+        """The frames that are given are modulated as at timestep 0."""
+        return replace(conditioning, tensors={**conditioning.tensors, FRAME_MASK: mask.float()})
 
     # -- the model ---------------------------------------------------------------------------------------
 
