@@ -1,0 +1,1 @@
+"""From raw footage to a training table: cut, score, caption, filter, dedup, export, report."""

@@ -1,0 +1,1 @@
+"""Registers the commands of ``vader data``; imports nothing heavy."""
