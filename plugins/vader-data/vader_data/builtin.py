@@ -16,7 +16,10 @@ def register_detectors(register: Register) -> None:
         summary="content change at three thresholds over fewer and fewer frames (EasyAnimate V2)",
     )
     register(
-        "content", "vader_data.scenes:Content", options=options.ContentOptions, summary="content change, one pass"
+        "content",
+        "vader_data.scenes:Content",
+        options=options.ContentOptions,
+        summary="content change, one pass",
     )
     register(
         "adaptive",

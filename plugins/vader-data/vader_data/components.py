@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import pluggy
 from pydantic import BaseModel, ConfigDict
+
 from vader_core.errors import VaderError, unknown
 from vader_core.registry import checked
 

@@ -28,6 +28,7 @@ class Clip:
         num_frames: Of the whole clip.
         fps: Frames per second.
         text: Its caption; empty before there is one.
+        image: It is a picture, not a clip.
     """
 
     id: str
@@ -36,10 +37,14 @@ class Clip:
     num_frames: int
     fps: float
     text: str = ""
+    image: bool = False
 
 
 class Detector(ABC):
     """Where a film is cut."""
+
+    #: Scenes with fewer frames are rejected; 0 where the detector has joined them to others already.
+    shortest: int = 0
 
     @abstractmethod
     def boundaries(self, path: Path, probe: Probe) -> list[int]:
@@ -80,7 +85,11 @@ class Captioner(ABC):
 
     @abstractmethod
     def caption(self, clips: Sequence[Clip]) -> list[str | Exception]:
-        """One answer per clip as it came; an exception in its place rejects that clip alone."""
+        """One answer per clip as it came; an exception in its place rejects that clip alone.
+
+        Args:
+            clips: Clips, or images of one frame; never both.
+        """
 
 
 class Embedder(ABC):

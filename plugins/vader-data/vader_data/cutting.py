@@ -10,6 +10,7 @@ from typing import Any
 
 import av
 import numpy as np
+
 from vader_core.weights import replacing
 
 from .errors import ClipError
@@ -67,7 +68,9 @@ def cut(source: Path, span: Span, target: Path, options: CutOptions) -> Written:
     """
     facts = probe(source)
     height, width = written_size(facts.height, facts.width, options)
-    rate = Fraction(options.fps).limit_denominator(1001) if options.fps else facts.rate.limit_denominator(90_000)
+    rate = (
+        Fraction(options.fps).limit_denominator(1001) if options.fps else facts.rate.limit_denominator(90_000)
+    )
     target.parent.mkdir(parents=True, exist_ok=True)
     count = 0
     with (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from vader_core.errors import VaderError
 
 

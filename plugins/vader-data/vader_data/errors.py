@@ -14,9 +14,9 @@ STOPS_THE_RUN = (MachineError, MissingDependencyError, MemoryError)
 
 
 def reason(error: Exception) -> str:
-    """The error as one line of at most 200 characters, for ``reject_reason``.
+    r"""The error as one line of at most 200 characters, for ``reject_reason``.
 
-    >>> reason(ValueError("no\\nframes"))
+    >>> reason(ValueError("no\nframes"))
     'ValueError: no frames'
     """
     text = " ".join(str(error).split())

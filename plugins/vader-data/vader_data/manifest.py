@@ -11,13 +11,15 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from vader_core.errors import VaderError
 from vader_core.weights import replacing
 
 Row = dict[str, Any]
 
-#: Every manifest's columns but the scores. ``path`` is relative to the manifest's folder, ``source`` absolute;
-#: ``start_frame`` and ``end_frame`` are frames of the source, the end not included; ``start`` and ``end`` seconds.
+#: Every manifest's columns but the scores. ``path`` is relative to the manifest's folder, ``source``
+#: absolute; ``start_frame`` and ``end_frame`` are frames of the source, the end not included; ``start`` and
+#: ``end`` seconds.
 COLUMNS: dict[str, pa.DataType] = {
     "id": pa.string(),
     "type": pa.string(),

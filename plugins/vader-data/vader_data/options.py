@@ -86,7 +86,9 @@ class RaftOptions(Options):
     weights: str = Field(..., description="torchvision's raft_small or raft_large state dict, or `random`.")
     size: Literal["small", "large"] = Field("large", description="Which of the two networks.")
     per_second: float = Field(2.0, gt=0, description="Frames per second between which flow is measured.")
-    side: int = Field(256, ge=128, description="Shorter side at which the network sees the frames, in pixels.")
+    side: int = Field(
+        256, ge=128, description="Shorter side at which the network sees the frames, in pixels."
+    )
     native_pixels: bool = Field(False, description="Pixels of the clip's own size.")
     reference_side: int = Field(720, ge=1, description="Shorter side in whose pixels the score is told.")
     iterations: int = Field(12, ge=1, description="Updates of the flow (torchvision's default: 12).")
@@ -96,11 +98,16 @@ class RaftOptions(Options):
 class TextAreaOptions(Options):
     """Of ``text_area``."""
 
+    frames: int = Field(
+        1, ge=1, description="The middle frame, or so many evenly spaced ones; the mean counts."
+    )
     ignore_over: float = Field(
         0.9, gt=0, description="A box over a larger share of the frame is the whole frame, not text."
     )
     require_text: bool = Field(True, description="A box counts where something can be read in it.")
-    box_threshold: float = Field(0.5, ge=0, le=1, description="Least confidence of a box (rapidocr's default).")
+    box_threshold: float = Field(
+        0.5, ge=0, le=1, description="Least confidence of a box (rapidocr's default)."
+    )
 
 
 class RewardOptions(Options):
@@ -124,14 +131,23 @@ class RewardOptions(Options):
 class OpenAIOptions(Options):
     """Of ``openai``: any server that speaks OpenAI's chat completions."""
 
-    url: str = Field("https://api.openai.com/v1", description="Base address; /chat/completions is added.")
-    model: str = Field("gpt-4o", description="As the server names it.")
-    key_variable: str = Field("OPENAI_API_KEY", description="Environment variable that holds the key, if any.")
+    url: str = Field(
+        ..., description="Base address, e.g. http://localhost:8000/v1; /chat/completions is added."
+    )
+    model: str = Field(..., description="As the server names it.")
+    key_variable: str = Field(
+        "OPENAI_API_KEY", description="Environment variable that holds the key, if any."
+    )
     prompt: str = Field("three_frames", description="Name of a prompt of ours, or the prompt itself.")
+    image_prompt: str = Field("image", description="The same for images.")
     subject: str = Field("", description="A word for the style that the answer shall not name, e.g. `lego`.")
-    frames: list[float] = Field([0.1, 0.5, 0.9], description="Shares of the length at which frames are taken.")
+    frames: list[float] = Field(
+        [0.1, 0.5, 0.9], description="Shares of the length at which frames are taken."
+    )
     max_tokens: int = Field(300, ge=1, description="Longest answer.")
-    longest_side: int = Field(1024, ge=16, description="Frames are made smaller to this before they are sent.")
+    longest_side: int = Field(
+        1024, ge=16, description="Frames are made smaller to this before they are sent."
+    )
     concurrency: int = Field(8, ge=1, description="Questions under way at a time.")
     retries: int = Field(5, ge=0, description="How often a question is repeated when the server is busy.")
     timeout: float = Field(60.0, gt=0, description="Seconds to wait for an answer.")
@@ -142,8 +158,11 @@ class TransformersOptions(Options):
 
     weights: str = Field(..., description="A folder, or hub:OWNER/NAME.")
     prompt: str = Field("three_frames", description="Name of a prompt of ours, or the prompt itself.")
+    image_prompt: str = Field("image", description="The same for images.")
     subject: str = Field("", description="A word for the style that the answer shall not name, e.g. `lego`.")
-    frames: list[float] = Field([0.1, 0.5, 0.9], description="Shares of the length at which frames are taken.")
+    frames: list[float] = Field(
+        [0.1, 0.5, 0.9], description="Shares of the length at which frames are taken."
+    )
     max_tokens: int = Field(300, ge=1, description="Longest answer.")
     batch_size: int = Field(4, ge=1, description="Clips asked about together.")
     device: str | None = Field(None, description="cpu or cuda; left out, the GPU where there is one.")

@@ -15,10 +15,15 @@ class CutOptions(Options):
     min_seconds: float | None = Field(None, gt=0, description="Shorter scenes are rejected.")
     max_seconds: float | None = Field(None, gt=0, description="Longer scenes are shortened.")
     longer: Literal["split", "beginning"] = Field(
-        "split", description="A longer scene is split into pieces of max_seconds, or only its beginning is kept."
+        "split",
+        description="A longer scene is split into pieces of max_seconds, or only its beginning is kept.",
     )
-    min_frames: int | None = Field(None, ge=1, description="Clips with fewer frames, as written, are rejected.")
-    max_frames: int | None = Field(None, ge=1, description="Clips with more frames, as written, are rejected.")
+    min_frames: int | None = Field(
+        None, ge=1, description="Clips with fewer frames, as written, are rejected."
+    )
+    max_frames: int | None = Field(
+        None, ge=1, description="Clips with more frames, as written, are rejected."
+    )
     write: Literal["files", "spans"] = Field(
         "files", description="Write each clip as a file, or leave it as a span (start, end) of its film."
     )
@@ -67,7 +72,9 @@ class CaptionPlan(Options):
     name: str = Field("none", description="Name of the captioner; `none` leaves the captions empty.")
     options: dict[str, Any] = Field(default_factory=dict, description="The captioner's own options.")
     remove_prefix: bool = Field(True, description="Remove `The video shows` and its like.")
-    clean: bool = Field(False, description="Clean as Open-Sora's text encoder does: lower case, no addresses.")
+    clean: bool = Field(
+        False, description="Clean as Open-Sora's text encoder does: lower case, no addresses."
+    )
     keep_refusals: bool = Field(
         False, description="As upstream: answers such as `Not enough information` are kept as captions."
     )
@@ -78,14 +85,16 @@ class ImagePlan(Options):
     """Images made of the clips."""
 
     middle_frame: bool = Field(False, description="Add each kept clip's middle frame as an image of its own.")
-    prompt: str = Field("image", description="Prompt that the captioner is given for images.")
 
 
 class DuplicatePlan(Options):
     """Which clips are the same."""
 
     distance: int | None = Field(
-        9, ge=0, le=96, description="Most differing bits of the 192-bit perceptual hash; none switches it off."
+        9,
+        ge=0,
+        le=96,
+        description="Most differing bits of the 192-bit perceptual hash; none switches it off.",
     )
     embedder: str = Field("none", description="Name of an embedder that looks at what the hash lets pass.")
     options: dict[str, Any] = Field(default_factory=dict, description="The embedder's own options.")
@@ -99,7 +108,8 @@ class Plan(Options):
     detector: DetectorPlan = Field(default_factory=DetectorPlan, description="Where films are cut.")
     cut: CutOptions = Field(default_factory=CutOptions, description="How long clips are.")
     scorers: dict[str, ScorerPlan] = Field(
-        default_factory=dict, description="Scores by the name of their column, in the order they are computed."
+        default_factory=dict,
+        description="Scores by the name of their column, in the order they are computed.",
     )
     captions: CaptionPlan = Field(default_factory=CaptionPlan, description="What the clips show, in words.")
     images: ImagePlan = Field(default_factory=ImagePlan, description="Images made of the clips.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +27,8 @@ class Probe:
         height: In pixels, upright (a phone's rotation flag applied).
         width: In pixels.
         rate: Frames per second, exact; the mean where the rate varies.
-        pts: Presentation times of the frames, rising, in units of ``time_base``; empty where the file does not
+        pts: Presentation times of the frames, rising, in units of ``time_base``; empty where the file does
+            not
             say them, and a frame can only be found by counting.
         time_base: Seconds per unit of ``pts``.
         turns: Quarter turns, counter-clockwise, that bring a decoded frame upright.
@@ -73,7 +73,7 @@ def probe(path: Path) -> Probe:
         ClipError: Missing, not a video, no video in it, or nothing in it that can be decoded.
     """
     try:
-        state = os.stat(path)
+        state = path.stat()
     except OSError as error:
         raise ClipError(f"cannot be read: {error.strerror}") from error
     return _probe(path, state.st_mtime_ns, state.st_size)
@@ -82,9 +82,7 @@ def probe(path: Path) -> Probe:
 @lru_cache(maxsize=_REMEMBERED)
 def _probe(path: Path, modified: int, size: int) -> Probe:
     with opened(path) as (container, stream):
-        packets = [
-            (packet.pts, packet.is_discard) for packet in container.demux(stream) if packet.size
-        ]
+        packets = [(packet.pts, packet.is_discard) for packet in container.demux(stream) if packet.size]
         time_base = stream.time_base or Fraction(1, 1000)
         rate = stream.average_rate or stream.guessed_rate
     times = [pts for pts, discarded in packets if not discarded]
@@ -135,4 +133,6 @@ def films(folder: Path) -> list[Path]:
     if folder.is_file():
         return [folder]
     found = (path for path in folder.rglob("*") if path.suffix.lower() in FILMS and path.is_file())
-    return sorted(path for path in found if not any(part.startswith(".") for part in path.parts[len(folder.parts) :]))
+    return sorted(
+        path for path in found if not any(part.startswith(".") for part in path.parts[len(folder.parts) :])
+    )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+
 from vader_core.errors import MissingDependencyError, VaderError
 from vader_core.weights import load_exactly, load_tensors
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,7 @@ def scenes(cuts: Sequence[int], num_frames: int) -> list[tuple[int, int]]:
     [(0, 60), (60, 110), (110, 300)]
     """
     edges = bounded(cuts, num_frames)
-    return list(zip(edges, edges[1:], strict=False))
+    return list(pairwise(edges))
 
 
 def without_slivers(cuts: Sequence[int], reach: int) -> list[int]:
@@ -95,6 +96,7 @@ class Cascade(Detector):
 
     def __init__(self, options: CascadeOptions) -> None:
         self.options = options
+        self.shortest = 0 if options.merge_short_scenes else options.min_scene_len
 
     def passes(self, path: Path, probe: Probe) -> list[list[int]]:
         """The cuts of each pass."""
@@ -121,6 +123,7 @@ class Content(Detector):
 
     def __init__(self, options: ContentOptions) -> None:
         self.options = options
+        self.shortest = 0 if options.merge_short_scenes else options.min_scene_len
 
     def boundaries(self, path: Path, probe: Probe) -> list[int]:
         """Its cuts."""
@@ -137,6 +140,7 @@ class Adaptive(Detector):
 
     def __init__(self, options: AdaptiveOptions) -> None:
         self.options = options
+        self.shortest = 0 if options.merge_short_scenes else options.min_scene_len
 
     def boundaries(self, path: Path, probe: Probe) -> list[int]:
         """Its cuts."""

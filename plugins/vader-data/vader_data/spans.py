@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from .plan import CutOptions
 
@@ -26,7 +27,9 @@ class Span:
     reason: str = ""
 
 
-def spans(boundaries: Sequence[int], num_frames: int, fps: float, options: CutOptions) -> list[Span]:
+def spans(
+    boundaries: Sequence[int], num_frames: int, fps: float, options: CutOptions, shortest: int = 0
+) -> list[Span]:
     """The clips of a film.
 
     Args:
@@ -34,21 +37,24 @@ def spans(boundaries: Sequence[int], num_frames: int, fps: float, options: CutOp
         num_frames: Of the film.
         fps: Of the film.
         options: Lengths, and what to do with longer scenes.
+        shortest: Scenes with fewer frames are rejected.
 
     Returns:
         In the order of the film; spans that are too short with the reason.
 
     >>> spans([0, 60, 150], 150, 25.0, CutOptions(min_seconds=3.0))
-    [Span(start=0, end=60, reason='2.40 s is shorter than 3 s'), Span(start=60, end=150, reason='')]
+    [Span(start=0, end=60, reason='shorter than 3 s'), Span(start=60, end=150, reason='')]
     """
     if not boundaries and options.uncut_at_25_fps:
         return list(_split(0, num_frames - 1, num_frames, _UPSTREAM_FPS, options))
     edges = boundaries or [0, num_frames]
-    return [
-        span
-        for start, end in zip(edges, edges[1:], strict=False)
-        for span in _split(start, end, end, fps, options)
-    ]
+    found: list[Span] = []
+    for start, end in pairwise(edges):
+        if boundaries and end - start < shortest:
+            found.append(Span(start, end, f"a scene of fewer than {shortest} frames"))
+        else:
+            found += _split(start, end, end, fps, options)
+    return found
 
 
 def _split(start: int, end: int, told: int, fps: float, options: CutOptions) -> Iterator[Span]:
@@ -56,7 +62,7 @@ def _split(start: int, end: int, told: int, fps: float, options: CutOptions) -> 
     length = end - start
     low, high = options.min_seconds, options.max_seconds
     if low is not None and length < low * fps:
-        yield Span(start, told, f"{length / fps:.2f} s is shorter than {low:g} s")
+        yield Span(start, told, f"shorter than {low:g} s")
     elif high is None or length <= high * fps:
         yield Span(start, told)
     elif options.longer == "beginning":
@@ -69,8 +75,7 @@ def _split(start: int, end: int, told: int, fps: float, options: CutOptions) -> 
         if end - start > (low or 0.0) * fps:
             yield Span(start, told)
         elif end > start:
-            left = (end - start) / fps
-            yield Span(start, told, f"{left:.2f} s are left over, not more than {low or 0.0:g} s")
+            yield Span(start, told, f"left over, not longer than {low or 0.0:g} s")
 
 
 def whole_seconds(span: Span, fps: float, num_frames: int) -> Span:

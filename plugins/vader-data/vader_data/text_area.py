@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
 from vader_core.errors import MissingDependencyError
 
 from .contracts import Clip, Scorer
 from .options import TextAreaOptions
-from .sampling import middle
+from .sampling import middle, uniform
 
 Polygon = Sequence[Sequence[float]]
 
@@ -20,8 +21,8 @@ def easyanimate_text_score(
 ) -> float:
     """EasyAnimate V2's text score of boxes, its mistakes included.
 
-    Rectangles that overlap count twice, what lies outside the frame counts, and polygons never do: an exception
-    inside upstream's sum sets their part to zero.
+    Rectangles that overlap count twice, what lies outside the frame counts, and polygons never do: an
+    exception inside upstream's sum sets their part to zero.
 
     Args:
         height: Of the frame.
@@ -67,10 +68,10 @@ def polygon_area(polygon: Polygon) -> float:
 
 
 class TextArea(Scorer):
-    """The share of the middle frame that text covers, by rapidocr's detector.
+    """The share of the frame that text covers, by rapidocr's detector.
 
-    A box over ``ignore_over`` of the frame is no text: on small frames the detector may return the frame itself.
-    A box in which the recogniser reads nothing is none either.
+    A box over ``ignore_over`` of the frame is no text: on small frames the detector may return the frame
+    itself. A box in which the recogniser reads nothing is none either.
     """
 
     def __init__(self, options: TextAreaOptions) -> None:
@@ -78,12 +79,12 @@ class TextArea(Scorer):
         self.engine = _engine()
 
     def indices(self, num_frames: int, fps: float) -> list[int]:
-        """The middle frame."""
-        return middle(num_frames)
+        """The middle frame, or evenly spaced ones."""
+        return middle(num_frames) if self.options.frames == 1 else uniform(num_frames, self.options.frames)
 
     def score(self, clips: Sequence[Clip]) -> list[float | None]:
         """Shares of the frame."""
-        return [self._score(clip.frames[0]) for clip in clips]
+        return [round(sum(map(self._score, clip.frames)) / len(clip.frames), 5) for clip in clips]
 
     def _score(self, frame: np.ndarray) -> float:
         height, width = frame.shape[:2]
@@ -102,7 +103,11 @@ class TextArea(Scorer):
             use_rec=False,
             box_thresh=self.options.box_threshold,
         )
-        return [] if found.boxes is None else [[tuple(map(float, point)) for point in box] for box in found.boxes]
+        return (
+            []
+            if found.boxes is None
+            else [[tuple(map(float, point)) for point in box] for box in found.boxes]
+        )
 
     def kept(self, frame: np.ndarray) -> list[Polygon]:
         """The boxes that are text."""
