@@ -117,8 +117,8 @@ class OpenAICaptioner(Captioner):
             except json.JSONDecodeError as error:
                 problem = f"the answer is not JSON: {error.msg}"
         raise MachineError(
-            f"captioner {address} gave no answer in {self.options.retries + 1} tries ({problem}); start the server "
-            "and run the same command again: finished shards are kept"
+            f"captioner {address} gave no answer in {self.options.retries + 1} tries ({problem}); start "
+            "the server and run the same command again: finished shards are kept"
         )
 
     def _refused(self, address: str, problem: str) -> str:
@@ -128,8 +128,8 @@ class OpenAICaptioner(Captioner):
             else (f"no key was sent: {self.options.key_variable} is not set")
         )
         return (
-            f"captioner {address}: {problem} (model {self.options.model!r}, {key}); set captions.options.url, "
-            ".model or .key_variable"
+            f"captioner {address}: {problem} (model {self.options.model!r}, {key}); set "
+            "captions.options.url, .model or .key_variable"
         )
 
 

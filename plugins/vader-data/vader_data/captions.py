@@ -23,8 +23,8 @@ REFUSALS = ("not enough information", "single image", "no movement", "caption fa
 _NOT_LETTERS = re.compile(r"[^a-z ]+")
 
 _STYLE = (
-    "Do not name the style {subject!r} and do not mention that anything is made of it: describe what is there as "
-    "if it were real.\n"
+    "Do not name the style {subject!r} and do not mention that anything is made of it: describe what is "
+    "there as if it were real.\n"
 )
 
 _THREE_FRAMES = """\
@@ -71,7 +71,7 @@ def prompt_text(prompt: str, *, points: list[float], subject: str = "") -> str:
 
 
 def without_prefix(caption: str) -> str:
-    """Open-Sora's removal of one opening; a caption that is nothing else becomes empty (upstream fails there).
+    """Open-Sora's removal of one opening; a caption that is nothing else becomes empty.
 
     >>> without_prefix("The video shows a cat."), without_prefix("The video features")
     ('A cat.', '')

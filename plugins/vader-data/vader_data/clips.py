@@ -89,7 +89,7 @@ def part(clip: Clip, indices: Sequence[int]) -> Clip:
 
 
 def answers(work: Callable[[Sequence[Clip]], Sequence[A]], clips: Sequence[Clip]) -> list[A | Exception]:
-    """One answer per clip; where the whole batch fails, each clip on its own, so that one cannot harm another."""
+    """One answer per clip; where the batch fails, each clip on its own, so that none harms another."""
     try:
         found = list(work(clips))
     except Exception as error:  # a stranger's component may raise anything

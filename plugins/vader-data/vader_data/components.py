@@ -106,8 +106,8 @@ def _announced(point: metadata.EntryPoint) -> list[Component]:
             getattr(manager.hook, hook)(register=_collector(staged, kind, point.name))
     except Exception as error:  # the plugin border: a stranger's code may raise anything
         raise VaderError(
-            f"the data plugin {point.name!r} ({point.value}) failed to load: {type(error).__name__}: {error}; "
-            "repair or uninstall it"
+            f"the data plugin {point.name!r} ({point.value}) failed to load: "
+            f"{type(error).__name__}: {error}; repair or uninstall it"
         ) from error
     return staged
 

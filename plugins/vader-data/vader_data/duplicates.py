@@ -53,7 +53,7 @@ def dedup(rows: Sequence[Row], plan: DuplicatePlan) -> list[Row]:
 
 
 def _by_hash(rows: Sequence[Row], places: Sequence[int], limit: int) -> dict[int, tuple[int, str]]:
-    """Exact and without comparing all pairs: hashes at most ``limit`` bits apart agree in one of limit + 1 bands."""
+    """Without comparing all pairs: hashes at most ``limit`` bits apart agree in one of limit + 1 bands."""
     edges = np.linspace(0, BITS, limit + 2).round().astype(int)
     table: dict[tuple[int, int], list[int]] = defaultdict(list)
     found: dict[int, tuple[int, str]] = {}

@@ -24,7 +24,7 @@ def reason(error: Exception) -> str:
 
 
 def stops_the_run(error: Exception) -> bool:
-    """Whether an error met at one clip is the run's: a full disk, a missing package, no memory, a bad option."""
+    """Whether an error met at one clip is the run's: a full disk, a missing package, a bad option."""
     if isinstance(error, ClipError):
         return False
     if isinstance(error, (*STOPS_THE_RUN, VaderError)):

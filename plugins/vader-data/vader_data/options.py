@@ -25,8 +25,8 @@ class CascadeOptions(Options):
     min_scene_len: int = Field(10, ge=1, description="Fewest frames between two cuts of a pass.")
     merge_short_scenes: bool = Field(
         False,
-        description="As upstream: a scene shorter than min_scene_len becomes part of the next one, whose clip "
-        "then holds a hard cut. Off: it is a clip of its own, too short to be kept.",
+        description="As upstream: a scene shorter than min_scene_len becomes part of the next one, whose "
+        "clip then holds a hard cut. Off: it is a clip of its own, too short to be kept.",
     )
     keep_slivers: bool = Field(
         False,
@@ -60,8 +60,8 @@ class AdaptiveOptions(Options):
     min_content: float = Field(15.0, ge=0, description="Least content change of a cut.")
     merge_short_scenes: bool = Field(
         False,
-        description="As upstream: a scene shorter than min_scene_len becomes part of the next one, whose clip "
-        "then holds a hard cut.",
+        description="As upstream: a scene shorter than min_scene_len becomes part of the next one, whose "
+        "clip then holds a hard cut.",
     )
 
 
@@ -74,8 +74,8 @@ class FarnebackOptions(Options):
     per_second: float = Field(2.0, gt=0, description="Frames per second between which flow is measured.")
     native_pixels: bool = Field(
         False,
-        description="As upstream: pixels of the clip's own size, so that the score grows with the resolution. "
-        "Off: pixels of a frame whose shorter side is reference_side.",
+        description="As upstream: pixels of the clip's own size, so that the score grows with the "
+        "resolution. Off: pixels of a frame whose shorter side is reference_side.",
     )
     reference_side: int = Field(720, ge=1, description="Shorter side in whose pixels the score is told.")
 

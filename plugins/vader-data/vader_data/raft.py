@@ -84,8 +84,8 @@ def _network(options: RaftOptions) -> Any:
         path = Path(options.weights).expanduser()
         if not path.is_file():
             raise VaderError(
-                f"scorer 'raft': weights {options.weights!r}: no such file; give the state dict of torchvision's "
-                f"raft_{options.size}, or `random` to try the rest out"
+                f"scorer 'raft': weights {options.weights!r}: no such file; give the state dict of "
+                f"torchvision's raft_{options.size}, or `random` to try the rest out"
             )
         load_exactly(network, load_tensors(path, needed_for="scorer 'raft'"), what=f"raft_{options.size}")
     return network

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -14,8 +15,8 @@ from .errors import ClipError
 from .probe import Probe, opened, probe
 
 
-class Decoding:
-    """How long frames were decoded for, in seconds, since the last :meth:`take`."""
+class Decoding(threading.local):
+    """How long frames were decoded for in this thread, in seconds, since the last :meth:`take`."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -33,7 +34,7 @@ class Decoding:
         return found
 
 
-#: One per process: stages say how much of their time was decoding.
+#: One per thread: stages say how much of their time was decoding.
 DECODING = Decoding()
 
 
