@@ -56,7 +56,7 @@ class RegisterLoraFormat(Protocol):
     """What ``register_lora_formats`` is given."""
 
     def __call__(self, name: str, target: str, *, summary: str = "") -> None:
-        """Announce the :class:`~vader_core.lora_formats.LoraFormat` at ``target`` (``module:attribute``)."""
+        """Announce the :class:`~vader_core.lora.formats.LoraFormat` at ``target`` (``module:attribute``)."""
 
 
 @hookspec

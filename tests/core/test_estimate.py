@@ -17,16 +17,17 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from vader_core import estimate as estimates
-from vader_core.assembly import prepare
-from vader_core.benchmark import Bench, Stopwatch, load
-from vader_core.config import RunConfig, validated
-from vader_core.estimate import WORKSPACE, estimate, memory_facts
-from vader_core.graph_walk import UsedOnce, walk_backward
-from vader_core.memory import GIB
-from vader_core.paper_device import GRAIN, Ledger, on_paper
-from vader_core.recompute import RecomputeSwitch, recompute_blocks
+from vader_core.assembly.prepare import prepare
+from vader_core.device import GIB
+from vader_core.nn.recompute import RecomputeSwitch, recompute_blocks
+from vader_core.profiling import estimate as estimates
+from vader_core.profiling.bench import Bench, load
+from vader_core.profiling.estimate import WORKSPACE, estimate, memory_facts
+from vader_core.profiling.graph_walk import UsedOnce, walk_backward
+from vader_core.profiling.paper_device import GRAIN, Ledger, on_paper
+from vader_core.profiling.stopwatch import Stopwatch
 from vader_core.registry import Registry
+from vader_core.run.config import RunConfig, validated
 from vader_core.weights import with_random_weights
 
 

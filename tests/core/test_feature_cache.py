@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vader_core.feature_cache import FeatureCache
+from vader_core.nn.feature_cache import FeatureCache
 
 BOTH = ("conditional", "unconditional")
 

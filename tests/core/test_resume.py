@@ -75,7 +75,7 @@ def test_changed_configuration_is_named_and_needs_permission(vader, tmp_path, ca
 
 
 def test_a_second_process_is_refused(vader, tmp_path, capsys):
-    from vader_core.run import Run
+    from vader_core.run.directory import Run
 
     run = tmp_path / "run"
     assert vader(*RUN, "--out", run) == 0
@@ -89,7 +89,7 @@ def test_a_second_process_is_refused(vader, tmp_path, capsys):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_writes_a_checkpoint_and_leaves(vader, registry, tmp_path, monkeypatch, number):
-    from vader_core import trainer
+    from vader_core.training import trainer
 
     original = trainer.Trainer._train_step
 

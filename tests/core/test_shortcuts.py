@@ -8,11 +8,11 @@ import pytest
 from reference_loop import assert_equal, by_hand, make, step
 
 from vader_core.errors import VaderError
-from vader_core.gradient import parse_gradient
-from vader_core.guidance import Guidance
+from vader_core.method.gradient import parse_gradient
+from vader_core.method.guidance import Guidance
+from vader_core.method.segments import sample_video
+from vader_core.method.shortcuts import Shortcuts, ShortPredictions, parse_interval
 from vader_core.randomness import Randomness
-from vader_core.shortcuts import Shortcuts, ShortPredictions, parse_interval
-from vader_core.step import sample_video
 
 
 @pytest.fixture

@@ -249,12 +249,12 @@ def test_unreadable_configuration(vader, tmp_path, capsys):
 def test_full_disk_ends_in_one_message(vader, tmp_path, capsys, monkeypatch):
     import errno
 
-    import vader_core.checkpoint
+    import vader_core.run.checkpoint
 
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(vader_core.checkpoint.torch, "save", full)
+    monkeypatch.setattr(vader_core.run.checkpoint.torch, "save", full)
     assert vader(*RUN, *FAST, "--max-steps", "1", "--out", tmp_path / "run") == 1
     assert "No space left" in capsys.readouterr().err
 

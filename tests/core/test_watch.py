@@ -13,11 +13,11 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+from vader_core.evaluation.watch import Verdict, Watch, statistics
 from vader_core.hookspecs import hookimpl
 from vader_core.registry import Plugin, load_registry
 from vader_core.testing.plugin import add_testing_plugin
 from vader_core.testing.tiny import BrightnessReward
-from vader_core.watch import Verdict, Watch, statistics
 
 
 class DarknessReward(BrightnessReward):

@@ -7,10 +7,11 @@ import json
 import pytest
 from click.testing import CliRunner
 
+from vader_core.api.plan import dry_run
 from vader_core.cli.train import command
-from vader_core.config import read_recipe, validated
 from vader_core.registry import load_registry
-from vader_core.training import dry_run
+from vader_core.run.config import validated
+from vader_core.run.layers import read_recipe
 
 QUICK = ["--quiet", "-o", "trainer.trackers=[]", "-o", "trainer.validation_prompts=0"]
 

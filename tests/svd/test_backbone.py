@@ -12,10 +12,10 @@ from vader_svd.architecture import NAMED
 
 from vader_core import Geometry, GeometryRequest, Prompt, Randomness, VaderError
 from vader_core.builtin.samplers.euler import Euler
-from vader_core.denoise import Sampling, denoise
-from vader_core.gradient import NO_GRADIENT, Drawn
-from vader_core.guidance import Guidance
-from vader_core.lora import LoraSettings, adapter_parameters, attach_lora
+from vader_core.lora.adapter import LoraSettings, adapter_parameters, attach_lora
+from vader_core.method.denoise import Sampling, denoise
+from vader_core.method.gradient import NO_GRADIENT, Drawn
+from vader_core.method.guidance import Guidance
 from vader_core.testing.backbones import backbone_clauses, backbone_subject
 
 RNG = Randomness(0, samples=(0, 1))

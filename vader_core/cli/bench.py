@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from vader_core.cli.options import config_of, model_options, reward_options, training_options
-from vader_core.config import RunConfig
 from vader_core.errors import VaderError
 from vader_core.registry import Registry, load_registry
+from vader_core.run.config import RunConfig
 
 #: Where neither the command line nor the backbone names prompts.
 PROMPT = "text:a red boat on a calm lake at sunrise"
@@ -44,10 +44,11 @@ def bench_command(flags: dict[str, Any], registry: Registry) -> None:
     config = config_of(flags, registry)
     _randomise(config, registry)
 
-    from vader_core.assembly import choose_device, make_backbone, out_of_memory_named, prepare
-    from vader_core.benchmark import Bench, load, matrix_rate
-    from vader_core.run import environment
-    from vader_core.training import as_settled, plan_facts, require_trainable
+    from vader_core.api.plan import as_settled, plan_facts, require_trainable
+    from vader_core.assembly.prepare import choose_device, make_backbone, prepare
+    from vader_core.device import out_of_memory_named
+    from vader_core.profiling.bench import Bench, load, matrix_rate
+    from vader_core.run.directory import environment
 
     if config.prompts.source is None:
         backbone, _ = make_backbone(config, registry, choose_device(config))
@@ -73,7 +74,7 @@ def bench_command(flags: dict[str, Any], registry: Registry) -> None:
     if assembly.device.type == "cuda":
         result |= _estimate(as_settled(given, assembly), registry, found["peak_allocated_gib"])
     if flags["out"] is not None:
-        from vader_core.weights import replacing
+        from vader_core.files import replacing
 
         flags["out"].parent.mkdir(parents=True, exist_ok=True)
         with replacing(flags["out"]) as beside:
@@ -86,7 +87,7 @@ def bench_command(flags: dict[str, Any], registry: Registry) -> None:
 
 def _floor(config: RunConfig, registry: Registry, rate: float, seconds: float) -> dict[str, Any]:
     """Counted operations, and the seconds that they take at the device's matrix rate."""
-    from vader_core.estimate import count_operations
+    from vader_core.profiling.estimate import count_operations
 
     counted = count_operations(config, registry)
     return {
@@ -99,7 +100,7 @@ def _floor(config: RunConfig, registry: Registry, rate: float, seconds: float) -
 
 def _estimate(config: RunConfig, registry: Registry, measured: float) -> dict[str, Any]:
     """The memory estimate, and by how much of the measured peak it is off."""
-    from vader_core.estimate import memory_facts
+    from vader_core.profiling.estimate import memory_facts
 
     facts = memory_facts(config, registry, validation=False)
     if facts["estimated_peak_gib"] is not None:

@@ -16,8 +16,8 @@ from vader_core.registry import load_registry
 @training_options
 def command(**flags: Any) -> None:
     """Print the resolved run as YAML, every default filled in; `--config` reads it back."""
-    from vader_core.assembly import prepare
-    from vader_core.config import to_yaml
+    from vader_core.assembly.prepare import prepare
+    from vader_core.run.layers import to_yaml
 
     registry = load_registry()
     if is_bare(flags):

@@ -49,10 +49,10 @@ def evaluate_command(flags: dict[str, Any], registry: Registry) -> None:
     if size is not None:
         config.trainer.validation_batch = size
 
-    from vader_core.adapters import find_adapter
-    from vader_core.assembly import prepare
-    from vader_core.evaluation import as_json, evaluate
-    from vader_core.lora import attach_adapter
+    from vader_core.assembly.prepare import prepare
+    from vader_core.evaluation.comparison import as_json, evaluate
+    from vader_core.lora.adapter import attach_adapter
+    from vader_core.run.adapters import find_adapter
 
     adapter = find_adapter(lora, registry)
     assembly = prepare(config, registry)
@@ -66,7 +66,7 @@ def evaluate_command(flags: dict[str, Any], registry: Registry) -> None:
         "evaluation": {f"{scale:g}": as_json(rewards) for scale, rewards in found.items()},
     }
     if flags["out"] is not None:
-        from vader_core.weights import replacing
+        from vader_core.files import replacing
 
         with replacing(flags["out"]) as beside:
             beside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

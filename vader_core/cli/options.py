@@ -8,18 +8,10 @@ from typing import Any
 
 import click
 
-from vader_core.config import (
-    RunConfig,
-    Tree,
-    apply_options,
-    check_keys,
-    merged,
-    parse_reward,
-    read_recipe,
-    read_yaml,
-    validated,
-)
+from vader_core.cli.overrides import apply_options, parse_reward
 from vader_core.registry import Registry
+from vader_core.run.config import RunConfig, Tree, check_keys, validated
+from vader_core.run.layers import merged, read_recipe, read_yaml
 
 Decorator = Callable[[Any], Any]
 

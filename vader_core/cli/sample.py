@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from vader_core.cli.options import config_of, model_options
-from vader_core.config import Tree, read_yaml
 from vader_core.errors import VaderError
 from vader_core.registry import Registry, load_registry
+from vader_core.run.config import Tree
+from vader_core.run.layers import read_yaml
 
 
 def run_base(lora: str | None) -> Tree:
@@ -64,10 +65,10 @@ def sample_command(flags: dict[str, Any], registry: Registry) -> None:
     asked_frames = flags.get("num_frames") is not None or bool(base.get("video", {}).get("num_frames"))
     config = config_of(flags, registry, base=base)
 
-    from vader_core.adapters import find_adapter
-    from vader_core.assembly import choose_device, make_backbone, prepare
-    from vader_core.lora import attach_adapter, lora_scale
-    from vader_core.validation import make_pairs, score_pairs, write_samples
+    from vader_core.assembly.prepare import choose_device, make_backbone, prepare
+    from vader_core.evaluation.validation import make_pairs, score_pairs, write_samples
+    from vader_core.lora.adapter import attach_adapter, lora_scale
+    from vader_core.run.adapters import find_adapter
 
     if not asked_frames:
         backbone, _ = make_backbone(config, registry, choose_device(config))

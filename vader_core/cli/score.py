@@ -59,7 +59,8 @@ def scores(flags: dict[str, Any], registry: Registry) -> dict[str, Any]:
     Raises:
         VaderError: An unknown reward, a file that cannot be read, prompts that do not go with the videos.
     """
-    from vader_core.config import apply_options, validated
+    from vader_core.cli.overrides import apply_options
+    from vader_core.run.config import validated
 
     names: tuple[str, ...] = flags["rewards"]
     if len(set(names)) != len(names):
@@ -72,8 +73,8 @@ def scores(flags: dict[str, Any], registry: Registry) -> dict[str, Any]:
 
     import torch
 
-    from vader_core.frames import check_choice
-    from vader_core.mixture import Mixture, Term
+    from vader_core.method.frames import check_choice
+    from vader_core.method.mixture import Mixture, Term
     from vader_core.prompts import Prompt
     from vader_core.randomness import Randomness
     from vader_core.video import read_video

@@ -15,14 +15,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from vader_core.backbone import Backbone, Conditioning, Defaults, Text, TextCache, frozen
+from vader_core.backbone import Backbone, Defaults
+from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
+from vader_core.nn.build import frozen
 from vader_core.prompts import Prompt, PromptSource, shuffled_index
 from vader_core.randomness import Randomness, derive_seed
 from vader_core.reward import ClipReward, FramesNeeded, ImageReward, clip
-from vader_core.sampler import RectifiedFlow, Schedule, VarianceExploding, VariancePreserving
-from vader_core.testing.plugin import TinyConfig
+from vader_core.schedule import RectifiedFlow, Schedule, VarianceExploding, VariancePreserving
+from vader_core.testing.options import TinyConfig
+from vader_core.text import Text, TextCache
 from vader_core.weights import load_exactly, load_tensors, parse_weights
 
 #: Latent channels, as in Stable Diffusion's autoencoder.

@@ -10,20 +10,23 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vader_core.backbone import Backbone, Conditioning, Defaults, Text, frozen
+from vader_core.backbone import Backbone, Defaults
+from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
+from vader_core.nn.build import frozen
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness, derive_seed
-from vader_core.sampler import RectifiedFlow, Schedule
+from vader_core.schedule import RectifiedFlow, Schedule
+from vader_core.text import Text
 from vader_core.weights import parse_weights
 from vader_demo.architecture import resolve_architecture
 from vader_demo.autoencoder import DOWNSAMPLING, AutoEncoder
 from vader_demo.captions import UnknownWordError, tokenise
 from vader_demo.checkpoint import load_parts
-from vader_demo.config import DemoConfig
 from vader_demo.denoiser import Denoiser
 from vader_demo.flow import GUIDANCE_SCALE, NUM_STEPS, SHIFT
+from vader_demo.options import DemoConfig
 from vader_demo.text_encoder import TextEncoder
 from vader_demo.world import FRAMES, SIZE
 

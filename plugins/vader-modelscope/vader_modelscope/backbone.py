@@ -17,18 +17,21 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from vader_core.backbone import Backbone, Conditioning, Defaults, Text, TextCache, frozen
+from vader_core.backbone import Backbone, Defaults
+from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
-from vader_core.fused_diffusers import fuse_decoder, fuse_denoiser
 from vader_core.geometry import Geometry
+from vader_core.nn.build import frozen
+from vader_core.nn.fused_diffusers import fuse_decoder, fuse_denoiser
+from vader_core.nn.recompute import RecomputeSwitch, recompute_blocks
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
-from vader_core.recompute import RecomputeSwitch, recompute_blocks
-from vader_core.sampler import VariancePreserving
+from vader_core.schedule import VariancePreserving
+from vader_core.text import Text, TextCache
 from vader_core.weights import load_exactly, parse_weights
 from vader_modelscope.architecture import Part, find_architecture
 from vader_modelscope.checkpoint import TOKENIZER_FILES, CheckpointFiles, check_configuration, read_part
-from vader_modelscope.config import ModelScopeConfig
+from vader_modelscope.options import ModelScopeConfig
 from vader_modelscope.random_weights import fill_randomly
 from vader_modelscope.text_encoder import ClipTokenizer, HashedWords, Tokenizer, embed
 

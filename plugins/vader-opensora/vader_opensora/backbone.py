@@ -15,20 +15,21 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from vader_core.backbone import Backbone, Conditioning, Defaults, Text, TextCache
+from vader_core.backbone import Backbone, Defaults
+from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
+from vader_core.nn.recompute import RecomputeSwitch
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
-from vader_core.recompute import RecomputeSwitch
-from vader_core.sampler import RectifiedFlow, Schedule
+from vader_core.schedule import RectifiedFlow, Schedule
+from vader_core.text import Text, TextCache
 from vader_core.weights import WeightFile, WeightSource, locate, parse_weights
 from vader_opensora import checkpoint, kernels
 from vader_opensora.architecture import resolve_architecture
 from vader_opensora.captions import Request, parse_request, prepare
 from vader_opensora.frame_masks import active_frames, parse_strategy, place
 from vader_opensora.options import OpenSoraOptions
-from vader_opensora.plugin import AUTOENCODER, DENOISER, TEXT_ENCODER
 from vader_opensora.precision import without_autocast
 from vader_opensora.references import read_reference
 from vader_opensora.resolutions import check_frames, frame_count, image_size
@@ -36,6 +37,7 @@ from vader_opensora.sampler import EDITED, FRAME_MASK, REFERENCE, STRICT_MASK
 from vader_opensora.stdit3 import STDiT3
 from vader_opensora.text_encoder import T5TextEncoder, WordVectors
 from vader_opensora.video_vae import VideoVAE
+from vader_opensora.weight_files import AUTOENCODER, DENOISER, TEXT_ENCODER
 
 #: Pixels along a side of one latent element.
 SPATIAL = 8

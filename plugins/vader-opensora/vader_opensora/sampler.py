@@ -7,10 +7,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from vader_core.backbone import Conditioning
+from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
-from vader_core.sampler import Plan, RectifiedFlow, Sampler, Schedule, State
+from vader_core.sampler import Plan, Sampler, State
+from vader_core.schedule import RectifiedFlow, Schedule
 from vader_opensora.flow import NUM_TIMESTEPS, even_timesteps, shifted, time_shift
 from vader_opensora.frame_masks import active_frames
 from vader_opensora.resolutions import check_frames

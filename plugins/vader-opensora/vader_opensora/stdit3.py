@@ -23,7 +23,7 @@ from vader_opensora.embeddings import (
 from vader_opensora.precision import without_autocast
 
 if TYPE_CHECKING:
-    from vader_core.feature_cache import FeatureCache
+    from vader_core.nn.feature_cache import FeatureCache
 
 
 class STDiT3(nn.Module):

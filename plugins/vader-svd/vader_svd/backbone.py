@@ -11,19 +11,21 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vader_core.backbone import Backbone, Conditioning, Defaults, Text, frozen
+from vader_core.backbone import Backbone, Defaults
+from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
-from vader_core.fused_diffusers import fuse_decoder, fuse_denoiser
 from vader_core.geometry import Geometry
+from vader_core.nn.build import frozen
+from vader_core.nn.fused_diffusers import fuse_decoder, fuse_denoiser
+from vader_core.nn.recompute import RecomputeSwitch, recompute_blocks
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
-from vader_core.recompute import RecomputeSwitch, recompute_blocks
-from vader_core.sampler import Schedule, VarianceExploding
+from vader_core.schedule import Schedule, VarianceExploding
+from vader_core.text import Text
 from vader_core.weights import WeightSource, load_exactly, parse_weights
 from vader_svd.architecture import resolve_architecture
 from vader_svd.checkpoint import check_configs, locate_files, read_part
 from vader_svd.clip_image import clip_pixels
-from vader_svd.config import SvdConfig
 from vader_svd.networks import (
     build_autoencoder,
     build_image_encoder,
@@ -31,6 +33,7 @@ from vader_svd.networks import (
     randomised,
     recomputed_blocks,
 )
+from vader_svd.options import SvdConfig
 from vader_svd.picture import first_frame
 from vader_svd.reach import farthest_step, karras_sigmas
 from vader_svd.temporal_decode import chunks, decode_runs, windows

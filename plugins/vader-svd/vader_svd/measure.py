@@ -17,18 +17,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vader_core.denoise import Sampling, denoise
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
-from vader_core.gradient import parse_gradient
-from vader_core.guidance import Guidance
-from vader_core.lora import LoraSettings, adapter_parameters, attach_lora
+from vader_core.lora.adapter import LoraSettings, adapter_parameters, attach_lora
+from vader_core.method.denoise import Sampling, denoise
+from vader_core.method.gradient import parse_gradient
+from vader_core.method.guidance import Guidance
 from vader_core.randomness import Randomness
 from vader_core.registry import load_registry
 from vader_svd.architecture import NAMED
 from vader_svd.backbone import SvdBackbone
-from vader_svd.config import DemoImagesConfig, SvdConfig
 from vader_svd.demo_images import HELD_OUT, DemoImages, render
+from vader_svd.options import DemoImagesConfig, SvdConfig
 from vader_svd.picture import as_tensor
 from vader_svd.reach import reach
 

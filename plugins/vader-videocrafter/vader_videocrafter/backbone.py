@@ -11,12 +11,14 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vader_core.backbone import Backbone, Conditioning, Defaults, Text, TextCache
+from vader_core.backbone import Backbone, Defaults
+from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
-from vader_core.sampler import VariancePreserving
+from vader_core.schedule import VariancePreserving
+from vader_core.text import Text, TextCache
 from vader_core.weights import load_exactly, locate, parse_weights
 from vader_videocrafter.architecture import resolve_architecture
 from vader_videocrafter.attention import TransformerBlock
@@ -24,11 +26,11 @@ from vader_videocrafter.autoencoder import FrameCodec, build_autoencoder
 from vader_videocrafter.checkpoint import read_checkpoint
 from vader_videocrafter.materialise import empty_module, fill_randomly
 from vader_videocrafter.options import VideoCrafterOptions
-from vader_videocrafter.plugin import CHECKPOINT
 from vader_videocrafter.residual import ResidualBlock
 from vader_videocrafter.schedule import videocrafter_schedule
 from vader_videocrafter.text_encoder import build_text_model, encode_tokens, tokenize
 from vader_videocrafter.unet import VideoUNet
+from vader_videocrafter.weight_files import CHECKPOINT
 
 FULL_SIZE = (320, 512)
 """Height and width of the released model (`inference_t2v_512_v2.0.yaml`)."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vader_core.backbone import Conditioning
+from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
-from vader_core.sampler import Plan, Sampler, Schedule, State, VariancePreserving
+from vader_core.sampler import Plan, Sampler, State
+from vader_core.schedule import Schedule, VariancePreserving
 
 
 class VideoCrafterDDIM(Sampler):

@@ -21,7 +21,7 @@ from vader_videocrafter.residual import Downsample, ResidualBlock, Upsample
 from vader_videocrafter.transformer import SpatialTransformer, TemporalTransformer
 
 if TYPE_CHECKING:
-    from vader_core.feature_cache import FeatureCache
+    from vader_core.nn.feature_cache import FeatureCache
 
 DEFAULT_FPS = 16
 """Frames a second that the official UNet assumes when none is given."""

@@ -10,10 +10,11 @@ from torch import Tensor
 from vader_core.builtin.samplers.marginal import clean_weights, marginals, weighted
 from vader_core.builtin.samplers.options import DDIMOptions
 from vader_core.builtin.samplers.spacing import spaced_timesteps
-from vader_core.sampler import Plan, Sampler, Schedule, State, VariancePreserving
+from vader_core.sampler import Plan, Sampler, State
+from vader_core.schedule import Schedule, VariancePreserving
 
 if TYPE_CHECKING:
-    from vader_core.backbone import Conditioning
+    from vader_core.conditioning import Conditioning
     from vader_core.geometry import Geometry
 
 

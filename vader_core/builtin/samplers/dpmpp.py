@@ -12,7 +12,8 @@ from vader_core.builtin.samplers.marginal import clean_weights, marginals, weigh
 from vader_core.builtin.samplers.options import DPMSolverOptions
 from vader_core.builtin.samplers.spacing import spaced_timesteps
 from vader_core.errors import VaderError
-from vader_core.sampler import Plan, Sampler, Schedule, State, VariancePreserving
+from vader_core.sampler import Plan, Sampler, State
+from vader_core.schedule import Schedule, VariancePreserving
 
 if TYPE_CHECKING:
     from vader_core.geometry import Geometry

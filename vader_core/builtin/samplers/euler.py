@@ -13,17 +13,11 @@ from vader_core.builtin.samplers.marginal import marginals, weighted
 from vader_core.builtin.samplers.options import EulerOptions
 from vader_core.builtin.samplers.spacing import spaced_timesteps
 from vader_core.errors import VaderError
-from vader_core.sampler import (
-    Plan,
-    Sampler,
-    Schedule,
-    State,
-    VarianceExploding,
-    VariancePreserving,
-)
+from vader_core.sampler import Plan, Sampler, State
+from vader_core.schedule import Schedule, VarianceExploding, VariancePreserving
 
 if TYPE_CHECKING:
-    from vader_core.backbone import Conditioning
+    from vader_core.conditioning import Conditioning
     from vader_core.geometry import Geometry
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from vader_core.builtin.samplers.marginal import weighted
 from vader_core.builtin.samplers.options import RectifiedFlowOptions
 from vader_core.errors import VaderError
-from vader_core.sampler import Plan, RectifiedFlow, Sampler, Schedule, State
+from vader_core.sampler import Plan, Sampler, State
+from vader_core.schedule import RectifiedFlow, Schedule
 
 if TYPE_CHECKING:
     from vader_core.geometry import Geometry

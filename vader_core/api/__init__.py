@@ -1,0 +1,1 @@
+"""What can be asked for, as functions: they print nothing and report to a listener."""
