@@ -56,6 +56,8 @@ class LazyGroup(click.Group):
         if cmd_name in commands:
             resolved: click.Command = commands[cmd_name].resolve()
             return resolved
+        if any(name.startswith(f"{cmd_name} ") for name in commands):
+            return ExtendedGroup(cmd_name, help="Commands that plugins bring.")
         names = [*COMMANDS, *commands]
         ctx.fail(f"no command {cmd_name!r}{did_you_mean(cmd_name, names)} (commands: {', '.join(names)})")
 
@@ -63,6 +65,27 @@ class LazyGroup(click.Group):
         """The commands with their lines, without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+
+class ExtendedGroup(click.Group):
+    """A group that plugins add to: a command that one registers as ``data cut`` is ``cut`` in the group ``data``."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Our commands, then plugins'."""
+        from vader_core.registry import load_registry
+
+        begin = f"{self.name} "
+        theirs = [name.removeprefix(begin) for name in load_registry().commands if name.startswith(begin)]
+        return [*self.commands, *theirs]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name; what a plugin claims of ours is ours."""
+        if cmd_name in self.commands:
+            return self.commands[cmd_name]
+        from vader_core.registry import load_registry
+
+        found = load_registry().commands.get(f"{self.name} {cmd_name}")
+        return None if found is None else found.resolve()
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -11,7 +11,7 @@ from typing import Any
 import av
 import numpy as np
 
-from vader_core.weights import replacing
+from vader_core.files import replacing
 
 from .errors import ClipError
 from .plan import CutOptions

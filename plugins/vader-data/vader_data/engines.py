@@ -42,7 +42,13 @@ def chosen_engine(name: str) -> str:
 
 
 def carry(
-    engine: str, shards: Sequence[int], steps: Sequence[Step], context: Context, *, workers: int, address: str = ""
+    engine: str,
+    shards: Sequence[int],
+    steps: Sequence[Step],
+    context: Context,
+    *,
+    workers: int,
+    address: str = "",
 ) -> Iterator[str]:
     """The payload of each shard when its last step is done, in whatever order they finish.
 
@@ -109,7 +115,7 @@ def _silenced() -> Iterator[None]:
 def _on_daft(
     shards: Sequence[int], steps: Sequence[Step], context: Context, workers: int, address: str | None
 ) -> Iterator[str]:
-    """One row per shard, one column that each step replaces: steps of different shards run at the same time."""
+    """One row per shard, one column that each step replaces: shards do not wait for each other."""
     with _silenced():
         import daft
 
@@ -146,7 +152,7 @@ def _choose_runner(daft: Any, workers: int, address: str | None) -> None:
 
 
 def _operator(daft: Any, step: Step, context: Context) -> Any:
-    """A step as a function of Daft's: a network on a GPU as an actor of its own, all else wherever there is room."""
+    """A step as a function of Daft's: a network on a GPU as an actor, all else wherever it fits."""
 
     def work(payload: str) -> str:
         return execute(step, payload, context)

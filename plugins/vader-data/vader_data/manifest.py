@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vader_core.errors import VaderError
-from vader_core.weights import replacing
+from vader_core.files import replacing
 
 Row = dict[str, Any]
 

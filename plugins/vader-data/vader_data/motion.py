@@ -69,5 +69,6 @@ class Farneback(Scorer):
             raise ClipError("motion needs two frames")
         found = farneback(clip.frames)
         if not self.options.native_pixels:
-            found = in_reference(found, *clip.frames.shape[1:3], side=self.options.reference_side)
+            height, width = clip.frames.shape[1:3]
+            found = in_reference(found, height, width, self.options.reference_side)
         return round(found, 5)

@@ -11,6 +11,7 @@ from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
+
 from vader_core.errors import VaderError, did_you_mean, unknown
 from vader_core.registry import checked
 
@@ -63,13 +64,13 @@ def read_preset(name: str) -> Tree:
     return tree
 
 
-def merged(below: Tree, above: Mapping[str, Any]) -> Tree:
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tree:
     """``above`` over ``below``, mappings key by key.
 
     >>> merged({"cut": {"fps": 30, "crf": 22}}, {"cut": {"fps": 24}})
     {'cut': {'fps': 24, 'crf': 22}}
     """
-    found = copy.deepcopy(below)
+    found: Tree = copy.deepcopy(dict(below))
     for key, value in above.items():
         inner = found.get(key)
         both = isinstance(inner, dict) and isinstance(value, Mapping)
@@ -96,7 +97,7 @@ def make_plan(
         VaderError: An unknown preset, key, component or option, or a bad value.
     """
     tree = read_preset(preset)
-    plan = merged({"preset": preset}, tree["plan"])
+    plan: Tree = merged({"preset": preset}, tree["plan"])
     if as_upstream:
         plan = merged(plan, tree.get("as_upstream") or {})
     plan = merged(plan, changes or {})

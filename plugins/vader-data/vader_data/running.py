@@ -1,4 +1,4 @@
-"""A run: a folder of footage in, a folder with clips, table, exports and report out; killed anywhere, it goes on."""
+"""A run: footage in; clips, table, exports and report out. Killed anywhere, it goes on."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from vader_core.errors import VaderError
-from vader_core.weights import replacing
+from vader_core.files import replacing
 
 from . import __version__
 from .duplicates import dedup
@@ -74,7 +75,12 @@ def run(footage: Path, out: Path, plan: Plan, settings: Settings, told: Told = l
             if shard not in done and shard % settings.shard[1] == settings.shard[0]
         ]
         carried = carry(
-            engine, mine, chain(plan, phase), context_of[phase], workers=settings.workers, address=settings.address
+            engine,
+            mine,
+            chain(plan, phase),
+            context_of[phase],
+            workers=settings.workers,
+            address=settings.address,
         )
         for payload in carried:
             facts = raise_error(payload)
@@ -114,9 +120,12 @@ def begin(footage: Path, out: Path, plan: Plan, shard_size: int) -> None:
     known = {name for shard in before["shards"] for name in shard}
     if before["root"] != str(root) or known != set(names):
         new, gone = sorted(set(names) - known), sorted(known - set(names))
-        what = f"{len(new)} new, {len(gone)} gone" if before["root"] == str(root) else f"it was {before['root']}"
+        what = (
+            f"{len(new)} new, {len(gone)} gone" if before["root"] == str(root) else f"it was {before['root']}"
+        )
         raise VaderError(
-            f"{out} was begun with other footage ({what}): choose another --out, or --overwrite to begin again"
+            f"{out} was begun with other footage ({what}): choose another --out, or --overwrite to begin "
+            "again"
         )
 
 
@@ -130,8 +139,8 @@ def _same_plan(out: Path, plan: Plan) -> None:
     changed = sorted(_changes(before, tree))
     if changed:
         raise VaderError(
-            f"{out} was begun with another plan; different: {', '.join(changed[:8])}; choose another --out, or "
-            "--overwrite to begin again"
+            f"{out} was begun with another plan; different: {', '.join(changed[:8])}; choose another "
+            "--out, or --overwrite to begin again"
         )
 
 
@@ -206,8 +215,9 @@ def finish(out: Path, plan: Plan) -> None:
     rows = ordered(rows_of(out, CAPTIONS))
     facts = {"plan": plan.model_dump(mode="json"), "version": __version__}
     write_manifest(out / "manifest.parquet", rows, plan.columns(), facts)
-    for beside in out.rglob(".*.part"):  # of processes that were killed
-        beside.unlink(missing_ok=True)
+    for folder in ("clips", "shards"):  # where nobody writes any more: what killed processes left
+        for beside in (out / folder).rglob(".*.part"):
+            beside.unlink(missing_ok=True)
     write_exports(out, rows, plan.exports)
     write_report(out)
 

@@ -79,7 +79,7 @@ def scenes(cuts: Sequence[int], num_frames: int) -> list[tuple[int, int]]:
 def without_slivers(cuts: Sequence[int], reach: int) -> list[int]:
     """Cuts of several passes with those that mean the same cut taken once: the earliest of each group.
 
-    A pass that skips ``reach`` frames reports a cut up to ``reach`` frames late.
+    A pass that skips ``reach`` frames after each one reports a cut up to ``reach`` frames late.
 
     >>> without_slivers([60, 110, 111, 200, 201], 2)
     [60, 110, 200]
@@ -91,6 +91,18 @@ def without_slivers(cuts: Sequence[int], reach: int) -> list[int]:
     return kept
 
 
+def hard_cuts() -> Any:
+    """A detector of changes that stand out from the two frames on either side, however short the scenes.
+
+    The content detector joins cuts that lie closer together than ``min_scene_len`` and so hides short scenes
+    inside longer ones; asked for scenes of one frame it would cut fast motion to pieces. This one finds the
+    hidden cuts and leaves motion alone.
+    """
+    from scenedetect.detectors import AdaptiveDetector
+
+    return AdaptiveDetector(adaptive_threshold=3.0, min_scene_len=1, window_width=2, min_content_val=15.0)
+
+
 class Cascade(Detector):
     """EasyAnimate V2: content detectors of three thresholds, each over fewer frames, their cuts merged."""
 
@@ -98,21 +110,22 @@ class Cascade(Detector):
         self.options = options
         self.shortest = 0 if options.merge_short_scenes else options.min_scene_len
 
-    def passes(self, path: Path, probe: Probe) -> list[list[int]]:
-        """The cuts of each pass."""
+    def passes(self) -> list[Pass]:
+        """A content detector per threshold."""
         from scenedetect.detectors import ContentDetector
 
         options = self.options
-        shortest = options.min_scene_len if options.merge_short_scenes else 1
-        detectors = [
-            (ContentDetector(threshold=threshold, min_scene_len=shortest), skip)
+        return [
+            (ContentDetector(threshold=threshold, min_scene_len=options.min_scene_len), skip)
             for threshold, skip in zip(options.thresholds, options.frame_skips, strict=True)
         ]
-        return detect(path, probe, detectors)
 
     def boundaries(self, path: Path, probe: Probe) -> list[int]:
         """All passes' cuts together, each once."""
-        cuts = sorted({cut for found in self.passes(path, probe) for cut in found})
+        passes = self.passes()
+        if not self.options.merge_short_scenes:
+            passes.append((hard_cuts(), 0))
+        cuts = sorted({cut for found in detect(path, probe, passes) for cut in found})
         if not self.options.keep_slivers:
             cuts = without_slivers(cuts, max(self.options.frame_skips))
         return bounded(cuts, probe.num_frames)
@@ -130,9 +143,13 @@ class Content(Detector):
         from scenedetect.detectors import ContentDetector
 
         options = self.options
-        shortest = options.min_scene_len if options.merge_short_scenes else 1
-        detector = ContentDetector(threshold=options.threshold, min_scene_len=shortest)
-        return bounded(detect(path, probe, [(detector, 0)])[0], probe.num_frames)
+        passes: list[Pass] = [
+            (ContentDetector(threshold=options.threshold, min_scene_len=options.min_scene_len), 0)
+        ]
+        if not options.merge_short_scenes:
+            passes.append((hard_cuts(), 0))
+        cuts = sorted({cut for found in detect(path, probe, passes) for cut in found})
+        return bounded(without_slivers(cuts, 2) if len(passes) > 1 else cuts, probe.num_frames)
 
 
 class Adaptive(Detector):

@@ -247,7 +247,7 @@ def image_rows(rows: Sequence[Row], folder: Path) -> list[Row]:
 def _image(row: Row, folder: Path) -> Row:
     from PIL import Image
 
-    from vader_core.weights import replacing
+    from vader_core.files import replacing
 
     path = clip_path(row).with_suffix(".png")
     frame = row["start_frame"] + (row["end_frame"] - row["start_frame"]) // 2

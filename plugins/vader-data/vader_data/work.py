@@ -1,8 +1,8 @@
 """A shard's way through the stages: the same chain of steps in one process, in many, on Daft and on Ray.
 
-A step takes a shard's rows as text and gives them back as text, so that any engine can carry them. The first step
-reads the shard's rows, the last one writes its table and renames it into place; a step whose process dies leaves
-nothing behind but the work of its shard.
+A step takes a shard's rows as text and gives them back as text, so that any engine can carry them. The first
+step reads the shard's rows, the last one writes its table and renames it into place; where a process dies,
+the work of its shards alone is lost.
 """
 
 from __future__ import annotations
@@ -123,8 +123,8 @@ def execute(step: Step, payload: str, context: Context) -> str:
         context: Of the run.
 
     Returns:
-        The payload after it. A mistake of the user's and a failure of the machine travel in it as ``error``, so
-        that they come back as they are from whatever engine.
+        The payload after it. A mistake of the user's and a failure of the machine travel in it as
+        ``error``, so that they come back as they are from whatever engine.
     """
     shard = json.loads(payload)
     if "error" in shard:
@@ -215,7 +215,7 @@ _LOCK = threading.Lock()
 
 
 def _opened(step: Step, context: Context) -> Stage:
-    """The stage of a step, made once: a network per process and used by one thread at a time, others per thread."""
+    """The stage of a step: a network once per process, for one thread at a time; others once per thread."""
     key = (step, context)
     if step.gpu:
         with _LOCK:
