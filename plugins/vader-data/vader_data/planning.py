@@ -73,8 +73,10 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tree:
     found: Tree = copy.deepcopy(dict(below))
     for key, value in above.items():
         inner = found.get(key)
-        both = isinstance(inner, dict) and isinstance(value, Mapping)
-        found[key] = merged(inner, value) if both else copy.deepcopy(value)
+        if isinstance(inner, dict) and isinstance(value, Mapping):
+            found[key] = merged(inner, value)
+        else:
+            found[key] = copy.deepcopy(value)
     return found
 
 
