@@ -1,13 +1,14 @@
 """The data pipeline against what the official scripts answered on synthetic clips and on three real ones.
 
-Cut lists, frame numbers, rules, tables and files are compared exactly; motion to 1e-3 relative (measured: equal
-to all five digits that upstream writes). The rapidocr goldens are our own detector's boxes, to one pixel.
+Cut lists, frame numbers, rules, tables and files are compared exactly; motion to 1e-3 relative (measured:
+equal to all five digits that upstream writes). The rapidocr goldens are our own detector, to one pixel.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from goldens import golden_paths
-
 from vader_data import captions, exports, filtering, sampling, text_area
 from vader_data.components import component
 from vader_data.contracts import Clip
@@ -154,7 +154,7 @@ def test_content_detector(film, expected):
     facts = probe(film)
     detector = component("detector", "content").make({"merge_short_scenes": True})
     edges = detector.boundaries(film, facts)
-    assert [list(scene) for scene in zip(edges, edges[1:], strict=False)] == expected["content_27_15"]
+    assert [list(scene) for scene in itertools.pairwise(edges)] == expected["content_27_15"]
 
 
 @pytest.mark.parametrize(

@@ -196,7 +196,7 @@ def rows_of(out: Path, phase: str) -> list[Row]:
 
 
 def timings_of(out: Path) -> dict[str, dict[str, float]]:
-    """Seconds, seconds of decoding, frames and rows by step, over all shards."""
+    """Seconds, seconds of decoding, frames and clips by step, over all shards."""
     total: dict[str, dict[str, float]] = {}
     for phase in (CLIPS, CAPTIONS):
         for shard in sorted(finished(out, phase)):

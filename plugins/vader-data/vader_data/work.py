@@ -131,6 +131,7 @@ def execute(step: Step, payload: str, context: Context) -> str:
         return payload
     began = time.perf_counter()
     DECODING.take()
+    live = sum(not row["reject_reason"] for row in shard["rows"])
     try:
         if step.name == "load":
             shard["rows"] = _load(shard["shard"], context)
@@ -147,7 +148,7 @@ def execute(step: Step, payload: str, context: Context) -> str:
             "seconds": round(time.perf_counter() - began, 4),
             "decoding": round(seconds, 4),
             "frames": frames,
-            "rows": len(shard["rows"]),
+            "clips": len(shard["rows"]) if step.name == "cut" else live,
         }
     return json.dumps(shard)
 

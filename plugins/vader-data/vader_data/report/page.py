@@ -54,7 +54,7 @@ def page(manifest: Manifest, timings: dict[str, dict[str, float]]) -> str:
 
     Args:
         manifest: With the plan among its facts, where a run wrote it.
-        timings: Seconds, seconds of decoding, frames and rows by step; may be empty.
+        timings: Seconds, seconds of decoding, frames and clips by step; may be empty.
     """
     plan = Plan.model_validate(manifest.facts.get("plan", {}))
     name = escape(manifest.folder.resolve().name)
@@ -256,17 +256,16 @@ def _times(timings: dict[str, dict[str, float]]) -> str:
     lines = []
     for step, found in timings.items():
         seconds = found["seconds"]
-        pace = found["rows"] / seconds if seconds else 0.0
+        pace = found["clips"] / seconds if seconds else 0.0
         share = found["decoding"] / seconds if seconds else 0.0
         lines.append(
-            f"<tr><td>{escape(step)}</td><td>{int(found['rows'])}</td><td>{seconds:.2f}</td><td>{pace:.1f}</td>"
+            f"<tr><td>{escape(step)}</td><td>{int(found['clips'])}</td><td>{seconds:.2f}</td><td>{pace:.1f}</td>"
             f"<td>{share:.0%}</td><td>{int(found['frames'])}</td></tr>"
         )
     return (
-        '<section id="times"><h2>What it took</h2><p class="soft">Rows include those that an earlier '
-        'stage had rejected and this one passed on.</p><div class="scroll"><table>'
-        "<thead><tr><th>step</th><th>rows</th>"
-        "<th>seconds</th><th>rows per second</th><th>decoding</th><th>frames</th></tr></thead>"
+        '<section id="times"><h2>What it took</h2><div class="scroll"><table>'
+        "<thead><tr><th>step</th><th>clips</th>"
+        "<th>seconds</th><th>clips per second</th><th>decoding</th><th>frames</th></tr></thead>"
         f"<tbody>{''.join(lines)}</tbody></table></div></section>"
     )
 
