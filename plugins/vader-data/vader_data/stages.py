@@ -282,10 +282,10 @@ def caption_rows(rows: Sequence[Row], captioner: Captioner, plan: CaptionPlan, f
         folder: What ``path`` is relative to.
     """
     done = list(rows)
-    for kind in ("video", "image"):
+    for kind, wanted in (("video", captioner.indices), ("image", lambda num_frames, fps: [0])):
         places = [place for place in _live(rows, kind) if rows[place]["text"] is None]
         for batch in batched(places, captioner.batch_size):
-            clips = list(_readable(done, batch, captioner.indices, folder, "caption"))
+            clips = list(_readable(done, batch, wanted, folder, "caption"))
             if not clips:
                 continue
             given = answers(captioner.caption, [clip for _, clip in clips])
