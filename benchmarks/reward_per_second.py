@@ -155,7 +155,7 @@ def _updates(assembly: Assembly) -> Iterator[bool]:
     for step in itertools.count():
         indices = list(range(step * size, (step + 1) * size))
         rng, kept = Randomness(trainer.seed, step, 0, tuple(indices)), None
-        for update in range(trainer.inner_updates):
+        for update in range(objective.reward_gradient.inner_updates):
             optimizer.zero_grad(set_to_none=True)
             kept = reward_gradient_step(
                 assembly.backbone,

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -16,15 +16,12 @@ from vader_core.conditioning import Conditioning
 from vader_core.device import to_device
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
+from vader_core.nn.precision import wide
+from vader_core.prediction import Prediction
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.schedule import Schedule
 from vader_core.text import Text, TextCache
-
-if TYPE_CHECKING:
-    from vader_core.nn.feature_cache import FeatureCache
-    from vader_core.performance.fold_adapter import Folding
-    from vader_core.performance.fp8 import Fp8
 
 
 @dataclass(frozen=True)
@@ -37,6 +34,8 @@ class Defaults:
         guidance_scale: One number, or (first, last) for a scale that runs linearly over the latent frames.
         sampler: Name of the sampler.
         sampler_options: Options of that sampler.
+        guidance_channels: Guidance mixes the first n latent channels and leaves the others to the
+            conditional branch; ``None`` mixes all.
         gradient: Where the gradient flows, in the words of ``--gradient``.
         sample_frames: Frames of ``vader sample`` where they differ from training.
         negative_prompt: Text of the unconditional branch.
@@ -49,6 +48,7 @@ class Defaults:
     guidance_scale: float | tuple[float, float]
     sampler: str
     sampler_options: Mapping[str, Any] = field(default_factory=dict)
+    guidance_channels: int | None = None
     gradient: str = "last"
     sample_frames: int | None = None
     negative_prompt: str = ""
@@ -81,7 +81,7 @@ class Backbone(ABC):
     takes_image: ClassVar[bool] = False
     #: Whether the denoiser is faster on CUDA with its convolutions' channels innermost.
     prefers_channels_last: ClassVar[bool] = False
-    #: Whether the denoiser asks its attribute ``feature_cache`` to run its deep part.
+    #: Whether the denoiser runs its deep part through :mod:`vader_core.nn.feature_cache`.
     caches_features: ClassVar[bool] = False
 
     denoiser: nn.Module
@@ -91,12 +91,6 @@ class Backbone(ABC):
         self.dtype = dtype
         #: Recompute activations in the backward pass; has an effect only where gradients are recorded.
         self.gradient_checkpointing = False
-        #: Folds the adapter into the base weights while no graph is recorded; set by the core.
-        self.folding: Folding | None = None
-        #: Float8 products while no graph is recorded in a training rollout; set by the core.
-        self.fp8: Fp8 | None = None
-        #: Keeps deep features while no graph is recorded; set by the core, on the denoiser too.
-        self.feature_cache: FeatureCache | None = None
         self.text_cache = TextCache(type(self).__name__)
 
     # -- known before the weights are ------------------------------------------------------------------
@@ -226,8 +220,8 @@ class Backbone(ABC):
 
     def initial_noise(self, batch: int, geometry: Geometry, rng: Randomness) -> Float[Tensor, "b c t h w"]:
         """Standard normal latents, float32 (float64 for a float64 backbone), one stream a sample."""
-        wide = torch.float64 if self.dtype == torch.float64 else torch.float32
-        noise = rng.normal("noise", self.latent_shape(geometry), device=self.device, dtype=wide)
+        shape, dtype = self.latent_shape(geometry), wide(self.dtype)
+        noise = rng.normal("noise", shape, device=self.device, dtype=dtype)
         if len(noise) != batch:
             raise VaderError(f"noise for {batch} samples was asked of a randomness for {len(noise)}")
         return noise
@@ -235,7 +229,7 @@ class Backbone(ABC):
     @abstractmethod
     def predict(
         self, latents: Float[Tensor, "b c t h w"], timestep: Float[Tensor, " b"], conditioning: Conditioning
-    ) -> Float[Tensor, "b c t h w"]:
+    ) -> Prediction:
         """One unguided call of the denoiser, over whatever the batch holds.
 
         As a rule that is both guidance branches.
@@ -259,8 +253,12 @@ class Backbone(ABC):
                 decoded.
         """
 
-    def encode_video(self, video: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b c t h w"]:
-        """Latents of a video in [0, 1].
+    def encode_video(self, video: Float[Tensor, "b f 3 H W"], rng: Randomness) -> Float[Tensor, "b c t h w"]:
+        """Latents of a video, scaled as the denoiser wants them, without a graph.
+
+        Args:
+            video: RGB in [0, 1], of a size that the autoencoder takes.
+            rng: For an autoencoder whose posterior is drawn from; one stream per sample.
 
         Raises:
             VaderError: The backbone ships no encoder.
@@ -271,8 +269,8 @@ class Backbone(ABC):
         """Every loaded module by its role: ``denoiser``, ``autoencoder``, ``text_encoder`` …."""
         return {"denoiser": self.denoiser}
 
-    def swappable_blocks(self) -> list[nn.Module]:
-        """The denoiser's units of gradient checkpointing, whose weights may rest in CPU memory between uses.
+    def blocks(self) -> list[nn.Module]:
+        """The denoiser's blocks, in the order of their use: the units of checkpointing, swapping, sharding.
 
         None within another. By default those of :func:`vader_core.nn.recompute.recompute_blocks`; a backbone
         that checkpoints by itself names its own.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -51,22 +52,16 @@ def free_gib() -> float | None:
     return torch.cuda.mem_get_info()[0] / GIB if torch.cuda.is_available() else None
 
 
-def out_of_memory_named(doing: str) -> AbstractContextManager[None]:
+@contextmanager
+def out_of_memory_named(doing: str) -> Iterator[None]:
     """Turn the device's out-of-memory error into one message."""
-    return _OutOfMemory(doing)
-
-
-class _OutOfMemory(AbstractContextManager[None]):
-    def __init__(self, doing: str) -> None:
-        self.doing = doing
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        memory = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-            isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-        )
-        if memory:
-            raise MachineError(
-                f"out of memory while {self.doing}: use fewer frames or a smaller size, --batch-size 1, "
-                "--precision bf16, "
-                "-o trainer.gradient_checkpointing=true, or -o sampler.split_guidance=true"
-            ) from error
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        plain = isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError)
+        if plain and "can't allocate memory" not in str(error):
+            raise
+        raise MachineError(
+            f"out of memory while {doing}: use fewer frames or a smaller size, --batch-size 1, --precision "
+            "bf16, -o performance.gradient_checkpointing=true, or -o sampler.split_guidance=true"
+        ) from error

@@ -10,16 +10,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
+from vader_core.geometry import Geometry
+from vader_core.prediction import Prediction
 from vader_core.schedule import PredictionType, Schedule
-
-if TYPE_CHECKING:
-    from vader_core.conditioning import Conditioning
-    from vader_core.geometry import Geometry
 
 
 @dataclass(frozen=True)
@@ -94,12 +92,25 @@ class Sampler(ABC):
         return state.latents
 
     @abstractmethod
-    def step(self, plan: Plan, i: int, state: State, prediction: Tensor, noise: Tensor | None) -> State:
-        """The state after step ``i``, from the guided ``prediction`` [B, C, T, h, w]."""
+    def step(self, plan: Plan, i: int, state: State, prediction: Prediction, noise: Tensor | None) -> State:
+        """The state after step ``i``, from the guided ``prediction``."""
 
     @abstractmethod
-    def clean(self, plan: Plan, i: int, state: State, prediction: Tensor) -> Tensor:
+    def clean(self, plan: Plan, i: int, state: State, prediction: Prediction) -> Tensor:
         """The estimate of the clean latents that ``prediction`` at step ``i`` implies: [B, C, T, h, w]."""
+
+    def transition(self, plan: Plan, i: int, state: State, prediction: Prediction) -> tuple[Tensor, float]:
+        """Mean [B, C, T, h, w] and standard deviation of the state after step ``i``, where it is random.
+
+        A deviation of 0 says that this step is not.
+
+        Raises:
+            VaderError: The sampler is deterministic, or its steps are no Gaussian of one deviation.
+        """
+        raise VaderError(
+            f"sampler {type(self).__name__} has no stochastic steps: use one that has, such as "
+            "--sampler rectified_flow -o sampler.noise_level=0.7, or ddim with -o sampler.eta=1"
+        )
 
     @abstractmethod
     def renoise(self, plan: Plan, i: int, clean: Tensor, noise: Tensor) -> State:

@@ -273,7 +273,7 @@ def test_too_little_memory_is_said_with_what_helps(
 ) -> None:
     monkeypatch.setattr(estimates, "free_gib", lambda: 0.01)
     said = memory_facts(_config(gradient_checkpointing=False, batch_size=2), registry)["memory"]
-    for option in ("trainer.gradient_checkpointing=true", "trainer.offload=true", "--batch-size 1"):
+    for option in ("performance.gradient_checkpointing=true", "performance.offload=true", "--batch-size 1"):
         assert option in said
     assert "offload" not in memory_facts(_config(offload=True), registry)["memory"]
     for enough in (1000.0, None):

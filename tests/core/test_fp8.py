@@ -124,7 +124,7 @@ def test_narrow_odd_and_trained_layers_are_left_alone(net):
 )
 def test_other_machines_and_precisions_are_refused(vader, capsys, precision, message):
     command = ["bench", "--backbone", "tiny", "--reward", "brightness", "--device", "cpu"]
-    assert vader(*command, "--precision", precision, "-o", "trainer.fp8=true") == 2
+    assert vader(*command, "--precision", precision, "-o", "performance.fp8=true") == 2
     assert message in capsys.readouterr().err
 
 

@@ -144,9 +144,9 @@ def test_a_lever_changes_no_step(
 
 
 def test_offload_refuses_what_it_cannot_stage(vader: Callable[..., int], capsys: Any) -> None:
-    command = ["bench", "--backbone", "tiny", "--reward", "brightness", "-o", "trainer.offload=true"]
-    assert vader(*command, "-o", "trainer.base_weight=0.5") == 2
-    assert "trainer.base_weight" in capsys.readouterr().err
+    command = ["bench", "--backbone", "tiny", "--reward", "brightness", "-o", "performance.offload=true"]
+    assert vader(*command, "-o", "objective.reward_gradient.base_weight=0.5") == 2
+    assert "objective.reward_gradient.base_weight" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -269,9 +269,9 @@ def test_an_8_bit_optimizer_that_is_not_installed_is_said_at_once(
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        ({"gradient_checkpointing": False}, "trainer.gradient_checkpointing=true"),
-        ({"fold_adapter": True}, "trainer.fold_adapter"),
-        ({"cuda_graphs": True}, "trainer.cuda_graphs"),
+        ({"gradient_checkpointing": False}, "performance.gradient_checkpointing=true"),
+        ({"fold_adapter": True}, "performance.fold_adapter"),
+        ({"cuda_graphs": True}, "performance.cuda_graphs"),
     ],
 )
 def test_swapping_refuses_what_needs_the_weights(registry: Any, other: dict[str, Any], said: str) -> None:

@@ -6,18 +6,47 @@ from typing import Any
 
 import torch
 
-from vader_core.assembly.levers import check_levers
+from vader_core.api.configure import complete
 from vader_core.assembly.parts import Assembly
 from vader_core.assembly.prepare import prepare
 from vader_core.device import GIB
 from vader_core.errors import VaderError
 from vader_core.lora.adapter import attach_lora
-from vader_core.registry import Registry
+from vader_core.profiling.estimate import memory_facts
+from vader_core.registry import Registry, load_registry
 from vader_core.run.config import RunConfig
+
+#: What an objective may need, the section that gives it, and the flag.
+_NEEDS = {
+    "rewards": ("reward", "no reward: give --reward NAME (`vader plugins` lists them)"),
+    "scores": ("reward", "no reward: give --reward NAME (`vader plugins` lists them)"),
+}
+
+
+def plan(config: RunConfig, *, registry: Registry | None = None, processes: int = 1) -> dict[str, Any]:
+    """Check everything that can be checked without weights and return the plan.
+
+    The memory is that of a CUDA device, whether one is here or not; a run on the CPU has no estimate.
+
+    Args:
+        config: What was asked for.
+        registry: Where the components come from; the installed plugins by default.
+        processes: How many will train.
+
+    Raises:
+        VaderError: Anything that cannot be done.
+    """
+    registry = registry or load_registry()
+    assembly = prepare(complete(config, registry), registry)
+    require_trainable(assembly)
+    facts = plan_facts(assembly, processes)
+    if config.trainer.device == "cpu":
+        return facts
+    return facts | memory_facts(assembly.config, registry)
 
 
 def plan_facts(assembly: Assembly, processes: int) -> dict[str, Any]:
-    """What a run would do, worked out without weights: the denoiser is built on the meta device.
+    """What a run would do; the denoiser is built on the meta device.
 
     Args:
         assembly: Prepared, not loaded.
@@ -29,95 +58,74 @@ def plan_facts(assembly: Assembly, processes: int) -> dict[str, Any]:
     frozen = sum(parameter.numel() for parameter in denoiser.parameters())
     attached = attach_lora(denoiser, assembly.lora_settings())
     batch = trainer.batch_size * trainer.accumulate * processes
-    queries = batch * trainer.max_steps * max(1, trainer.low_variance) * trainer.inner_updates
+    asked = _reward_gradient(config)
+    queries = max(1, int(asked.get("low_variance", 0))) * int(asked.get("inner_updates", 1))
     width = 4 if trainer.precision == "fp32" else 2
     return {
         "backbone": config.backbone.name,
         "device": str(assembly.device),
         "precision": trainer.precision,
         "video": str(assembly.geometry),
-        "segments": trainer.segments,
-        "sampler": f"{config.sampling.sampler}, {assembly.settings.sampling.plan.num_steps} steps, "
-        f"guidance {config.sampling.guidance_scale}",
-        "gradient": str(config.gradient),
-        "rewards": ", ".join(f"{item.name} x {item.weight:g}" for item in config.rewards),
-        "monitors": ", ".join(item.name for item in config.monitors) or "none",
+        "segments": assembly.segments.count,
+        "sampler": f"{config.sampler.name}, {config.sampler.num_steps} steps, guidance "
+        f"{config.sampler.guidance_scale}",
+        "objective": ", ".join(f"{name} x {item.weight:g}" for name, item in config.objective.items()),
+        "gradient": str(asked.get("gradient", "")),
+        "rewards": ", ".join(f"{item.name} x {item.weight:g}" for item in config.reward),
+        "monitors": ", ".join(item.name for item in config.monitor) or "none",
         "prompts": config.prompts.source,
         "denoiser_parameters": frozen,
         "trainable_parameters": attached.parameters,
         "lora_modules": len(attached.modules),
         "effective_batch": batch,
         "steps": trainer.max_steps,
-        "reward_queries": queries,
+        "reward_queries": batch * trainer.max_steps * queries,
         "denoiser_gib": frozen * width / GIB,
         "adapter_and_optimizer_gib": attached.parameters * 16 / GIB,
     }
 
 
-def dry_run(config: RunConfig, registry: Registry, processes: int = 1) -> dict[str, Any]:
-    """Check everything that can be checked without weights and return the plan.
-
-    The memory is that of a CUDA device, whether one is here or not; a run on the CPU has no estimate.
-    """
-    given = config.model_copy(deep=True)
-    assembly = prepare(config, registry)
-    require_trainable(assembly)
-    facts = plan_facts(assembly, processes)
-    if given.trainer.device == "cpu":
-        return facts
-    from vader_core.profiling.estimate import memory_facts
-
-    return facts | memory_facts(as_settled(given, assembly), registry)
-
-
-def as_settled(config: RunConfig, assembly: Assembly) -> RunConfig:
-    """``config`` with what the real device decided."""
-    if config.trainer.gradient_checkpointing == "auto" and assembly.device.type == "cuda":
-        config.trainer.gradient_checkpointing = assembly.config.trainer.gradient_checkpointing
-    return config
+def _reward_gradient(config: RunConfig) -> dict[str, Any]:
+    item = config.objective.get("reward_gradient")
+    return {} if item is None else item.options
 
 
 def require_trainable(assembly: Assembly) -> None:
-    """Refuse a run without rewards or without prompts, or with levers that exclude each other.
+    """Refuse a run that lacks what its objective needs.
 
     Raises:
         VaderError: Saying what to give.
     """
-    check_levers(assembly)
-    if not assembly.config.rewards:
-        raise VaderError("no reward: give --reward NAME (`vader plugins` lists them)")
-    if not assembly.draw_prompts([0]):
-        raise VaderError(f"--prompts {assembly.config.prompts.source}: there are no prompts in it")
-    _check_guard(assembly.config)
-    if assembly.backbone.needs_image and any(prompt.image is None for prompt in assembly.draw_prompts([0])):
+    config = assembly.config
+    if assembly.objective is None:
+        raise VaderError("nothing to train on: give --reward NAME (`vader plugins` lists them)")
+    for need in sorted(assembly.objective.needs & set(_NEEDS)):
+        section, message = _NEEDS[need]
+        if not getattr(config, section):
+            raise VaderError(message)
+    drawn = assembly.draw_prompts([0])
+    if not drawn:
+        raise VaderError(f"--prompts {config.prompts.source}: there are no prompts in it")
+    _check_guard(config)
+    if assembly.backbone.needs_image and any(prompt.image is None for prompt in drawn):
         raise VaderError(
-            f"backbone {assembly.config.backbone.name!r} starts from an image, but the prompts have none: "
+            f"backbone {config.backbone.name!r} starts from an image, but the prompts have none: "
             "use --prompts images:FOLDER, or a file with an image column"
-        )
-    if assembly.config.trainer.segments > 1 and not _continues(assembly):
-        raise VaderError(
-            f"trainer.segments={assembly.config.trainer.segments}: backbone "
-            f"{assembly.config.backbone.name!r} "
-            "cannot start from an image, so it cannot continue a segment"
         )
 
 
 def _check_guard(config: RunConfig) -> None:
-    trainer = config.trainer
-    if trainer.guard == "off":
+    validation = config.validation
+    if validation.guard == "off":
         return
     wanting = {
-        "--monitor NAME": not config.monitors,
-        "-o trainer.validate_every=N": trainer.validate_every == 0,
-        "-o trainer.validation_prompts=N": trainer.validation_prompts == 0,
+        "--monitor NAME": not config.monitor,
+        "-o validation.every=N": validation.every == 0,
+        "-o validation.prompts=N": validation.prompts == 0,
     }
     missing = [flag for flag, absent in wanting.items() if absent]
     if missing:
         raise VaderError(
-            f"--guard {trainer.guard} acts on a monitor that falls at a validation, and there is none: "
+            f"--guard {validation.guard} acts on a monitor that falls at a validation, and there is none: "
             f"add {' and '.join(missing)}"
         )
-
-
-def _continues(assembly: Assembly) -> bool:
-    return assembly.backbone.takes_image or assembly.backbone.needs_image

@@ -17,6 +17,7 @@ from vader_core.builtin.samplers.options import (
     RectifiedFlowOptions,
 )
 from vader_core.hookspecs import Register, RegisterLoraFormat, hookimpl
+from vader_core.method.options import RewardGradientOptions
 
 
 def _ddim(config: Any, *, device: object, dtype: object) -> object:
@@ -64,6 +65,23 @@ def register_samplers(register: Register) -> None:
         _rectified_flow,
         config=RectifiedFlowOptions,
         summary="Euler steps along a rectified flow, with a static time shift",
+    )
+
+
+def _reward_gradient(config: Any, *, device: object, dtype: object) -> object:
+    from vader_core.method.reward_gradient import RewardGradient
+
+    return RewardGradient(config)
+
+
+@hookimpl
+def register_objectives(register: Register) -> None:
+    """The reward gradient."""
+    register(
+        "reward_gradient",
+        _reward_gradient,
+        config=RewardGradientOptions,
+        summary="VADER: a reward's gradient through the denoising steps",
     )
 
 

@@ -106,10 +106,11 @@ def _require_demo(registry: Registry) -> None:
 
 
 def _print_plan(flags: dict[str, Any], config: RunConfig, registry: Registry) -> int:
-    from vader_core.api.plan import dry_run
+    from vader_core.api.plan import plan
     from vader_core.cli.progress import print_plan
 
-    print_plan(dry_run(config, registry, flags.get("num_processes") or 1), as_json=bool(flags.get("as_json")))
+    facts = plan(config, registry=registry, processes=flags.get("num_processes") or 1)
+    print_plan(facts, as_json=bool(flags.get("as_json")))
     return 0
 
 
@@ -144,22 +145,23 @@ def _launch(processes: int, config: RunConfig) -> int:
 
 
 def _train(flags: dict[str, Any], config: RunConfig, out: Path, registry: Registry) -> int:
-    from vader_core.api.train import Request, train
+    from vader_core.api.train import train
     from vader_core.cli.progress import make_listener
     from vader_core.training.signals import StoppedError
 
-    request = Request(
-        config=config,
-        out=out,
-        overwrite=bool(flags.get("overwrite")),
-        resume=flags.get("resume") is not None,
-        allow_changes=bool(flags.get("allow_changes")),
-    )
     with make_listener(
         quiet=bool(flags.get("quiet")), as_json=bool(flags.get("as_json")), max_steps=config.trainer.max_steps
     ) as listener:
         try:
-            summary = train(request, registry, listener)
+            summary = train(
+                config,
+                out=out,
+                overwrite=bool(flags.get("overwrite")),
+                resume=flags.get("resume") is not None,
+                allow_changes=bool(flags.get("allow_changes")),
+                registry=registry,
+                listener=listener,
+            )
         except StoppedError as stopped:
             listener.say(f"{stopped}; continue with: vader train --resume {out}")
             return 128 + stopped.signum

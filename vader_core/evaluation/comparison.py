@@ -11,7 +11,6 @@ from torch import Tensor
 
 from vader_core.assembly.parts import Assembly
 from vader_core.evaluation.validation import Pair, make_pairs, score_pairs
-from vader_core.lora.adapter import adapter_off, lora_scale
 from vader_core.randomness import derive_seed
 
 #: Resamples of the bootstrap interval.
@@ -73,12 +72,12 @@ def evaluate(
     """
     pairs = evaluation_pairs(assembly, count)
     mixtures = (assembly.rewards, assembly.monitors)
-    denoiser = assembly.backbone.denoiser
-    with adapter_off(denoiser):
+    tuning = assembly.model.tuning
+    with tuning.off():
         base = score_pairs(assembly, pairs, mixtures, keep_videos=False, scope="evaluation")
     found = {}
     for scale in scales:
-        with lora_scale(denoiser, scale):
+        with tuning.scaled(scale):
             tuned = score_pairs(assembly, pairs, mixtures, keep_videos=False, scope="evaluation")
         found[scale] = {
             name: compare(base.scores[name], tuned.scores[name], assembly.config.trainer.seed)

@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 
 from vader_core.assembly.parts import Assembly
-from vader_core.conditioning import Conditioning
 from vader_core.device import out_of_memory_named
-from vader_core.lora.adapter import adapter_off
 from vader_core.method.denoise import Rollout
 from vader_core.method.mixture import Mixture
 from vader_core.method.segments import sample_video
@@ -67,8 +65,8 @@ def make_pairs(prompts: Sequence[Prompt], count: int, seeds: int) -> list[Pair]:
 
 def validation_pairs(assembly: Assembly) -> list[Pair]:
     """The pairs of every validation of a run."""
-    trainer = assembly.config.trainer
-    return make_pairs(assembly.held_out_prompts(), trainer.validation_prompts, trainer.validation_seeds)
+    asked = assembly.config.validation
+    return make_pairs(assembly.held_out_prompts(), asked.prompts, asked.seeds)
 
 
 @torch.no_grad()
@@ -91,7 +89,7 @@ def score_pairs(
         measure_distance: Compare with the base prediction too.
         scope: Names the noise: the same scope and pairs give the same noise.
     """
-    size = assembly.config.trainer.validation_batch
+    size = assembly.config.validation.batch
     videos: list[Tensor] = []
     scores: dict[str, list[Tensor]] = {term.name: [] for mixture in mixtures for term in mixture.terms}
     distances: list[float] = []
@@ -101,9 +99,7 @@ def score_pairs(
         seed = assembly.config.trainer.seed
         rng = Randomness(seed, samples=tuple(pair.index for pair in batch), scope=(scope,))
         with out_of_memory_named("sampling"):
-            video, rollout, conditioning = sample_video(
-                assembly.backbone, prompts, assembly.settings, rng, autocast=assembly.autocast
-            )
+            video, rollout = sample_video(assembly.model, prompts, assembly.geometry, rng, assembly.segments)
             for mixture in mixtures:
                 frames = mixture.choose_frames("all", video.shape[1], rng)
                 seen = video[:, list(frames.union)]
@@ -112,7 +108,7 @@ def score_pairs(
                 for name, score in output.scores.items():
                     scores[name].append(score.float().cpu())
         if measure_distance:
-            distances.append(_distance(assembly, rollout, conditioning, rng))
+            distances.append(_distance(assembly, rollout, rng))
         if keep_videos:
             videos.append(video.float().cpu())
     return Scored(
@@ -123,21 +119,18 @@ def score_pairs(
     )
 
 
-def _distance(assembly: Assembly, rollout: Rollout, conditioning: Conditioning, rng: Randomness) -> float:
+def _distance(assembly: Assembly, rollout: Rollout, rng: Randomness) -> float:
     """How far the tuned model's prediction is from the base model's, on its own sample re-noised half-way."""
-    sampling = assembly.settings.sampling
-    half = sampling.plan.num_steps // 2
-    latents = rollout.latents
+    model = assembly.model.whole()
+    plan, latents = model.plan(assembly.geometry), rollout.latents
+    half = plan.num_steps // 2
     noise = rng.normal("distance", latents.shape[1:], device=latents.device, dtype=latents.dtype)
-    state = sampling.sampler.renoise(sampling.plan, half, latents, noise)
-    given = sampling.sampler.model_input(sampling.plan, half, state)
-    timestep = torch.full(
-        (len(given),), sampling.plan.timesteps[half], device=given.device, dtype=given.dtype
-    )
-    with assembly.autocast():
-        tuned = assembly.backbone.predict(given, timestep, conditioning.conditional_branch)
-        with adapter_off(assembly.backbone.denoiser):
-            base = assembly.backbone.predict(given, timestep, conditioning.conditional_branch)
+    state = model.sampler.renoise(plan, half, latents, noise)
+    given = model.sampler.model_input(plan, half, state)
+    told = (given, plan.timesteps[half], rollout.conditioning)
+    tuned = model.predict(*told, guided=False).value
+    with model.base():
+        base = model.predict(*told, guided=False).value
     return float((tuned - base).float().pow(2).mean())
 
 

@@ -20,6 +20,7 @@ from vader_core.errors import VaderError, near
 from vader_core.files import replacing
 from vader_core.lora.formats import Adapter
 from vader_core.lora.layers import ADAPTER, shorten
+from vader_core.nn.precision import wide, widened
 from vader_core.randomness import derive_seed
 from vader_core.weights import load_tensors, save_tensors
 
@@ -94,7 +95,7 @@ def attach_lora(denoiser: nn.Module, settings: LoraSettings) -> Attached:
     for name, parameter in denoiser.named_parameters():
         if _is_adapter(name):
             parameter.requires_grad_(True)
-            parameter.data = parameter.data.to(_adapter_dtype(parameter))
+            parameter.data = widened(parameter.data)
             if "lora_A" in name and not parameter.is_meta:
                 _draw(parameter, derive_seed(settings.seed, "lora", name))
     for _, layer in lora_layers(denoiser):
@@ -103,14 +104,10 @@ def attach_lora(denoiser: nn.Module, settings: LoraSettings) -> Attached:
     return Attached(tuple(name for name, _ in lora_layers(denoiser)), count_trainable(denoiser))
 
 
-def _adapter_dtype(parameter: Tensor) -> torch.dtype:
-    return torch.float64 if parameter.dtype == torch.float64 else torch.float32
-
-
 def _draw(parameter: nn.Parameter, seed: int) -> None:
     bound = parameter[0].numel() ** -0.5
-    wide = torch.float64 if parameter.dtype == torch.float64 else torch.float32
-    drawn = torch.rand(parameter.shape, generator=torch.Generator().manual_seed(seed), dtype=wide)
+    generator, dtype = torch.Generator().manual_seed(seed), wide(parameter.dtype)
+    drawn = torch.rand(parameter.shape, generator=generator, dtype=dtype)
     parameter.data.copy_((2 * drawn - 1) * bound)
 
 
@@ -131,13 +128,13 @@ def _resolve_targets(denoiser: nn.Module, targets: tuple[str, ...]) -> list[str]
 
 
 def _is_adapter(name: str) -> bool:
-    return ".lora_A." in name or ".lora_B." in name
+    return f".lora_A.{ADAPTER}." in name or f".lora_B.{ADAPTER}." in name
 
 
-def lora_layers(denoiser: nn.Module) -> Iterator[tuple[str, LoraLayer]]:
-    """The modules that carry a LoRA, by name."""
+def lora_layers(denoiser: nn.Module, adapter: str = ADAPTER) -> Iterator[tuple[str, LoraLayer]]:
+    """The modules that carry the named adapter, by name; the trained one by default."""
     for name, module in denoiser.named_modules():
-        if isinstance(module, LoraLayer):
+        if isinstance(module, LoraLayer) and adapter in module.lora_A:
             yield name, module
 
 
@@ -257,17 +254,25 @@ def attach_adapter(denoiser: nn.Module, adapter: Adapter, *, what: str) -> Attac
         VaderError: It was made for another model.
     """
     settings = settings_of(adapter)
+    refuse_foreign(denoiser, settings, what=what)
+    attached = attach_lora(denoiser, settings)
+    set_adapter(denoiser, adapter, what=what)
+    return attached
+
+
+def refuse_foreign(denoiser: nn.Module, settings: LoraSettings, *, what: str) -> None:
+    """Refuse an adapter that names modules the denoiser does not have.
+
+    Raises:
+        VaderError: It was made for another model.
+    """
     names = {name for name, _ in denoiser.named_modules()}
     foreign = [target for target in settings.targets if target not in names]
     if foreign:
         raise VaderError(
             f"{what} was made for another model: {len(foreign)} of its {len(settings.targets)} modules are "
-            "not in "
-            f"this denoiser, first {foreign[0]!r}"
+            f"not in this denoiser, first {foreign[0]!r}"
         )
-    attached = attach_lora(denoiser, settings)
-    set_adapter(denoiser, adapter, what=what)
-    return attached
 
 
 def save_adapter(adapter: Adapter, folder: Path) -> None:

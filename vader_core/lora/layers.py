@@ -8,7 +8,9 @@ import torch
 from peft.tuners.lora import layer as peft_layers
 from torch import Tensor, nn
 
-#: The one adapter's name within peft's containers.
+from vader_core.nn.precision import without_autocast
+
+#: The trained adapter's name within peft's containers.
 ADAPTER = "default"
 
 
@@ -26,21 +28,32 @@ class _Short:
     have been filled where no graph was recorded.
     """
 
-    #: Whether the base weight holds the adapter's share now (``vader_core.performance.fold_adapter``).
+    #: Whether the base weight holds the trained adapter's share now (``performance/fold_adapter.py``).
     folded = False
+    #: Frozen adapters that count now, beside the trained one.
+    beside: tuple[str, ...] = ()
+
+    @property
+    def counting(self: Any) -> tuple[str, ...]:
+        """The adapters whose share this layer computes and adds to the base layer's output."""
+        trained = ADAPTER in self.lora_A and not (self.folded or self._disable_adapters)
+        return (ADAPTER, *self.beside) if trained else self.beside
 
     def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The base layer's output plus scale times B(A(x))."""
-        base: Tensor = self.base_layer(x, *args, **kwargs)
-        if self.folded or self._disable_adapters:
-            return base
+        """The base layer's output plus scale times B(A(x)) for every adapter that counts."""
+        out: Tensor = self.base_layer(x, *args, **kwargs)
+        counting = self.counting
+        if not counting:
+            return out
         dtype = _computed_in(x)
-        with torch.autocast(x.device.type, enabled=False):
-            given = self.lora_dropout[ADAPTER](x.to(dtype))
-            down = _applied(self.lora_A[ADAPTER], given, dtype)
-            scale = self.scaling[ADAPTER]
-            down = down if scale == 1.0 else down * scale
-            return base + _applied(self.lora_B[ADAPTER], down, dtype).to(base.dtype)
+        with without_autocast(x.device):
+            for name in counting:
+                given = self.lora_dropout[name](x.to(dtype))
+                down = _applied(self.lora_A[name], given, dtype)
+                scale = self.scaling[name]
+                down = down if scale == 1.0 else down * scale
+                out = out + _applied(self.lora_B[name], down, dtype).to(out.dtype)
+        return out
 
 
 def _applied(layer: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from vader_core.backbone import Backbone
 from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
+from vader_core.prediction import Prediction
 
 Scale = float | tuple[float, float]
 
@@ -23,10 +24,13 @@ class Guidance:
             Diffusion).
         split: One branch after the other instead of both in one batch: less memory, the same numbers to
             rounding.
+        channels: Only the first n channels are mixed, the others are the conditional branch's; ``None`` is
+            all.
     """
 
     scale: Scale = 1.0
     split: bool = False
+    channels: int | None = None
 
     @property
     def on(self) -> bool:
@@ -41,24 +45,31 @@ class Guidance:
         steps = torch.linspace(first, last, latents.shape[2], device=latents.device, dtype=latents.dtype)
         return steps.view(1, 1, -1, 1, 1)
 
+    def combine(self, conditional: Prediction, unconditional: Prediction) -> Prediction:
+        """The guided prediction: the values mixed, the variance the conditional branch's."""
+        given, other = conditional.value, unconditional.value
+        mixed = other + self.weights(given) * (given - other)
+        if self.channels is not None:
+            mixed = torch.cat([mixed[:, : self.channels], given[:, self.channels :]], dim=1)
+        return Prediction(mixed, conditional.variance)
+
     def predict(
         self, backbone: Backbone, latents: Tensor, timestep: Tensor, conditioning: Conditioning
-    ) -> Tensor:
-        """The guided prediction [B, C, T, h, w], in the latents' dtype."""
+    ) -> Prediction:
+        """The guided prediction, in the latents' dtype."""
         if not self.on:
             return self.conditional(backbone, latents, timestep, conditioning)
-        conditional, unconditional = self.branches(backbone, latents, timestep, conditioning)
-        return unconditional + self.weights(latents) * (conditional - unconditional)
+        return self.combine(*self.branches(backbone, latents, timestep, conditioning))
 
     def conditional(
         self, backbone: Backbone, latents: Tensor, timestep: Tensor, conditioning: Conditioning
-    ) -> Tensor:
+    ) -> Prediction:
         """The conditional branch's prediction alone, in the latents' dtype."""
-        return backbone.predict(latents, timestep, conditioning.conditional_branch).to(latents.dtype)
+        return backbone.predict(latents, timestep, conditioning.conditional_branch).to(latents)
 
     def branches(
         self, backbone: Backbone, latents: Tensor, timestep: Tensor, conditioning: Conditioning
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Prediction, Prediction]:
         """The conditional and the unconditional prediction, in the latents' dtype."""
         positive, negative = conditioning.conditional_branch, conditioning.unconditional_branch
         if self.split:
@@ -68,7 +79,7 @@ class Guidance:
             both = Conditioning.cat([positive, negative])
             twice = backbone.predict(torch.cat([latents, latents]), torch.cat([timestep, timestep]), both)
             conditional, unconditional = twice.chunk(2)
-        return conditional.to(latents.dtype), unconditional.to(latents.dtype)
+        return conditional.to(latents), unconditional.to(latents)
 
 
 def parse_scale(text: str | float) -> Scale:

@@ -3,58 +3,140 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vader_core.backbone import Backbone
-from vader_core.conditioning import Conditioning
+from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
-from vader_core.method.denoise import Rollout, denoise
+from vader_core.method.denoise import Rollout
 from vader_core.method.gradient import NO_GRADIENT, Drawn
-from vader_core.method.mixture import FrameChoice
-from vader_core.method.settings import StepSettings
+from vader_core.method.model import Model
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
-from vader_core.text import Text
+
+DrawSteps = Callable[[Randomness], Drawn]
 
 
-def rollout_video(
-    backbone: Backbone,
+@dataclass(frozen=True)
+class Segments:
+    """How a long video is made.
+
+    Args:
+        count: How many segments, each continuing from the last frame of the one before.
+        gradient: Which of them carry a graph; ``None`` is the last.
+        carry_gradient: Let the graph run through the frame that joins two segments.
+    """
+
+    count: int = 1
+    gradient: tuple[int, ...] | None = None
+    carry_gradient: bool = False
+
+    def joined_frames(self, geometry: Geometry) -> int:
+        """Frames of the joined video: the repeated boundary frame of each later segment is dropped."""
+        return geometry.num_frames + (self.count - 1) * (geometry.num_frames - 1)
+
+    def gradient_frames(self, geometry: Geometry) -> tuple[int, ...]:
+        """Frames of the joined video that lie in a segment with a graph."""
+        length = geometry.num_frames - 1
+        return tuple(
+            index
+            for index in range(self.joined_frames(geometry))
+            if self.carries_gradient(max(0, (index - 1) // length) if length else 0)
+        )
+
+    def carries_gradient(self, segment: int) -> bool:
+        """Whether that segment's rollout has a graph."""
+        chosen = (self.count - 1,) if self.gradient is None else self.gradient
+        return segment in chosen
+
+    def check(self) -> None:
+        """Refuse segments that do not exist.
+
+        Raises:
+            VaderError: Saying which there are.
+        """
+        chosen = self.gradient
+        if chosen is not None and (not chosen or any(not 0 <= index < self.count for index in chosen)):
+            raise VaderError(
+                f"objective.reward_gradient.gradient_segments={list(chosen)}: segments run from 0 to "
+                f"{self.count - 1}"
+            )
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What sampling a batch of videos gave, with the last segment not decoded yet.
+
+    Args:
+        last: The last segment's rollout.
+        wanted: The frames of the last segment to decode.
+        earlier: The wanted frames of the segments before it, decoded [B, f, 3, H, W].
+        geometry: Of one segment.
+        drawn: The last segment's differentiated steps.
+    """
+
+    last: Rollout
+    wanted: tuple[int, ...]
+    geometry: Geometry
+    drawn: Drawn = NO_GRADIENT
+    earlier: tuple[Tensor, ...] = ()
+
+    def decode(self, model: Model, latents: Tensor | None = None) -> Float[Tensor, "b f 3 H W"]:
+        """The wanted frames of the joined video, in order.
+
+        Args:
+            model: Decodes.
+            latents: In place of the last segment's own.
+        """
+        pieces = list(self.earlier)
+        if self.wanted:
+            given = self.last.latents if latents is None else latents
+            pieces.append(model.decode(given, self.geometry, self.wanted))
+        return torch.cat(pieces, dim=1) if len(pieces) != 1 else pieces[0]
+
+
+def sample_segments(
+    model: Model,
     prompts: Sequence[Prompt],
-    text: Text,
-    settings: StepSettings,
-    frames: FrameChoice,
+    geometry: Geometry,
+    segments: Segments,
+    draw: DrawSteps,
+    frames: Sequence[int],
     rng: Randomness,
-) -> tuple[Tensor, Rollout, Conditioning, Drawn]:
-    """Sample every segment and decode the frames that the rewards need, joined in order."""
-    geometry = settings.geometry
+) -> Trajectory:
+    """Sample every segment, decode what the next one and the rewards need of it, and leave the last one.
+
+    Args:
+        model: The model.
+        prompts: B of them.
+        geometry: Of one segment.
+        segments: How many, and which carry a graph.
+        draw: Gives a segment's differentiated steps.
+        frames: Wanted frames of the joined video, ascending.
+        rng: For B samples.
+    """
     pieces: list[Tensor] = []
     image: Tensor | None = None
-    for segment in range(settings.segments):
-        own = rng if settings.segments == 1 else rng.within("segment", segment)
-        drawn = NO_GRADIENT
-        if settings.carries_gradient(segment):
-            chosen = settings.gradient.draw(settings.sampling.plan.num_steps, own)
-            drawn = Drawn(chosen.steps, chosen.ends_at, settings.detach_input)
-        graph = bool(drawn.steps) or (image is not None and image.requires_grad)
-        with torch.set_grad_enabled(graph), backbone.checkpointing(settings.checkpointing):
-            conditioning = backbone.condition(text, prompts, geometry, own, image=image)
-            noise = backbone.initial_noise(len(prompts), geometry, own)
-            rollout = denoise(
-                backbone, settings.sampling, noise, conditioning, drawn, own, settings.shortcuts
-            )
-            wanted = local_frames(frames.union, segment, geometry.num_frames)
-            boundary = segment + 1 < settings.segments
-            decoded = _decode(backbone, rollout.latents, geometry, wanted, boundary)
+    for segment in range(segments.count):
+        own = rng if segments.count == 1 else rng.within("segment", segment)
+        drawn = draw(own) if segments.carries_gradient(segment) else NO_GRADIENT
+        wanted = local_frames(frames, segment, geometry.num_frames)
+        with torch.set_grad_enabled(bool(drawn.steps) or (image is not None and image.requires_grad)):
+            conditioning = model.condition(prompts, geometry, own, image=image)
+            rollout = model.rollout(conditioning, geometry, own, drawn)
+            if segment + 1 == segments.count:
+                return Trajectory(rollout, tuple(wanted), geometry, drawn, tuple(pieces))
+            boundary = geometry.num_frames - 1
+            asked = wanted if boundary in wanted else [*wanted, boundary]
+            decoded = model.decode(rollout.latents, geometry, asked)
         if wanted:
             pieces.append(decoded[:, : len(wanted)])
-        if boundary:
-            image = decoded[:, -1].clamp(0, 1)
-            image = image if settings.carry_gradient else image.detach()
-    return torch.cat(pieces, dim=1), rollout, conditioning, drawn
+        image = decoded[:, -1].clamp(0, 1)
+        image = image if segments.carry_gradient else image.detach()
+    raise AssertionError("a video has one segment or more")
 
 
 def local_frames(union: Sequence[int], segment: int, num_frames: int) -> list[int]:
@@ -69,42 +151,23 @@ def local_frames(union: Sequence[int], segment: int, num_frames: int) -> list[in
     return [index - start for index in union if 0 < index - start < num_frames]
 
 
-def _decode(
-    backbone: Backbone, latents: Tensor, geometry: Geometry, wanted: list[int], boundary: bool
-) -> Tensor:
-    """The wanted frames, and the last one behind them where the next segment starts from it."""
-    last = geometry.num_frames - 1
-    asked = [*wanted, last] if boundary and last not in wanted else wanted
-    if not asked:
-        return latents.new_zeros(len(latents), 0, 3, *backbone.video_size(geometry))
-    if torch.is_grad_enabled():
-        return backbone.decode(latents, geometry, asked)
-    # Samples do not see each other, and whole videos are much for a decoder: one at a time.
-    return torch.cat([backbone.decode(part, geometry, asked) for part in latents.split(1)])
-
-
 @torch.no_grad()
 def sample_video(
-    backbone: Backbone,
+    model: Model,
     prompts: Sequence[Prompt],
-    settings: StepSettings,
+    geometry: Geometry,
     rng: Randomness,
-    *,
-    autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
-) -> tuple[Float[Tensor, "b f 3 H W"], Rollout, Conditioning]:
-    """Whole videos without a graph: every frame of every segment, in float32, not clamped.
+    segments: Segments | None = None,
+) -> tuple[Float[Tensor, "b f 3 H W"], Rollout]:
+    """Whole videos without a graph: every frame of every segment, float32, not clamped.
 
     Returns:
-        The joined video, and the last segment's rollout and conditioning.
+        The joined video, and the last segment's rollout.
     """
-    everything = FrameChoice(tuple(range(settings.joined_frames)), ())
-    plain = StepSettings(
-        geometry=settings.geometry,
-        sampling=settings.sampling,
-        segments=settings.segments,
-        gradient_segments=(),
+    segments = segments or Segments()
+    everything = range(segments.joined_frames(geometry))
+    trajectory = sample_segments(
+        model.whole(), prompts, geometry, segments, lambda _: NO_GRADIENT, everything, rng
     )
-    with autocast():
-        text = backbone.encode_text(prompts)
-        video, rollout, conditioning, _ = rollout_video(backbone, prompts, text, plain, everything, rng)
-    return (video if video.dtype == torch.float64 else video.float()), rollout, conditioning
+    video = trajectory.decode(model)
+    return (video if video.dtype == torch.float64 else video.float()), trajectory.last

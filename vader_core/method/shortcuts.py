@@ -1,4 +1,4 @@
-"""Cheaper predictions in the no-graph steps of a training rollout: guidance or deep features left out."""
+"""Cheaper predictions in the no-grad steps of a training rollout: guidance or deep features left out."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from vader_core.backbone import Backbone
 from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.method.guidance import Guidance
+from vader_core.nn.feature_cache import FeatureCache
+from vader_core.prediction import Prediction
 
 
 @dataclass(frozen=True)
 class Shortcuts:
-    """What the no-graph steps of a training rollout may leave out; all of it changes the result.
+    """What the no-grad steps of a training rollout may leave out; all of it changes the result.
 
     Differentiated predictions, validation and sampling are always whole.
 
@@ -27,13 +29,11 @@ class Shortcuts:
             between (FasterCache, arXiv 2410.19355, without its filter); 1 works it out at each.
         feature_cache: The denoiser's deep part runs at every k-th step, and what it gave is reused in between
             (:class:`vader_core.nn.feature_cache.FeatureCache`); 1 runs it at each.
-        fp8: Wide linear layers multiply in float8 (:class:`vader_core.performance.fp8.Fp8`).
     """
 
     guidance_interval: tuple[int, int] | None = None
     guidance_cache: int = 1
     feature_cache: int = 1
-    fp8: bool = False
 
     @property
     def on(self) -> bool:
@@ -55,20 +55,20 @@ class Shortcuts:
             ("guidance_cache", self.guidance_cache > 1),
         ):
             if on and not guidance.on:
-                raise VaderError(f"trainer.{name}: guidance is off at scale 1, so leave the option out")
+                raise VaderError(f"performance.{name}: guidance is off at scale 1, so leave the option out")
         for name, steps in (("guidance_cache", self.guidance_cache), ("feature_cache", self.feature_cache)):
             if steps > num_steps:
-                raise VaderError(f"trainer.{name}={steps} with {num_steps} steps: use 1 to {num_steps}")
+                raise VaderError(f"performance.{name}={steps} with {num_steps} steps: use 1 to {num_steps}")
         if self.feature_cache > 1 and guidance.split:
             raise VaderError(
-                "trainer.feature_cache and sampler.split_guidance cannot be used together: leave one out"
+                "performance.feature_cache and sampler.split_guidance cannot be used together: leave one out"
             )
         if self.guidance_interval is not None:
             first, last = self.guidance_interval
             if not 0 <= first <= last < num_steps:
                 raise VaderError(
-                    f"trainer.guidance_interval={first}-{last} with {num_steps} steps: LO-HI must satisfy "
-                    f"0 <= LO <= HI <= {num_steps - 1}"
+                    f"performance.guidance_interval={first}-{last} with {num_steps} steps: LO-HI must "
+                    f"satisfy 0 <= LO <= HI <= {num_steps - 1}"
                 )
 
 
@@ -81,7 +81,7 @@ _BOTH = ("conditional", "unconditional")
 
 
 class ShortPredictions:
-    """The no-graph predictions of one rollout.
+    """The no-grad predictions of one rollout.
 
     Args:
         backbone: The model.
@@ -93,13 +93,18 @@ class ShortPredictions:
         self.backbone = backbone
         self.guidance = guidance
         self.shortcuts = shortcuts
+        self.cache = FeatureCache() if shortcuts.feature_cache > 1 else None
         self._difference: Tensor | None = None
         self._refreshed = 0
-        if backbone.feature_cache is not None:
-            backbone.feature_cache.reset()
 
-    def predict(self, i: int, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
-        """The prediction of step ``i`` [B, C, T, h, w], in the latents' dtype; steps must come in order."""
+    def begin(self) -> None:
+        """A rollout begins: nothing is kept of the last one."""
+        self._difference = None
+        if self.cache is not None:
+            self.cache.reset()
+
+    def predict(self, i: int, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Prediction:
+        """The prediction of step ``i``, in the latents' dtype; steps must come in order."""
         given = (self.backbone, latents, timestep, conditioning)
         if not self.guidance.on or not self.shortcuts.guides(i):
             with self._features(i, _BOTH[:1]):
@@ -107,21 +112,23 @@ class ShortPredictions:
         if self._difference is None or i - self._refreshed >= self.shortcuts.guidance_cache:
             with self._features(i, _BOTH):
                 conditional, unconditional = self.guidance.branches(*given)
-            self._difference, self._refreshed = conditional - unconditional, i
+            self._difference, self._refreshed = conditional.value - unconditional.value, i
+            if self.guidance.channels is not None:
+                self._difference[:, self.guidance.channels :] = 0.0
         else:
             with self._features(i, _BOTH[:1]):
                 conditional = self.guidance.conditional(*given)
-        return conditional + (self.guidance.weights(latents) - 1) * self._difference
+        mixed = conditional.value + (self.guidance.weights(latents) - 1) * self._difference
+        return Prediction(mixed, conditional.variance)
 
     def _features(self, i: int, branches: Sequence[str]) -> AbstractContextManager[None]:
-        cache = self.backbone.feature_cache
-        if cache is None:
+        if self.cache is None:
             return nullcontext()
-        return cache.at(i, branches, self.shortcuts.feature_cache)
+        return self.cache.at(i, branches, self.shortcuts.feature_cache)
 
 
 def parse_interval(text: str) -> tuple[int, int]:
-    """Read a ``trainer.guidance_interval`` value.
+    """Read a ``performance.guidance_interval`` value.
 
     >>> parse_interval("1-4")
     (1, 4)
@@ -130,4 +137,6 @@ def parse_interval(text: str) -> tuple[int, int]:
     try:
         return int(first), int(last)
     except ValueError:
-        raise VaderError(f"trainer.guidance_interval={text!r} is not allowed: use LO-HI, e.g. 1-4") from None
+        raise VaderError(
+            f"performance.guidance_interval={text!r} is not allowed: use LO-HI, e.g. 1-4"
+        ) from None

@@ -8,13 +8,30 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+#: The cache whose :meth:`FeatureCache.at` is open; never set outside it.
+_open: FeatureCache | None = None
+
+
+def residual(x: Tensor, deep: Callable[[Tensor], Tensor]) -> Tensor:
+    """``deep(x)`` for a stack of blocks that map tokens to tokens.
+
+    Within :meth:`FeatureCache.at` it may be ``x`` plus what ``deep`` last added to its input.
+    """
+    return deep(x) if _open is None or torch.is_grad_enabled() else _open.residual(x, deep)
+
+
+def output(x: Tensor, deep: Callable[[Tensor], Tensor]) -> Tensor:
+    """``deep(x)`` for the inside of a U-Net (DeepCache, arXiv 2312.00858).
+
+    Within :meth:`FeatureCache.at` it may be what ``deep`` last gave.
+    """
+    return deep(x) if _open is None or torch.is_grad_enabled() else _open.output(x, deep)
+
 
 class FeatureCache:
     """What a denoiser's deep part gave, by guidance branch.
 
-    A denoiser that can reuse features asks ``feature_cache`` (an attribute that the core sets) to run its
-    deep part: :meth:`residual` for a stack of blocks that map tokens to tokens, :meth:`output` for the inside
-    of a U-Net (DeepCache, arXiv 2312.00858). Outside :meth:`at` both just run it.
+    A denoiser that can reuse features runs its deep part through :func:`residual` or :func:`output`.
     """
 
     def __init__(self) -> None:
@@ -44,19 +61,20 @@ class FeatureCache:
             branches: The guidance branches that the batch holds, in order, in equal parts.
             every: Steps that features serve, the one that makes them included.
         """
+        global _open
         self._branches = tuple(branches)
         self._reusing = all(i - self._made.get(name, i - every) < every for name in branches)
+        before, _open = _open, self
         try:
             yield
             if not self._reusing:
                 self._made |= dict.fromkeys(branches, i)
         finally:
+            _open = before
             self._branches, self._reusing = (), False
 
     def residual(self, x: Tensor, deep: Callable[[Tensor], Tensor]) -> Tensor:
         """``deep(x)``, or ``x`` plus what ``deep`` last added to its input."""
-        if not self._branches or torch.is_grad_enabled():
-            return deep(x)
         if self._reusing:
             return x + self._kept(x)
         out = deep(x)
@@ -65,8 +83,6 @@ class FeatureCache:
 
     def output(self, x: Tensor, deep: Callable[[Tensor], Tensor]) -> Tensor:
         """``deep(x)``, or what ``deep`` last gave."""
-        if not self._branches or torch.is_grad_enabled():
-            return deep(x)
         if self._reusing:
             return self._kept(x)
         out = deep(x)

@@ -6,7 +6,8 @@ They have gradients with respect to activations; where a weight of theirs is tra
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -36,10 +37,23 @@ def with_triton(name: str) -> Any:
 
 
 class Switch:
-    """Whether the kernels are used at all (``trainer.fused_kernels``), and how their modules are found."""
+    """Whether the kernels are used at all, and how their modules are found."""
 
     on = True
     find: Callable[[str], Any] = staticmethod(with_triton)
+
+
+@contextmanager
+def fused_kernels(on: bool) -> Iterator[None]:
+    """Within, the kernels are used or not; before and after, as it was.
+
+    The switch is the process's own, because the backward pass runs in threads of torch's.
+    """
+    before, Switch.on = Switch.on, on
+    try:
+        yield
+    finally:
+        Switch.on = before
 
 
 def _launches() -> Any:
@@ -388,7 +402,7 @@ def layer_without_adapter(layer: Any) -> nn.Linear | None:
     """The plain linear layer whose output is ``layer``'s at the moment, if there is one."""
     if type(layer) is nn.Linear:
         return layer
-    if hasattr(layer, "base_layer") and (getattr(layer, "folded", False) or layer._disable_adapters):
+    if hasattr(layer, "base_layer") and not layer.counting:
         return layer_without_adapter(layer.base_layer)
     return None
 

@@ -1,9 +1,8 @@
-"""CUDA graphs for the denoiser's no-graph calls: one launch instead of thousands."""
+"""CUDA graphs for the denoiser's no-grad calls: one launch instead of thousands."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,18 +13,8 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 WARM_UP = 2
 
 
-@contextmanager
-def eager() -> Iterator[None]:
-    """Within, graphs are passed by."""
-    GraphedForward.on = False
-    try:
-        yield
-    finally:
-        GraphedForward.on = True
-
-
 class GraphedForward:
-    """A module's forward pass replayed from CUDA graphs wherever autograd records nothing.
+    """A module's forward pass replayed from CUDA graphs, while it is on and autograd records nothing.
 
     One graph for each combination of shapes, other arguments and adapter state. The weights are read where
     they lie, so updates in place are seen.
@@ -35,20 +24,36 @@ class GraphedForward:
         state: Whatever else the result depends on; part of the key.
     """
 
-    #: Whether graphs are used at all.
-    on = True
+    #: Validation and sampling use it too.
+    exact = True
+    #: What it holds beside the model.
+    holds = "CUDA graphs"
 
     def __init__(self, module: nn.Module, state: Callable[[], Any]) -> None:
         self.plain = module.forward
         self.state = state
         self._graphs: dict[Any, _Graph] = {}
         self._pool: Any = None
+        self._active = False
         module.forward = self
+
+    @property
+    def bytes(self) -> int:
+        """Unknown before a graph is captured: nothing."""
+        return 0
+
+    def on(self) -> None:
+        """Replay from now on."""
+        self._active = True
+
+    def off(self) -> None:
+        """Run the module itself from now on."""
+        self._active = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The module's output; a copy where it came from a graph."""
         leaves, spec = tree_flatten((args, kwargs))
-        idle = torch.is_grad_enabled() or not GraphedForward.on
+        idle = torch.is_grad_enabled() or not self._active
         if idle or not any(isinstance(leaf, Tensor) and leaf.is_cuda for leaf in leaves):
             return self.plain(*args, **kwargs)
         key = (spec, tuple(_signature(leaf) for leaf in leaves), self.state())

@@ -22,22 +22,39 @@ class Folding:
         denoiser: With a LoRA attached.
     """
 
+    #: Validation and sampling use it too.
+    exact = True
+    #: What it holds beside the model.
+    holds = "folded copy"
+
     def __init__(self, denoiser: nn.Module) -> None:
         self._layers: list[Any] = [layer for _, layer in lora_layers(denoiser)]
         self._weights: list[Tensor] = [layer.get_base_layer().weight.data for layer in self._layers]
         self.originals = [weight.clone() for weight in self._weights]
         self.folded = False
 
+    @property
+    def bytes(self) -> int:
+        """Memory of the kept originals."""
+        return sum(original.numel() * original.element_size() for original in self.originals)
+
     @torch.no_grad()
-    def set(self, folded: bool) -> None:
-        """Fold or unfold; does nothing where that is so already, or where the adapter is switched off."""
-        if folded == self.folded or (folded and any(layer._disable_adapters for layer in self._layers)):
+    def on(self) -> None:
+        """Fold; does nothing where that is so already, or where the adapter is switched off."""
+        if self.folded or any(layer._disable_adapters for layer in self._layers):
             return
-        if folded:
-            for layer, weight, original in zip(self._layers, self._weights, self.originals, strict=True):
-                weight.copy_(original + _update(layer).view_as(original))
-        else:
+        for layer, weight, original in zip(self._layers, self._weights, self.originals, strict=True):
+            weight.copy_(original + _update(layer).view_as(original))
+        self._mark(True)
+
+    @torch.no_grad()
+    def off(self) -> None:
+        """Unfold; does nothing where that is so already."""
+        if self.folded:
             torch._foreach_copy_(self._weights, self.originals)
+            self._mark(False)
+
+    def _mark(self, folded: bool) -> None:
         for layer in self._layers:
             layer.folded = folded
         self.folded = folded

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vader_core.nn.functional import Switch
+from vader_core.nn.precision import without_autocast
 
 if TYPE_CHECKING:
     from vader_core.performance.fold_adapter import Folding
@@ -60,10 +61,16 @@ class Fp8:
         least_width: Layers with fewer input or output channels are left alone.
     """
 
+    #: It changes results, so validation and sampling do without.
+    exact = False
+    #: What it holds beside the model.
+    holds = "float8 copy"
+
     def __init__(
         self, denoiser: nn.Module, folding: Folding | None = None, least_width: int = LEAST_WIDTH
     ) -> None:
-        self.on = False
+        #: Whether the products are in float8 now.
+        self.active = False
         self._folding = folding
         found = {
             name: part
@@ -83,16 +90,20 @@ class Fp8:
         return sum(layer.weight.numel() + 4 * len(layer.weight) for layer in self.layers.values())
 
     @torch.no_grad()
-    def set(self, on: bool) -> None:
-        """Switch the products on or off; does nothing where that is so already."""
-        if on == self.on:
+    def on(self) -> None:
+        """Switch the products on; does nothing where that is so already."""
+        if self.active:
             return
-        if on and self._folding is not None:
+        if self._folding is not None:
             for layer in self.layers.values():
                 weight, scale = quantised(layer.weight.data)
                 layer.fp8_weight.copy_(weight)
                 layer.fp8_scale.copy_(scale)
-        self.on = on
+        self.active = True
+
+    def off(self) -> None:
+        """Switch the products off."""
+        self.active = False
 
 
 def _fits(layer: nn.Linear, least: int) -> bool:
@@ -111,13 +122,13 @@ class _Fp8Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """[…, k] to […, n]."""
-        if not self.fp8.on or torch.is_grad_enabled() or x.numel() < LEAST_ROWS * self.in_features:
+        if not self.fp8.active or torch.is_grad_enabled() or x.numel() < LEAST_ROWS * self.in_features:
             return super().forward(x)
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         rows, scale = quantised(x.flatten(0, -2))
         bias = None if self.bias is None else self.bias.to(torch.bfloat16)
-        with torch.autocast(device, enabled=False):  # the CPU's form is made of products of its own
+        with without_autocast(x.device):  # the CPU's form is made of products of its own
             out = torch._scaled_mm(
                 rows,
                 self.fp8_weight.t(),

@@ -7,18 +7,13 @@ from collections import defaultdict
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from vader_core.assembly.loading import load_parts
 from vader_core.assembly.parts import Assembly
 from vader_core.device import GIB
-from vader_core.lora.adapter import adapter_off, adapter_parameters
-from vader_core.method.mixture import Mixture
-from vader_core.method.step import Kept, StepResult, reward_gradient_step
-from vader_core.profiling.stopwatch import PHASES, Stopwatch, _Silent, timed_parts
-from vader_core.prompts import Prompt
-from vader_core.randomness import Randomness
-from vader_core.training.optimizer import make_optimizer
+from vader_core.profiling.stopwatch import PHASES, SilentStopwatch, Stopwatch, timed_parts, timed_updates
+from vader_core.training.processes import SingleProcess
+from vader_core.training.setup import make_trainer
 
 #: Side of the square matrices whose product measures the device's matrix rate.
 MATRIX_SIDE = {"cuda": 8192, "cpu": 1024}
@@ -39,58 +34,29 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 class Bench:
-    """Times training steps of a loaded assembly with the adapter attached.
+    """Times optimizer steps of a loaded assembly, as the trainer takes them.
 
     Args:
-        assembly: Loaded, with rewards.
+        assembly: Loaded, with rewards and an objective.
     """
 
     def __init__(self, assembly: Assembly) -> None:
         self.assembly = assembly
         self.device = assembly.device
-        self.denoiser = assembly.backbone.denoiser
-        parameters = list(adapter_parameters(self.denoiser).values())
-        _fill(parameters)
-        self.parameters = parameters
-        self.optimizer = make_optimizer(parameters, assembly.config.trainer)
-        self.scaler = torch.amp.GradScaler(enabled=assembly.config.trainer.precision == "fp16")
-        self.prompts: list[Prompt] = assembly.draw_prompts(list(range(assembly.config.trainer.batch_size)))
+        fp16 = assembly.config.trainer.precision == "fp16"
+        self.processes = SingleProcess(assembly.device, loss_scale=fp16)
+        _fill(list(assembly.model.tuning.parameters().values()))
+        self.trainer = make_trainer(assembly, self.processes, None)
+        self.parameters = self.trainer.updates.parameters
+        self.optimizer = self.trainer.updates.optimizer
 
-    def step(self, number: int, rewards: Mixture, stopwatch: Stopwatch) -> float:
-        """One training step; the loss of its first update."""
-        result = self._update(number, 0, rewards, stopwatch, None)
-        for update in range(1, self.assembly.config.trainer.inner_updates):
-            self._update(number, update, rewards, stopwatch, result.kept)
-        return float(result.loss)
-
-    def _update(
-        self, number: int, update: int, rewards: Mixture, stopwatch: Stopwatch, kept: Kept | None
-    ) -> StepResult:
-        assembly = self.assembly
-        self.optimizer.zero_grad(set_to_none=True)
-
-        def backward(loss: Tensor) -> None:
-            with stopwatch.phase("backward"):
-                self.scaler.scale(loss).backward()
-
-        rng = Randomness(0, number, samples=tuple(range(len(self.prompts))))
-        result = reward_gradient_step(
-            assembly.backbone,
-            rewards,
-            self.prompts,
-            assembly.settings,
-            rng.within("inner update", update) if update else rng,
-            backward=backward,
-            adapter_off=lambda: adapter_off(self.denoiser),
-            autocast=assembly.autocast,
-            kept=kept,
-        )
-        with stopwatch.phase("optimizer"):
-            self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.parameters, assembly.config.trainer.max_grad_norm)
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-        return result
+    def step(self, number: int, stopwatch: Stopwatch) -> float:
+        """One optimizer step with all its micro-steps and updates; the loss of its first update."""
+        trainer = self.trainer
+        trainer.step = number
+        with timed_updates(trainer.updates, stopwatch):
+            trainer.train_step()
+        return float(trainer.last_loss)
 
     def measure(self, steps: int, warmup: int, *, kernels: bool = False) -> dict[str, Any]:
         """Run and report.
@@ -103,16 +69,16 @@ class Bench:
         """
         first = Stopwatch(self.device)
         begun = first.now()
-        losses = [self.step(number, self.assembly.rewards, first) for number in range(max(1, warmup))]
+        losses = [self.step(number, first) for number in range(max(1, warmup))]
         first_seconds = first.now() - begun
         totals = [self._undisturbed_seconds(warmup + number, losses) for number in range(steps)]
         rows, peaks = [], []
         for number in range(steps):
             stopwatch = Stopwatch(self.device)
-            with timed_parts(self.assembly, stopwatch) as rewards:
+            with timed_parts(self.assembly, stopwatch):
                 begun = stopwatch.now()
                 stopwatch.take_peak()
-                losses.append(self.step(warmup + steps + number, rewards, stopwatch))
+                losses.append(self.step(warmup + steps + number, stopwatch))
                 spent = stopwatch.now() - begun
                 stopwatch.note_peak("other")
             stopwatch.seconds["other"] = spent - sum(stopwatch.seconds.values())
@@ -133,35 +99,30 @@ class Bench:
         if self.device.type == "cuda":
             found["peak_reserved_gib"] = torch.cuda.memory_reserved(self.device) / GIB
         if kernels:
-            found["no_graph_kernels"] = self.kernels()
+            found["no_grad_kernels"] = self.kernels()
         return found
 
     def _undisturbed_seconds(self, number: int, losses: list[float]) -> float:
         """One step as a run does it: the device is waited for at its ends alone."""
-        silent = _Silent(self.device)
+        silent = SilentStopwatch(self.device)
         begun = silent.now()
-        losses.append(self.step(number, self.assembly.rewards, silent))
+        losses.append(self.step(number, silent))
         return silent.now() - begun
 
     @torch.no_grad()
     def kernels(self) -> dict[str, Any]:
-        """Device time of one guided no-graph prediction: in all, and by kernel."""
+        """Device time of one guided no-grad prediction: in all, and by kernel."""
         from torch.profiler import ProfilerActivity, profile
 
-        assembly, backbone = self.assembly, self.assembly.backbone
-        sampling, rng = assembly.settings.sampling, Randomness(0, samples=tuple(range(len(self.prompts))))
-        with assembly.autocast():
-            text = backbone.encode_text(self.prompts)
-            conditioning = backbone.condition(text, self.prompts, assembly.geometry, rng)
-            noise = backbone.initial_noise(len(self.prompts), assembly.geometry, rng)
-            timestep = noise.new_full((len(noise),), sampling.plan.timesteps[0])
+        assembly, model = self.assembly, self.assembly.model
+        batch = self.trainer.batches.at(0, 0, *self.processes.here)["prompts"]
+        conditioning = model.condition(batch.prompts, assembly.geometry, batch.rng)
+        noise = assembly.backbone.initial_noise(len(batch), assembly.geometry, batch.rng)
+        timestep = model.plan(assembly.geometry).timesteps[0]
+        with model.without_graph(0) as guided:
 
             def predict() -> None:
-                if backbone.folding is not None:
-                    backbone.folding.set(True)
-                if backbone.fp8 is not None:
-                    backbone.fp8.set(True)
-                sampling.guidance.predict(backbone, noise, timestep, conditioning)
+                guided(noise, timestep, conditioning)
 
             predict()
             watch = Stopwatch(self.device)
@@ -172,10 +133,7 @@ class Bench:
             with profile(activities=[activity]) as profiler:
                 predict()
                 watch.now()
-        if backbone.folding is not None:
-            backbone.folding.set(False)
-        if backbone.fp8 is not None:
-            backbone.fp8.set(False)
+        model.end_levers()
         spent: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
         for event in profiler.events() or []:
             on_device = activity is ProfilerActivity.CPU or event.device_type.name == "CUDA"
@@ -204,7 +162,8 @@ def load(assembly: Assembly) -> Assembly:
     """Load what :class:`Bench` needs."""
 
     def encode() -> None:
-        prompts = assembly.draw_prompts(list(range(assembly.config.trainer.batch_size)))
+        trainer = assembly.config.trainer
+        prompts = assembly.draw_prompts(list(range(trainer.batch_size * trainer.accumulate)))
         with torch.no_grad(), assembly.autocast():
             assembly.backbone.encode_text(prompts)
         assembly.backbone.release_text_encoder()

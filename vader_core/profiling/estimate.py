@@ -1,4 +1,4 @@
-"""How much device memory a run will ask for, worked out on paper: no weights, no device."""
+"""How much device memory a run will ask for, computed on paper: no weights, no device."""
 
 from __future__ import annotations
 
@@ -6,26 +6,29 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from vader_core.assembly.levers import process_switches
 from vader_core.assembly.parts import Assembly
-from vader_core.assembly.prepare import prepare
+from vader_core.assembly.prepare import make_objective, prepare
+from vader_core.assembly.resolve import resolve
 from vader_core.device import GIB, free_gib
+from vader_core.errors import VaderError
 from vader_core.evaluation.validation import score_pairs, validation_pairs
-from vader_core.method.gradient import Last, RandomCut, Refl, Steps
-from vader_core.method.settings import StepSettings
+from vader_core.method.gradient import RandomCut, Refl, parse_gradient
 from vader_core.performance.offload import modules_of
 from vader_core.profiling.bench import Bench, load
 from vader_core.profiling.paper_device import Ledger, PaperDevice, on_paper
 from vader_core.profiling.stopwatch import PHASES, Stopwatch, timed_parts
 from vader_core.randomness import Randomness
 from vader_core.registry import Kind, Registry
-from vader_core.run.config import RunConfig
+from vader_core.run.config import RunConfig, validated
+from vader_core.run.layers import changed, merged
 from vader_core.text import TextCache
 from vader_core.weights import with_random_weights
 
@@ -33,6 +36,8 @@ from vader_core.weights import with_random_weights
 #: goes forward and for the one that goes back. Each benchmark row without CUDA graphs held 0.11 to 0.13 GiB
 #: more than its tensors where nothing but weights was alive.
 WORKSPACE = 4 * 32 * 2**20
+#: The share of the free memory that an estimate may take: it can be off by a tenth, and memory fragments.
+MARGIN = 0.8
 #: Differentiated steps that are run on paper; each further one asks for as much as the second.
 TRACED = 2
 
@@ -64,50 +69,89 @@ def estimate(config: RunConfig, registry: Registry, *, validation: bool = True) 
     """Run a training step of ``config`` on paper, on a CUDA device.
 
     Args:
-        config: Any configuration that :func:`vader_core.assembly.prepare.prepare` takes; left as it is.
+        config: Any configuration, complete or not; left as it is.
         registry: Where the components come from.
         validation: Look at a validation too, where the run has any.
     """
     with on_paper() as device:
-        assembly = prepare(without_files(config, registry), registry, device=torch.device("cuda"))
-        assembly.backbone.text_cache = TextCache("paper")
+        assembly = _on_cuda(without_files(config, registry), registry)
         return _Paper(assembly, device).estimate(validation=validation)
+
+
+def _on_cuda(config: RunConfig, registry: Registry) -> Assembly:
+    device = torch.device("cuda")
+    assembly = prepare(resolve(config, registry, device=device), registry, device=device)
+    assembly.backbone.text_cache = TextCache("paper")
+    return assembly
 
 
 def without_files(config: RunConfig, registry: Registry) -> RunConfig:
     """The same run with random weights, a fresh adapter, and nothing that needs the driver."""
-    config = config.model_copy(deep=True)
-    config.lora.start = None
-    config.trainer.cuda_graphs = False
-    if config.trainer.gradient_checkpointing == "auto":
-        config.trainer.gradient_checkpointing = True  # what is free is asked of a real device
-    config.trainer.optimizer = "adamw"
-    chosen: list[tuple[Kind, Any]] = [("backbone", config.backbone)] if config.backbone.name else []
-    chosen += [("reward", item) for item in (*config.rewards, *config.monitors)]
+    checkpointing = config.performance.gradient_checkpointing
+    tree = merged(
+        config.model_dump(),
+        {
+            "lora": {"start": None},
+            "performance": {
+                "cuda_graphs": False,
+                # what is free is asked of a real device
+                "gradient_checkpointing": True if checkpointing == "auto" else checkpointing,
+            },
+            "trainer": {"optimizer": "adamw"},
+        },
+    )
+    chosen: list[tuple[Kind, Any]] = [("backbone", tree["backbone"])] if config.backbone.name else []
+    chosen += [("reward", item) for item in (*tree["reward"], *tree["monitor"])]
+    own = {"name", "weight", "cap"}
     for kind, section in chosen:
-        component = registry.get(kind, section.name)
+        component = registry.get(kind, section["name"])
         if component.weights:  # what ships with a plugin is read, as it may not come in random
-            section.options = with_random_weights(component.config, section.options)
-    return config
+            options = {key: value for key, value in section.items() if key not in own}
+            section.update(with_random_weights(component.config, options))
+    return validated(tree)
 
 
 def count_operations(config: RunConfig, registry: Registry) -> int:
-    """Matrix, convolution and attention operations of a training step, 2 a multiply-add, counted on paper.
+    """Matrix, convolution and attention operations of an optimizer step, 2 per multiply-add, on paper.
 
     Args:
-        config: Any configuration that :func:`vader_core.assembly.prepare.prepare` takes; left as it is.
+        config: Any configuration, complete or not; left as it is.
         registry: Where the components come from.
     """
-    config = without_files(config, registry)
     # What the counter knows are torch's own operations.
-    config.trainer.fused_kernels = config.trainer.fp8 = False
+    plain = changed(without_files(config, registry), performance={"fused_kernels": False, "fp8": False})
     with on_paper() as device:
-        assembly = prepare(config, registry, device=torch.device("cuda"))
-        assembly.backbone.text_cache = TextCache("paper")
-        bench = Bench(load(assembly))
-        with FlopCounterMode(display=False) as counter:
-            bench.step(0, assembly.rewards, _PaperStopwatch(assembly.device, device.ledger))
+        assembly = _on_cuda(plain, registry)
+        with process_switches(plain):
+            bench = Bench(load(assembly))
+            with FlopCounterMode(display=False) as counter:
+                bench.step(0, _PaperStopwatch(assembly.device, device.ledger))
     return int(counter.get_total_flops())
+
+
+def decide_checkpointing(config: RunConfig, registry: Registry, device: torch.device) -> RunConfig:
+    """The configuration with ``gradient_checkpointing: auto`` decided by what is free on ``device``.
+
+    It is on where a step without it would ask for more than :data:`MARGIN` of what is free.
+
+    Raises:
+        VaderError: The step cannot be followed on paper.
+    """
+    if config.performance.gradient_checkpointing != "auto":
+        return config
+    free = free_gib() if device.type == "cuda" else None
+    if free is None:
+        return changed(config, performance={"gradient_checkpointing": device.type != "cpu"})
+    whole = changed(config, performance={"gradient_checkpointing": False})
+    facts = memory_facts(whole, registry, validation=False)
+    if facts["estimated_peak_gib"] is None:
+        raise VaderError(
+            f"performance.gradient_checkpointing=auto needs an estimate, which is {facts['estimate']}: "
+            "use true or false"
+        )
+    return changed(
+        config, performance={"gradient_checkpointing": facts["estimated_peak_gib"] > MARGIN * free}
+    )
 
 
 class _PaperStopwatch(Stopwatch):
@@ -145,9 +189,10 @@ class _Paper:
 
     def __init__(self, assembly: Assembly, device: PaperDevice) -> None:
         self.assembly, self.device, self.ledger = assembly, device, device.ledger
-        self.settings = assembly.settings
         load(assembly)
+        self.gradient = parse_gradient(str(self._asked().get("gradient") or "last"))
         self.loading = (self.ledger.peak + WORKSPACE) / GIB
+        self.num_steps = assembly.model.num_steps
         self.bench = Bench(assembly)
         for parameter in self.bench.parameters:
             parameter.grad = torch.zeros_like(parameter)
@@ -155,14 +200,18 @@ class _Paper:
         self.bench.optimizer.zero_grad(set_to_none=True)
         self.averages = [parameter.detach().clone() for parameter in self.bench.parameters * self._copies()]
 
+    def _asked(self) -> dict[str, Any]:
+        """The reward gradient's options; empty where another objective runs."""
+        item = self.assembly.config.objective.get("reward_gradient")
+        return {} if item is None else item.options
+
     def _copies(self) -> int:
-        trainer = self.assembly.config.trainer
-        return int(trainer.ema is not None) + int(trainer.guard == "adapt")
+        return int(self.assembly.config.validation.guard == "adapt")
 
     def estimate(self, *, validation: bool) -> Estimate:
         """Trace as much as the figures need."""
         parts = self._parts()
-        wanted = _most_steps(self.settings)
+        wanted = self._most_steps()
         first = self._trace(min(wanted, TRACED))
         phases, saved, further = dict(first.peaks), first.saved, max(0, wanted - TRACED)
         if further:
@@ -184,14 +233,13 @@ class _Paper:
         adapter = {id(parameter) for parameter in self.bench.parameters}
         states = [value for state in self.bench.optimizer.state.values() for value in state.values()]
         gradients = size_of(self.bench.parameters)
+        averages = [*self.averages, *(self.bench.trainer.average.tensors or {}).values()]
         found = {
             "denoiser": size_of(held for held in _tensors(backbone.denoiser) if id(held) not in adapter),
-            "adapter and optimizer": gradients + size_of([*self.bench.parameters, *states, *self.averages]),
+            "adapter and optimizer": gradients + size_of([*self.bench.parameters, *states, *averages]),
         }
-        if backbone.folding is not None:
-            found["folded copy"] = size_of(backbone.folding.originals)
-        if backbone.fp8 is not None:
-            found["float8 copy"] = backbone.fp8.bytes
+        for lever in self.assembly.model.levers:
+            found[lever.holds] = lever.bytes
         for role, module in backbone.modules().items():
             if role != "denoiser":
                 found[role.replace("_", " ")] = size_of(_tensors(module))
@@ -208,57 +256,57 @@ class _Paper:
         gc.collect()
         self.ledger.reset()
         stopwatch = _PaperStopwatch(self.assembly.device, self.ledger)
-        with timed_parts(self.assembly, stopwatch) as rewards:
-            self.bench.step(0, rewards, stopwatch)
+        with timed_parts(self.assembly, stopwatch):
+            self.bench.step(0, stopwatch)
         stopwatch.note_peak("other")
         return stopwatch
 
     def _shorten(self, count: int) -> None:
-        settings, plan = self.settings, self.settings.sampling.plan
-        before, behind = _steps_around(settings)
-        total = before + count + behind
-        assembly = self.assembly
-        sampling = replace(
-            settings.sampling,
-            plan=settings.sampling.sampler.plan(assembly.backbone.schedule, total, assembly.geometry)
-            if total < plan.num_steps
-            else plan,
-        )
-        gradient: Any = Steps(tuple(range(before, before + count)))
-        if isinstance(settings.gradient, Refl):
-            gradient = Refl(before, before)
-        if settings.low_variance:
-            gradient = Last()
-        assembly.settings = replace(assembly.settings, sampling=sampling, gradient=gradient)
+        """Let the next step take ``count`` differentiated steps, and one of each other kind it has."""
+        model, assembly = self.assembly.model, self.assembly
+        before, after = self._steps_around()
+        total = before + count + after
+        if total < self.num_steps:
+            model.num_steps = total
+            model._plans.clear()
+        gradient = "steps:" + ",".join(str(step) for step in range(before, before + count))
+        if isinstance(self.gradient, Refl):
+            gradient = f"refl:{before}-{before}"
+        if self._asked().get("low_variance"):
+            gradient = "last"
+        if self._asked():
+            section = assembly.config.objective["reward_gradient"]
+            options = section.options | {"gradient": gradient}
+            shortened = section.model_copy(update={"__pydantic_extra__": options})
+            config = assembly.config.model_copy(update={"objective": {"reward_gradient": shortened}})
+            objective = make_objective(config, assembly.registry, assembly.backbone)
+            assert objective is not None
+            assembly.objective = self.bench.trainer.objective = objective
 
     def _validation(self) -> float | None:
         assembly = self.assembly
-        if not assembly.config.trainer.validation_prompts:
+        if not assembly.config.validation.prompts:
             return None
         self._shorten(1)
         gc.collect()
         self.ledger.reset()
-        pairs = validation_pairs(assembly)[: assembly.config.trainer.validation_batch]
+        pairs = validation_pairs(assembly)[: assembly.config.validation.batch]
         score_pairs(assembly, pairs, (assembly.rewards, assembly.monitors))
         return (self.ledger.peak + WORKSPACE) / GIB
 
+    def _most_steps(self) -> int:
+        """The most steps that a draw of the gradient choice differentiates."""
+        if isinstance(self.gradient, RandomCut):
+            return self.num_steps
+        return len(self.gradient.draw(self.num_steps, Randomness(0)).steps)
 
-def _most_steps(settings: StepSettings) -> int:
-    """The most steps that a draw of the gradient choice differentiates."""
-    gradient, total = settings.gradient, settings.sampling.plan.num_steps
-    if isinstance(gradient, RandomCut):
-        return total
-    return len(gradient.draw(total, Randomness(0)).steps)
-
-
-def _steps_around(settings: StepSettings) -> tuple[int, int]:
-    """Whether there are steps without a graph before the differentiated ones, and behind: 0 or 1 each."""
-    gradient, total = settings.gradient, settings.sampling.plan.num_steps
-    if isinstance(gradient, RandomCut):
-        return 0, 0
-    drawn = gradient.draw(total, Randomness(0))
-    behind = drawn.ends_at is None and max(drawn.steps) < total - 1
-    return int(min(drawn.steps) > 0), int(behind)
+    def _steps_around(self) -> tuple[int, int]:
+        """How many no-grad steps to trace before and after the differentiated ones (0 or 1 each)."""
+        if isinstance(self.gradient, RandomCut):
+            return 0, 0
+        drawn = self.gradient.draw(self.num_steps, Randomness(0))
+        after = drawn.ends_at is None and max(drawn.steps) < self.num_steps - 1
+        return int(min(drawn.steps) > 0), int(after)
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:
@@ -267,11 +315,13 @@ def _tensors(module: nn.Module) -> list[Tensor]:
 
 #: Options that take less memory, and how to tell that they are on.
 _SAVERS: dict[str, Callable[[RunConfig], bool]] = {
-    "-o trainer.gradient_checkpointing=true": lambda run: run.trainer.gradient_checkpointing is not False,
-    "-o trainer.offload=true": lambda run: run.trainer.offload,
-    "-o sampler.split_guidance=true": lambda run: run.sampling.split_guidance,
+    "-o performance.gradient_checkpointing=true": lambda run: (
+        run.performance.gradient_checkpointing is not False
+    ),
+    "-o performance.offload=true": lambda run: run.performance.offload,
+    "-o sampler.split_guidance=true": lambda run: run.sampler.split_guidance,
     "--batch-size 1": lambda run: run.trainer.batch_size == 1,
-    "-o trainer.validation_batch=1": lambda run: run.trainer.validation_batch == 1,
+    "-o validation.batch=1": lambda run: run.validation.batch == 1,
 }
 
 

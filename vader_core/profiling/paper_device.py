@@ -305,6 +305,8 @@ _REPLACED: dict[str, Any] = {
     "torch.cuda.manual_seed": _nothing,
     "torch.cuda.manual_seed_all": _nothing,
     "torch.cuda.empty_cache": _nothing,
+    "torch.cuda.max_memory_allocated": lambda *_: 0,
+    "torch.cuda.reset_peak_memory_stats": _nothing,
     "torch.cuda.synchronize": _nothing,
     "torch.cuda.device": _Idle,
     "torch.cuda.Event": _Idle,

@@ -15,10 +15,11 @@ from vader_core.assembly.parts import Assembly
 from vader_core.device import peak_gib, reset_peak
 from vader_core.method.mixture import FrameChoice, Mixture, MixtureOutput
 from vader_core.randomness import Randomness
+from vader_core.training.optimizer import Updates
 
 PHASES = (
     "text",
-    "no-graph steps",
+    "no-grad steps",
     "differentiated steps",
     "decode",
     "reward",
@@ -75,7 +76,7 @@ class Stopwatch:
         return timed
 
 
-class _Silent(Stopwatch):
+class SilentStopwatch(Stopwatch):
     """A stopwatch whose phases cost nothing."""
 
     @contextmanager
@@ -94,12 +95,13 @@ class _TimedMixture(Mixture):
 
 
 @contextmanager
-def timed_parts(assembly: Assembly, stopwatch: Stopwatch) -> Iterator[Mixture]:
-    """Within, the backbone's calls are timed; yields the timed rewards."""
-    backbone = assembly.backbone
+def timed_parts(assembly: Assembly, stopwatch: Stopwatch) -> Iterator[None]:
+    """Within, the backbone's calls and the rewards are timed."""
+    backbone, objective = assembly.backbone, assembly.objective
+    assert objective is not None
     names: dict[str, Callable[[], str]] = {
         "encode_text": lambda: "text",
-        "predict": lambda: "differentiated steps" if torch.is_grad_enabled() else "no-graph steps",
+        "predict": lambda: "differentiated steps" if torch.is_grad_enabled() else "no-grad steps",
         "decode": lambda: "decode",
     }
     before = {name: vars(backbone).get(name) for name in names}
@@ -107,10 +109,26 @@ def timed_parts(assembly: Assembly, stopwatch: Stopwatch) -> Iterator[Mixture]:
         setattr(backbone, name, stopwatch.wrap(getattr(backbone, name), phase))
     rewards = _TimedMixture(assembly.rewards.terms)
     object.__setattr__(rewards, "stopwatch", stopwatch)
+    objective.use(rewards)
     try:
-        yield rewards
+        yield
     finally:
+        objective.use(assembly.rewards)
         for name, own in before.items():
             delattr(backbone, name)
             if own is not None:
                 setattr(backbone, name, own)
+
+
+@contextmanager
+def timed_updates(updates: Updates, stopwatch: Stopwatch) -> Iterator[None]:
+    """Within, backward passes and optimizer steps are timed."""
+    processes = updates.processes
+    own = {"backward": processes.backward, "finish": updates.finish}
+    processes.backward = stopwatch.wrap(processes.backward, lambda: "backward")  # type: ignore[method-assign]
+    updates.finish = stopwatch.wrap(updates.finish, lambda: "optimizer")  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        processes.backward = own["backward"]  # type: ignore[method-assign,assignment]
+        updates.finish = own["finish"]  # type: ignore[method-assign,assignment]

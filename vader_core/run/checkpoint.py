@@ -6,7 +6,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,6 @@ import torch
 
 from vader_core.errors import MachineError, VaderError
 from vader_core.files import sha256_of
-from vader_core.lora.adapter import load_adapter, save_adapter
-from vader_core.lora.formats import Adapter
 from vader_core.weights import load_tensors
 
 CHECKSUMS = "checksums.json"
@@ -25,17 +24,17 @@ _NAME = re.compile(r"step-(\d{6,})")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds.
+    """A checkpoint that was read.
 
     Args:
         step: Optimizer steps done.
-        adapter: The LoRA.
+        place: Its folder, where what learns and the objective find their own files.
         tensors: Optimizer, loss scaler and averaged weights: plain containers of tensors and numbers.
         position: Counters and the watch's memory, as JSON.
     """
 
     step: int
-    adapter: Adapter
+    place: Path
     tensors: Mapping[str, Any]
     position: Mapping[str, Any]
 
@@ -45,33 +44,67 @@ def step_name(step: int) -> str:
     return f"step-{step:06d}"
 
 
-def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write ``folder/step-NNNNNN``; whatever is killed in between leaves no folder of that name.
+def begin_checkpoint(folder: Path, step: int) -> Path:
+    """An empty folder beside the place of the checkpoint, to be filled and then finished.
+
+    Raises:
+        MachineError: It cannot be made.
+    """
+    beside = unfinished(folder, step)
+    with _writing(folder / step_name(step)):
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir()
+    return beside
+
+
+def unfinished(folder: Path, step: int) -> Path:
+    """Where the checkpoint of ``step`` is written before it is finished."""
+    return folder / f".{step_name(step)}.part"
+
+
+def finish_checkpoint(
+    folder: Path, step: int, tensors: Mapping[str, Any], position: Mapping[str, Any]
+) -> Path:
+    """Add the state, the position and the checksums, and rename the folder into its place.
+
+    Whatever is killed in between leaves no folder of that name, or the one that was there.
+
+    Args:
+        folder: Holds the checkpoints.
+        step: Optimizer steps done.
+        tensors: Plain containers of tensors and numbers.
+        position: JSON.
 
     Raises:
         MachineError: The disk is full or cannot be written.
     """
-    place = folder / step_name(checkpoint.step)
-    beside = folder / f".{place.name}.part"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir()
-        save_adapter(checkpoint.adapter, beside)
-        torch.save(dict(checkpoint.tensors), beside / "state.pt")
-        (beside / "position.json").write_text(json.dumps(dict(checkpoint.position), indent=1))
-        sums = {path.name: sha256_of(path) for path in sorted(beside.iterdir())}
+    place, beside = folder / step_name(step), unfinished(folder, step)
+    old = folder / f".{place.name}.old"
+    with _writing(place):
+        torch.save(dict(tensors), beside / "state.pt")
+        (beside / "position.json").write_text(json.dumps(dict(position), indent=1))
+        files = sorted(path for path in beside.rglob("*") if path.is_file())
+        sums = {path.relative_to(beside).as_posix(): sha256_of(path) for path in files}
         (beside / CHECKSUMS).write_text(json.dumps(sums, indent=1))
-        for path in beside.iterdir():
+        for path in [*files, beside / CHECKSUMS]:
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+        if place.exists():
+            place.rename(old)
         beside.rename(place)
-    except (OSError, RuntimeError) as error:
-        raise MachineError(
-            f"cannot write the checkpoint {place}: {error}; free the disk and use --resume"
-        ) from error
+        shutil.rmtree(old, ignore_errors=True)
     return place
+
+
+@contextmanager
+def _writing(place: Path) -> Iterator[None]:
+    """A failure to write as one message."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise MachineError(f"cannot write {place}: {error}; free the disk and use --resume") from error
 
 
 def fault(place: Path) -> str | None:
@@ -119,7 +152,7 @@ def read_checkpoint(place: Path) -> Checkpoint:
         raise VaderError(f"checkpoint {place} cannot be used: {wrong}")
     position = json.loads((place / "position.json").read_text())
     tensors = load_tensors(place / "state.pt", needed_for="checkpoint")
-    return Checkpoint(int(place.name.removeprefix("step-")), load_adapter(place), tensors, position)
+    return Checkpoint(int(place.name.removeprefix("step-")), place, tensors, position)
 
 
 def prune(folder: Path, keep: int) -> list[Path]:
@@ -130,19 +163,18 @@ def prune(folder: Path, keep: int) -> list[Path]:
     return removed
 
 
-def keep_best(folder: Path, adapter: Adapter, facts: Mapping[str, Any]) -> Path:
-    """Replace ``folder/best`` by ``adapter``, with the facts that made it the best."""
+def keep_best(folder: Path, save: Callable[[Path], None], facts: Mapping[str, Any]) -> Path:
+    """Replace ``folder/best`` by what ``save`` writes, with the facts that made it the best."""
     place, beside, old = folder / "best", folder / ".best.part", folder / ".best.old"
-    try:
+    with _writing(place):
         folder.mkdir(parents=True, exist_ok=True)
         for stale in (beside, old):
             shutil.rmtree(stale, ignore_errors=True)
-        save_adapter(adapter, beside)
+        beside.mkdir()
+        save(beside)
         (beside / "best.json").write_text(json.dumps(dict(facts), indent=1))
         if place.exists():
             place.rename(old)
         beside.rename(place)
         shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise MachineError(f"cannot write {place}: {error}; free the disk and use --resume") from error
     return place

@@ -12,7 +12,8 @@ import yaml
 
 from vader_core.errors import VaderError, unknown
 from vader_core.registry import Registry
-from vader_core.run.config import RunConfig, Tree
+from vader_core.run.config import RunConfig, Tree, validated
+from vader_core.values import read_document
 
 
 def merged(*layers: Mapping[str, Any]) -> Tree:
@@ -31,6 +32,15 @@ def merged(*layers: Mapping[str, Any]) -> Tree:
     return result
 
 
+def changed(config: RunConfig, **sections: Mapping[str, Any]) -> RunConfig:
+    """The same run with some values replaced, by section: ``changed(config, trainer={"seed": 1})``.
+
+    Raises:
+        VaderError: An unknown key or a bad value.
+    """
+    return validated(merged(config.model_dump(), sections))
+
+
 def read_yaml(path: Path) -> Tree:
     """A configuration file.
 
@@ -38,11 +48,13 @@ def read_yaml(path: Path) -> Tree:
         VaderError: Not there, not YAML, or not a mapping.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = read_document(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise VaderError(f"--config {path}: cannot be read ({error})") from error
     except yaml.YAMLError as error:
         raise VaderError(f"--config {path} is not YAML: {error}") from error
+    except VaderError as error:
+        raise VaderError(f"--config {path}: {error}") from error
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -67,9 +79,8 @@ def recipes(registry: Registry) -> dict[str, Tree]:
             continue
         for file in folder.iterdir():
             if file.name.endswith(".yaml"):
-                found[file.name.removesuffix(".yaml")] = (
-                    yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-                )
+                tree = read_document(file.read_text(encoding="utf-8")) or {}
+                found[file.name.removesuffix(".yaml")] = tree
     return found
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Protocol
+
+from vader_core.errors import MissingDependencyError
 
 
 class Listener(Protocol):
@@ -30,6 +34,58 @@ class Silence:
 
     def say(self, message: str) -> None:
         """Ignored."""
+
+
+class Trackers:
+    """Sends a run's numbers to tensorboard and wandb.
+
+    Args:
+        folder: The run directory.
+        names: Which trackers.
+
+    Raises:
+        MissingDependencyError: One that is not installed.
+    """
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        require_trackers(names)
+        self._board: Any = None
+        self._wandb: Any = None
+        if "tensorboard" in names:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(folder / "vader"))
+        if "wandb" in names:
+            import wandb
+
+            self._wandb = wandb.init(project="vader", dir=str(folder), name=folder.name)
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        """Send a record's numbers."""
+        numbers, step = flattened(record), int(record["step"])
+        if self._board is not None:
+            for name, value in numbers.items():
+                self._board.add_scalar(name, value, step)
+            self._board.flush()
+        if self._wandb is not None and numbers:
+            self._wandb.log(numbers, step=step)
+
+    def close(self) -> None:
+        """The run is over."""
+        if self._board is not None:
+            self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def require_trackers(names: Sequence[str]) -> None:
+    """Refuse a tracker that is not installed.
+
+    Raises:
+        MissingDependencyError: With the line that installs it.
+    """
+    if "wandb" in names and find_spec("wandb") is None:
+        raise MissingDependencyError("wandb", "run.trackers=[wandb]", "pip install wandb")
 
 
 def flattened(record: Mapping[str, Any]) -> dict[str, float]:

@@ -19,9 +19,10 @@ from vader_core.backbone import Backbone, Defaults
 from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
-from vader_core.nn.build import frozen
+from vader_core.nn.build import empty_module, fill_randomly
+from vader_core.prediction import Prediction
 from vader_core.prompts import Prompt, PromptSource, shuffled_index
-from vader_core.randomness import Randomness, derive_seed
+from vader_core.randomness import Randomness
 from vader_core.reward import ClipReward, FramesNeeded, ImageReward, clip
 from vader_core.schedule import RectifiedFlow, Schedule, VarianceExploding, VariancePreserving
 from vader_core.testing.options import TinyConfig
@@ -201,21 +202,6 @@ def _hashed(character: str, size: int) -> int:
     return hashlib.blake2b(character.encode(), digest_size=2).digest()[0] % size
 
 
-@torch.no_grad()
-def fill_randomly(module: nn.Module, seed: int) -> None:
-    """Give every parameter seeded values of a sensible size, none zero; no global random state is touched."""
-    for name, parameter in module.named_parameters():
-        generator = torch.Generator().manual_seed(derive_seed(seed, name))
-        values = torch.randn(parameter.shape, generator=generator)
-        if parameter.ndim > 1:
-            values = values / math.sqrt(parameter[0].numel())
-        elif "norm" in name and name.endswith("weight"):
-            values = 1 + 0.1 * values
-        else:
-            values = 0.1 * values
-        parameter.copy_(values)
-
-
 class TinyBackbone(Backbone):
     """The smallest backbone that has every part: text, fps, image, three schedules, temporal compression.
 
@@ -297,24 +283,26 @@ class TinyBackbone(Backbone):
                 f"backbone {self.name!r}: weights {self.config.weights!r} do not exist: "
                 "use `random` or the path of a file"
             )
-        with torch.device("meta"):  # no default initialisation, which would draw from the global generator
-            parts = nn.ModuleDict(
-                {
-                    "denoiser": self.build_denoiser(),
-                    "autoencoder": TinyAutoencoder(self.config.temporal_compression),
-                    "text_encoder": TinyTextEncoder(self.config.width),
-                }
-            )
-        parts.to_empty(device="cpu")
+        # Drawn on the CPU in float32, so that every device and dtype has the same weights.
+        parts = empty_module(self._build_parts, device=torch.device("cpu"), dtype=torch.float32)
         if source.path is None:
             fill_randomly(parts, self.config.seed)
         else:
             tensors = load_tensors(source.path, needed_for=f"backbone {self.name!r}")
             load_exactly(parts, tensors, what=f"weights {source.path} for backbone {self.name!r}")
-        frozen(parts.to(device=self.device, dtype=self.dtype))
+        parts.to(device=self.device, dtype=self.dtype)
         self.denoiser = parts["denoiser"]
         self.autoencoder: Any = parts["autoencoder"]
         self.text_encoder: Any = parts["text_encoder"]
+
+    def _build_parts(self) -> nn.ModuleDict:
+        return nn.ModuleDict(
+            {
+                "denoiser": self.build_denoiser(),
+                "autoencoder": TinyAutoencoder(self.config.temporal_compression),
+                "text_encoder": TinyTextEncoder(self.config.width),
+            }
+        )
 
     def modules(self) -> dict[str, nn.Module]:
         """Denoiser, autoencoder and text encoder."""
@@ -371,7 +359,7 @@ class TinyBackbone(Backbone):
 
     def predict(
         self, latents: Float[Tensor, "b c t h w"], timestep: Float[Tensor, " b"], conditioning: Conditioning
-    ) -> Float[Tensor, "b c t h w"]:
+    ) -> Prediction:
         """One call of the transformer."""
         schedule = self.schedule
         unit = 1.0 if isinstance(schedule, VarianceExploding) else float(schedule.num_train_timesteps)
@@ -384,9 +372,9 @@ class TinyBackbone(Backbone):
             given["image"].to(self.dtype),
             checkpointing=self.gradient_checkpointing,
         )
-        return out.to(latents.dtype)
+        return Prediction(out.to(latents.dtype))
 
-    def swappable_blocks(self) -> list[nn.Module]:
+    def blocks(self) -> list[nn.Module]:
         """The transformer's blocks."""
         return list(self.denoiser.get_submodule("blocks").children())
 
@@ -402,7 +390,7 @@ class TinyBackbone(Backbone):
         video = rearrange(decoded, "(b t) r c H W -> b (t r) c H W", t=len(held))
         return video[:, [held.index(frame // ratio) * ratio + frame % ratio for frame in wanted]]
 
-    def encode_video(self, video: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b c t h w"]:
+    def encode_video(self, video: Float[Tensor, "b f 3 H W"], rng: Randomness) -> Float[Tensor, "b c t h w"]:
         """Latents of the first of each group of frames."""
         firsts = video[:, :: self.config.temporal_compression]
         latents = self.autoencoder.encode(rearrange(firsts, "b t c H W -> (b t) c H W").to(self.dtype))

@@ -19,7 +19,10 @@ from vader_core.backbone import Backbone, Defaults
 from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
+from vader_core.nn.build import empty_module
+from vader_core.nn.precision import wide, without_autocast
 from vader_core.nn.recompute import RecomputeSwitch
+from vader_core.prediction import Prediction
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.schedule import RectifiedFlow, Schedule
@@ -30,7 +33,6 @@ from vader_opensora.architecture import resolve_architecture
 from vader_opensora.captions import Request, parse_request, prepare
 from vader_opensora.frame_masks import active_frames, parse_strategy, place
 from vader_opensora.options import OpenSoraOptions
-from vader_opensora.precision import without_autocast
 from vader_opensora.references import read_reference
 from vader_opensora.resolutions import check_frames, frame_count, image_size
 from vader_opensora.sampler import EDITED, FRAME_MASK, REFERENCE, STRICT_MASK
@@ -175,19 +177,19 @@ class OpenSora(Backbone):
         Raises:
             VaderError: Weights that are missing or do not fit.
         """
-        wide = self._wide
-        self.denoiser = checkpoint.build(
+        wider = wide(self.dtype)
+        self.denoiser = empty_module(
             self.build_denoiser,
             device=self.device,
             dtype=self.dtype,
-            keep=lambda model: model.keep_time_wide(wide),
+            keep=lambda model: model.keep_time_wide(wider),
         )
         self._fill(self.denoiser, parse_weights(self.options.weights), DENOISER, "denoiser", "--weights PATH")
-        self.autoencoder = checkpoint.build(
+        self.autoencoder = empty_module(
             lambda: VideoVAE(self.architecture.vae),
             device=self.device,
             dtype=self.dtype,
-            keep=lambda model: model.keep_constants_wide(wide),
+            keep=lambda model: model.keep_constants_wide(wider),
         )
         source = parse_weights(self._part(self.options.vae_weights))
         self._fill(self.autoencoder, source, AUTOENCODER, "autoencoder", "-o backbone.vae_weights=PATH")
@@ -200,15 +202,11 @@ class OpenSora(Backbone):
         self, module: nn.Module, source: WeightSource, file: WeightFile, part: str, option: str
     ) -> None:
         if source.kind == "random":
-            checkpoint.fill_randomly(module)
+            checkpoint.draw_into(module, part=part)
         else:
             checkpoint.read_into(
                 module, checkpoint.weight_file(source, file, part=part, option=option), part=part
             )
-
-    @property
-    def _wide(self) -> torch.dtype:
-        return torch.float64 if self.dtype == torch.float64 else torch.float32
 
     def modules(self) -> dict[str, nn.Module]:
         """Denoiser and autoencoder, and T5 while it is loaded."""
@@ -217,7 +215,7 @@ class OpenSora(Backbone):
             held["text_encoder"] = self._text_encoder.model
         return held
 
-    def swappable_blocks(self) -> list[nn.Module]:
+    def blocks(self) -> list[nn.Module]:
         """Every block, in space and time."""
         return [*self.denoiser.spatial_blocks, *self.denoiser.temporal_blocks]
 
@@ -357,7 +355,7 @@ class OpenSora(Backbone):
         negative = torch.where(text.negative["null"][:, None, None], null, negative)
 
         numbers = self._told(geometry)
-        fps = torch.full((len(prompts),), numbers["fps"], device=self.device, dtype=self._wide)
+        fps = torch.full((len(prompts),), numbers["fps"], device=self.device, dtype=wide(self.dtype))
         given, edited = self._references(prompts, geometry, image)
         shared = {
             "size": (numbers["height"], numbers["width"]),
@@ -401,7 +399,7 @@ class OpenSora(Backbone):
         """Frame mask and given latents by name, if any, and whether frames are edited."""
         requests = [self._request(prompt) for prompt in prompts]
         if image is not None:
-            first = self.encode_video(image[:, None])
+            first = self._means(image[:, None])
             references = [[latents] for latents in first]
             strategies = [parse_strategy("0")] * len(prompts)
         else:
@@ -410,7 +408,7 @@ class OpenSora(Backbone):
         if not any(strategies):
             return {}, False
         shape = (len(prompts), *self.latent_shape(geometry))
-        empty = torch.zeros(shape, device=self.device, dtype=self._wide)
+        empty = torch.zeros(shape, device=self.device, dtype=wide(self.dtype))
         unit = self.architecture.vae.chunk_latents
         latents, mask = place(empty, references, strategies, unit=unit)
         edited = any(0.0 < one.edit < 1.0 for placements in strategies for one in placements)
@@ -435,14 +433,14 @@ class OpenSora(Backbone):
         latents = []
         for path in paths:
             frames = read_reference(path, geometry.height, geometry.width)
-            latents.append(self.encode_video(frames[None].to(self.device))[0])
+            latents.append(self._means(frames[None].to(self.device))[0])
         return latents
 
     # -- the model ---------------------------------------------------------------------------------------
 
     def predict(
         self, latents: Float[Tensor, "b c t h w"], timestep: Float[Tensor, " b"], conditioning: Conditioning
-    ) -> Float[Tensor, "b c t h w"]:
+    ) -> Prediction:
         """The velocity x0 - noise, the first half of the official output."""
         given, shared = conditioning.tensors, conditioning.shared
         frame_mask = None
@@ -464,7 +462,7 @@ class OpenSora(Backbone):
             size=shared["size"],
             recompute=self.gradient_checkpointing,
         )
-        return out[:, : latents.shape[1]].to(latents.dtype)
+        return Prediction(out[:, : latents.shape[1]].to(latents.dtype))
 
     # -- pixels ------------------------------------------------------------------------------------------
 
@@ -490,11 +488,14 @@ class OpenSora(Backbone):
         pictures = self.autoencoder.decode(alone, 1)
         return rearrange(pictures, "(b f) c 1 h w -> b c f h w", b=len(latents))
 
-    def encode_video(self, video: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b c t h w"]:
+    def encode_video(self, video: Float[Tensor, "b f 3 H W"], rng: Randomness) -> Float[Tensor, "b c t h w"]:
         """Latents of a video in [0, 1]: the means of both posteriors."""
+        return self._means(video)
+
+    def _means(self, video: Tensor) -> Tensor:
         pixels = rearrange(video, "b f c h w -> b c f h w").to(self.dtype) * 2 - 1
         with self._undisturbed():
-            return self.autoencoder.encode(pixels).to(self._wide)
+            return self.autoencoder.encode(pixels).to(wide(self.dtype))
 
     def _undisturbed(self) -> AbstractContextManager[None]:
         """Autocast off: the autoencoder computes in its own dtype."""

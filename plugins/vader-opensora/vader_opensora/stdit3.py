@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from vader_core.nn import feature_cache
+from vader_core.nn.precision import wide, widened, without_autocast
 from vader_opensora.architecture import STDiT3Config
 from vader_opensora.blocks import FinalLayer, STDiT3Block
 from vader_opensora.embeddings import (
@@ -20,10 +22,6 @@ from vader_opensora.embeddings import (
     ScalarEmbedder,
     position_embedding,
 )
-from vader_opensora.precision import without_autocast
-
-if TYPE_CHECKING:
-    from vader_core.nn.feature_cache import FeatureCache
 
 
 class STDiT3(nn.Module):
@@ -32,9 +30,6 @@ class STDiT3(nn.Module):
     Args:
         config: Sizes.
     """
-
-    #: Keeps what the blocks between the first and the last add; set by the core.
-    feature_cache: FeatureCache | None = None
 
     def __init__(self, config: STDiT3Config) -> None:
         super().__init__()
@@ -122,13 +117,10 @@ class STDiT3(nn.Module):
                 tokens = through(blocks[index], tokens, *shared, rotation if temporal else None)
             return tokens
 
-        if self.feature_cache is None:
-            tokens = run(tokens, 0, len(blocks))
-        else:
-            last = len(blocks) - 1
-            tokens = run(tokens, 0, 1)
-            tokens = self.feature_cache.residual(tokens, lambda tokens: run(tokens, 1, last))
-            tokens = run(tokens, last, len(blocks))
+        last = len(blocks) - 1
+        tokens = run(tokens, 0, 1)
+        tokens = feature_cache.residual(tokens, lambda tokens: run(tokens, 1, last))
+        tokens = run(tokens, last, len(blocks))
         tokens = self.final_layer(tokens, time, time_zero, frame_mask)
         return self._unpatched(tokens, grid, latent_size)
 
@@ -142,9 +134,9 @@ class STDiT3(nn.Module):
         scale = math.sqrt(size[0] * size[1]) / self.config.input_sq_size
         key = (rows, columns, scale, like.device, like.dtype)
         if key not in self._positions:
-            wide = torch.float64 if like.dtype == torch.float64 else torch.float32
+            width, dtype = self.config.hidden_size, wide(like.dtype)
             self._positions[key] = position_embedding(
-                rows, columns, self.config.hidden_size, scale=scale, device=like.device, dtype=wide
+                rows, columns, width, scale=scale, device=like.device, dtype=dtype
             ).to(like.dtype)
         return self._positions[key]
 
@@ -174,4 +166,4 @@ class STDiT3(nn.Module):
         x = tokens.unflatten(2, (grid[1], grid[2])).unflatten(-1, (*self.patch, self.out_channels))
         x = x.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
         x = x[:, :, : size[0], : size[1], : size[2]]
-        return x if x.dtype == torch.float64 else x.float()
+        return widened(x)

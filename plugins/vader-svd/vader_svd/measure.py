@@ -116,7 +116,7 @@ def panned_video(geometry: Geometry) -> Float[Tensor, "1 f 3 H W"]:
 @torch.no_grad()
 def decode_rows(backbone: SvdBackbone, geometry: Geometry) -> Iterator[DecodeRow]:
     """Error of a panned picture's frames, each decoded among ever more neighbours, up to the whole video."""
-    latents = backbone.encode_video(panned_video(geometry).to(backbone.device))
+    latents = backbone.encode_video(panned_video(geometry).to(backbone.device), Randomness(0))
     full = backbone.decode(latents, geometry)
     before = backbone.config
     try:

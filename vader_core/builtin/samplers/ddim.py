@@ -10,6 +10,7 @@ from torch import Tensor
 from vader_core.builtin.samplers.marginal import clean_weights, marginals, weighted
 from vader_core.builtin.samplers.options import DDIMOptions
 from vader_core.builtin.samplers.spacing import spaced_timesteps
+from vader_core.prediction import Prediction
 from vader_core.sampler import Plan, Sampler, State
 from vader_core.schedule import Schedule, VariancePreserving
 
@@ -72,18 +73,30 @@ class DDIM(Sampler):
         """Where eta is above 0 and the step does not end without noise."""
         return plan.tables["noise"][i] > 0.0
 
-    def step(self, plan: Plan, i: int, state: State, prediction: Tensor, noise: Tensor | None) -> State:
+    def step(self, plan: Plan, i: int, state: State, prediction: Prediction, noise: Tensor | None) -> State:
         """One DDIM update."""
-        tables = plan.tables
-        latents = weighted(tables["latents"][i], state.latents, tables["prediction"][i], prediction)
-        if noise is not None and tables["noise"][i] > 0.0:
-            latents = latents + tables["noise"][i] * noise
+        latents, deviation = self._moments(plan, i, state, prediction)
+        if noise is not None and deviation > 0.0:
+            latents = latents + deviation * noise
         return state.at(latents)
 
-    def clean(self, plan: Plan, i: int, state: State, prediction: Tensor) -> Tensor:
+    def transition(self, plan: Plan, i: int, state: State, prediction: Prediction) -> tuple[Tensor, float]:
+        """Where eta is above 0, a Gaussian around the deterministic part."""
+        if self.options.eta == 0.0:
+            return super().transition(plan, i, state, prediction)
+        return self._moments(plan, i, state, prediction)
+
+    def _moments(self, plan: Plan, i: int, state: State, prediction: Prediction) -> tuple[Tensor, float]:
+        tables = plan.tables
+        mean = weighted(tables["latents"][i], state.latents, tables["prediction"][i], prediction.value)
+        return mean, tables["noise"][i]
+
+    def clean(self, plan: Plan, i: int, state: State, prediction: Prediction) -> Tensor:
         """The estimate of the clean latents before step ``i``."""
         tables = plan.tables
-        return weighted(tables["clean_latents"][i], state.latents, tables["clean_prediction"][i], prediction)
+        return weighted(
+            tables["clean_latents"][i], state.latents, tables["clean_prediction"][i], prediction.value
+        )
 
     def renoise(self, plan: Plan, i: int, clean: Tensor, noise: Tensor) -> State:
         """``clean`` with the noise of timestep ``i``."""
