@@ -8,7 +8,6 @@ from pathlib import Path
 import av
 import numpy as np
 
-
 #: A scene's own light: far enough apart that a cut between two of them stands out.
 LIGHTS = ((200, 60, 50), (40, 90, 200), (60, 190, 70), (220, 200, 60), (120, 40, 150), (230, 230, 230))
 
@@ -18,7 +17,10 @@ def texture(height, width, seed, contrast=25):
     import cv2
 
     rng = np.random.default_rng(seed)
-    small = rng.integers(-contrast, contrast + 1, (height // 8 + 1, width // 8 + 1, 3)) + LIGHTS[seed % len(LIGHTS)]
+    small = (
+        rng.integers(-contrast, contrast + 1, (height // 8 + 1, width // 8 + 1, 3))
+        + LIGHTS[seed % len(LIGHTS)]
+    )
     small = small.clip(0, 255).astype(np.uint8)
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
 
@@ -71,4 +73,6 @@ def write(path: Path, frames, fps=25, crf=16, gop=25, times=None):
 
 def scenes(*lengths, seed=0, **shape):
     """Scenes of these lengths, each another texture, with hard cuts between them."""
-    return np.concatenate([panning(length, seed=seed + place, **shape) for place, length in enumerate(lengths)])
+    return np.concatenate(
+        [panning(length, seed=seed + place, **shape) for place, length in enumerate(lengths)]
+    )

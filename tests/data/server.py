@@ -42,7 +42,11 @@ def captioner(say):
             state.questions.append(question)
             state.pictures.append(pictures)
             state.headers.append(dict(self.headers))
-            answer = state.say(question, pictures) if self.path == "/v1/chat/completions" else (404, "no such page")
+            answer = (
+                state.say(question, pictures)
+                if self.path == "/v1/chat/completions"
+                else (404, "no such page")
+            )
             status, body = answer if isinstance(answer, tuple) else (200, spoken(answer))
             data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
             self.send_response(status)

@@ -81,7 +81,9 @@ def test_a_question_that_is_refused_rejects_its_clip_alone(quick):
     assert str(second) == "the captioner refused: HTTP 400: not this one"
 
 
-@pytest.mark.parametrize("answer", [(200, {"choices": []}), (200, {"choices": [{"message": {"content": None}}]})])
+@pytest.mark.parametrize(
+    "answer", [(200, {"choices": []}), (200, {"choices": [{"message": {"content": None}}]})]
+)
 def test_an_answer_without_text_rejects_its_clip(answer):
     with server.captioner(lambda *_: answer) as state:
         assert isinstance(make(state.url).caption([clip()])[0], ClipError)
@@ -103,7 +105,9 @@ def test_a_server_that_is_not_there_stops_the_run(quick):
 # -- answers -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("answer", ["Single image", "'No movement'.", "Not enough information", "Caption failed"])
+@pytest.mark.parametrize(
+    "answer", ["Single image", "'No movement'.", "Not enough information", "Caption failed"]
+)
 def test_refusals_reject(answer):
     assert is_refusal(answer)
     text, why = finished(answer, CaptionPlan())
@@ -187,7 +191,9 @@ def tiny_model(folder):
     )
 
     words = ["<unk>", "<pad>", "<s>", "</s>", "<image>", *(f"w{number}" for number in range(59))]
-    tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer = Tokenizer(
+        models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<unk>")
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>", bos_token="<s>", eos_token="</s>"

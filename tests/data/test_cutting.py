@@ -38,7 +38,11 @@ def test_a_span_is_written_frame_by_frame(counted, tmp_path):
 
 @pytest.mark.parametrize(
     ("fps", "wanted"),
-    [(50, [n for n in range(100, 110) for _ in (0, 1)]), (12.5, [100, 102, 104, 106, 108]), (25, range(100, 110))],
+    [
+        (50, [n for n in range(100, 110) for _ in (0, 1)]),
+        (12.5, [100, 102, 104, 106, 108]),
+        (25, range(100, 110)),
+    ],
 )
 def test_at_another_rate_each_frame_is_the_one_that_the_film_shows_then(counted, tmp_path, fps, wanted):
     written = cut(counted, Span(100, 110), tmp_path / "clip.mp4", CutOptions(fps=fps))
@@ -94,7 +98,10 @@ def test_upstream_measures_an_uncut_film_at_25_frames_per_second():
     assert [span.end - span.start for span in spans([], 1000, 60.0, upstream)][:3] == [250, 250, 250]
     # a piece that ends exactly at the last point ends there, and not at the film's end
     assert spans([], 501, 60.0, upstream) == [Span(0, 250), Span(250, 500)]
-    assert [span.end for span in spans([], 1000, 60.0, CutOptions(min_seconds=3, max_seconds=10))] == [600, 1000]
+    assert [span.end for span in spans([], 1000, 60.0, CutOptions(min_seconds=3, max_seconds=10))] == [
+        600,
+        1000,
+    ]
 
 
 def test_whole_seconds_may_leave_nothing():

@@ -85,7 +85,10 @@ def test_embeddings_find_what_the_hash_lets_pass(tmp_path):
     mirrored = frames[:, :, ::-1].copy()
     shifted = np.roll(frames, 2, axis=2)
     indices = embedder.indices(20, 25.0)
-    clips = [Clip(str(n), one[indices], tuple(indices), 20, 25.0) for n, one in enumerate((frames, shifted, mirrored))]
+    clips = [
+        Clip(str(n), one[indices], tuple(indices), 20, 25.0)
+        for n, one in enumerate((frames, shifted, mirrored))
+    ]
     vectors = embedder.embed(clips)
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(1.0)
     rows = [
@@ -127,7 +130,9 @@ def test_a_models_features(tmp_path):
             )
         )
     model.save_pretrained(tmp_path)
-    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(
+        tmp_path
+    )
     embedder = component("embedder", "clip").make({"weights": str(tmp_path), "device": "cpu"})
     frames = [footage.panning(3, seed=seed) for seed in (0, 0, 1)]
     found = embedder.embed([Clip("", one, (0, 1, 2), 3, 25.0) for one in frames])

@@ -108,4 +108,8 @@ def test_films_are_found_below_a_folder_in_order(tmp_path):
     for name in ("b/two.mov", "a.mp4", "b/one.MKV", ".hidden/three.mp4", "note.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert [str(film.relative_to(tmp_path)) for film in films(tmp_path)] == ["a.mp4", "b/one.MKV", "b/two.mov"]
+    assert [str(film.relative_to(tmp_path)) for film in films(tmp_path)] == [
+        "a.mp4",
+        "b/one.MKV",
+        "b/two.mov",
+    ]

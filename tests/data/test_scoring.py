@@ -48,7 +48,9 @@ def test_motion_does_not_depend_on_the_size():
 def test_raft_runs_in_pixels_of_the_reference_size():
     frames = footage.panning(3, height=96, width=160)
     told = motion_of(frames, "raft", weights="random", size="small", side=128, iterations=2)
-    native = motion_of(frames, "raft", weights="random", size="small", side=128, iterations=2, native_pixels=True)
+    native = motion_of(
+        frames, "raft", weights="random", size="small", side=128, iterations=2, native_pixels=True
+    )
     assert told > 0
     assert told == pytest.approx(native * 720 / 96, rel=1e-3)
 
@@ -117,7 +119,9 @@ def test_a_rewards_score_is_the_rewards():
 
     frames = footage.panning(8)
     scorer = component("scorer", "reward").make({"reward": "jpeg_size", "frames": "all"})
-    reward = load_registry().get("reward", "jpeg_size").make({}, device=torch.device("cpu"), dtype=torch.float32)
+    reward = (
+        load_registry().get("reward", "jpeg_size").make({}, device=torch.device("cpu"), dtype=torch.float32)
+    )
     video = torch.from_numpy(frames).permute(0, 3, 1, 2)[None].float() / 255
     wanted = float(reward(video, [Prompt("")], Randomness(0)).score)
     assert scorer.score([clip(frames)])[0] == pytest.approx(wanted)
@@ -212,7 +216,9 @@ def test_a_clip_whose_file_is_gone_is_taken_from_its_film(rows, tmp_path):
 
 def test_a_score_that_is_not_finite_is_missing(rows):
     folder, found = rows
-    done = score_rows(found[:1], {"x": (Told(lambda one: float("nan")), ScorerPlan(scorer="x", min=0))}, folder)
+    done = score_rows(
+        found[:1], {"x": (Told(lambda one: float("nan")), ScorerPlan(scorer="x", min=0))}, folder
+    )
     assert (done[0]["x"], done[0]["reject_reason"]) == (None, "x could not be scored")
 
 

@@ -16,6 +16,7 @@ from vader_core.errors import VaderError, did_you_mean, unknown
 from vader_core.registry import checked
 
 from .components import Kind, component
+from .manifest import schema
 from .plan import Plan, ScorerPlan
 
 Tree = dict[str, Any]
@@ -120,6 +121,7 @@ def check_plan(tree: Mapping[str, Any]) -> Plan:
             _checked_component(kind, name, given)
         elif given:
             raise VaderError(f"{kind} `none` has no options, but {', '.join(given)} was given; remove it")
+    schema(plan.columns())  # a score must not have the name of another column
     for name, scorer in plan.scorers.items():
         low, high = scorer.min, scorer.max
         if low is not None and high is not None and low > high:
