@@ -203,14 +203,18 @@ def test_what_would_befall_every_clip_stops_the_run(rows):
         score_rows(found, {"x": (Told(full), ScorerPlan(scorer="x"))}, folder)
 
 
-def test_a_clip_whose_file_is_gone_is_taken_from_its_film(rows, tmp_path):
+def test_a_clip_is_scored_on_its_film_and_on_its_file_where_the_film_is_gone(rows, tmp_path):
     folder, found = rows
-    film = footage.write(tmp_path / "film.mp4", footage.panning(10))
-    gone = {**found[0], "path": "gone.mp4", "source": str(film), "start_frame": 2, "end_frame": 7}
-    done = score_rows([gone], {"x": (Told(lambda one: one.num_frames), ScorerPlan(scorer="x"))}, folder)
-    assert done[0]["x"] == 5
-    lost = {**gone, "source": str(tmp_path / "absent.mp4")}
-    done = score_rows([lost], {"x": (Told(lambda one: 1.0), ScorerPlan(scorer="x"))}, folder)
+    film = footage.write(tmp_path / "film.mp4", footage.numbered(40))
+    scorer = Told(lambda one: float(footage.number_of(one.frames[0])))
+    span = {**found[0], "source": str(film), "start_frame": 12, "end_frame": 30}
+    done = score_rows([span], {"x": (scorer, ScorerPlan(scorer="x"))}, folder)
+    assert done[0]["x"] == 12
+    footage.write(folder / "own.mp4", footage.numbered(5))
+    lost = {**span, "path": "own.mp4", "source": str(tmp_path / "absent.mp4")}
+    assert score_rows([lost], {"x": (scorer, ScorerPlan(scorer="x"))}, folder)[0]["x"] == 0
+    gone = {**lost, "path": None}
+    done = score_rows([gone], {"x": (scorer, ScorerPlan(scorer="x"))}, folder)
     assert "No such file" in done[0]["reject_reason"]
 
 

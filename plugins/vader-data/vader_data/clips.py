@@ -29,7 +29,10 @@ def batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 
 def frames_of(row: Row, indices: Sequence[int], folder: Path) -> np.ndarray:
-    """Frames of a clip, from its file where it has one, else from its span of the film.
+    """Frames of a clip: of its span of the film, or of its own file where the film is gone.
+
+    The film comes first because x264 does not write the same clip twice, bit for bit, and a score must not
+    depend on that: the same plan gives the same table on every engine and after every interruption.
 
     Args:
         row: The clip's, or an image's.
@@ -44,9 +47,13 @@ def frames_of(row: Row, indices: Sequence[int], folder: Path) -> np.ndarray:
     """
     if row["type"] == "image":
         return np.repeat(_picture(folder / row["path"])[None], len(indices), axis=0)
-    if row["path"] and (folder / row["path"]).is_file():
+    if _film_is_gone(row):
         return read_frames(folder / row["path"], indices)
     return read_frames(Path(row["source"]), indices, row["start_frame"], row["end_frame"])
+
+
+def _film_is_gone(row: Row) -> bool:
+    return bool(row["path"]) and not Path(row["source"]).is_file()
 
 
 def _picture(path: Path) -> np.ndarray:
@@ -59,14 +66,13 @@ def _picture(path: Path) -> np.ndarray:
         raise ClipError(f"picture cannot be read: {error}") from error
 
 
-def length_of(row: Row, folder: Path) -> tuple[int, float]:
+def length_of(row: Row) -> tuple[int, float]:
     """Frames and rate of what :func:`frames_of` reads."""
     if row["type"] == "image":
         return 1, 1.0
-    if row["path"] and not (folder / row["path"]).is_file():
-        facts = probe(Path(row["source"]))
-        return row["end_frame"] - row["start_frame"], facts.fps
-    return row["num_frames"], row["fps"]
+    if _film_is_gone(row):
+        return row["num_frames"], row["fps"]
+    return row["end_frame"] - row["start_frame"], probe(Path(row["source"])).fps
 
 
 def seen(row: Row, wanted: Callable[[int, float], Sequence[int]], folder: Path) -> Clip:
@@ -75,7 +81,7 @@ def seen(row: Row, wanted: Callable[[int, float], Sequence[int]], folder: Path) 
     Raises:
         ClipError: They cannot be read.
     """
-    count, fps = length_of(row, folder)
+    count, fps = length_of(row)
     indices = tuple(wanted(count, fps))
     pixels = frames_of(row, indices, folder)
     return Clip(row["id"], pixels, indices, count, fps, row["text"] or "", row["type"] == "image")

@@ -81,8 +81,7 @@ def cut(source: Path, span: Span, target: Path, options: CutOptions) -> Written:
             "libx264", rate=rate, options={"crf": str(options.crf), "preset": options.speed}
         )
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-        # x264's output depends on its threads: one, so that every machine and engine writes the same clip
-        stream.codec_context.thread_count = 1
+        stream.codec_context.thread_count = 1  # shards run side by side
         for frame in _shown(source, facts, span, rate if options.fps else None):
             if count == 0:
                 _same_colours(stream, frame)

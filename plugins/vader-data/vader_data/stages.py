@@ -262,8 +262,10 @@ def _image(row: Row, folder: Path) -> Row:
         **shared,
     )
     try:
-        count, _ = length_of(row, folder)
+        count, _ = length_of(row)
         picture = Image.fromarray(frames_of(row, [count // 2], folder)[0])
+        if picture.size != (row["width"], row["height"]):  # as large as the clip
+            picture = picture.resize((row["width"], row["height"]), Image.Resampling.LANCZOS)
     except ClipError as error:
         return rejected(image, "images", reason(error))
     (folder / path).parent.mkdir(parents=True, exist_ok=True)

@@ -28,7 +28,7 @@ def preview(row: Row, folder: Path) -> str:
         The address; an empty string where the clip cannot be read any more.
     """
     try:
-        count, fps = length_of(row, folder)
+        count, fps = length_of(row)
         if count < 1:
             return ""
         wanted = min(max(int(min(count / fps, _SECONDS) * _FPS), 1), count)
