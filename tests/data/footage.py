@@ -1,4 +1,4 @@
-"""Small films that tests draw: scenes with hard cuts, things that move at a known speed, copies of each other."""
+"""Small films that tests draw: scenes with hard cuts, things that move at a known speed, copies."""
 
 from __future__ import annotations
 

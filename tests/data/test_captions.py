@@ -137,9 +137,16 @@ def test_a_prompt_of_ones_own_is_sent_as_it_is():
 def test_clips_and_their_middle_frames(tmp_path):
     film = footage.write(tmp_path / "film.mp4", footage.numbered(40))
     row = new_row(
-        id="film.mp4#10-31", type="video", source=str(film), start_frame=10, end_frame=31, num_frames=21, fps=25.0,
-        width=160, height=96,
-    )  # fmt: skip
+        id="film.mp4#10-31",
+        type="video",
+        source=str(film),
+        start_frame=10,
+        end_frame=31,
+        num_frames=21,
+        fps=25.0,
+        width=160,
+        height=96,
+    )
     dropped = {**row, "id": "film.mp4#0-10", "reject_reason": "too dull"}
     rows = image_rows([dropped, {**row, "aes": 6.0}], tmp_path)
     assert [found["id"] for found in rows] == ["film.mp4#0-10", "film.mp4#10-31", "film.mp4#10-31@middle"]
@@ -163,7 +170,7 @@ def test_clips_and_their_middle_frames(tmp_path):
 
 
 def test_a_model_on_this_machine(tmp_path):
-    """A vision-language model with two layers and random weights: it has nothing to say, but says it in batches."""
+    """A model of two layers with random weights: it has nothing to say, but says it in batches."""
     folder = tiny_model(tmp_path / "model")
     captioner = component("captioner", "transformers").make(
         {"weights": str(folder), "dtype": "float32", "max_tokens": 5, "frames": [0.5], "device": "cpu"}
@@ -201,24 +208,39 @@ def tiny_model(folder):
     fast.add_special_tokens({"additional_special_tokens": ["<image>"]})
     pictures = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     template = (
-        "{% for message in messages %}{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>"
-        "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"
+        "{% for message in messages %}{% for part in message['content'] %}"
+        "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"
     )
     processor = LlavaProcessor(
-        pictures, fast, patch_size=16, vision_feature_select_strategy="default", num_additional_image_tokens=1,
+        pictures,
+        fast,
+        patch_size=16,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
         chat_template=template,
-    )  # fmt: skip
+    )
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(
-            hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=16
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=32,
+            patch_size=16,
         ),
         text_config=LlamaConfig(
-            vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-            pad_token_id=1, bos_token_id=2, eos_token_id=3,
+            vocab_size=64,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            pad_token_id=1,
+            bos_token_id=2,
+            eos_token_id=3,
         ),
         image_token_index=4,
         vision_feature_layer=-1,
-    )  # fmt: skip
+    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = LlavaForConditionalGeneration(config)

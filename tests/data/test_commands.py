@@ -40,9 +40,16 @@ def test_stage_by_stage(cut, capsys):
     assert all(row["phash"] for row in read_manifest(cut).rows)
     with server.captioner(lambda *_: "In the video, a wall") as state:
         code, told = data(
-            capsys, "caption", cut, "--captions", "openai", "-o", f"captions.options.url={state.url}", "-o",
+            capsys,
+            "caption",
+            cut,
+            "--captions",
+            "openai",
+            "-o",
+            f"captions.options.url={state.url}",
+            "-o",
             "captions.options.model=m",
-        )  # fmt: skip
+        )
     assert code == 0, told
     assert {row["text"] for row in read_manifest(cut).rows} == {"A wall"}
     code, told = data(capsys, "export", cut, "--format", "opensora_csv", "--format", "webdataset")
@@ -53,9 +60,17 @@ def test_stage_by_stage(cut, capsys):
 
 def test_a_score_is_added_by_a_flag(cut, capsys):
     code, _ = data(
-        capsys, "score", cut, *NO_TEXT, "-o", "scorers.motion=none", "--scorer", "size=reward:..-2", "-o",
+        capsys,
+        "score",
+        cut,
+        *NO_TEXT,
+        "-o",
+        "scorers.motion=none",
+        "--scorer",
+        "size=reward:..-2",
+        "-o",
         "scorers.size.options.reward=jpeg_size",
-    )  # fmt: skip
+    )
     assert code == 0
     found = read_manifest(cut)
     assert found.scores == ("size",)
@@ -106,9 +121,17 @@ def test_overwrite_begins_again(cut, tmp_path, capsys):
     code, told = data(capsys, "cut", tmp_path / "in", "--out", cut)
     assert (code, "holds a manifest already" in told) == (2, True)
     code, told = data(
-        capsys, "cut", tmp_path / "in", "--out", cut, "--overwrite", "-o", "detector.name=none", "-o",
+        capsys,
+        "cut",
+        tmp_path / "in",
+        "--out",
+        cut,
+        "--overwrite",
+        "-o",
+        "detector.name=none",
+        "-o",
         "cut.min_seconds=4.5",
-    )  # fmt: skip
+    )
     assert (code, told.split()[0]) == (0, "1")
 
 

@@ -79,7 +79,8 @@ def installed(folder, source):
 
 
 def vader(folder, *arguments):
-    code = f"import sys; sys.path.insert(0, {str(folder)!r}); from vader_core.cli import main; main(sys.argv[1:])"
+    code = f"import sys; sys.path.insert(0, {str(folder)!r}); from vader_core.cli import main; "
+    code += "main(sys.argv[1:])"
     return subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120
     )
@@ -95,11 +96,31 @@ def test_a_strangers_components_are_used_by_name(tmp_path, film):
 
     installed(tmp_path, PLUGIN)
     done = vader(
-        tmp_path, "data", "run", str(film.parent), "--out", str(tmp_path / "out"), "--engine", "process",
-        "-o", "detector.name=halves", "-o", "cut.min_seconds=none", "--captions", "echo",
-        "-o", "scorers.text_area=none", "-o", "scorers.motion=none", "-o", "duplicates.distance=none",
-        "--scorer", "light=brightness:1..", "-o", "scorers.light.options.factor=2",
-    )  # fmt: skip
+        tmp_path,
+        "data",
+        "run",
+        str(film.parent),
+        "--out",
+        str(tmp_path / "out"),
+        "--engine",
+        "process",
+        "-o",
+        "detector.name=halves",
+        "-o",
+        "cut.min_seconds=none",
+        "--captions",
+        "echo",
+        "-o",
+        "scorers.text_area=none",
+        "-o",
+        "scorers.motion=none",
+        "-o",
+        "duplicates.distance=none",
+        "--scorer",
+        "light=brightness:1..",
+        "-o",
+        "scorers.light.options.factor=2",
+    )
     assert done.returncode == 0, done.stderr
     rows = read_manifest(tmp_path / "out").rows
     assert [(row["start_frame"], row["end_frame"], row["text"]) for row in rows] == [

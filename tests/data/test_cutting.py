@@ -92,7 +92,7 @@ def test_long_scenes_are_split_or_lose_their_end():
 
 
 def test_upstream_measures_an_uncut_film_at_25_frames_per_second():
-    """A film of 10 frames per second and 23 s stays whole; one of 60 is cut every 4.2 s (sheet, section 7)."""
+    """A film of 10 frames per second and 23 s stays whole; one of 60 is cut every 4.2 s."""
     upstream = CutOptions(min_seconds=3, max_seconds=10, uncut_at_25_fps=True)
     assert spans([], 230, 10.0, upstream) == [Span(0, 230)]
     assert [span.end - span.start for span in spans([], 1000, 60.0, upstream)][:3] == [250, 250, 250]

@@ -132,9 +132,14 @@ def test_merging_leaves_its_arguments_alone():
 def test_scores_on_the_cpu_share_a_step_and_a_network_has_its_own():
     plan = make_plan(
         "easyanimate_v2",
-        options=("captions.options.url=x", "captions.options.model=y", "scorers.match.scorer=reward",
-                 "scorers.match.options.reward=pick_score", "scorers.match.after_captions=true"),
-    )  # fmt: skip
+        options=(
+            "captions.options.url=x",
+            "captions.options.model=y",
+            "scorers.match.scorer=reward",
+            "scorers.match.options.reward=pick_score",
+            "scorers.match.after_captions=true",
+        ),
+    )
     steps = [(str(step), step.gpu) for step in chain(plan, CLIPS)]
     assert steps == [
         ("load", False),

@@ -117,10 +117,17 @@ def opened(path, tmp_path, width):
     copy = tmp_path / "page.html"
     copy.write_text(path.read_text().replace("</body>", f"{PROBE}</body>"))
     command = [
-        browser(), "--headless=new", "--no-sandbox", "--disable-gpu", "--autoplay-policy=no-user-gesture-required",
-        f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},1400", "--timeout=20000", "--dump-dom",
+        browser(),
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--autoplay-policy=no-user-gesture-required",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        f"--window-size={width},1400",
+        "--timeout=20000",
+        "--dump-dom",
         copy.as_uri(),
-    ]  # fmt: skip
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     found = re.search(r'<pre id="found">(.*?)</pre>', done.stdout)
     assert found, done.stderr[-2000:]
@@ -136,9 +143,18 @@ def test_a_browser_plays_every_sample(out, tmp_path, width):
 
 def test_what_a_captioner_says_is_text(tmp_path):
     row = new_row(
-        id=f"film{HOSTILE}#0-5", type="video", source="/absent/film.mp4", start_frame=0, end_frame=5, num_frames=5,
-        fps=25.0, width=64, height=64, duration=0.2, text=HOSTILE,
-    )  # fmt: skip
+        id=f"film{HOSTILE}#0-5",
+        type="video",
+        source="/absent/film.mp4",
+        start_frame=0,
+        end_frame=5,
+        num_frames=5,
+        fps=25.0,
+        width=64,
+        height=64,
+        duration=0.2,
+        text=HOSTILE,
+    )
     rows = [row, rejected({**row, "id": "b"}, f"stage {HOSTILE}", f"why {HOSTILE}")]
     write_manifest(tmp_path / "manifest.parquet", [{**one, HOSTILE: 1.0} for one in rows], (HOSTILE,))
     write_report(tmp_path)

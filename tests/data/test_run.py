@@ -159,7 +159,7 @@ def test_another_plan_or_other_films_are_refused(films_folder, tmp_path):
     with pytest.raises(VaderError, match=r"begun with another plan; different: cut.min_seconds"):
         run(folder, out, plan("cut.min_seconds=2"), Settings(engine="process"))
     footage.write(folder / "b.mp4", footage.panning(30))
-    with pytest.raises(VaderError, match="begun with other footage .1 new, 0 gone"):
+    with pytest.raises(VaderError, match=r"begun with other footage .1 new, 0 gone"):
         run(folder, out, plan(), Settings(engine="process"))
     with pytest.raises(VaderError, match="no such file or folder"):
         run(tmp_path / "absent", out, plan(), Settings(engine="process"))
@@ -228,3 +228,38 @@ def test_a_server_that_dies_leaves_a_run_that_goes_on(films_folder, tmp_path, mo
         state.say = lambda *_: "a wall"
         assert run(films_folder, tmp_path, wanted(state.url), Settings(engine="process", shard_size=2))
     assert {row["text"] for row in read_manifest(tmp_path).kept()} == {"a wall"}
+
+
+@pytest.mark.soak
+def test_twenty_kills_of_two_hundred_clips(tmp_path, capsys):
+    """The same table at the end, and nothing done twice but the shards that were under way."""
+    shoot(tmp_path / "in", 148)
+    options = [part for option in OPTIONS for part in ("-o", option)]
+    settings = Settings(engine="process", shard_size=4)
+    began = time.monotonic()
+    assert run(tmp_path / "in", tmp_path / "whole", plan(), settings)
+    took = time.monotonic() - began
+    expected = read_manifest(tmp_path / "whole").rows
+    out = tmp_path / "out"
+    command, _ = vader(
+        "run", tmp_path / "in", "--out", out, "--engine", "process", "--shard-size", 4, *options
+    )
+    rng, kills = random.Random(0), 0
+    for _ in range(20):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        time.sleep(rng.uniform(1.0, 1.0 + took / 8))
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+            kills += 1
+        process.wait()
+    assert run(tmp_path / "in", out, plan(), settings)
+    assert read_manifest(out).rows == expected
+    begun = Counter(json.loads(line).get("begun") for line in (out / "log.jsonl").read_text().splitlines())
+    del begun[None]
+    again_ = sum(begun.values()) - len(begun)
+    with capsys.disabled():
+        clips = sum(row["type"] == "video" for row in expected)
+        print(
+            f"\n{clips} clips, {kills} kills: {again_} of {len(begun)} shards begun twice; {took:.0f} s"
+        )
+    assert again_ <= kills

@@ -158,10 +158,18 @@ def rows(tmp_path_factory):
         footage.write(folder / f"{number}.mp4", footage.panning(5, seed=number))
         found.append(
             new_row(
-                id=str(number), type="video", path=f"{number}.mp4", source="film", start_frame=0, end_frame=5,
-                num_frames=5, fps=25.0, width=160, height=96,
+                id=str(number),
+                type="video",
+                path=f"{number}.mp4",
+                source="film",
+                start_frame=0,
+                end_frame=5,
+                num_frames=5,
+                fps=25.0,
+                width=160,
+                height=96,
             )
-        )  # fmt: skip
+        )
     return folder, found
 
 

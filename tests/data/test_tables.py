@@ -22,9 +22,21 @@ def rows(tmp_path):
         path = f"clips/{number}.mp4"
         footage.write(tmp_path / path, footage.panning(4, seed=number))
         row = new_row(
-            id=f"film.mp4#{number}-4", type="video", path=path, source="/films/film.mp4", start_frame=number,
-            end_frame=4, start=0.5, end=2.0, num_frames=4, fps=25.0, width=160, height=96, duration=0.16, text=text,
-        )  # fmt: skip
+            id=f"film.mp4#{number}-4",
+            type="video",
+            path=path,
+            source="/films/film.mp4",
+            start_frame=number,
+            end_frame=4,
+            start=0.5,
+            end=2.0,
+            num_frames=4,
+            fps=25.0,
+            width=160,
+            height=96,
+            duration=0.16,
+            text=text,
+        )
         found.append({**row, "aes": 5.25 + number})
     found[1] = rejected(found[1], "filter aes", "aes below 6")
     return found
