@@ -209,7 +209,8 @@ def tiny_model(folder):
     pictures = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     template = (
         "{% for message in messages %}{% for part in message['content'] %}"
-        "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"
+        "{% if part['type'] == 'image' %}<image>{% else %}"
+        "{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"
     )
     processor = LlavaProcessor(
         pictures,
