@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from vader_core.assembly.parts import Assembly
 from vader_core.method.shortcuts import WHOLE, Shortcuts
-from vader_core.nn.precision import without_autocast
 from vader_core.performance.fp8 import Fp8
+from vader_core.precision import without_autocast
 from vader_core.randomness import Randomness
 
 LEAST_WIDTH = 128

@@ -39,6 +39,7 @@ from reward_per_second_report import (
     REWARD,
     chosen_rates,
 )
+from vader_core.method.step import reward_gradient_step
 
 from vader_core.assembly.levers import check_levers, pull_levers
 from vader_core.assembly.parts import Assembly
@@ -46,7 +47,6 @@ from vader_core.assembly.prepare import prepare
 from vader_core.evaluation.comparison import evaluation_pairs
 from vader_core.evaluation.validation import score_pairs
 from vader_core.lora.adapter import adapter_parameters
-from vader_core.method.step import reward_gradient_step
 from vader_core.randomness import Randomness
 from vader_core.run.config import validated
 from vader_core.run.layers import merged, read_recipe

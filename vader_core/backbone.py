@@ -16,7 +16,7 @@ from vader_core.conditioning import Conditioning
 from vader_core.device import to_device
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
-from vader_core.nn.precision import wide
+from vader_core.precision import wide
 from vader_core.prediction import Prediction
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness

@@ -16,15 +16,6 @@ def registry() -> Registry:
     return add_testing_plugin(load_registry())
 
 
-@pytest.fixture(autouse=True)
-def fresh_accelerator() -> Any:
-    """Accelerate keeps its state for the whole process; a run must not see the one before it."""
-    yield
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
 @pytest.fixture
 def vader(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Run a command in process, with the testing plugin installed; returns the exit code."""
@@ -34,7 +25,7 @@ def vader(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     def call(*arguments: Any) -> int:
         import importlib
 
-        for name in ("train", "sample", "evaluate", "config", "bench"):
+        for name in ("train", "sample", "evaluate", "config", "bench", "gradient_norms"):
             module = importlib.import_module(f"vader_core.cli.{name}")
             monkeypatch.setattr(module, "load_registry", lambda: registry)
         monkeypatch.setattr(vader_core.registry, "load_registry", lambda: registry)

@@ -31,7 +31,15 @@ def test_recipes_are_valid(name):
 
 def test_three_steps_of_the_demo_raise_reward_and_held_out_reward(tmp_path):
     found = train(
-        tmp_path, "--recipe", "demo", "--max-steps", "3", "--lr", "1e-3", "-o", "validation.evaluation_pairs=8"
+        tmp_path,
+        "--recipe",
+        "demo",
+        "--max-steps",
+        "3",
+        "--lr",
+        "1e-3",
+        "-o",
+        "validation.evaluation_pairs=8",
     )
     for name in ("demo_aesthetic", "demo_aesthetic_held_out"):
         assert found[name]["ci95"][0] > 0.3

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from vader_core.method.step import reward_gradient_step
 from vader_modelscope.architecture import TINY
 from vader_modelscope.backbone import ModelScope
 from vader_modelscope.lora_format import DiffusersFormat, ListFormat, architecture_shapes
@@ -17,7 +18,6 @@ from vader_core.api.plan import dry_run
 from vader_core.api.train import Request, train
 from vader_core.assembly.prepare import prepare
 from vader_core.lora.adapter import LoraSettings, adapter_parameters, attach_adapter, attach_lora
-from vader_core.method.step import reward_gradient_step
 from vader_core.randomness import Randomness
 from vader_core.registry import load_registry
 from vader_core.run.adapters import find_adapter

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from vader_core.method.settings import StepSettings
+from vader_core.method.step import reward_gradient_step
 
 from vader_core import Geometry
 from vader_core.api.plan import dry_run
@@ -20,8 +22,6 @@ from vader_core.method.gradient import NO_GRADIENT, Last, Steps
 from vader_core.method.guidance import Guidance
 from vader_core.method.mixture import Mixture, Term
 from vader_core.method.segments import sample_video
-from vader_core.method.settings import StepSettings
-from vader_core.method.step import reward_gradient_step
 from vader_core.randomness import Randomness
 from vader_core.registry import FIRST_PARTY, load_registry
 from vader_core.run.adapters import find_adapter

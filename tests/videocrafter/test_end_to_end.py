@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from vader_core.method.step import reward_gradient_step
 from vader_videocrafter.lora_format import PREFIX, VideoCrafterLora
 
 from vader_core.api.plan import dry_run
@@ -26,7 +27,6 @@ from vader_core.lora.adapter import (
     set_adapter,
 )
 from vader_core.lora.formats import Adapter
-from vader_core.method.step import reward_gradient_step
 from vader_core.randomness import Randomness
 from vader_core.registry import load_registry
 from vader_core.run.adapters import find_adapter

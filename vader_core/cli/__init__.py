@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("check", "Hold a component against its contract."),
     "new-plugin": ("new_plugin", "Write a plugin package that passes the checks."),
     "report": ("report", "Write a run's web page again."),
+    "gradient-norms": ("gradient_norms", "Show which sampling steps carry the reward's gradient."),
     "bench": ("bench", "Measure what a training step costs."),
     "doctor": ("doctor", "Show versions, devices, memory, plugins and weights."),
 }
@@ -108,7 +109,7 @@ def cli(ctx: click.Context, debug: bool) -> None:
 
     Bare `vader train` runs the demo. `vader COMMAND --help` tells a command's options.
     """
-    ctx.obj = {"debug": debug}
+    ctx.obj = {**(ctx.obj or {}), "debug": debug}
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -120,7 +121,9 @@ def main(args: Sequence[str] | None = None) -> None:
 def run(arguments: list[str]) -> int:
     """Run the command line and return the exit code."""
     try:
-        result: Any = cli.main(arguments, prog_name="vader", standalone_mode=False)
+        result: Any = cli.main(
+            arguments, prog_name="vader", standalone_mode=False, obj={"arguments": arguments}
+        )
     except VaderError as error:
         _tell(error, arguments)
         return error.exit_code

@@ -130,10 +130,8 @@ class RewardGradient(Objective):
                 "use last"
             )
         clashing = {
-            "segments": config.segments > 1,
-            "detach_input": config.detach_input,
-            "base_weight": config.base_weight > 0,
-            "inner_updates": len(names) > 1,
+            "segments": config.segments > 1,  # only one segment's latents are kept
+            "detach_input": config.detach_input,  # fresh noise is detached already
         }
         for name, on in clashing.items():
             if on:

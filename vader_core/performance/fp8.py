@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vader_core.nn.functional import Switch
-from vader_core.nn.precision import without_autocast
+from vader_core.precision import without_autocast
 
 if TYPE_CHECKING:
     from vader_core.performance.fold_adapter import Folding

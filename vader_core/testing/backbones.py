@@ -17,8 +17,8 @@ from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
 from vader_core.lora.adapter import LoraSettings, adapter_parameters, attach_lora
 from vader_core.nn.feature_cache import FeatureCache
-from vader_core.nn.precision import wide
 from vader_core.performance.swap_blocks import SwappedBlocks
+from vader_core.precision import wide
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness, derive_seed
 from vader_core.schedule import RectifiedFlow, Schedule, VarianceExploding, VariancePreserving

@@ -20,8 +20,8 @@ from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
 from vader_core.nn.build import empty_module
-from vader_core.nn.precision import wide, without_autocast
 from vader_core.nn.recompute import RecomputeSwitch
+from vader_core.precision import wide, without_autocast
 from vader_core.prediction import Prediction
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness

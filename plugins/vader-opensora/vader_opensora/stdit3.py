@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from vader_core.nn import feature_cache
-from vader_core.nn.precision import wide, widened, without_autocast
+from vader_core.precision import wide, widened, without_autocast
 from vader_opensora.architecture import STDiT3Config
 from vader_opensora.blocks import FinalLayer, STDiT3Block
 from vader_opensora.embeddings import (

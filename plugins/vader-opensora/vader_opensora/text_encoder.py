@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vader_core.errors import VaderError
-from vader_core.nn.precision import without_autocast
+from vader_core.precision import without_autocast
 from vader_core.randomness import derive_seed
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vader_core.nn.precision import wide, widened, without_autocast
+from vader_core.precision import wide, widened, without_autocast
 
 CPU = torch.device("cpu")
 
