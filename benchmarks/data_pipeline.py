@@ -36,7 +36,8 @@ def measured(footage_folder: Path, out: Path) -> None:
     """Run the plan in this process and print its timings and peak memory as JSON."""
     from vader_data.manifest import read_manifest
     from vader_data.planning import make_plan
-    from vader_data.running import Settings, run, timings_of
+    from vader_data.run_folder import timings_of
+    from vader_data.running import Settings, run
 
     options = ("cut.min_seconds=1", "detector.name=adaptive", "duplicates.distance=none")
     run(footage_folder, out, make_plan("plain", options=options), Settings(engine="process", shard_size=8))

@@ -159,3 +159,14 @@ def read_manifest(path: Path) -> Manifest:
     scores = tuple(json.loads(metadata.get(_SCORES, b"[]")))
     facts = json.loads(metadata.get(_FACTS, b"{}"))
     return Manifest(table.to_pylist(), scores, path.parent, facts)
+
+
+def reasons(rows: Sequence[Row]) -> list[tuple[str, str, int]]:
+    """Stage, reason and count of the rejected rows, in the order of the first of each."""
+    counts: dict[tuple[str, str], int] = {}
+    for row in rows:
+        if row["reject_reason"]:
+            why = row["reject_reason"] if not row["duplicate_of"] else "the same as another clip"
+            key = (row["reject_stage"], why)
+            counts[key] = counts.get(key, 0) + 1
+    return [(stage, why, count) for (stage, why), count in counts.items()]

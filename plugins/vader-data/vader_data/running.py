@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vader_core.errors import VaderError
-from vader_core.files import replacing
 
 from . import __version__
 from .duplicates import dedup
 from .engines import carry, chosen_engine
 from .exports import write_exports
-from .manifest import Row, ordered, read_manifest, write_manifest
+from .manifest import ordered, write_manifest
 from .plan import Plan
-from .probe import FILMS, films
-from .work import CAPTIONS, CLIPS, Context, chain, raise_error, shard_path
+from .run_folder import begin, finished, rows_of, shard_count, write_text
+from .work import CAPTIONS, CLIPS, Context, chain, raise_error
 
 #: What :func:`run` calls with every finished shard.
 Told = Callable[[str, int, int, dict[str, Any]], None]
@@ -92,83 +89,6 @@ def run(footage: Path, out: Path, plan: Plan, settings: Settings, told: Told = l
     return True
 
 
-# -- the folder --------------------------------------------------------------------------------------------
-
-
-def begin(footage: Path, out: Path, plan: Plan, shard_size: int) -> None:
-    """Write the plan and the list of films, or hold them against what is there.
-
-    Raises:
-        VaderError: No films, another plan, or other films than when the run began.
-    """
-    footage = Path(footage).expanduser().resolve()
-    if not footage.exists():
-        raise VaderError(f"footage {footage}: no such file or folder")
-    found = films(footage)
-    if not found:
-        raise VaderError(f"footage {footage}: there is no film in it ({', '.join(FILMS)})")
-    root = footage if footage.is_dir() else footage.parent
-    names = [str(film.relative_to(root)) for film in found]
-    (out / "shards").mkdir(parents=True, exist_ok=True)
-    _same_plan(out, plan)
-    place = out / "sources.json"
-    if not place.is_file():
-        shards = [names[start : start + shard_size] for start in range(0, len(names), shard_size)]
-        _write(place, json.dumps({"root": str(root), "shards": shards}, indent=1))
-        return
-    before = json.loads(place.read_text(encoding="utf-8"))
-    known = {name for shard in before["shards"] for name in shard}
-    if before["root"] != str(root) or known != set(names):
-        new, gone = sorted(set(names) - known), sorted(known - set(names))
-        what = (
-            f"{len(new)} new, {len(gone)} gone" if before["root"] == str(root) else f"it was {before['root']}"
-        )
-        raise VaderError(
-            f"{out} was begun with other footage ({what}): choose another --out, or --overwrite to begin "
-            "again"
-        )
-
-
-def _same_plan(out: Path, plan: Plan) -> None:
-    place = out / "plan.yaml"
-    tree = plan.model_dump(mode="json")
-    if not place.is_file():
-        _write(place, yaml.safe_dump({"vader_data": __version__, "plan": tree}, sort_keys=False))
-        return
-    before = yaml.safe_load(place.read_text(encoding="utf-8"))["plan"]
-    changed = sorted(_changes(before, tree))
-    if changed:
-        raise VaderError(
-            f"{out} was begun with another plan; different: {', '.join(changed[:8])}; choose another "
-            "--out, or --overwrite to begin again"
-        )
-
-
-def _changes(before: Any, after: Any, path: str = "") -> list[str]:
-    if isinstance(before, dict) and isinstance(after, dict):
-        return [
-            change
-            for key in {**before, **after}
-            for change in _changes(before.get(key), after.get(key), f"{path}.{key}".lstrip("."))
-        ]
-    return [] if before == after else [path]
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as beside:
-        beside.write_text(text, encoding="utf-8")
-
-
-def shard_count(out: Path) -> int:
-    """Shards of a run."""
-    return len(json.loads((out / "sources.json").read_text(encoding="utf-8"))["shards"])
-
-
-def finished(out: Path, phase: str) -> set[int]:
-    """The shards whose table stands."""
-    return {shard for shard in range(shard_count(out)) if shard_path(out, phase, shard).is_file()}
-
-
 # -- between and after the shards --------------------------------------------------------------------------
 
 
@@ -183,29 +103,7 @@ def find_duplicates(out: Path, plan: Plan) -> None:
         for row in dedup(rows, plan.duplicates)
         if row["duplicate_of"]
     }
-    _write(place, json.dumps(same, indent=1))
-
-
-def rows_of(out: Path, phase: str) -> list[Row]:
-    """The rows of all finished shards."""
-    return [
-        row
-        for shard in sorted(finished(out, phase))
-        for row in read_manifest(shard_path(out, phase, shard)).rows
-    ]
-
-
-def timings_of(out: Path) -> dict[str, dict[str, float]]:
-    """Seconds, seconds of decoding, frames and clips by step, over all shards."""
-    total: dict[str, dict[str, float]] = {}
-    for phase in (CLIPS, CAPTIONS):
-        for shard in sorted(finished(out, phase)):
-            timings = read_manifest(shard_path(out, phase, shard)).facts["timings"]
-            for step, values in timings.items():
-                into = total.setdefault(step, dict.fromkeys(values, 0.0))
-                for name, value in values.items():
-                    into[name] += value
-    return total
+    write_text(place, json.dumps(same, indent=1))
 
 
 def finish(out: Path, plan: Plan) -> None:
@@ -237,14 +135,3 @@ def parse_shard(text: str) -> tuple[int, int]:
     raise VaderError(
         f"--shard {text!r}: write I/N with I from 0 to N-1, e.g. $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT"
     )
-
-
-def table(rows: Sequence[Row]) -> list[tuple[str, str, int]]:
-    """Stage, reason and count of the rejected rows, in the order of the first of each."""
-    counts: dict[tuple[str, str], int] = {}
-    for row in rows:
-        if row["reject_reason"]:
-            why = row["reject_reason"] if not row["duplicate_of"] else "the same as another clip"
-            key = (row["reject_stage"], why)
-            counts[key] = counts.get(key, 0) + 1
-    return [(stage, why, count) for (stage, why), count in counts.items()]

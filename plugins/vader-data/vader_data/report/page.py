@@ -13,8 +13,9 @@ import yaml
 from vader_core.files import replacing
 
 from ..filtering import STAGE, passes
-from ..manifest import Manifest, Row, read_manifest
+from ..manifest import Manifest, Row, read_manifest, reasons
 from ..plan import Plan, ScorerPlan
+from ..run_folder import timings_of
 from .histogram import histogram, number
 from .previews import preview
 
@@ -44,8 +45,6 @@ def write_report(folder: Path) -> Path:
 def _timings(folder: Path) -> dict[str, dict[str, float]]:
     if not (folder / "sources.json").is_file():
         return {}
-    from ..running import timings_of
-
     return timings_of(folder)
 
 
@@ -146,9 +145,7 @@ def _place(stage: str) -> tuple[int, str]:
 
 
 def _reasons(rows: Sequence[Row]) -> str:
-    from ..running import table
-
-    found = sorted(table(rows), key=lambda line: (_place(line[0]), -line[2]))
+    found = sorted(reasons(rows), key=lambda line: (_place(line[0]), -line[2]))
     if not found:
         return ""
     most = max(count for _, _, count in found)
