@@ -259,7 +259,5 @@ def test_twenty_kills_of_two_hundred_clips(tmp_path, capsys):
     again_ = sum(begun.values()) - len(begun)
     with capsys.disabled():
         clips = sum(row["type"] == "video" for row in expected)
-        print(
-            f"\n{clips} clips, {kills} kills: {again_} of {len(begun)} shards begun twice; {took:.0f} s"
-        )
+        print(f"\n{clips} clips, {kills} kills: {again_} of {len(begun)} shards begun twice; {took:.0f} s")
     assert again_ <= kills

@@ -106,7 +106,7 @@ def clip_path(row: Row) -> Path:
     """Where a clip's file lies, relative to the manifest: the film's name, made safe, and a hash of its id.
 
     >>> str(clip_path({"id": "a/My film.mp4#60-150"}))
-    'clips/My_film-3f31f52a/000060-000150.mp4'
+    'clips/My_film-6d2e41e7/000060-000150.mp4'
     """
     film, _, frames = row["id"].rpartition("#")
     start, _, end = frames.partition("-")

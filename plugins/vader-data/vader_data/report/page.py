@@ -108,7 +108,7 @@ def _duration(seconds: float) -> str:
     """Words for a length of time.
 
     >>> _duration(75.0), _duration(4000.0)
-    ('1 min 15 s', '1 h 7 min')
+    ('1 min 15 s', '1 h 6 min')
     """
     whole = round(seconds)
     if whole < 60:
