@@ -102,7 +102,7 @@ class TextAreaOptions(Options):
         1, ge=1, description="The middle frame, or so many evenly spaced ones; the mean counts."
     )
     ignore_over: float = Field(
-        0.9, gt=0, description="A box over a larger share of the frame is the whole frame, not text."
+        0.5, gt=0, description="A box over a larger share of the frame is the picture, not a line of text."
     )
     require_text: bool = Field(True, description="A box counts where something can be read in it.")
     box_threshold: float = Field(

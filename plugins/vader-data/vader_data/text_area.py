@@ -70,8 +70,8 @@ def polygon_area(polygon: Polygon) -> float:
 class TextArea(Scorer):
     """The share of the frame that text covers, by rapidocr's detector.
 
-    A box over ``ignore_over`` of the frame is no text: on small frames the detector may return the frame
-    itself. A box in which the recogniser reads nothing is none either.
+    A box over ``ignore_over`` of the frame is no text: the detector may return nearly the whole frame,
+    on small ones above all. A box in which the recogniser reads nothing is none either.
     """
 
     def __init__(self, options: TextAreaOptions) -> None:
