@@ -21,7 +21,7 @@ from vader_core.data.resolutions import Resolution, resolution
 from vader_core.errors import VaderError
 from vader_core.prompts import Shape
 
-BucketConfig = Mapping[str, Mapping[int | str, Any]]
+BucketConfig = Mapping[str, Mapping[Any, Any]]
 
 # A clip below this share of a resolution's pixels would have to be enlarged too much.
 SMALLEST_SHARE = 0.8
