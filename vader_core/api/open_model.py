@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vader_core.api.configure import complete
+from vader_core.assembly.levers import process_switches
 from vader_core.assembly.loading import full_weights, load_backbone
 from vader_core.assembly.parts import Assembly
 from vader_core.assembly.prepare import prepare
