@@ -14,6 +14,7 @@ from vader_core.builtin.samplers.options import (
     DDIMOptions,
     DPMSolverOptions,
     EulerOptions,
+    IDDPMOptions,
     RectifiedFlowOptions,
 )
 from vader_core.hookspecs import Register, RegisterLoraFormat, hookimpl
@@ -38,6 +39,12 @@ def _euler(config: Any, *, device: object, dtype: object) -> object:
     return Euler(config)
 
 
+def _iddpm(config: Any, *, device: object, dtype: object) -> object:
+    from vader_core.builtin.samplers.iddpm import IDDPM
+
+    return IDDPM(config)
+
+
 def _rectified_flow(config: Any, *, device: object, dtype: object) -> object:
     from vader_core.builtin.samplers.rectified_flow import RectifiedFlowEuler
 
@@ -46,7 +53,7 @@ def _rectified_flow(config: Any, *, device: object, dtype: object) -> object:
 
 @hookimpl
 def register_samplers(register: Register) -> None:
-    """DDIM, DPM-Solver++ (2M), Euler and rectified flow."""
+    """DDIM, DPM-Solver++ (2M), Euler, IDDPM and rectified flow."""
     register("ddim", _ddim, config=DDIMOptions, summary="DDIM for epsilon and v models")
     register(
         "dpmpp",
@@ -59,6 +66,12 @@ def register_samplers(register: Register) -> None:
         _euler,
         config=EulerOptions,
         summary="Euler on the noise level: EDM (Karras), epsilon and v models",
+    )
+    register(
+        "iddpm",
+        _iddpm,
+        config=IDDPMOptions,
+        summary="ancestral DDPM over respaced steps, with the variance that the model predicts",
     )
     register(
         "rectified_flow",

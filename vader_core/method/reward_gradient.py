@@ -245,8 +245,9 @@ def renoised(
     fresh = rng.normal("renoise", clean.shape[1:], device=clean.device, dtype=clean.dtype)
     state = sampler.renoise(plan, last, clean, fresh)
     latents = sampler.model_input(plan, last, state)
-    prediction = model.predict(latents, plan.timesteps[last], kept.conditioning)
-    record = (DifferentiatedStep(last, latents.detach(), plan.timesteps[last], prediction.value),)
+    told = sampler.told(plan, last, kept.conditioning)
+    prediction = model.predict(latents, plan.timesteps[last], told)
+    record = (DifferentiatedStep(last, latents.detach(), plan.timesteps[last], told, prediction.value),)
     estimate = sampler.clean(plan, last, state, prediction)
     rollout = Rollout(estimate, kept.conditioning, record)
     return Trajectory(rollout, tuple(frames), geometry, Drawn(frozenset({last})))
@@ -260,7 +261,7 @@ def base_distance(model: Model, rollout: Rollout) -> Tensor:
     distances = []
     with torch.no_grad(), model.base():
         for step in rollout.record:
-            base = model.predict(step.latents, step.timestep, rollout.conditioning)
+            base = model.predict(step.latents, step.timestep, step.conditioning)
             distances.append(base.value)
     apart = [
         (step.prediction - base).pow(2).flatten(1).mean(dim=1)

@@ -1,4 +1,4 @@
-"""Products of frozen linear layers in float8 (e4m3), for the no-graph steps of training rollouts."""
+"""Products of frozen linear layers in float8 (e4m3), for the no-grad steps of training rollouts."""
 
 from __future__ import annotations
 

@@ -72,3 +72,13 @@ class RectifiedFlowOptions(_Options):
         ge=0,
         description="Random steps with the flow's marginals, for policy gradients: Flow-GRPO's a; 0 is none.",
     )
+
+
+class IDDPMOptions(_Options):
+    """Options of ``iddpm``."""
+
+    table_dtype: Literal["float64", "float32"] = Field(
+        default="float64",
+        description="in which the coefficients are computed; Open-Sora 1.1 keeps them in float32, which "
+        "moves a sample of 100 steps by 1.5e-4",
+    )
