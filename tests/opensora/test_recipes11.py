@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -29,7 +31,17 @@ TINY = {
     "video": {"height": 32, "width": 48, "num_frames": 4},
     "sampler": {"num_steps": 2},
     "data": {"buckets": None, "held_out": 0},
-    "trainer": {"max_steps": 2, "batch_size": 2, "warmup_steps": 0, "precision": "fp32", "device": "cpu"},
+    "trainer": {
+        "max_steps": 3,
+        "batch_size": 2,
+        "lr": 1e-2,
+        "min_lr": 1e-3,
+        "final_lr": 2e-3,
+        "warmup_steps": 1,
+        "cooldown_steps": 1,
+        "precision": "fp32",
+        "device": "cpu",
+    },
     "validation": {"prompts": 0},
     "run": {"checkpoint_every": 1, "trackers": []},
 }
@@ -56,7 +68,8 @@ def test_published_settings(registry, name):
     assert options.frame_interval == interval
     # What the model is told: the rate of the files.
     assert config.video.fps * interval == (30 if name.startswith("text2bricks") else 24)
-    masks = config.objective["supervised"].options["frame_masks"]
+    supervised = registry.get("objective", "supervised").options(config.objective["supervised"].options)
+    masks = supervised.frame_masks
     FrameMasks(masks)
     assert sum(masks.values()) == pytest.approx(0.25)
     assert (config.trainer.ema, config.trainer.weight_decay, config.trainer.max_grad_norm) == (0.9999, 0, 1)
@@ -73,8 +86,16 @@ def test_one_trains_in_miniature(registry, name, tmp_path):
     data = {"data": {"source": f"videos:{clips}"}}
     folder = tmp_path / "run"
     train(validated(merged(read_recipe(registry, name), TINY, data)), out=folder, registry=registry)
-    made = load_file(next(iter(sorted((folder / "checkpoints").glob("*/denoiser.safetensors")))))
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    # Up in one step, down in one step, then constant: both phases of the published rate.
+    rates = [line["learning_rate"] for line in lines if line["kind"] == "train"]
+    assert rates == pytest.approx([1e-3, 1e-2, 2e-3])
+    checkpoint = sorted((folder / "checkpoints").glob("*/denoiser.safetensors"))[-1]
+    made = load_file(checkpoint)
     before = make().denoiser.state_dict()
     assert made.keys() == before.keys()
     kept = {name for name, value in made.items() if torch.equal(value, before[name])}
     assert kept == {"rope.freqs", "y_embedder.y_embedding"}
+    # The folder is what --weights takes.
+    again = make(weights=str(checkpoint.parent), vae_weights="random", text_encoder_weights="random")
+    assert all(torch.equal(value, made[name]) for name, value in again.denoiser.state_dict().items())
