@@ -47,7 +47,7 @@ FIRST_PARTY: dict[str, dict[Kind, tuple[str, ...]]] = {
 }
 
 #: Distributions whose names a new plugin must not take: a package index knows one package by each name.
-TAKEN = ("vader-core", "vader-example", "vader-latte", *FIRST_PARTY)
+TAKEN = ("vader-core", "vader-example", "vader-latte", "vader-policy-gradient", *FIRST_PARTY)
 
 
 def first_party(kind: Kind) -> Iterator[tuple[str, str]]:
