@@ -1,4 +1,4 @@
-"""Euler steps along a rectified flow (Liu et al. 2022)."""
+"""Euler steps along a rectified flow (Liu et al. 2022) at even times."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from vader_core.builtin.samplers.flow_euler import euler_plan
+from vader_core.builtin.samplers.flow_times import euler_taus, require_velocity
 from vader_core.builtin.samplers.marginal import weighted
 from vader_core.builtin.samplers.options import RectifiedFlowOptions
-from vader_core.errors import VaderError
 from vader_core.sampler import Plan, RectifiedFlow, Sampler, Schedule, State
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class RectifiedFlowEuler(Sampler):
     """S Euler steps from tau = 1 to tau = 0, at tau_i = 1 - i / S before the time shift.
+
+    The simplest case of ``flow_euler``: of the schedule it takes the shift alone.
 
     Args:
         options: See ``vader show sampler rectified_flow``.
@@ -31,22 +34,11 @@ class RectifiedFlowEuler(Sampler):
         """Times, and the signed length of every step."""
         self.require(schedule, num_steps)
         assert isinstance(schedule, RectifiedFlow)
-        if schedule.prediction_type != "velocity":
-            raise VaderError(
-                f"prediction type {schedule.prediction_type!r} does not belong to a rectified flow: "
-                "use velocity"
-            )
+        require_velocity(schedule)
         shift = schedule.shift if self.options.shift is None else self.options.shift
-        even = [1.0 - i / num_steps for i in range(num_steps)] + [0.0]
-        taus = tuple(shift * tau / (1.0 + (shift - 1.0) * tau) for tau in even)
-        sign = float(schedule.velocity_sign)
-        tables = {
-            "tau": taus,
-            "length": tuple(sign * (taus[i + 1] - taus[i]) for i in range(num_steps)),
-            "to_clean": tuple(-sign * tau for tau in taus[:-1]),
-        }
-        timesteps = tuple(tau * schedule.num_train_timesteps for tau in taus[:-1])
-        return Plan(timesteps, tables, schedule.prediction_type)
+        return euler_plan(
+            schedule, euler_taus(schedule, num_steps, spacing="even", shift=shift, terminal=None)
+        )
 
     def step(self, plan: Plan, i: int, state: State, prediction: Tensor, noise: Tensor | None) -> State:
         """Follow the velocity to the next time."""
