@@ -52,8 +52,9 @@ def euler_taus(
     Args:
         schedule: Its unit of time says which noise level is the smallest trained one.
         num_steps: S.
-        spacing: ``even``: 1 - i / S. ``trained``: evenly from 1 to the smallest trained level, both included.
-            ``trained_shifted``: the same, to that level after a shift of its own, so that it is shifted twice.
+        spacing: ``even``: 1 - i / S. ``trained``: evenly from 1 to the smallest trained level, both
+            included. ``trained_shifted``: to that level after a shift of its own, so that it is shifted
+            twice.
         shift: Static time shift.
         terminal: What the last level is stretched to; ``None`` leaves it.
     """
@@ -76,9 +77,8 @@ def unipc_taus(
     and near 1 that decides the first two updates, so it is done here too.
     """
     plain = np.linspace(1.0, 1.0 / schedule.num_train_timesteps, num_steps + 1)[:-1]
-    taus = np.array(
-        stretched([float(tau) for tau in shift * plain / (1.0 + (shift - 1.0) * plain)], terminal)
-    )
+    moved = shift * plain / (1.0 + (shift - 1.0) * plain)
+    taus = np.array(stretched([float(tau) for tau in moved], terminal))
     if math.fabs(taus[0] - 1.0) < 1e-6:
         taus[0] -= 1e-6
     timesteps = [float(math.trunc(tau)) for tau in taus * schedule.num_train_timesteps]

@@ -1,4 +1,4 @@
-"""UniPC (Zhao et al. 2023, arXiv 2302.04867) along a rectified flow: B2(h), the model's x_0, with corrector."""
+"""UniPC (Zhao et al. 2023, arXiv 2302.04867) along a rectified flow: B2(h) on x_0, with its corrector."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _CORRECTOR = ("to_state", "to_clean", "to_last", "to_older")
 
 @dataclass(frozen=True)
 class FlowUniPC(Sampler):
-    """A predictor and a corrector of up to second order, at the times of diffusers' ``UniPCMultistepScheduler``.
+    """A predictor and a corrector of second order, at the times of diffusers' ``UniPCMultistepScheduler``.
 
-    The model sees the predicted state. Its estimate of x_0 there first corrects that state and then, with the
-    estimate before it, predicts the next. The first step, the last, and the first after :meth:`renoise` are of
-    first order; the last ends without noise, so it returns the estimate itself.
+    The model sees the predicted state. Its estimate of x_0 there first corrects that state and then, with
+    the estimate before it, predicts the next. The first step, the last, and the first after :meth:`renoise`
+    are of first order; the last ends without noise, so it returns the estimate itself.
 
     A state's history holds the last corrected state, then the estimates of x_0, newest last.
 
@@ -56,9 +56,7 @@ class FlowUniPC(Sampler):
         for order in (1, 2):
             rows = [_predictor(points, i, order if 0 < i < last else 1) for i in range(num_steps)]
             tables |= _columns(_PREDICTOR, rows, order)
-            rows = [
-                _corrector(points, i, order if i > 1 else 1) if i else (0.0,) * 4 for i in range(num_steps)
-            ]
+            rows = [_corrector(points, i, order if i > 1 else 1) for i in range(num_steps)]
             tables |= _columns(_CORRECTOR, rows, order)
         return Plan(tuple(timesteps), tables, schedule.prediction_type)
 
@@ -105,7 +103,7 @@ def _level(tau: float) -> float:
     return math.log1p(-tau) - math.log(tau) if tau > 0.0 else math.inf
 
 
-def _predictor(points: list[float], i: int, order: int) -> tuple[float, float, float]:
+def _predictor(points: list[float], i: int, order: int) -> tuple[float, ...]:
     """Weights of the state, of x_0 and of the x_0 before it in the state after step ``i``."""
     tau, before = points[i + 1], points[i]
     h = _level(tau) - _level(before)
@@ -118,8 +116,10 @@ def _predictor(points: list[float], i: int, order: int) -> tuple[float, float, f
     return tau / before, grown - slope, slope
 
 
-def _corrector(points: list[float], i: int, order: int) -> tuple[float, float, float, float]:
+def _corrector(points: list[float], i: int, order: int) -> tuple[float, ...]:
     """Weights of the last corrected state, of x_0 here, of the last x_0 and of the one before it."""
+    if i == 0:
+        return (0.0,) * 4
     tau, before = points[i], points[i - 1]
     h = _level(tau) - _level(before)
     grown = -(1.0 - tau) * math.expm1(-h)

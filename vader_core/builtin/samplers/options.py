@@ -80,7 +80,7 @@ class FlowEulerOptions(_Options):
     spacing: FlowSpacing | None = Field(
         default=None,
         description="where the steps lie before the shift, in place of the backbone's: `even` (1 - i / S), "
-        "`trained` (evenly to the smallest trained time) or `trained_shifted` (to that time, shifted once more)",
+        "`trained` (evenly to the smallest trained time) or `trained_shifted` (to that time, shifted)",
     )
     terminal: float | None = Field(
         default=None, ge=0.0, lt=1.0, description="noise level of the last step, in place of the backbone's"
