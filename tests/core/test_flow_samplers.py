@@ -170,10 +170,13 @@ def test_stochastic_steps_are_diffusers():
 @pytest.mark.parametrize("steps", [1, 4, 15])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_rectified_flow_is_the_simplest_case(steps, sign):
-    """Of the schedule it takes the shift alone; there the two agree to the last bit."""
+    """Of the schedule it takes the shift alone; there the two agree to diffusers' rounding to float32."""
     plain = RectifiedFlow(shift=3.0, velocity_sign=sign)
     simple = RectifiedFlowEuler(RectifiedFlowOptions()).plan(plain, steps, GEOMETRY)
-    assert simple == FlowEuler().plan(plain, steps, GEOMETRY)
+    rounded = FlowEuler().plan(plain, steps, GEOMETRY)
+    assert simple.timesteps == pytest.approx(rounded.timesteps, rel=1e-7)
+    for name, column in simple.tables.items():
+        assert column == pytest.approx(rounded.tables[name], rel=1e-6, abs=1e-7)
     richer = RectifiedFlow(shift=3.0, velocity_sign=sign, spacing="trained", terminal=0.1)
     assert RectifiedFlowEuler().plan(richer, steps, GEOMETRY) == simple
 

@@ -325,18 +325,26 @@ class PipelineBackbone(Backbone):
     def call(self, network: Any, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         """One call of the denoiser: [B, C, T, h, w] in its own dtype to the same shape."""
 
-    def decode(self, latents: Tensor, geometry: Geometry, frames: Sequence[int] | None = None) -> Tensor:
+    def decode(
+        self,
+        latents: Tensor,
+        geometry: Geometry,
+        frames: Sequence[int] | None = None,
+        conditioning: Conditioning | None = None,
+    ) -> Tensor:
         """The wanted frames, unclamped, from as little of the decoder as they need."""
         wanted = list(range(geometry.num_frames)) if frames is None else list(frames)
         given = self.unscaled(latents).to(self.vae.dtype)
-        video = self.decoded(given, wanted, geometry).to(latents.dtype)
+        video = self.decoded(given, wanted, geometry, conditioning).to(latents.dtype)
         return video.transpose(1, 2) / 2 + 0.5
 
     @abstractmethod
     def unscaled(self, latents: Tensor) -> Tensor:
         """Latents as the autoencoder knows them: its factors, means and deviations."""
 
-    def decoded(self, latents: Tensor, wanted: list[int], geometry: Geometry) -> Tensor:
+    def decoded(
+        self, latents: Tensor, wanted: list[int], geometry: Geometry, conditioning: Conditioning | None
+    ) -> Tensor:
         """The wanted frames [B, 3, F', H, W] in [-1, 1]; by default all are decoded and some kept."""
         video: Tensor = self.vae.decode(latents, return_dict=False)[0]
         return video[:, :, wanted]

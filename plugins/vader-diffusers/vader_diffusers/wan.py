@@ -124,6 +124,8 @@ class Wan(PipelineBackbone):
         std = self.per_channel(self.autoencoder["latents_std"], latents)
         return (latents - self.per_channel(self.autoencoder["latents_mean"], latents)) / std
 
-    def decoded(self, latents: Tensor, wanted: list[int], geometry: Geometry) -> Tensor:
+    def decoded(
+        self, latents: Tensor, wanted: list[int], geometry: Geometry, conditioning: Conditioning | None
+    ) -> Tensor:
         """The wanted frames, from the latents up to the last of them."""
         return decode_frames(self.vae, latents, wanted, recompute=self.gradient_checkpointing)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from vader_core.builtin.samplers.flow_times import euler_taus, require_velocity, shifted, stretched
+from vader_core.builtin.samplers.flow_times import (
+    euler_taus,
+    require_velocity,
+    shifted,
+    single,
+    stretched,
+)
 from vader_core.builtin.samplers.marginal import weighted
 from vader_core.builtin.samplers.options import FlowEulerOptions
 from vader_core.errors import VaderError
@@ -66,7 +72,8 @@ class FlowEuler(Sampler):
             taus = euler_taus(schedule, num_steps, spacing=spacing, shift=shift, terminal=terminal)
         else:
             taus = self._given(num_steps, shift, terminal)
-        return euler_plan(schedule, taus, fresh=options.stochastic)
+        plan = euler_plan(schedule, single(taus), fresh=options.stochastic)
+        return replace(plan, timesteps=single(plan.timesteps))
 
     def _given(self, num_steps: int, shift: float, terminal: float | None) -> list[float]:
         given = self.options.sigmas or ()

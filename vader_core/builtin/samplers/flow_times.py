@@ -44,6 +44,11 @@ def stretched(taus: Sequence[float], terminal: float | None) -> list[float]:
     return [1.0 - (1.0 - tau) / factor for tau in taus]
 
 
+def single(values: Sequence[float]) -> tuple[float, ...]:
+    """``values`` rounded to float32, as diffusers keeps its noise levels and tells its models the time."""
+    return tuple(float(value) for value in np.array(values, dtype=np.float64).astype(np.float32))
+
+
 def euler_taus(
     schedule: RectifiedFlow, num_steps: int, *, spacing: str, shift: float, terminal: float | None
 ) -> list[float]:
@@ -82,4 +87,4 @@ def unipc_taus(
     if math.fabs(taus[0] - 1.0) < 1e-6:
         taus[0] -= 1e-6
     timesteps = [float(math.trunc(tau)) for tau in taus * schedule.num_train_timesteps]
-    return [float(tau) for tau in taus.astype(np.float32)], timesteps
+    return list(single(taus.tolist())), timesteps
