@@ -28,13 +28,14 @@ import torch
 from checkout import registry_of_checkout
 from policy_gradient import PolicySettings, policy_gradient_step
 
-from vader_core.assembly import Assembly, prepare
-from vader_core.config import validated
-from vader_core.evaluation import evaluation_pairs
-from vader_core.lora import adapter_parameters
+from vader_core.assembly.parts import Assembly
+from vader_core.assembly.prepare import prepare
+from vader_core.evaluation.comparison import evaluation_pairs
+from vader_core.evaluation.validation import score_pairs
+from vader_core.lora.adapter import adapter_parameters
+from vader_core.method.step import reward_gradient_step
 from vader_core.randomness import Randomness
-from vader_core.step import reward_gradient_step
-from vader_core.validation import score_pairs
+from vader_core.run.config import validated
 
 REWARD = "demo_aesthetic"
 MONITORS = ("demo_alignment", "demo_alignment_held_out", "demo_aesthetic_held_out", "demo_judge_shape")

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from vader_core.folding import Folding
-from vader_core.lora import LoraSettings, adapter_parameters, attach_lora
+from vader_core.lora.adapter import LoraSettings, adapter_parameters, attach_lora
+from vader_core.performance.fold_adapter import Folding
 
 WIDTH, DEPTH, ROWS = 512, 8, 256
 SCALES = (1e-4, 1e-3, 1e-2, 1e-1)

@@ -18,10 +18,10 @@ import torch
 from shortcuts_deviation import BATCH, load, sample
 from torch import Tensor, nn
 
-from vader_core.assembly import Assembly
-from vader_core.fp8 import Fp8
+from vader_core.assembly.parts import Assembly
+from vader_core.method.shortcuts import WHOLE, Shortcuts
+from vader_core.performance.fp8 import Fp8
 from vader_core.randomness import Randomness
-from vader_core.shortcuts import WHOLE, Shortcuts
 
 LEAST_WIDTH = 128
 

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vader_core.backbone import Backbone, Conditioning
-from vader_core.denoise import Sampling
+from vader_core.backbone import Backbone
+from vader_core.conditioning import Conditioning
 from vader_core.geometry import Geometry
-from vader_core.mixture import Mixture
+from vader_core.method.denoise import Sampling
+from vader_core.method.mixture import Mixture
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 

@@ -40,15 +40,17 @@ from reward_per_second_report import (
     chosen_rates,
 )
 
-from vader_core.assembly import Assembly, prepare
-from vader_core.config import merged, read_recipe, validated
-from vader_core.evaluation import evaluation_pairs
-from vader_core.levers import check_levers, pull_levers
-from vader_core.lora import adapter_parameters
+from vader_core.assembly.levers import check_levers, pull_levers
+from vader_core.assembly.parts import Assembly
+from vader_core.assembly.prepare import prepare
+from vader_core.evaluation.comparison import evaluation_pairs
+from vader_core.evaluation.validation import score_pairs
+from vader_core.lora.adapter import adapter_parameters
+from vader_core.method.step import reward_gradient_step
 from vader_core.randomness import Randomness
-from vader_core.step import reward_gradient_step
-from vader_core.trainer import make_optimizer
-from vader_core.validation import score_pairs
+from vader_core.run.config import validated
+from vader_core.run.layers import merged, read_recipe
+from vader_core.training.optimizer import make_optimizer
 
 MONITORS = (ALIGNMENT, "demo_aesthetic_held_out")
 #: Learning rates that every variant is tuned over.
@@ -153,7 +155,7 @@ def _updates(assembly: Assembly) -> Iterator[bool]:
     for step in itertools.count():
         indices = list(range(step * size, (step + 1) * size))
         rng, kept = Randomness(trainer.seed, step, 0, tuple(indices)), None
-        for update in range(trainer.inner_updates):
+        for update in range(objective.reward_gradient.inner_updates):
             optimizer.zero_grad(set_to_none=True)
             kept = reward_gradient_step(
                 assembly.backbone,

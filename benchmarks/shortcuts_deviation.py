@@ -17,13 +17,15 @@ import torch
 from checkout import registry_of_checkout
 from torch import Tensor, nn
 
-from vader_core.assembly import Assembly, prepare
-from vader_core.config import merged, read_recipe, validated
-from vader_core.denoise import denoise
-from vader_core.feature_cache import FeatureCache
-from vader_core.gradient import Drawn
+from vader_core.assembly.parts import Assembly
+from vader_core.assembly.prepare import prepare
+from vader_core.method.denoise import denoise
+from vader_core.method.gradient import Drawn
+from vader_core.method.shortcuts import WHOLE, Shortcuts
+from vader_core.nn.feature_cache import FeatureCache
 from vader_core.randomness import Randomness
-from vader_core.shortcuts import WHOLE, Shortcuts
+from vader_core.run.config import validated
+from vader_core.run.layers import merged, read_recipe
 
 CLIPS, BATCH = 32, 8
 SHORTCUTS = {

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import torch
 
-from vader_core.denoise import Sampling
-from vader_core.guidance import Guidance
-from vader_core.lora import LoraSettings, adapter_off, adapter_parameters, attach_lora
-from vader_core.mixture import Mixture, Term
+from vader_core.lora.adapter import LoraSettings, adapter_off, adapter_parameters, attach_lora
+from vader_core.method.denoise import Sampling
+from vader_core.method.guidance import Guidance
+from vader_core.method.mixture import Mixture, Term
+from vader_core.method.settings import StepSettings
+from vader_core.method.step import reward_gradient_step
 from vader_core.randomness import Randomness
-from vader_core.step import StepSettings, reward_gradient_step
 
 STEPS = 5
 

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vader_core.conditioning import Conditioning
+from vader_core.device import to_device
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
+from vader_core.prediction import Prediction
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
-from vader_core.sampler import Schedule
-from vader_core.transfer import to_device
-
-if TYPE_CHECKING:
-    from vader_core.feature_cache import FeatureCache
-    from vader_core.folding import Folding
-    from vader_core.fp8 import Fp8
-
-Tensors = Mapping[str, Tensor]
+from vader_core.schedule import Schedule
+from vader_core.text import Text, TextCache
 
 
 @dataclass(frozen=True)
@@ -39,6 +33,8 @@ class Defaults:
         guidance_scale: One number, or (first, last) for a scale that runs linearly over the latent frames.
         sampler: Name of the sampler.
         sampler_options: Options of that sampler.
+        guidance_channels: Guidance mixes the first n latent channels and leaves the others to the
+            conditional branch; ``None`` mixes all.
         gradient: Where the gradient flows, in the words of ``--gradient``.
         sample_frames: Frames of ``vader sample`` where they differ from training.
         negative_prompt: Text of the unconditional branch.
@@ -51,126 +47,12 @@ class Defaults:
     guidance_scale: float | tuple[float, float]
     sampler: str
     sampler_options: Mapping[str, Any] = field(default_factory=dict)
+    guidance_channels: int | None = None
     gradient: str = "last"
     sample_frames: int | None = None
     negative_prompt: str = ""
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     prompts: str | None = None
-
-
-@dataclass(frozen=True)
-class Text:
-    """Encoded prompts, with their negative side. Every tensor has the batch axis first.
-
-    Args:
-        positive: The prompts' encodings by name, e.g. ``{"embeddings": [B, l, d], "mask": [B, l]}``.
-        negative: The same names for the negative prompts.
-    """
-
-    positive: Tensors
-    negative: Tensors
-
-    def __len__(self) -> int:
-        return len(next(iter(self.positive.values())))
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """All that the denoiser is given beside latents and time. Opaque to the core but for the batch axis.
-
-    Args:
-        tensors: [B, …] each.
-        unconditional: The same names for the unconditional branch; ``None`` where guidance is impossible.
-        shared: What does not depend on the sample (a geometry, a flag); equal in every part of a batch.
-    """
-
-    tensors: Tensors
-    unconditional: Tensors | None = None
-    shared: Mapping[str, Any] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(next(iter(self.tensors.values())))
-
-    def __getitem__(self, index: slice) -> Conditioning:
-        """The samples of ``index``."""
-        unconditional = None
-        if self.unconditional is not None:
-            unconditional = {name: value[index] for name, value in self.unconditional.items()}
-        return Conditioning(
-            {name: value[index] for name, value in self.tensors.items()}, unconditional, self.shared
-        )
-
-    @property
-    def conditional_branch(self) -> Conditioning:
-        """The conditional branch alone."""
-        return Conditioning(self.tensors, None, self.shared)
-
-    @property
-    def unconditional_branch(self) -> Conditioning:
-        """The unconditional branch, as a conditioning of its own.
-
-        Raises:
-            VaderError: The backbone made none.
-        """
-        if self.unconditional is None:
-            raise VaderError("this backbone has no unconditional branch: use --guidance-scale 1")
-        return Conditioning(self.unconditional, None, self.shared)
-
-    @staticmethod
-    def cat(parts: Sequence[Conditioning]) -> Conditioning:
-        """The parts as one batch, in order. ``shared`` is the first part's."""
-        first = parts[0]
-        tensors = {name: torch.cat([part.tensors[name] for part in parts]) for name in first.tensors}
-        unconditional = None
-        if first.unconditional is not None:
-            branches = [part.unconditional_branch.tensors for part in parts]
-            unconditional = {
-                name: torch.cat([branch[name] for branch in branches]) for name in first.unconditional
-            }
-        return Conditioning(tensors, unconditional, first.shared)
-
-
-class TextCache:
-    """Encodings by content, kept on the CPU and, where a directory is given, on disk.
-
-    Args:
-        key: Words that set this encoder apart from every other (weights, length, dtype); part of the content
-            hash.
-        directory: Where files are kept as safetensors between runs; ``None`` keeps them in memory alone.
-    """
-
-    def __init__(self, key: str, directory: Path | None = None) -> None:
-        self.key = key
-        self.directory = directory
-        self._held: dict[str, dict[str, Tensor]] = {}
-
-    def _name(self, text: str) -> str:
-        return hashlib.sha256(f"{self.key}\0{text}".encode()).hexdigest()
-
-    def get(self, text: str) -> dict[str, Tensor] | None:
-        """The encoding of ``text`` (tensors without a batch axis), or ``None``."""
-        if text in self._held:
-            return self._held[text]
-        if self.directory is None:
-            return None
-        path = self.directory / f"{self._name(text)}.safetensors"
-        if not path.is_file():
-            return None
-        from safetensors.torch import load_file
-
-        self._held[text] = load_file(path)
-        return self._held[text]
-
-    def put(self, text: str, tensors: Tensors) -> None:
-        """Keep the encoding of ``text``; a file is written beside its place and renamed into it."""
-        held = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        self._held[text] = held
-        if self.directory is None:
-            return
-        from vader_core.weights import save_tensors
-
-        self.directory.mkdir(parents=True, exist_ok=True)
-        save_tensors(held, self.directory / f"{self._name(text)}.safetensors")
 
 
 class Backbone(ABC):
@@ -198,7 +80,7 @@ class Backbone(ABC):
     takes_image: ClassVar[bool] = False
     #: Whether the denoiser is faster on CUDA with its convolutions' channels innermost.
     prefers_channels_last: ClassVar[bool] = False
-    #: Whether the denoiser asks its attribute ``feature_cache`` to run its deep part.
+    #: Whether the denoiser runs its deep part through :mod:`vader_core.nn.feature_cache`.
     caches_features: ClassVar[bool] = False
 
     denoiser: nn.Module
@@ -208,12 +90,6 @@ class Backbone(ABC):
         self.dtype = dtype
         #: Recompute activations in the backward pass; has an effect only where gradients are recorded.
         self.gradient_checkpointing = False
-        #: Folds the adapter into the base weights while no graph is recorded; set by the core.
-        self.folding: Folding | None = None
-        #: Float8 products while no graph is recorded in a training rollout; set by the core.
-        self.fp8: Fp8 | None = None
-        #: Keeps deep features while no graph is recorded; set by the core, on the denoiser too.
-        self.feature_cache: FeatureCache | None = None
         self.text_cache = TextCache(type(self).__name__)
 
     # -- known before the weights are ------------------------------------------------------------------
@@ -352,7 +228,7 @@ class Backbone(ABC):
     @abstractmethod
     def predict(
         self, latents: Float[Tensor, "b c t h w"], timestep: Float[Tensor, " b"], conditioning: Conditioning
-    ) -> Float[Tensor, "b c t h w"]:
+    ) -> Prediction:
         """One unguided call of the denoiser, over whatever the batch holds.
 
         As a rule that is both guidance branches.
@@ -376,8 +252,12 @@ class Backbone(ABC):
                 decoded.
         """
 
-    def encode_video(self, video: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b c t h w"]:
-        """Latents of a video in [0, 1].
+    def encode_video(self, video: Float[Tensor, "b f 3 H W"], rng: Randomness) -> Float[Tensor, "b c t h w"]:
+        """Latents of a video, scaled as the denoiser wants them, without a graph.
+
+        Args:
+            video: RGB in [0, 1], of a size that the autoencoder takes.
+            rng: For an autoencoder whose posterior is drawn from; one stream per sample.
 
         Raises:
             VaderError: The backbone ships no encoder.
@@ -388,10 +268,10 @@ class Backbone(ABC):
         """Every loaded module by its role: ``denoiser``, ``autoencoder``, ``text_encoder`` …."""
         return {"denoiser": self.denoiser}
 
-    def swappable_blocks(self) -> list[nn.Module]:
-        """The denoiser's units of gradient checkpointing, whose weights may rest in CPU memory between uses.
+    def blocks(self) -> list[nn.Module]:
+        """The denoiser's blocks, in the order of their use: the units of checkpointing, swapping, sharding.
 
-        None within another. By default those of :func:`vader_core.recompute.recompute_blocks`; a backbone
+        None within another. By default those of :func:`vader_core.nn.recompute.recompute_blocks`; a backbone
         that checkpoints by itself names its own.
         """
         return [module for module in self.denoiser.modules() if hasattr(module, "recompute_switch")]
@@ -405,8 +285,3 @@ class Backbone(ABC):
             yield
         finally:
             self.gradient_checkpointing = before
-
-
-def frozen(module: nn.Module) -> nn.Module:
-    """``module`` frozen and in eval mode."""
-    return module.requires_grad_(False).eval()

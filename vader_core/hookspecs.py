@@ -56,7 +56,7 @@ class RegisterLoraFormat(Protocol):
     """What ``register_lora_formats`` is given."""
 
     def __call__(self, name: str, target: str, *, summary: str = "") -> None:
-        """Announce the :class:`~vader_core.lora_formats.LoraFormat` at ``target`` (``module:attribute``)."""
+        """Announce the :class:`~vader_core.lora.formats.LoraFormat` at ``target`` (``module:attribute``)."""
 
 
 @hookspec
@@ -77,6 +77,11 @@ def register_rewards(register: Register) -> None:
 @hookspec
 def register_prompt_sources(register: Register) -> None:
     """Announce prompt sources; the factory returns a :class:`vader_core.prompts.PromptSource`."""
+
+
+@hookspec
+def register_objectives(register: Register) -> None:
+    """Announce objectives; the factory returns a :class:`vader_core.method.objective.Objective`."""
 
 
 @hookspec

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from vader_core.transfer import to_device
+from vader_core.device import to_device
 
 Key = int | str
 

@@ -18,16 +18,18 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from vader_core import __version__, hookspecs
 from vader_core.errors import VaderError, did_you_mean, near
 from vader_core.hookspecs import PROJECT, Factory
+from vader_core.values import not_finite, read_options
 from vader_core.weights import WeightFile
 
-Kind = Literal["backbone", "sampler", "reward", "prompt source"]
+Kind = Literal["backbone", "sampler", "reward", "prompt source", "objective"]
 
-KINDS: tuple[Kind, ...] = ("backbone", "sampler", "reward", "prompt source")
+KINDS: tuple[Kind, ...] = ("backbone", "sampler", "reward", "prompt source", "objective")
 _HOOKS: dict[Kind, str] = {
     "backbone": "register_backbones",
     "sampler": "register_samplers",
     "reward": "register_rewards",
     "prompt source": "register_prompt_sources",
+    "objective": "register_objectives",
 }
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -357,7 +359,7 @@ def checked(model: type[BaseModel], given: dict[str, Any], where: str) -> Any:
             f"{where} has no option {hints} (options: {', '.join(model.model_fields) or 'none'})"
         )
     try:
-        return model.model_validate(given)
+        found = model.model_validate(read_options(model, given))
     except ValidationError as error:
         lines = []
         for problem in error.errors():
@@ -367,3 +369,7 @@ def checked(model: type[BaseModel], given: dict[str, Any], where: str) -> Any:
             else:
                 lines.append(f"{where}: {place}={problem['input']!r} is not allowed: {problem['msg']}")
         raise VaderError("\n".join(lines)) from error
+    place = not_finite(found)
+    if place is not None:
+        raise VaderError(f"{where}: {place} is not a finite number")
+    return found

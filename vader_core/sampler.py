@@ -10,88 +10,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
 
-import torch
 from torch import Tensor
 
+from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
-
-if TYPE_CHECKING:
-    from vader_core.backbone import Conditioning
-    from vader_core.geometry import Geometry
-
-PredictionType = Literal["epsilon", "v", "velocity"]
-
-
-@dataclass(frozen=True)
-class VariancePreserving:
-    """A discrete DDPM schedule: x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) noise.
-
-    Args:
-        alphas_cumprod: a_t for t = 0 … N-1, float64, [N].
-        prediction_type: ``epsilon`` (the noise) or ``v`` (sqrt(a) noise - sqrt(1-a) x_0).
-        scale: A model's own extra scale of x_0 per t, [N] (VideoCrafter2's ``scale_arr``); ``None`` is all
-            ones.
-    """
-
-    alphas_cumprod: Tensor
-    prediction_type: PredictionType = "epsilon"
-    scale: Tensor | None = None
-
-    @staticmethod
-    def scaled_linear(
-        beta_start: float = 0.00085, beta_end: float = 0.012, num_train_timesteps: int = 1000
-    ) -> Tensor:
-        """a_t of Latent Diffusion's schedule: betas linear in their square roots. Float64, [N]."""
-        betas = torch.linspace(beta_start**0.5, beta_end**0.5, num_train_timesteps, dtype=torch.float64) ** 2
-        return torch.cumprod(1.0 - betas, dim=0)
-
-    @property
-    def num_train_timesteps(self) -> int:
-        """N."""
-        return len(self.alphas_cumprod)
-
-
-@dataclass(frozen=True)
-class VarianceExploding:
-    """An EDM schedule (Karras et al. 2022): x = x_0 + sigma * noise; the model is told t = 0.25 ln(sigma).
-
-    Args:
-        sigma_min: Smallest noise level.
-        sigma_max: Largest noise level.
-        rho: Curvature of the Karras spacing.
-        prediction_type: ``v`` or ``epsilon``, of the variance-preserving form x / sqrt(sigma^2 + 1).
-    """
-
-    sigma_min: float
-    sigma_max: float
-    rho: float = 7.0
-    prediction_type: PredictionType = "v"
-
-
-@dataclass(frozen=True)
-class RectifiedFlow:
-    """A straight path: x_t = (1 - tau) x_0 + tau noise, tau = t / num_train_timesteps in [0, 1].
-
-    Args:
-        num_train_timesteps: The model's unit of time.
-        shift: Static time shift s: tau' = s tau / (1 + (s - 1) tau); 1 leaves the times evenly spaced.
-        velocity_sign: +1 where the model predicts noise - x_0, -1 where it predicts x_0 - noise (Open-Sora).
-        spacing: Where ``flow_euler`` steps before the shift: ``even`` at 1 - i / S, ``trained`` evenly from
-            1 to the smallest trained time 1 / num_train_timesteps, ``trained_shifted`` to that time, shifted.
-        terminal: Noise level that the last step is stretched to; ``None`` leaves it where it is.
-    """
-
-    num_train_timesteps: int = 1000
-    shift: float = 1.0
-    velocity_sign: int = 1
-    prediction_type: PredictionType = "velocity"
-    spacing: Literal["even", "trained", "trained_shifted"] = "even"
-    terminal: float | None = None
-
-
-Schedule = VariancePreserving | VarianceExploding | RectifiedFlow
+from vader_core.geometry import Geometry
+from vader_core.prediction import Prediction
+from vader_core.schedule import PredictionType, Schedule
 
 
 @dataclass(frozen=True)
@@ -166,12 +92,25 @@ class Sampler(ABC):
         return state.latents
 
     @abstractmethod
-    def step(self, plan: Plan, i: int, state: State, prediction: Tensor, noise: Tensor | None) -> State:
-        """The state after step ``i``, from the guided ``prediction`` [B, C, T, h, w]."""
+    def step(self, plan: Plan, i: int, state: State, prediction: Prediction, noise: Tensor | None) -> State:
+        """The state after step ``i``, from the guided ``prediction``."""
 
     @abstractmethod
-    def clean(self, plan: Plan, i: int, state: State, prediction: Tensor) -> Tensor:
+    def clean(self, plan: Plan, i: int, state: State, prediction: Prediction) -> Tensor:
         """The estimate of the clean latents that ``prediction`` at step ``i`` implies: [B, C, T, h, w]."""
+
+    def transition(self, plan: Plan, i: int, state: State, prediction: Prediction) -> tuple[Tensor, float]:
+        """Mean [B, C, T, h, w] and standard deviation of the state after step ``i``, where it is random.
+
+        A deviation of 0 says that this step is not.
+
+        Raises:
+            VaderError: The sampler is deterministic, or its steps are no Gaussian of one deviation.
+        """
+        raise VaderError(
+            f"sampler {type(self).__name__} has no stochastic steps: use one that has, such as "
+            "--sampler rectified_flow -o sampler.noise_level=0.7, or ddim with -o sampler.eta=1"
+        )
 
     @abstractmethod
     def renoise(self, plan: Plan, i: int, clean: Tensor, noise: Tensor) -> State:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vader_core.errors import VaderError
-from vader_core.weights import replacing
+from vader_core.files import replacing
 
 if TYPE_CHECKING:
     from PIL.Image import Image

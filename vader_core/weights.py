@@ -6,17 +6,15 @@ unpickler rebuilds tensors alone.
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from vader_core.errors import MachineError, VaderError
+from vader_core.errors import VaderError
+from vader_core.files import check_sha256, replacing
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -94,31 +92,6 @@ def parse_weights(text: str) -> WeightSource:
             "or hub:OWNER/NAME[/FILE][@REVISION]"
         )
     return WeightSource("path", path=path)
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def check_sha256(path: Path, expected: str | None) -> None:
-    """Refuse a file whose SHA-256 is not the expected one; ``None`` expects nothing.
-
-    Raises:
-        VaderError: Naming both sums.
-    """
-    if expected is None:
-        return
-    found = sha256_of(path)
-    if found != expected:
-        raise VaderError(
-            f"{path}: sha256 is {found}, but {expected} is known for this file; delete it and download it "
-            "again"
-        )
 
 
 def fetch(wanted: WeightFile, *, needed_for: str, option: str = "--weights PATH") -> Path:
@@ -242,27 +215,6 @@ def save_tensors(
 
     with replacing(path) as beside:
         save_file({name: value.contiguous() for name, value in tensors.items()}, beside, dict(metadata or {}))
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path beside ``path`` to write to; renamed over it when the block ends well, removed when it does not.
-
-    Raises:
-        MachineError: The disk is full or cannot be written.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield beside
-        with beside.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        beside.replace(path)
-    except OSError as error:
-        raise MachineError(
-            f"cannot write {path}: {error.strerror or error}; free the disk or choose another --out"
-        ) from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], *, what: str) -> None:

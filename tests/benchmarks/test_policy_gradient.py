@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from vader_core.assembly import prepare
+from vader_core.assembly.prepare import prepare
 from vader_core.builtin.samplers.rectified_flow import RectifiedFlowEuler
-from vader_core.config import validated
-from vader_core.denoise import Sampling
-from vader_core.guidance import Guidance
-from vader_core.lora import adapter_parameters
+from vader_core.lora.adapter import adapter_parameters
+from vader_core.method.denoise import Sampling
+from vader_core.method.guidance import Guidance
 from vader_core.randomness import Randomness
 from vader_core.registry import load_registry
-from vader_core.sampler import RectifiedFlow
+from vader_core.run.config import validated
+from vader_core.schedule import RectifiedFlow
 from vader_core.testing.plugin import add_testing_plugin
 
 PLACE = Path(__file__).parents[2] / "benchmarks" / "policy_gradient.py"

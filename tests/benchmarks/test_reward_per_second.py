@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from vader_core.assembly import prepare
-from vader_core.config import merged, read_recipe, validated
+from vader_core.assembly.prepare import prepare
 from vader_core.registry import load_registry
+from vader_core.run.config import validated
+from vader_core.run.layers import merged, read_recipe
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import reward_per_second as study

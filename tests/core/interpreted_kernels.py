@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from vader_core import kernels, launches
+from vader_core.nn import functional as kernels
+from vader_core.nn import launches
 
 Given = Sequence[Tensor]
 

@@ -27,8 +27,8 @@ from vader_core.testing.plugin import add_testing_plugin
 STEPS = 20
 SETTINGS = (
     "--backbone tiny --reward brightness --monitor motion --prompts fixed --max-steps 20 --lr 0.01 "
-    "--lora-rank 2 --num-steps 3 --keep 0 -o trainer.validation_prompts=0 -o trainer.checkpoint_every=1 "
-    "-o trainer.trackers=[] -o trainer.ema=0.9 -o trainer.warmup_steps=3 -o lora.dropout=0.1 --device "
+    "--lora-rank 2 --num-steps 3 --keep 0 -o validation.prompts=0 -o run.checkpoint_every=1 "
+    "-o run.trackers=[] -o trainer.ema=0.9 -o trainer.warmup_steps=3 -o lora.dropout=0.1 --device "
     "cpu"
 ).split()
 

@@ -25,8 +25,8 @@ from vader_core.cli.plugins import overview, problems
 from vader_core.cli.show import described
 from vader_core.errors import VaderError
 from vader_core.hookspecs import hookimpl
-from vader_core.lora import load_adapter, save_adapter
-from vader_core.lora_formats import Adapter
+from vader_core.lora.adapter import load_adapter, save_adapter
+from vader_core.lora.formats import Adapter
 from vader_core.registry import KINDS, Plugin, Registry
 from vader_core.video import write_video
 
@@ -552,7 +552,7 @@ def test_diffusers_reads_what_we_write_and_we_what_it_writes(tmp_path):
     from diffusers import UNet2DConditionModel
 
     from vader_core.builtin.lora.diffusers import DiffusersFile
-    from vader_core.lora import LoraSettings, adapter_of, attach_lora
+    from vader_core.lora.adapter import LoraSettings, adapter_of, attach_lora
 
     def model():
         torch.manual_seed(0)

@@ -17,16 +17,17 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from vader_core import estimate as estimates
-from vader_core.assembly import prepare
-from vader_core.benchmark import Bench, Stopwatch, load
-from vader_core.config import RunConfig, validated
-from vader_core.estimate import WORKSPACE, estimate, memory_facts
-from vader_core.graph_walk import UsedOnce, walk_backward
-from vader_core.memory import GIB
-from vader_core.paper_device import GRAIN, Ledger, on_paper
-from vader_core.recompute import RecomputeSwitch, recompute_blocks
+from vader_core.assembly.prepare import prepare
+from vader_core.device import GIB
+from vader_core.nn.recompute import RecomputeSwitch, recompute_blocks
+from vader_core.profiling import estimate as estimates
+from vader_core.profiling.bench import Bench, load
+from vader_core.profiling.estimate import WORKSPACE, estimate, memory_facts
+from vader_core.profiling.graph_walk import UsedOnce, walk_backward
+from vader_core.profiling.paper_device import GRAIN, Ledger, on_paper
+from vader_core.profiling.stopwatch import Stopwatch
 from vader_core.registry import Registry
+from vader_core.run.config import RunConfig, validated
 from vader_core.weights import with_random_weights
 
 
@@ -272,7 +273,7 @@ def test_too_little_memory_is_said_with_what_helps(
 ) -> None:
     monkeypatch.setattr(estimates, "free_gib", lambda: 0.01)
     said = memory_facts(_config(gradient_checkpointing=False, batch_size=2), registry)["memory"]
-    for option in ("trainer.gradient_checkpointing=true", "trainer.offload=true", "--batch-size 1"):
+    for option in ("performance.gradient_checkpointing=true", "performance.offload=true", "--batch-size 1"):
         assert option in said
     assert "offload" not in memory_facts(_config(offload=True), registry)["memory"]
     for enough in (1000.0, None):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vader_core.feature_cache import FeatureCache
+from vader_core.nn.feature_cache import FeatureCache
 
 BOTH = ("conditional", "unconditional")
 
@@ -93,5 +93,5 @@ def test_a_new_rollout_starts_afresh(deep):
 
 def test_a_backbone_that_keeps_no_features_says_so(vader, capsys):
     command = ["bench", "--backbone", "tiny", "--reward", "brightness", "--device", "cpu"]
-    assert vader(*command, "-o", "trainer.feature_cache=2", "-o", "backbone.schedule=flow") == 2
+    assert vader(*command, "-o", "performance.feature_cache=2", "-o", "backbone.schedule=flow") == 2
     assert "backbone 'tiny' keeps no features" in capsys.readouterr().err

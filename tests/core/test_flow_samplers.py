@@ -15,7 +15,7 @@ from vader_core.builtin.samplers.options import FlowEulerOptions, FlowUniPCOptio
 from vader_core.builtin.samplers.rectified_flow import RectifiedFlowEuler
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
-from vader_core.sampler import RectifiedFlow
+from vader_core.schedule import RectifiedFlow
 from vader_core.testing import check_sampler
 
 GEOMETRY = Geometry(64, 64, 5, 8)

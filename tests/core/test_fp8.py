@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from vader_core.folding import Folding
-from vader_core.fp8 import FLOAT8, LARGEST, LEAST_ROWS, Fp8, quantised
-from vader_core.lora import LoraSettings, adapter_parameters, attach_lora
+from vader_core.lora.adapter import LoraSettings, adapter_parameters, attach_lora
+from vader_core.performance.fold_adapter import Folding
+from vader_core.performance.fp8 import FLOAT8, LARGEST, LEAST_ROWS, Fp8, quantised
 
 WIDTH = 64
 #: A number of e4m3 is off by at most 1 / 16, evenly spread by 2.6 %: two of them in a product by 3.7 %.
@@ -124,7 +124,7 @@ def test_narrow_odd_and_trained_layers_are_left_alone(net):
 )
 def test_other_machines_and_precisions_are_refused(vader, capsys, precision, message):
     command = ["bench", "--backbone", "tiny", "--reward", "brightness", "--device", "cpu"]
-    assert vader(*command, "--precision", precision, "-o", "trainer.fp8=true") == 2
+    assert vader(*command, "--precision", precision, "-o", "performance.fp8=true") == 2
     assert message in capsys.readouterr().err
 
 
@@ -132,10 +132,10 @@ def test_other_machines_and_precisions_are_refused(vader, capsys, precision, mes
 def test_training_rollouts_use_it_and_sampling_does_not(registry, monkeypatch):
     from reference_loop import make
 
-    from vader_core.denoise import denoise
-    from vader_core.gradient import NO_GRADIENT, Drawn
+    from vader_core.method.denoise import denoise
+    from vader_core.method.gradient import NO_GRADIENT, Drawn
+    from vader_core.method.shortcuts import WHOLE, Shortcuts
     from vader_core.randomness import Randomness
-    from vader_core.shortcuts import WHOLE, Shortcuts
 
     model, _, settings, prompts = make(registry, "tiny", {"schedule": "flow"})
     model.fp8 = Fp8(model.denoiser, least_width=16)

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from vader_core import kernels
-from vader_core.fused_diffusers import fuse_decoder, fuse_denoiser
-from vader_core.lora import LoraSettings, adapter_parameters, attach_lora
+from vader_core.lora.adapter import LoraSettings, adapter_parameters, attach_lora
+from vader_core.nn import functional as kernels
+from vader_core.nn.fused_diffusers import fuse_decoder, fuse_denoiser
 
 #: Relative to float64; float32 rounds to 6e-8, and attention's two products to a few times that.
 INTERPRETED_ERROR = 1e-6
@@ -40,7 +40,7 @@ def switched_off() -> Iterator[None]:
 
 def test_every_program_and_its_gradient_in_the_interpreter() -> None:
     if find_spec("triton") is None:  # a platform without Triton computes with torch's own kernels
-        assert kernels.Switch.find("vader_core.launches") is None
+        assert kernels.Switch.find("vader_core.nn.launches") is None
         return
     script = Path(__file__).with_name("interpreted_kernels.py")
     done = subprocess.run(

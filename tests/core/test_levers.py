@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vader_core.fused import fuse_norms, swap_forward
-from vader_core.lora import LoraSettings, adapter_off, adapter_parameters, attach_lora
-from vader_core.offload import Resting
+from vader_core.lora.adapter import LoraSettings, adapter_off, adapter_parameters, attach_lora
+from vader_core.nn.fused import fuse_norms, swap_forward
+from vader_core.performance.offload import Resting
 
 
 class _Net(nn.Module):
@@ -71,7 +71,7 @@ def test_lora_after_no_grad_under_autocast_still_learns(net: _Net) -> None:
 
 
 def test_folding_is_exact_in_float64_and_undone_bit_for_bit(net: _Net) -> None:
-    from vader_core.folding import Folding
+    from vader_core.performance.fold_adapter import Folding
 
     _adapted(net, 0.3)
     before = {name: value.clone() for name, value in net.state_dict().items()}
@@ -86,7 +86,7 @@ def test_folding_is_exact_in_float64_and_undone_bit_for_bit(net: _Net) -> None:
 
 
 def test_folding_leaves_a_switched_off_adapter_off(net: _Net) -> None:
-    from vader_core.folding import Folding
+    from vader_core.performance.fold_adapter import Folding
 
     _adapted(net, 0.3)
     folding = Folding(net)
@@ -144,16 +144,16 @@ def test_a_lever_changes_no_step(
 
 
 def test_offload_refuses_what_it_cannot_stage(vader: Callable[..., int], capsys: Any) -> None:
-    command = ["bench", "--backbone", "tiny", "--reward", "brightness", "-o", "trainer.offload=true"]
-    assert vader(*command, "-o", "trainer.base_weight=0.5") == 2
-    assert "trainer.base_weight" in capsys.readouterr().err
+    command = ["bench", "--backbone", "tiny", "--reward", "brightness", "-o", "performance.offload=true"]
+    assert vader(*command, "-o", "objective.reward_gradient.base_weight=0.5") == 2
+    assert "objective.reward_gradient.base_weight" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("recomputing", [False, True])
 def test_offloaded_activations_change_no_bit(recomputing: bool, device: str) -> None:
-    from vader_core.activations import OffloadedActivations
-    from vader_core.recompute import RecomputeSwitch, recompute_blocks
+    from vader_core.nn.recompute import RecomputeSwitch, recompute_blocks
+    from vader_core.performance.offload_activations import OffloadedActivations
 
     gradients, values = [], []
     for moving in (False, True):
@@ -204,8 +204,8 @@ class _Branch(nn.Module):
 def test_swapped_blocks_change_no_bit(own_checkpoint: bool, device: str) -> None:
     from torch.utils.checkpoint import checkpoint
 
-    from vader_core.recompute import RecomputeSwitch, recompute_blocks
-    from vader_core.swapping import SwappedBlocks
+    from vader_core.nn.recompute import RecomputeSwitch, recompute_blocks
+    from vader_core.performance.swap_blocks import SwappedBlocks
 
     found = []
     for swapping in (False, True):
@@ -256,7 +256,7 @@ def test_some_levers_need_cuda(vader: Callable[..., int], capsys: Any, option: s
 def test_an_8_bit_optimizer_that_is_not_installed_is_said_at_once(
     vader: Callable[..., int], capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vader_core import levers
+    from vader_core.assembly import levers
 
     monkeypatch.setattr(levers, "find_spec", lambda name: None)
     command = ["train", "--backbone", "tiny", "--reward", "brightness", "--prompts", "fixed", "--dry-run"]
@@ -269,16 +269,16 @@ def test_an_8_bit_optimizer_that_is_not_installed_is_said_at_once(
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        ({"gradient_checkpointing": False}, "trainer.gradient_checkpointing=true"),
-        ({"fold_adapter": True}, "trainer.fold_adapter"),
-        ({"cuda_graphs": True}, "trainer.cuda_graphs"),
+        ({"gradient_checkpointing": False}, "performance.gradient_checkpointing=true"),
+        ({"fold_adapter": True}, "performance.fold_adapter"),
+        ({"cuda_graphs": True}, "performance.cuda_graphs"),
     ],
 )
 def test_swapping_refuses_what_needs_the_weights(registry: Any, other: dict[str, Any], said: str) -> None:
-    from vader_core.assembly import prepare
-    from vader_core.config import validated
+    from vader_core.assembly.levers import check_levers
+    from vader_core.assembly.prepare import prepare
     from vader_core.errors import VaderError
-    from vader_core.levers import check_levers
+    from vader_core.run.config import validated
 
     tree = {
         "backbone": {"name": "tiny"},

@@ -10,12 +10,12 @@ from reference_loop import STEPS, assert_equal, by_hand, gradients, step
 from reference_loop import make as make_parts
 
 from vader_core.errors import VaderError
-from vader_core.gradient import parse_gradient
-from vader_core.guidance import Guidance
-from vader_core.lora import adapter_parameters
-from vader_core.mixture import Mixture, Term
+from vader_core.lora.adapter import adapter_parameters
+from vader_core.method.gradient import parse_gradient
+from vader_core.method.guidance import Guidance
+from vader_core.method.mixture import Mixture, Term
+from vader_core.method.segments import sample_video
 from vader_core.randomness import Randomness
-from vader_core.step import sample_video
 
 
 def make(registry, *, schedule="flow", **others):
@@ -76,8 +76,8 @@ def test_base_distance_pulls_towards_the_base_model(registry):
 
 
 def test_low_variance_with_one_repeat_is_a_last_step_from_renoised_latents(registry):
-    from vader_core.denoise import denoise
-    from vader_core.gradient import NO_GRADIENT
+    from vader_core.method.denoise import denoise
+    from vader_core.method.gradient import NO_GRADIENT
 
     model, rewards, settings, prompts = make(registry)
     settings = replace(settings, reward_frames="all")
@@ -103,7 +103,7 @@ def test_low_variance_with_one_repeat_is_a_last_step_from_renoised_latents(regis
 
 
 def test_a_kept_rollout_is_renoised_and_its_last_step_differentiated(registry):
-    from vader_core.step import reward_gradient_step
+    from vader_core.method.step import reward_gradient_step
 
     model, rewards, settings, prompts = make(registry)
     settings = replace(settings, reward_frames="all")

@@ -14,7 +14,7 @@ import torch
 from vader_core.errors import VaderError
 from vader_core.report import write_report
 from vader_core.report.curves import Line, chart, smoothed, thinned, ticks
-from vader_core.report.record import curve
+from vader_core.run.record import curve
 from vader_core.video import contact_sheet, write_video
 
 HOSTILE = "</p><script>alert('x')</script> \"quoted\" & 'more' <img src=http://evil.example/x.png onerror=x>"

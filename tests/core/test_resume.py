@@ -15,7 +15,7 @@ import pytest
 SCRIPT = Path(__file__).with_name("kill_and_resume.py")
 RUN = (
     "train --backbone tiny --reward brightness --prompts fixed --max-steps 3 --num-steps 2 --lora-rank "
-    "2 --quiet -o trainer.validation_prompts=0 -o trainer.trackers=[] -o trainer.checkpoint_every=1"
+    "2 --quiet -o validation.prompts=0 -o run.trackers=[] -o run.checkpoint_every=1"
 ).split()
 
 
@@ -75,7 +75,7 @@ def test_changed_configuration_is_named_and_needs_permission(vader, tmp_path, ca
 
 
 def test_a_second_process_is_refused(vader, tmp_path, capsys):
-    from vader_core.run import Run
+    from vader_core.run.directory import Run
 
     run = tmp_path / "run"
     assert vader(*RUN, "--out", run) == 0
@@ -89,7 +89,7 @@ def test_a_second_process_is_refused(vader, tmp_path, capsys):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_writes_a_checkpoint_and_leaves(vader, registry, tmp_path, monkeypatch, number):
-    from vader_core import trainer
+    from vader_core.training import trainer
 
     original = trainer.Trainer._train_step
 
@@ -99,7 +99,7 @@ def test_a_signal_writes_a_checkpoint_and_leaves(vader, registry, tmp_path, monk
             os.kill(os.getpid(), number)
 
     monkeypatch.setattr(trainer.Trainer, "_train_step", step_and_signal)
-    arguments = [*RUN, "--out", tmp_path / "run", "-o", "trainer.checkpoint_every=0"]
+    arguments = [*RUN, "--out", tmp_path / "run", "-o", "run.checkpoint_every=0"]
     assert vader(*arguments) == 128 + number
     assert (tmp_path / "run" / "checkpoints" / "step-000002" / "checksums.json").is_file()
     monkeypatch.undo()
@@ -109,7 +109,7 @@ def test_a_signal_writes_a_checkpoint_and_leaves(vader, registry, tmp_path, monk
 def test_checkpoints_are_pruned_but_never_the_best(vader, tmp_path):
     run = tmp_path / "run"
     arguments = [*RUN, "--keep", "1", "--max-steps", "4", "--lr", "0.02", "--out", run]
-    arguments += ["-o", "trainer.validation_prompts=1", "-o", "trainer.validate_every=2"]
+    arguments += ["-o", "validation.prompts=1", "-o", "validation.every=2"]
     assert vader(*arguments) == 0
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best", "step-000004"]
     assert json.loads((run / "checkpoints" / "best" / "best.json").read_text())["step"] in (2, 4)

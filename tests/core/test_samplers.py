@@ -23,7 +23,7 @@ from vader_core.builtin.samplers.rectified_flow import RectifiedFlowEuler
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
 from vader_core.registry import load_registry
-from vader_core.sampler import RectifiedFlow, VarianceExploding, VariancePreserving
+from vader_core.schedule import RectifiedFlow, VarianceExploding, VariancePreserving
 
 GEOMETRY = Geometry(64, 64, 4, 8)
 STEPS = (1, 2, 5, 15, 25, 50)

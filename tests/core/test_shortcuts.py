@@ -8,11 +8,11 @@ import pytest
 from reference_loop import assert_equal, by_hand, make, step
 
 from vader_core.errors import VaderError
-from vader_core.gradient import parse_gradient
-from vader_core.guidance import Guidance
+from vader_core.method.gradient import parse_gradient
+from vader_core.method.guidance import Guidance
+from vader_core.method.segments import sample_video
+from vader_core.method.shortcuts import Shortcuts, ShortPredictions, parse_interval
 from vader_core.randomness import Randomness
-from vader_core.shortcuts import Shortcuts, ShortPredictions, parse_interval
-from vader_core.step import sample_video
 
 
 @pytest.fixture
@@ -113,6 +113,6 @@ def test_sampling_is_whole(parts, branches):
 def test_the_options_reach_the_step(vader, tmp_path, branches):
     command = ["train", "--backbone", "tiny", "--reward", "brightness", "--device", "cpu", "--num-steps", "5"]
     command += ["--max-steps", "1", "--batch-size", "2", "--out", tmp_path / "run"]
-    command += ["-o", "trainer.guidance_cache=2", "-o", "trainer.guidance_interval=1-3"]
-    assert vader(*command, "-o", "trainer.validation_prompts=0") == 0
+    command += ["-o", "performance.guidance_cache=2", "-o", "performance.guidance_interval=1-3"]
+    assert vader(*command, "-o", "validation.prompts=0") == 0
     assert branches == [1, 2, 1, 2, 2]

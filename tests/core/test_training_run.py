@@ -14,13 +14,13 @@ import yaml
 RUN = (
     "train --backbone tiny --reward brightness --prompts fixed --num-steps 2 --lora-rank 2 --quiet"
 ).split()
-FAST = ["-o", "trainer.validation_prompts=0", "-o", "trainer.trackers=[]"]
+FAST = ["-o", "validation.prompts=0", "-o", "run.trackers=[]"]
 
 
 def test_a_run_writes_its_directory_and_raises_the_reward(vader, tmp_path):
     run = tmp_path / "run"
     arguments = [*RUN, "--monitor", "motion", "--max-steps", "10", "--lr", "0.02", "--out", run]
-    arguments += ["-o", "trainer.validation_prompts=2", "-o", "trainer.evaluation_pairs=8"]
+    arguments += ["-o", "validation.prompts=2", "-o", "validation.evaluation_pairs=8"]
     assert vader(*arguments) == 0
     names = {path.name for path in run.iterdir()}
     assert {
@@ -205,11 +205,11 @@ def test_two_processes_equal_one_with_twice_the_batch(vader, tmp_path):
         ([*RUN[1:], "--recipe", "nothing"], "unknown recipe"),
         ([*RUN[1:], "--resume", "/nowhere"], "not a run directory"),
         (["--backbone", "tiny", "--reward", "motion", "--prompts", "fixed", "--reward-frames", "0",
-          "--reward", "brightness", "-o", "trainer.low_variance=2", "--gradient", "last:2"], "use last"),
-        ([*RUN[1:], "-o", "trainer.inner_updates=2", "--gradient", "refl"], "use last"),
-        ([*RUN[1:], "-o", "trainer.inner_updates=2", "-o", "trainer.low_variance=2"], "leave one out"),
-        ([*RUN[1:], "-o", "trainer.inner_updates=2", "-o", "trainer.offload=true"], "leave one out"),
-        ([*RUN[1:], "-o", "trainer.guidance_interval=1-9"], "LO-HI"),
+          "--reward", "brightness", "-o", "objective.reward_gradient.low_variance=2", "--gradient", "last:2"], "use last"),
+        ([*RUN[1:], "-o", "objective.reward_gradient.inner_updates=2", "--gradient", "refl"], "use last"),
+        ([*RUN[1:], "-o", "objective.reward_gradient.inner_updates=2", "-o", "objective.reward_gradient.low_variance=2"], "leave one out"),
+        ([*RUN[1:], "-o", "objective.reward_gradient.inner_updates=2", "-o", "performance.offload=true"], "leave one out"),
+        ([*RUN[1:], "-o", "performance.guidance_interval=1-9"], "LO-HI"),
     ],
 )  # fmt: skip
 def test_mistakes_end_in_one_message(vader, tmp_path, capsys, arguments, expected):
@@ -222,7 +222,7 @@ def test_mistakes_end_in_one_message(vader, tmp_path, capsys, arguments, expecte
 
 def test_inner_updates_are_counted_and_resume_to_the_same_bytes(vader, tmp_path):
     command = [*RUN, *FAST, "--batch-size", "2", "-o", "trainer.accumulate=2"]
-    command += ["-o", "trainer.inner_updates=3"]
+    command += ["-o", "objective.reward_gradient.inner_updates=3"]
     assert vader(*command, "--max-steps", "2", "--out", tmp_path / "whole") == 0
     assert vader(*command, "--max-steps", "1", "--out", tmp_path / "cut") == 0
     assert vader("train", "--resume", tmp_path / "cut", "--max-steps", "2", "--allow-changes") == 0
@@ -249,12 +249,12 @@ def test_unreadable_configuration(vader, tmp_path, capsys):
 def test_full_disk_ends_in_one_message(vader, tmp_path, capsys, monkeypatch):
     import errno
 
-    import vader_core.checkpoint
+    import vader_core.run.checkpoint
 
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(vader_core.checkpoint.torch, "save", full)
+    monkeypatch.setattr(vader_core.run.checkpoint.torch, "save", full)
     assert vader(*RUN, *FAST, "--max-steps", "1", "--out", tmp_path / "run") == 1
     assert "No space left" in capsys.readouterr().err
 

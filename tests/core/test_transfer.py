@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from vader_core.device import to_device
 from vader_core.randomness import Randomness
-from vader_core.transfer import to_device
 
 
 def test_what_is_there_is_not_copied():

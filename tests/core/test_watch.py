@@ -13,11 +13,11 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+from vader_core.evaluation.watch import Verdict, Watch, statistics
 from vader_core.hookspecs import hookimpl
 from vader_core.registry import Plugin, load_registry
 from vader_core.testing.plugin import add_testing_plugin
 from vader_core.testing.tiny import BrightnessReward
-from vader_core.watch import Verdict, Watch, statistics
 
 
 class DarknessReward(BrightnessReward):
@@ -150,8 +150,8 @@ def test_the_memory_survives_a_checkpoint_and_forgets_what_came_after_it():
 
 RUN = (
     "train --backbone tiny --reward brightness --monitor darkness --prompts fixed --num-steps 2 "
-    "--lora-rank 2 --lr 0.02 --max-steps 8 --quiet -o trainer.trackers=[] -o trainer.validation_prompts=2 "
-    "-o trainer.validate_every=1 -o trainer.checkpoint_every=1 -o trainer.keep=0"
+    "--lora-rank 2 --lr 0.02 --max-steps 8 --quiet -o run.trackers=[] -o validation.prompts=2 "
+    "-o validation.every=1 -o run.checkpoint_every=1 -o run.keep=0"
 ).split()
 
 
@@ -209,13 +209,13 @@ def test_a_pushed_run_says_so_and_keeps_the_best_adapter(pushed):
 
 def test_pruning_never_takes_the_best(vader, tmp_path):
     run = tmp_path / "pruned"
-    assert vader(*RUN, "-o", "trainer.keep=1", "--out", run) == 0
+    assert vader(*RUN, "-o", "run.keep=1", "--out", run) == 0
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"best", "step-000008"}
 
 
 def test_a_limit_that_nothing_passes_keeps_the_last_as_best(vader, tmp_path):
     run = tmp_path / "generous"
-    assert vader(*RUN, "-o", "trainer.monitor_limit=10", "--out", run) == 0
+    assert vader(*RUN, "-o", "validation.monitor_limit=10", "--out", run) == 0
     assert records(run, "alarm") == []
     rewards = [record["rewards"]["brightness"] for record in records(run, "validation")]
     best = json.loads((run / "checkpoints" / "best" / "best.json").read_text())["step"]
@@ -278,7 +278,7 @@ def test_an_adapted_run_resumes_to_the_same_bytes(vader, tmp_path):
 
 def test_a_checkpoint_without_a_best_adapter_is_not_continued_under_adapt(vader, pushed, capsys):
     assert vader("train", "--resume", pushed, *ADAPT, "--max-steps", 9, "--allow-changes", "--quiet") == 2
-    assert "without trainer.guard=adapt" in capsys.readouterr().err
+    assert "without validation.guard=adapt" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("guard", ["stop", "adapt"])
@@ -287,7 +287,7 @@ def test_a_guard_with_nothing_to_watch_is_refused(vader, tmp_path, capsys, guard
     assert vader(*bare, "--guard", guard, "--out", tmp_path / "run") == 2
     message = capsys.readouterr().err
     assert "--monitor NAME" in message
-    assert "trainer.validate_every=N" in message
+    assert "validation.every=N" in message
     assert not (tmp_path / "run").exists()
 
 

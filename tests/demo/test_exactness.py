@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from reference_loop import assert_equal, by_hand, make, step
 
-from vader_core.gradient import parse_gradient
+from vader_core.method.gradient import parse_gradient
 from vader_core.registry import load_registry
 from vader_core.testing.plugin import add_testing_plugin
 

@@ -7,12 +7,13 @@ import json
 import pytest
 from click.testing import CliRunner
 
+from vader_core.api.plan import dry_run
 from vader_core.cli.train import command
-from vader_core.config import read_recipe, validated
 from vader_core.registry import load_registry
-from vader_core.training import dry_run
+from vader_core.run.config import validated
+from vader_core.run.layers import read_recipe
 
-QUICK = ["--quiet", "-o", "trainer.trackers=[]", "-o", "trainer.validation_prompts=0"]
+QUICK = ["--quiet", "-o", "run.trackers=[]", "-o", "validation.prompts=0"]
 
 
 def train(tmp_path, *arguments):
@@ -30,7 +31,7 @@ def test_recipes_are_valid(name):
 
 def test_three_steps_of_the_demo_raise_reward_and_held_out_reward(tmp_path):
     found = train(
-        tmp_path, "--recipe", "demo", "--max-steps", "3", "--lr", "1e-3", "-o", "trainer.evaluation_pairs=8"
+        tmp_path, "--recipe", "demo", "--max-steps", "3", "--lr", "1e-3", "-o", "validation.evaluation_pairs=8"
     )
     for name in ("demo_aesthetic", "demo_aesthetic_held_out"):
         assert found[name]["ci95"][0] > 0.3

@@ -10,7 +10,7 @@ from vader_modelscope import checkpoint
 from vader_modelscope.architecture import FULL, TINY, find_architecture
 from vader_modelscope.backbone import ModelScope
 from vader_modelscope.checkpoint import CheckpointFiles, modern_attention_names, text_encoder_names
-from vader_modelscope.config import ModelScopeConfig
+from vader_modelscope.options import ModelScopeConfig
 from vader_modelscope.text_encoder import HashedWords
 
 from vader_core.errors import VaderError

@@ -10,18 +10,19 @@ import torch
 from click.testing import CliRunner
 from vader_modelscope.architecture import TINY
 from vader_modelscope.backbone import ModelScope
-from vader_modelscope.config import ModelScopeConfig
-from vader_modelscope.lora_files import DiffusersFormat, ListFormat, architecture_shapes
+from vader_modelscope.lora_format import DiffusersFormat, ListFormat, architecture_shapes
+from vader_modelscope.options import ModelScopeConfig
 
-from vader_core.adapters import find_adapter
-from vader_core.assembly import prepare
-from vader_core.config import validated
-from vader_core.lora import LoraSettings, adapter_parameters, attach_adapter, attach_lora
+from vader_core.api.plan import dry_run
+from vader_core.api.train import Request, train
+from vader_core.assembly.prepare import prepare
+from vader_core.lora.adapter import LoraSettings, adapter_parameters, attach_adapter, attach_lora
+from vader_core.method.step import reward_gradient_step
 from vader_core.randomness import Randomness
 from vader_core.registry import load_registry
-from vader_core.step import reward_gradient_step
+from vader_core.run.adapters import find_adapter
+from vader_core.run.config import validated
 from vader_core.testing.plugin import add_testing_plugin
-from vader_core.training import Request, dry_run, train
 
 CONFIG = {
     "backbone": {"name": "modelscope", "options": {"weights": "random", "architecture": "tiny"}},

@@ -13,12 +13,12 @@ from tiny_opensora import CPU, OPTIONS, SMALL, bare, make
 from vader_opensora.options import OpenSoraOptions
 from vader_opensora.sampler import RFlow
 
-from vader_core.denoise import Sampling, denoise
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
-from vader_core.gradient import NO_GRADIENT, Drawn
-from vader_core.guidance import Guidance
-from vader_core.lora import LoraSettings, attach_lora
+from vader_core.lora.adapter import LoraSettings, attach_lora
+from vader_core.method.denoise import Sampling, denoise
+from vader_core.method.gradient import NO_GRADIENT, Drawn
+from vader_core.method.guidance import Guidance
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.registry import load_registry

@@ -10,12 +10,13 @@ from click.testing import CliRunner
 from vader_opensora.gradient_norms import command as gradients_command
 from vader_opensora.lora_format import OpenSoraLora
 
-from vader_core.adapters import find_adapter
+from vader_core.api.train import Request, train
 from vader_core.cli.sample import command as sample_command
-from vader_core.config import merged, read_recipe, recipes, validated
 from vader_core.registry import load_registry
+from vader_core.run.adapters import find_adapter
+from vader_core.run.config import validated
+from vader_core.run.layers import merged, read_recipe, recipes
 from vader_core.testing.plugin import add_testing_plugin
-from vader_core.training import Request, train
 
 CONFIG = {
     "backbone": {"name": "opensora", "options": {"weights": "random", "architecture": "tiny"}},

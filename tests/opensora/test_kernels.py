@@ -14,8 +14,8 @@ import torch
 from tiny_opensora import SMALL, make
 from vader_opensora import kernels
 
-from vader_core.kernels import Switch
-from vader_core.lora import LoraSettings, adapter_off, adapter_parameters, attach_lora
+from vader_core.lora.adapter import LoraSettings, adapter_off, adapter_parameters, attach_lora
+from vader_core.nn.functional import Switch
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 

@@ -8,8 +8,8 @@ from tiny_opensora import make
 from vader_opensora.lora_format import PREFIX, OpenSoraLora
 
 from vader_core.errors import VaderError
-from vader_core.lora import LoraSettings, adapter_of, attach_adapter, attach_lora
-from vader_core.lora_formats import Adapter
+from vader_core.lora.adapter import LoraSettings, adapter_of, attach_adapter, attach_lora
+from vader_core.lora.formats import Adapter
 
 
 def adapter(rank=4, alpha=8.0) -> Adapter:

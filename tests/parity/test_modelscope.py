@@ -16,18 +16,18 @@ from goldens import golden_paths
 from safetensors.torch import load_file
 from vader_modelscope.architecture import FULL, TINY
 from vader_modelscope.backbone import ModelScope
-from vader_modelscope.config import ModelScopeConfig
-from vader_modelscope.lora_files import ListFormat, architecture_shapes
+from vader_modelscope.lora_format import ListFormat, architecture_shapes
+from vader_modelscope.options import ModelScopeConfig
 
-from vader_core.backbone import Conditioning
 from vader_core.builtin.samplers.ddim import DDIM
 from vader_core.builtin.samplers.dpmpp import DPMSolver
 from vader_core.builtin.samplers.options import DDIMOptions, DPMSolverOptions
-from vader_core.denoise import Sampling, denoise
+from vader_core.conditioning import Conditioning
 from vader_core.geometry import Geometry
-from vader_core.gradient import Drawn
-from vader_core.guidance import Guidance
-from vader_core.lora import adapter_parameters, attach_adapter
+from vader_core.lora.adapter import adapter_parameters, attach_adapter
+from vader_core.method.denoise import Sampling, denoise
+from vader_core.method.gradient import Drawn
+from vader_core.method.guidance import Guidance
 from vader_core.randomness import Randomness
 from vader_core.weights import load_exactly
 

@@ -38,15 +38,15 @@ from vader_opensora.sampler import RFlow
 from vader_opensora.stdit3 import STDiT3
 from vader_opensora.video_vae import VideoVAE
 
-from vader_core.backbone import Conditioning
-from vader_core.denoise import Sampling, denoise
+from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
-from vader_core.gradient import NO_GRADIENT, Drawn
-from vader_core.guidance import Guidance
-from vader_core.lora import LoraSettings, adapter_parameters, attach_lora, set_adapter
+from vader_core.lora.adapter import LoraSettings, adapter_parameters, attach_lora, set_adapter
+from vader_core.method.denoise import Sampling, denoise
+from vader_core.method.gradient import NO_GRADIENT, Drawn
+from vader_core.method.guidance import Guidance
 from vader_core.randomness import Randomness
-from vader_core.sampler import RectifiedFlow
+from vader_core.schedule import RectifiedFlow
 
 pytestmark = pytest.mark.golden
 

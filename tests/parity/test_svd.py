@@ -21,15 +21,15 @@ from safetensors.torch import load_file
 from vader_svd.architecture import NAMED, PARTS
 from vader_svd.backbone import GUIDANCE, SvdBackbone
 from vader_svd.checkpoint import tensor_file
-from vader_svd.config import SvdConfig
 from vader_svd.networks import build_autoencoder, build_unet
+from vader_svd.options import SvdConfig
 
 from vader_core import Geometry
-from vader_core.backbone import Conditioning
 from vader_core.builtin.samplers.euler import Euler
-from vader_core.denoise import Sampling, denoise
-from vader_core.gradient import NO_GRADIENT, Drawn
-from vader_core.guidance import Guidance
+from vader_core.conditioning import Conditioning
+from vader_core.method.denoise import Sampling, denoise
+from vader_core.method.gradient import NO_GRADIENT, Drawn
+from vader_core.method.guidance import Guidance
 from vader_core.randomness import Randomness
 
 pytestmark = pytest.mark.golden

@@ -31,13 +31,13 @@ from vader_videocrafter.schedule import videocrafter_schedule
 from vader_videocrafter.text_encoder import build_text_model, encode_tokens, tokenize
 from vader_videocrafter.unet import VideoUNet
 
-from vader_core.backbone import Conditioning
-from vader_core.denoise import Sampling, denoise
+from vader_core.conditioning import Conditioning
 from vader_core.geometry import Geometry
-from vader_core.gradient import Drawn, From
-from vader_core.guidance import Guidance
-from vader_core.lora import LoraSettings, adapter_parameters, attach_adapter, attach_lora
-from vader_core.lora_formats import Adapter
+from vader_core.lora.adapter import LoraSettings, adapter_parameters, attach_adapter, attach_lora
+from vader_core.lora.formats import Adapter
+from vader_core.method.denoise import Sampling, denoise
+from vader_core.method.gradient import Drawn, From
+from vader_core.method.guidance import Guidance
 from vader_core.randomness import Randomness
 
 pytestmark = pytest.mark.golden

@@ -17,7 +17,7 @@ from vader_rewards.measure import ROWS
 from vader_rewards.plugin import REWARDS, factory
 
 from vader_core.errors import VaderError
-from vader_core.offload import modules_of
+from vader_core.performance.offload import modules_of
 from vader_core.weights import save_tensors
 
 TINY = {"weights": "random", "architecture": "tiny"}

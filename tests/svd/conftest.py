@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from vader_svd.backbone import SvdBackbone
-from vader_svd.config import SvdConfig
 from vader_svd.demo_images import HELD_OUT, TRAINING, render
+from vader_svd.options import SvdConfig
 
 from vader_core import Geometry, Prompt
 

@@ -12,10 +12,10 @@ from vader_svd.architecture import NAMED
 
 from vader_core import Geometry, GeometryRequest, Prompt, Randomness, VaderError
 from vader_core.builtin.samplers.euler import Euler
-from vader_core.denoise import Sampling, denoise
-from vader_core.gradient import NO_GRADIENT, Drawn
-from vader_core.guidance import Guidance
-from vader_core.lora import LoraSettings, adapter_parameters, attach_lora
+from vader_core.lora.adapter import LoraSettings, adapter_parameters, attach_lora
+from vader_core.method.denoise import Sampling, denoise
+from vader_core.method.gradient import NO_GRADIENT, Drawn
+from vader_core.method.guidance import Guidance
 from vader_core.testing.backbones import backbone_clauses, backbone_subject
 
 RNG = Randomness(0, samples=(0, 1))
@@ -260,7 +260,7 @@ def test_naming_every_frame_is_the_full_decode(make_backbone, geometry):
 @torch.no_grad()
 def test_encoding_a_video_is_framewise_and_scaled(tiny, geometry):
     video = torch.rand(2, 4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    latents = tiny.encode_video(video)
+    latents = tiny.encode_video(video, Randomness(0))
     assert latents.shape == (2, *tiny.latent_shape(geometry))
     alone = tiny.encode_first_frames(video[1, 2:3], torch.zeros(1, 3, 32, 32))
     torch.testing.assert_close(latents[1:, :, 2], alone * 0.18215, atol=1e-6, rtol=1e-4)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image
-from vader_svd.config import DemoImagesConfig
 from vader_svd.demo_images import HELD_OUT, TRAINING, DemoImages, default_folder, render
+from vader_svd.options import DemoImagesConfig
 
 from vader_core.testing.prompt_sources import prompt_source_clauses, prompt_source_subject
 

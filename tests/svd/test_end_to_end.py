@@ -9,22 +9,26 @@ import torch
 from click.testing import CliRunner
 
 from vader_core import Geometry
-from vader_core.adapters import find_adapter
-from vader_core.assembly import prepare
+from vader_core.api.plan import dry_run
+from vader_core.api.train import Request, train
+from vader_core.assembly.prepare import prepare
 from vader_core.builtin.samplers.euler import Euler
 from vader_core.cli.sample import command as sample_command
-from vader_core.config import read_recipe, recipes, validated
-from vader_core.denoise import Sampling, denoise
-from vader_core.gradient import NO_GRADIENT, Last, Steps
-from vader_core.guidance import Guidance
-from vader_core.lora import LoraSettings, adapter_parameters, attach_lora
-from vader_core.mixture import Mixture, Term
+from vader_core.lora.adapter import LoraSettings, adapter_parameters, attach_lora
+from vader_core.method.denoise import Sampling, denoise
+from vader_core.method.gradient import NO_GRADIENT, Last, Steps
+from vader_core.method.guidance import Guidance
+from vader_core.method.mixture import Mixture, Term
+from vader_core.method.segments import sample_video
+from vader_core.method.settings import StepSettings
+from vader_core.method.step import reward_gradient_step
 from vader_core.randomness import Randomness
 from vader_core.registry import FIRST_PARTY, load_registry
-from vader_core.step import StepSettings, reward_gradient_step, sample_video
+from vader_core.run.adapters import find_adapter
+from vader_core.run.config import validated
+from vader_core.run.layers import read_recipe, recipes
 from vader_core.testing.plugin import add_testing_plugin
 from vader_core.testing.tiny import BrightnessReward
-from vader_core.training import Request, dry_run, train
 
 RNG = Randomness(0, samples=(0, 1))
 

@@ -10,9 +10,10 @@ from vader_svd.reach import karras_sigmas, reach
 
 from vader_core import Geometry, Randomness
 from vader_core.builtin.samplers.euler import Euler
-from vader_core.gradient import parse_gradient
-from vader_core.lora import LoraSettings, attach_lora
-from vader_core.sampler import State, VarianceExploding
+from vader_core.lora.adapter import LoraSettings, attach_lora
+from vader_core.method.gradient import parse_gradient
+from vader_core.sampler import State
+from vader_core.schedule import VarianceExploding
 
 
 def test_the_reach_is_the_derivative_of_the_sampler():

@@ -14,7 +14,7 @@ from vader_videocrafter.text_encoder import tokenize
 
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
-from vader_core.paper_device import on_paper
+from vader_core.profiling.paper_device import on_paper
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.registry import load_registry
@@ -125,7 +125,7 @@ def test_more_sequences_than_one_kernel_takes(backbone, monkeypatch):
     arguments = (latents_of(3), torch.tensor([500.0, 20.0]), torch.randn(2, 7, 32), torch.tensor([24.0, 8.0]))
     with torch.no_grad():
         whole = backbone.denoiser(*arguments)
-        monkeypatch.setattr("vader_core.kernels.MOST_SEQUENCES", 5)
+        monkeypatch.setattr("vader_core.nn.functional.MOST_SEQUENCES", 5)
         torch.testing.assert_close(backbone.denoiser(*arguments), whole, rtol=1e-4, atol=1e-5)
 
 

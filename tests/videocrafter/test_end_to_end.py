@@ -13,12 +13,11 @@ import torch
 from click.testing import CliRunner
 from vader_videocrafter.lora_format import PREFIX, VideoCrafterLora
 
-from vader_core.adapters import find_adapter
-from vader_core.assembly import prepare
-from vader_core.backbone import TextCache
+from vader_core.api.plan import dry_run
+from vader_core.api.train import Request, train
+from vader_core.assembly.prepare import prepare
 from vader_core.cli.sample import command as sample_command
-from vader_core.config import validated
-from vader_core.lora import (
+from vader_core.lora.adapter import (
     LoraSettings,
     adapter_of,
     adapter_parameters,
@@ -26,12 +25,14 @@ from vader_core.lora import (
     attach_lora,
     set_adapter,
 )
-from vader_core.lora_formats import Adapter
+from vader_core.lora.formats import Adapter
+from vader_core.method.step import reward_gradient_step
 from vader_core.randomness import Randomness
 from vader_core.registry import load_registry
-from vader_core.step import reward_gradient_step
+from vader_core.run.adapters import find_adapter
+from vader_core.run.config import validated
 from vader_core.testing.plugin import add_testing_plugin
-from vader_core.training import Request, dry_run, train
+from vader_core.text import TextCache
 
 CONFIG = {
     "backbone": {"name": "videocrafter", "options": {"weights": "random", "architecture": "tiny"}},
@@ -54,11 +55,11 @@ CONFIG = {
 KILLED = """
 import json, os, signal, sys
 from pathlib import Path
-from vader_core.config import validated
+from vader_core.run.config import validated
 from vader_core.registry import load_registry
 from vader_core.testing.plugin import add_testing_plugin
-from vader_core.tracking import Silence
-from vader_core.training import Request, train
+from vader_core.run.tracking import Silence
+from vader_core.api.train import Request, train
 
 class Killer(Silence):
     def record(self, record):

@@ -7,8 +7,8 @@ import torch
 from vader_videocrafter.lora_format import PREFIX, VideoCrafterLora, from_official, to_official
 
 from vader_core.errors import VaderError
-from vader_core.lora import LoraSettings, adapter_of, adapter_parameters, attach_adapter, attach_lora
-from vader_core.lora_formats import Adapter
+from vader_core.lora.adapter import LoraSettings, adapter_of, adapter_parameters, attach_adapter, attach_lora
+from vader_core.lora.formats import Adapter
 
 FORMAT = VideoCrafterLora()
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from vader_core.config import read_recipe, recipes, validated
 from vader_core.registry import FIRST_PARTY, load_registry
+from vader_core.run.config import validated
+from vader_core.run.layers import read_recipe, recipes
 
 RECIPES = ["videocrafter_pick_score", "videocrafter_hps_aesthetic"]
 

@@ -7,10 +7,11 @@ import torch
 from vader_videocrafter.sampler import VideoCrafterDDIM
 from vader_videocrafter.schedule import clean_scale, videocrafter_schedule
 
-from vader_core.backbone import Conditioning
+from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
-from vader_core.sampler import RectifiedFlow, State, VariancePreserving
+from vader_core.sampler import State
+from vader_core.schedule import RectifiedFlow, VariancePreserving
 
 GEOMETRY = Geometry(16, 16, 2, 24)
 NOTHING = Conditioning({})

@@ -6,7 +6,7 @@ import json
 def test_the_example_reward_is_raised_beside_core_and_demo_alone(make_environment, wheels, tmp_path):
     environment = make_environment(*(wheels[name] for name in ("vader-core", "vader-demo", "vader-example")))
     assert environment.registry()["plugins"] == ["builtin", "demo", "example"]
-    faster = ("--lr", "1e-3", "--max-steps", "4", "--num-steps", "4", "-o", "trainer.validation_prompts=2")
+    faster = ("--lr", "1e-3", "--max-steps", "4", "--num-steps", "4", "-o", "validation.prompts=2")
     with environment.warm(tmp_path) as run:
         code, said = run("vader", "check", "reward", "example_redness")
         assert code == 0, said

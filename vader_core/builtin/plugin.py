@@ -19,6 +19,7 @@ from vader_core.builtin.samplers.options import (
     RectifiedFlowOptions,
 )
 from vader_core.hookspecs import Register, RegisterLoraFormat, hookimpl
+from vader_core.method.options import RewardGradientOptions
 
 
 def _ddim(config: Any, *, device: object, dtype: object) -> object:
@@ -90,6 +91,23 @@ def register_samplers(register: Register) -> None:
         _flow_unipc,
         config=FlowUniPCOptions,
         summary="UniPC of second order along a rectified flow",
+    )
+
+
+def _reward_gradient(config: Any, *, device: object, dtype: object) -> object:
+    from vader_core.method.reward_gradient import RewardGradient
+
+    return RewardGradient(config)
+
+
+@hookimpl
+def register_objectives(register: Register) -> None:
+    """The reward gradient."""
+    register(
+        "reward_gradient",
+        _reward_gradient,
+        config=RewardGradientOptions,
+        summary="VADER: a reward's gradient through the denoising steps",
     )
 
 

@@ -9,12 +9,8 @@ from typing import Any
 import click
 
 from vader_core.cli.options import config_of, model_options, reward_options, training_options
-from vader_core.config import RunConfig
 from vader_core.errors import VaderError
 from vader_core.registry import Registry, load_registry
-
-#: Where neither the command line nor the backbone names prompts.
-PROMPT = "text:a red boat on a calm lake at sunrise"
 
 
 @click.command("bench")
@@ -24,7 +20,7 @@ PROMPT = "text:a red boat on a calm lake at sunrise"
 @click.option("--steps", type=int, default=3, show_default=True, help="Measured steps.")
 @click.option("--warmup", type=int, default=1, show_default=True, help="Steps before them.")
 @click.option("--no-operations", is_flag=True, help="Do not count operations.")
-@click.option("--kernels", is_flag=True, help="Profile one no-graph prediction, kernel by kernel.")
+@click.option("--kernels", is_flag=True, help="Profile one no-grad prediction, kernel by kernel.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the JSON to this file.")
 @click.option("--compare", type=click.Path(path_type=Path), help="Print ratios to an earlier --out FILE.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -38,42 +34,21 @@ def command(**flags: Any) -> None:
 
 def bench_command(flags: dict[str, Any], registry: Registry) -> None:
     """The command, over a given registry."""
-    if flags["steps"] < 1 or flags["warmup"] < 0:
-        raise VaderError("--steps must be 1 or more, --warmup 0 or more")
     earlier = _read(flags["compare"]) if flags["compare"] else None
     config = config_of(flags, registry)
-    _randomise(config, registry)
 
-    from vader_core.assembly import choose_device, make_backbone, out_of_memory_named, prepare
-    from vader_core.benchmark import Bench, load, matrix_rate
-    from vader_core.run import environment
-    from vader_core.training import as_settled, plan_facts, require_trainable
+    from vader_core.api.bench import bench
 
-    if config.prompts.source is None:
-        backbone, _ = make_backbone(config, registry, choose_device(config))
-        config.prompts.source = backbone.defaults.prompts or PROMPT
-    given = config.model_copy(deep=True)
-    assembly = prepare(config, registry)
-    require_trainable(assembly)
-    facts = plan_facts(assembly, 1)
-    load(assembly)
-    with out_of_memory_named("measuring"):
-        found = Bench(assembly).measure(
-            flags["steps"],
-            flags["warmup"],
-            kernels=flags["kernels"],
-        )
-    settled = assembly.config.model_dump(mode="json")
-    found["training_seconds"] = facts["steps"] * found["seconds_per_step"]
-    result = {"plan": facts, **found, "environment": environment(), "config": settled}
-    if not flags["no_operations"]:
-        result |= _floor(
-            given, registry, matrix_rate(assembly.device, assembly.dtype), found["seconds_per_step"]
-        )
-    if assembly.device.type == "cuda":
-        result |= _estimate(as_settled(given, assembly), registry, found["peak_allocated_gib"])
+    result = bench(
+        config,
+        steps=flags["steps"],
+        warmup=flags["warmup"],
+        operations=not flags["no_operations"],
+        kernels=flags["kernels"],
+        registry=registry,
+    )
     if flags["out"] is not None:
-        from vader_core.weights import replacing
+        from vader_core.files import replacing
 
         flags["out"].parent.mkdir(parents=True, exist_ok=True)
         with replacing(flags["out"]) as beside:
@@ -82,43 +57,6 @@ def bench_command(flags: dict[str, Any], registry: Registry) -> None:
         click.echo(json.dumps(result))
         return
     _print_table(result, earlier)
-
-
-def _floor(config: RunConfig, registry: Registry, rate: float, seconds: float) -> dict[str, Any]:
-    """Counted operations, and the seconds that they take at the device's matrix rate."""
-    from vader_core.estimate import count_operations
-
-    counted = count_operations(config, registry)
-    return {
-        "tera_operations": counted / 1e12,
-        "matrix_rate_tera": rate / 1e12,
-        "floor_seconds": counted / rate,
-        "ratio_to_floor": seconds / (counted / rate),
-    }
-
-
-def _estimate(config: RunConfig, registry: Registry, measured: float) -> dict[str, Any]:
-    """The memory estimate, and by how much of the measured peak it is off."""
-    from vader_core.estimate import memory_facts
-
-    facts = memory_facts(config, registry, validation=False)
-    if facts["estimated_peak_gib"] is not None:
-        facts["estimate_error"] = facts["estimated_peak_gib"] / measured - 1
-    return facts
-
-
-def _randomise(config: RunConfig, registry: Registry) -> None:
-    """Random weights wherever files would be downloaded and the option was left alone."""
-    if config.backbone.name is None:
-        raise VaderError("no backbone: give --backbone NAME (`vader plugins` lists them)")
-    if not config.rewards:
-        raise VaderError("no reward: give --reward NAME (`vader plugins` lists them)")
-    backbone = registry.get("backbone", config.backbone.name)
-    chosen = [(backbone, config.backbone.options)]
-    chosen += [(registry.get("reward", item.name), item.options) for item in config.rewards]
-    for component, options in chosen:
-        if component.weights and "weights" in component.config.model_fields:
-            options.setdefault("weights", "random")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def options_of(kind: str, name: str, given: tuple[str, ...]) -> dict[str, Any]:
     Raises:
         VaderError: A key of another component.
     """
-    from vader_core.config import parse_value
+    from vader_core.cli.overrides import parse_value
 
     prefix = f"reward.{name}." if kind == "reward" else f"{kind}."
     options = {}

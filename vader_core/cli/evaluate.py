@@ -8,8 +8,7 @@ from typing import Any
 
 import click
 
-from vader_core.cli.options import config_of, model_options, reward_options
-from vader_core.errors import VaderError
+from vader_core.cli.options import config_of, model_options, reward_options, run_base
 from vader_core.registry import Registry, load_registry
 
 
@@ -35,38 +34,17 @@ def command(**flags: Any) -> None:
 
 def evaluate_command(flags: dict[str, Any], registry: Registry) -> None:
     """The command, over a given registry."""
-    from vader_core.cli.sample import run_base
-
     lora: str = flags.pop("lora")
-    if flags["pairs"] < 2:
-        raise VaderError("--pairs must be 2 or more")
     size = flags.pop("batch_size")
-    base = run_base(lora)
-    base.get("lora", {}).pop("start", None)
-    config = config_of(flags, registry, base=base)
-    if not config.rewards and not config.monitors:
-        raise VaderError("nothing to score with: give --reward NAME (repeat)")
-    if size is not None:
-        config.trainer.validation_batch = size
+    config = config_of(flags, registry, base=run_base(lora))
 
-    from vader_core.adapters import find_adapter
-    from vader_core.assembly import prepare
-    from vader_core.evaluation import as_json, evaluate
-    from vader_core.lora import attach_adapter
+    from vader_core.api.evaluate import evaluate
 
-    adapter = find_adapter(lora, registry)
-    assembly = prepare(config, registry)
-    assembly.load_backbone()
-    attach_adapter(assembly.backbone.denoiser, adapter, what=lora)
-    assembly.load_rewards(training=False)
-    found = evaluate(assembly, flags["pairs"], flags["scales"] or (1.0,))
-    result = {
-        "lora": lora,
-        "pairs": flags["pairs"],
-        "evaluation": {f"{scale:g}": as_json(rewards) for scale, rewards in found.items()},
-    }
+    result = evaluate(
+        config, lora, pairs=flags["pairs"], scales=flags["scales"], batch_size=size, registry=registry
+    )
     if flags["out"] is not None:
-        from vader_core.weights import replacing
+        from vader_core.files import replacing
 
         with replacing(flags["out"]) as beside:
             beside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

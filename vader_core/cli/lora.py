@@ -41,7 +41,7 @@ def converted(source: str, target: Path, to: str, *, overwrite: bool, registry: 
         VaderError: An unknown format, an unreadable source, a target that exists, or an adapter that the
             format cannot hold.
     """
-    from vader_core.adapters import find_adapter, lora_format
+    from vader_core.run.adapters import find_adapter, lora_format
 
     written = lora_format(to, registry)
     if target.exists() and not overwrite:

@@ -8,50 +8,44 @@ from typing import Any
 
 import click
 
-from vader_core.config import (
-    RunConfig,
-    Tree,
-    apply_options,
-    check_keys,
-    merged,
-    parse_reward,
-    read_recipe,
-    read_yaml,
-    validated,
-)
+from vader_core.cli.overrides import apply_options, keys_of, parse_reward, parse_weighted
+from vader_core.errors import VaderError
 from vader_core.registry import Registry
+from vader_core.run.config import RunConfig, Tree, check_keys, validated
+from vader_core.run.layers import merged, read_recipe, read_yaml
+from vader_core.values import Typed
 
 Decorator = Callable[[Any], Any]
 
 #: Flag -> where its value goes in the tree.
-PLACES: dict[str, tuple[str, ...]] = {
-    "backbone": ("backbone", "name"),
-    "weights": ("backbone", "options", "weights"),
-    "height": ("video", "height"),
-    "width": ("video", "width"),
-    "num_frames": ("video", "num_frames"),
-    "fps": ("video", "fps"),
-    "sampler": ("sampling", "sampler"),
-    "num_steps": ("sampling", "num_steps"),
-    "guidance_scale": ("sampling", "guidance_scale"),
-    "gradient": ("gradient",),
-    "reward_frames": ("reward_frames",),
-    "prompts": ("prompts", "source"),
-    "negative_prompt": ("prompts", "negative_prompt"),
-    "lora_rank": ("lora", "rank"),
-    "lora_alpha": ("lora", "alpha"),
-    "lora_targets": ("lora", "targets"),
-    "lora": ("lora", "start"),
-    "lr": ("trainer", "lr"),
-    "batch_size": ("trainer", "batch_size"),
-    "accumulate": ("trainer", "accumulate"),
-    "max_steps": ("trainer", "max_steps"),
-    "max_grad_norm": ("trainer", "max_grad_norm"),
-    "precision": ("trainer", "precision"),
-    "seed": ("trainer", "seed"),
-    "keep": ("trainer", "keep"),
-    "guard": ("trainer", "guard"),
-    "device": ("trainer", "device"),
+PLACES: dict[str, str] = {
+    "backbone": "backbone.name",
+    "weights": "backbone.weights",
+    "height": "video.height",
+    "width": "video.width",
+    "num_frames": "video.num_frames",
+    "fps": "video.fps",
+    "sampler": "sampler.name",
+    "num_steps": "sampler.num_steps",
+    "guidance_scale": "sampler.guidance_scale",
+    "gradient": "objective.reward_gradient.gradient",
+    "reward_frames": "objective.reward_gradient.reward_frames",
+    "prompts": "prompts.source",
+    "negative_prompt": "prompts.negative_prompt",
+    "lora_rank": "lora.rank",
+    "lora_alpha": "lora.alpha",
+    "lora_targets": "lora.targets",
+    "lora": "lora.start",
+    "lr": "trainer.lr",
+    "batch_size": "trainer.batch_size",
+    "accumulate": "trainer.accumulate",
+    "max_steps": "trainer.max_steps",
+    "max_grad_norm": "trainer.max_grad_norm",
+    "precision": "trainer.precision",
+    "seed": "trainer.seed",
+    "keep": "run.keep",
+    "guard": "validation.guard",
+    "device": "trainer.device",
 }
 
 _MODEL = [
@@ -66,8 +60,10 @@ _MODEL = [
     click.option("--guidance-scale", metavar="G", help="A number, or FIRST:LAST over the frames."),
     click.option("--prompts", metavar="P", help="NAME, file:PATH, text:… or images:FOLDER."),
     click.option("--negative-prompt", metavar="TEXT", help="What the videos should not show."),
-    click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of the forward pass."),
-    click.option("--seed", type=int, help="Of everything that is drawn."),
+    click.option(
+        "--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Precision of the forward pass."
+    ),
+    click.option("--seed", type=int, help="Seed for everything random."),
     click.option(
         "--device", type=click.Choice(["cpu", "cuda"]), help="By default the accelerator that is there."
     ),
@@ -80,6 +76,13 @@ _MODEL = [
     ),
 ]
 _REWARDS = [
+    click.option(
+        "--objective",
+        "objectives",
+        multiple=True,
+        metavar="NAME[:WEIGHT]",
+        help="What to minimise (repeat); by default what --reward implies.",
+    ),
     click.option("--reward", "rewards", multiple=True, metavar="NAME[:WEIGHT]", help="Train on it (repeat)."),
     click.option("--monitor", "monitors", multiple=True, metavar="NAME", help="Watch it (repeat)."),
     click.option(
@@ -95,11 +98,11 @@ _TRAINING = [
     click.option("--lora-targets", metavar="A,B", help="Ends of module names, or all."),
     click.option("--lora", metavar="L", help="Start from a run directory, a PATH or hub:REPO[/FILE]."),
     click.option("--lr", type=float, help="Learning rate."),
-    click.option("--batch-size", type=int, help="Videos a process and micro-step."),
-    click.option("--accumulate", type=int, help="Micro-steps an optimizer step."),
+    click.option("--batch-size", type=int, help="Videos per process in each micro-step."),
+    click.option("--accumulate", type=int, help="Micro-steps to accumulate before each optimizer step."),
     click.option("--max-steps", type=int, help="Optimizer steps."),
-    click.option("--max-grad-norm", type=float, help="The gradient is clipped to this norm."),
-    click.option("--keep", type=int, help="Checkpoints that are kept."),
+    click.option("--max-grad-norm", type=float, help="Clip the gradient to this norm."),
+    click.option("--keep", type=int, help="Checkpoints to keep; 0 keeps all."),
     click.option("--guard", type=click.Choice(["off", "stop", "adapt"]), help="What an alarm does."),
 ]
 
@@ -125,23 +128,50 @@ def training_options(command: Any) -> Any:
     return _apply(_TRAINING, command)
 
 
+def run_base(lora: str | None) -> Tree:
+    """The configuration of the run that ``--lora`` names, where it names one."""
+    if lora is None or lora.startswith("hub:") or not (Path(lora) / "config.yaml").is_file():
+        return {}
+    return read_yaml(Path(lora) / "config.yaml")
+
+
 def tree_of(flags: dict[str, Any], registry: Registry, *, base: Tree | None = None) -> Tree:
-    """The layers as one tree: base, recipe, ``--config``, ``-o``, flags; the later wins."""
+    """The layers as one tree: base, recipe, ``--config``, ``-o``, flags; the later wins.
+
+    Raises:
+        VaderError: A flag and an ``-o`` that say the same thing twice.
+    """
     layers: list[Tree] = [base or {}]
     if flags.get("recipe"):
-        layers.append(check_keys(read_recipe(registry, flags["recipe"])))
+        layers.append(read_recipe(registry, flags["recipe"]))
     if flags.get("config_file"):
-        layers.append(check_keys(read_yaml(flags["config_file"])))
-    flag_tree = _flag_tree(flags)
-    names: Tree = {key: value for key, value in flag_tree.items() if key in ("rewards", "monitors")}
-    tree = apply_options(merged(*layers, names), flags.get("options") or ())
-    flag_tree = {key: value for key, value in flag_tree.items() if key not in names}
-    return merged(tree, flag_tree)
+        layers.append(read_yaml(flags["config_file"]))
+    for layer in layers[1:]:
+        check_keys(layer)
+    options = flags.get("options") or ()
+    twice = {place: name for name, place in PLACES.items() if flags.get(name) is not None}
+    for key in sorted(keys_of(options) & set(twice)):
+        flag = "--" + twice[key].replace("_", "-")
+        raise VaderError(f"{flag} and -o {key} set the same thing: give one of them")
+    tree = merged(*layers, _scored(flags))
+    for name, weight in (parse_weighted(text, "--objective") for text in flags.get("objectives") or ()):
+        tree = merged(tree, {"objective": {name: {"weight": 1.0 if weight is None else weight}}})
+    return merged(apply_options(tree, options), _flag_tree(flags))
 
 
 def config_of(flags: dict[str, Any], registry: Registry, *, base: Tree | None = None) -> RunConfig:
     """The checked configuration that the command line asks for."""
     return validated(tree_of(flags, registry, base=base))
+
+
+def _scored(flags: dict[str, Any]) -> Tree:
+    """The rewards and monitors of the flags, in place of a recipe's."""
+    tree: Tree = {}
+    if flags.get("rewards"):
+        tree["reward"] = [parse_reward(text) for text in flags["rewards"]]
+    if flags.get("monitors"):
+        tree["monitor"] = [{"name": name} for name in flags["monitors"]]
+    return tree
 
 
 def _flag_tree(flags: dict[str, Any]) -> Tree:
@@ -150,23 +180,18 @@ def _flag_tree(flags: dict[str, Any]) -> Tree:
         value = flags.get(name)
         if value is None:
             continue
+        *path, last = place.split(".")
         inner = tree
-        for key in place[:-1]:
+        for key in path:
             inner = inner.setdefault(key, {})
-        inner[place[-1]] = _value_of(name, value)
-    if flags.get("rewards"):
-        tree["rewards"] = [parse_reward(text) for text in flags["rewards"]]
-    if flags.get("monitors"):
-        tree["monitors"] = [{"name": name} for name in flags["monitors"]]
+        inner[last] = _value_of(name, value)
     return tree
 
 
 def _value_of(name: str, value: Any) -> Any:
     if name == "lora_targets":
         return [target.strip() for target in value.split(",") if target.strip()]
-    if name == "num_frames" and value.isdigit():
-        return int(value)
-    return value
+    return Typed(value) if isinstance(value, str) else value
 
 
 def is_bare(flags: dict[str, Any]) -> bool:

@@ -102,7 +102,7 @@ class ProgressListener:
 
     def finish(self, summary: Mapping[str, Any], out: Path) -> None:
         """The result."""
-        from vader_core.training import summary_lines
+        from vader_core.api.train import summary_lines
 
         for line in summary_lines(summary):
             self.console.print(line, highlight=False, markup=False)
@@ -162,7 +162,7 @@ class QuietListener(JsonListener):
 
     def finish(self, summary: Mapping[str, Any], out: Path) -> None:
         """The result's lines."""
-        from vader_core.training import summary_lines
+        from vader_core.api.train import summary_lines
 
         for line in summary_lines(summary):
             click.echo(line)

@@ -54,72 +54,27 @@ def command(as_json: bool, **flags: Any) -> None:
 
 
 def scores(flags: dict[str, Any], registry: Registry) -> dict[str, Any]:
-    """One entry a video: its path, its prompt and its scores.
-
-    Raises:
-        VaderError: An unknown reward, a file that cannot be read, prompts that do not go with the videos.
-    """
-    from vader_core.config import apply_options, validated
+    """One entry per video: its path, its prompt and its scores."""
+    from vader_core.api.score import score
+    from vader_core.cli.overrides import apply_options
 
     names: tuple[str, ...] = flags["rewards"]
     if len(set(names)) != len(names):
         raise VaderError("a --reward is given twice")
-    tree = apply_options({"rewards": [{"name": name} for name in names]}, flags["options"])
-    components = [(item, registry.get("reward", item.name)) for item in validated(tree).rewards]
-    for item, component in components:
-        component.options(item.options)
-    prompts = _prompts(flags["videos"], flags["prompts"])
-
-    import torch
-
-    from vader_core.frames import check_choice
-    from vader_core.mixture import Mixture, Term
-    from vader_core.prompts import Prompt
-    from vader_core.randomness import Randomness
-    from vader_core.video import read_video
-
-    if flags["device"] == "cuda" and not torch.cuda.is_available():
-        raise VaderError("--device cuda: no CUDA device is available here; use cpu, or see `vader doctor`")
-    device = torch.device(flags["device"] or ("cuda" if torch.cuda.is_available() else "cpu"))
-    terms = [
-        Term(item.name, component.make(item.options, device=device, dtype=torch.float32))
-        for item, component in components
-    ]
-    mixture = Mixture(tuple(terms))
-    found = []
-    for path, text in zip(flags["videos"], prompts, strict=True):
-        video = read_video(path)
-        check_choice(flags["reward_frames"], len(video))
-        rng = Randomness(flags["seed"])
-        frames = mixture.choose_frames(flags["reward_frames"], len(video), rng)
-        seen = video[list(frames.union)].unsqueeze(0).to(device)
-        with torch.no_grad():
-            output = mixture(seen, frames, [Prompt(text)], rng)
-        values = {name: float(score[0]) for name, score in output.scores.items()}
-        found.append({"video": str(path), "prompt": text, "scores": values})
-    return {"videos": found}
-
-
-def _prompts(videos: tuple[Path, ...], given: tuple[str, ...]) -> list[str]:
-    if len(given) > 1 and len(given) != len(videos):
-        raise VaderError(
-            f"{len(given)} prompts, but {len(videos)} videos: give --prompt once for all, or once for each"
-        )
-    if given:
-        return list(given) if len(given) > 1 else list(given) * len(videos)
-    return [_own_prompt(path) for path in videos]
-
-
-def _own_prompt(path: Path) -> str:
-    """The prompt that a run noted for a clip of its samples folder; empty for any other file."""
-    listed = path.parent / "prompts.json"
-    if not (path.stem.isdigit() and listed.is_file()):
-        return ""
-    try:
-        entries = json.loads(listed.read_text(encoding="utf-8"))
-        return str(entries[int(path.stem)]["prompt"])
-    except (ValueError, LookupError, TypeError):
-        return ""
+    tree = apply_options({"reward": [{"name": name} for name in names]}, flags["options"])
+    options = {
+        item["name"]: {key: one for key, one in item.items() if key != "name"} for item in tree["reward"]
+    }
+    return score(
+        flags["videos"],
+        names,
+        prompts=flags["prompts"],
+        reward_frames=flags["reward_frames"],
+        options=options,
+        device=flags["device"],
+        seed=flags["seed"],
+        registry=registry,
+    )
 
 
 def _print(found: dict[str, Any], names: list[str]) -> None:

@@ -17,9 +17,9 @@ from vader_core.cli.options import (
     reward_options,
     training_options,
 )
-from vader_core.config import RunConfig, Tree
 from vader_core.errors import VaderError
 from vader_core.registry import Registry, load_registry
+from vader_core.run.config import RunConfig, Tree
 
 DEMO_RECIPE = "demo"
 
@@ -62,13 +62,13 @@ def train_command(flags: dict[str, Any], registry: Registry) -> int:
 
 
 def _configuration(flags: dict[str, Any], registry: Registry) -> tuple[Path, RunConfig]:
-    from vader_core.training import default_out
+    from vader_core.api.train import default_out
 
     base: Tree = {}
     if flags.get("resume"):
         if flags.get("out") or flags.get("overwrite"):
             raise VaderError("--resume continues a run in its own folder: leave --out and --overwrite out")
-        from vader_core.config import read_yaml
+        from vader_core.run.layers import read_yaml
 
         folder: Path = flags["resume"]
         if not (folder / "config.yaml").is_file():
@@ -95,7 +95,7 @@ def _implied_backbone(flags: dict[str, Any], registry: Registry) -> Tree:
 
 
 def _require_demo(registry: Registry) -> None:
-    from vader_core.config import recipes
+    from vader_core.run.layers import recipes
 
     if DEMO_RECIPE not in recipes(registry):
         raise VaderError(
@@ -106,10 +106,11 @@ def _require_demo(registry: Registry) -> None:
 
 
 def _print_plan(flags: dict[str, Any], config: RunConfig, registry: Registry) -> int:
+    from vader_core.api.plan import plan
     from vader_core.cli.progress import print_plan
-    from vader_core.training import dry_run
 
-    print_plan(dry_run(config, registry, flags.get("num_processes") or 1), as_json=bool(flags.get("as_json")))
+    facts = plan(config, registry=registry, processes=flags.get("num_processes") or 1)
+    print_plan(facts, as_json=bool(flags.get("as_json")))
     return 0
 
 
@@ -144,22 +145,23 @@ def _launch(processes: int, config: RunConfig) -> int:
 
 
 def _train(flags: dict[str, Any], config: RunConfig, out: Path, registry: Registry) -> int:
+    from vader_core.api.train import train
     from vader_core.cli.progress import make_listener
-    from vader_core.trainer import StoppedError
-    from vader_core.training import Request, train
+    from vader_core.training.signals import StoppedError
 
-    request = Request(
-        config=config,
-        out=out,
-        overwrite=bool(flags.get("overwrite")),
-        resume=flags.get("resume") is not None,
-        allow_changes=bool(flags.get("allow_changes")),
-    )
     with make_listener(
         quiet=bool(flags.get("quiet")), as_json=bool(flags.get("as_json")), max_steps=config.trainer.max_steps
     ) as listener:
         try:
-            summary = train(request, registry, listener)
+            summary = train(
+                config,
+                out=out,
+                overwrite=bool(flags.get("overwrite")),
+                resume=flags.get("resume") is not None,
+                allow_changes=bool(flags.get("allow_changes")),
+                registry=registry,
+                listener=listener,
+            )
         except StoppedError as stopped:
             listener.say(f"{stopped}; continue with: vader train --resume {out}")
             return 128 + stopped.signum

@@ -160,7 +160,7 @@ def _download(chosen: list[Component], *, quiet: bool) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-    from vader_core.download import download
+    from vader_core.cli.download import download
 
     failures: dict[str, None] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())

@@ -9,9 +9,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from vader_core.files import replacing
 from vader_core.report.curves import Line, chart, number, smoothed
-from vader_core.report.record import Clip, Record, Samples, curve, read_record
-from vader_core.weights import replacing
+from vader_core.run.record import Clip, Record, Samples, curve, read_record
 
 NAME = "report.html"
 #: At most so many prompts are shown side by side; the rest stays in the samples folder.

@@ -109,7 +109,7 @@ def saliency(video: Float[Tensor, "f 3 H W"], gradient: Float[Tensor, "f 3 H W"]
 
 def frames_for(reward: Reward, video: Float[Tensor, "f 3 H W"]) -> Float[Tensor, "f 3 H W"]:
     """The frames of ``video`` that the reward would be given with ``--reward-frames all``."""
-    from vader_core.frames import choose_frames
+    from vader_core.method.frames import choose_frames
 
     chosen: Sequence[int] = choose_frames(reward.frames, "all", len(video), Randomness(seed=0))
     return video[list(chosen)]

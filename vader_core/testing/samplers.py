@@ -12,19 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vader_core.backbone import Conditioning
+from vader_core.conditioning import Conditioning
 from vader_core.geometry import Geometry
 from vader_core.randomness import Randomness
 from vader_core.registry import Component, Registry
-from vader_core.sampler import (
-    Plan,
-    RectifiedFlow,
-    Sampler,
-    Schedule,
-    State,
-    VarianceExploding,
-    VariancePreserving,
-)
+from vader_core.sampler import Plan, Sampler, State
+from vader_core.schedule import RectifiedFlow, Schedule, VarianceExploding, VariancePreserving
 from vader_core.testing.conformance import (
     Clause,
     Report,

@@ -15,14 +15,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from vader_core.backbone import Backbone, Conditioning, Defaults, Text, TextCache, frozen
+from vader_core.backbone import Backbone, Defaults
+from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
+from vader_core.nn.build import frozen
+from vader_core.prediction import Prediction
 from vader_core.prompts import Prompt, PromptSource, shuffled_index
 from vader_core.randomness import Randomness, derive_seed
 from vader_core.reward import ClipReward, FramesNeeded, ImageReward, clip
-from vader_core.sampler import RectifiedFlow, Schedule, VarianceExploding, VariancePreserving
-from vader_core.testing.plugin import TinyConfig
+from vader_core.schedule import RectifiedFlow, Schedule, VarianceExploding, VariancePreserving
+from vader_core.testing.options import TinyConfig
+from vader_core.text import Text, TextCache
 from vader_core.weights import load_exactly, load_tensors, parse_weights
 
 #: Latent channels, as in Stable Diffusion's autoencoder.
@@ -368,7 +372,7 @@ class TinyBackbone(Backbone):
 
     def predict(
         self, latents: Float[Tensor, "b c t h w"], timestep: Float[Tensor, " b"], conditioning: Conditioning
-    ) -> Float[Tensor, "b c t h w"]:
+    ) -> Prediction:
         """One call of the transformer."""
         schedule = self.schedule
         unit = 1.0 if isinstance(schedule, VarianceExploding) else float(schedule.num_train_timesteps)
@@ -381,9 +385,9 @@ class TinyBackbone(Backbone):
             given["image"].to(self.dtype),
             checkpointing=self.gradient_checkpointing,
         )
-        return out.to(latents.dtype)
+        return Prediction(out.to(latents.dtype))
 
-    def swappable_blocks(self) -> list[nn.Module]:
+    def blocks(self) -> list[nn.Module]:
         """The transformer's blocks."""
         return list(self.denoiser.get_submodule("blocks").children())
 
@@ -399,7 +403,7 @@ class TinyBackbone(Backbone):
         video = rearrange(decoded, "(b t) r c H W -> b (t r) c H W", t=len(held))
         return video[:, [held.index(frame // ratio) * ratio + frame % ratio for frame in wanted]]
 
-    def encode_video(self, video: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b c t h w"]:
+    def encode_video(self, video: Float[Tensor, "b f 3 H W"], rng: Randomness) -> Float[Tensor, "b c t h w"]:
         """Latents of the first of each group of frames."""
         firsts = video[:, :: self.config.temporal_compression]
         latents = self.autoencoder.encode(rearrange(firsts, "b t c H W -> (b t) c H W").to(self.dtype))

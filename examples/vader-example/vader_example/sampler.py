@@ -15,12 +15,12 @@ class QuadraticFlow(Sampler):
         tables = {"tau": tau, "sign": (float(schedule.velocity_sign),) * num_steps}
         return Plan(tuple(schedule.num_train_timesteps * t for t in tau[:-1]), tables, "velocity")
 
-    def step(self, plan: Plan, i: int, state: State, prediction: Tensor, noise: Tensor | None) -> State:
+    def step(self, plan: Plan, i: int, state: State, prediction: Prediction, noise: Tensor | None) -> State:
         tau, sign = plan.tables["tau"], plan.tables["sign"][i]
-        return state.at(state.latents + sign * (tau[i + 1] - tau[i]) * prediction)
+        return state.at(state.latents + sign * (tau[i + 1] - tau[i]) * prediction.value)
 
-    def clean(self, plan: Plan, i: int, state: State, prediction: Tensor) -> Tensor:
-        return state.latents - plan.tables["sign"][i] * plan.tables["tau"][i] * prediction
+    def clean(self, plan: Plan, i: int, state: State, prediction: Prediction) -> Tensor:
+        return state.latents - plan.tables["sign"][i] * plan.tables["tau"][i] * prediction.value
 
     def renoise(self, plan: Plan, i: int, clean: Tensor, noise: Tensor) -> State:
         return State(clean + plan.tables["tau"][i] * (noise - clean))

@@ -10,8 +10,10 @@ from diffusers import AutoencoderKL, LatteTransformer3DModel
 from einops import rearrange, repeat
 from torch import Tensor
 from transformers import AutoTokenizer, ByT5Tokenizer, T5Config, T5EncoderModel
+from vader_core.prediction import Prediction
 from vader_core import Conditioning, Geometry, Prompt, Randomness, Text, VaderError, VariancePreserving
-from vader_core.backbone import Backbone, Defaults, frozen
+from vader_core.backbone import Backbone, Defaults
+from vader_core.nn.build import frozen
 from vader_core.weights import parse_weights
 
 from vader_latte.plugin import LatteOptions
@@ -133,14 +135,14 @@ class Latte(Backbone):
             raise VaderError("backbone 'latte' makes videos from text alone: leave images out")
         return Conditioning(text.positive, text.negative)
 
-    def predict(self, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+    def predict(self, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Prediction:
         """The noise; padding tokens get no attention."""
         self.denoiser.gradient_checkpointing = self.gradient_checkpointing
         bias = (conditioning.tensors["mask"].to(self.dtype) - 1) * 10_000
         bias = repeat(bias, "b l -> (b t) 1 l", t=latents.shape[2])
         text = conditioning.tensors["embeddings"]
         out = self.denoiser(latents.to(self.dtype), timestep, text, bias).sample
-        return out[:, :4].to(latents.dtype)
+        return Prediction(*(part.to(latents.dtype) for part in out.chunk(2, dim=1)))
 
     def decode(self, latents: Tensor, geometry: Geometry, frames: Sequence[int] | None = None) -> Tensor:
         """Each frame on its own."""

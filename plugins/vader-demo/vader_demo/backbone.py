@@ -10,20 +10,24 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vader_core.backbone import Backbone, Conditioning, Defaults, Text, frozen
+from vader_core.backbone import Backbone, Defaults
+from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
+from vader_core.nn.build import frozen
+from vader_core.prediction import Prediction
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness, derive_seed
-from vader_core.sampler import RectifiedFlow, Schedule
+from vader_core.schedule import RectifiedFlow, Schedule
+from vader_core.text import Text
 from vader_core.weights import parse_weights
 from vader_demo.architecture import resolve_architecture
 from vader_demo.autoencoder import DOWNSAMPLING, AutoEncoder
 from vader_demo.captions import UnknownWordError, tokenise
 from vader_demo.checkpoint import load_parts
-from vader_demo.config import DemoConfig
 from vader_demo.denoiser import Denoiser
 from vader_demo.flow import GUIDANCE_SCALE, NUM_STEPS, SHIFT
+from vader_demo.options import DemoConfig
 from vader_demo.text_encoder import TextEncoder
 from vader_demo.world import FRAMES, SIZE
 
@@ -184,7 +188,7 @@ class DemoBackbone(Backbone):
 
     def predict(
         self, latents: Float[Tensor, "b c t h w"], timestep: Float[Tensor, " b"], conditioning: Conditioning
-    ) -> Float[Tensor, "b c t h w"]:
+    ) -> Prediction:
         """The velocity at ``timestep`` (0 to 1000) for one branch."""
         denoiser: Denoiser | nn.Module = self.denoiser
         velocity: Tensor = denoiser(
@@ -193,11 +197,11 @@ class DemoBackbone(Backbone):
             conditioning.tensors["embeddings"].to(self.dtype),
             checkpointing=self.gradient_checkpointing,
         )
-        return velocity.to(latents.dtype)
+        return Prediction(velocity.to(latents.dtype))
 
     # -- pixels ------------------------------------------------------------------------------------------
 
-    def swappable_blocks(self) -> list[nn.Module]:
+    def blocks(self) -> list[nn.Module]:
         """The transformer's blocks."""
         return list(self.denoiser.get_submodule("blocks").children())
 
@@ -210,7 +214,7 @@ class DemoBackbone(Backbone):
         video = rearrange(self.autoencoder.decode(flat), "(b t) c H W -> b t c H W", b=len(latents))
         return video.to(latents.dtype)
 
-    def encode_video(self, video: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b c t h w"]:
+    def encode_video(self, video: Float[Tensor, "b f 3 H W"], rng: Randomness) -> Float[Tensor, "b c t h w"]:
         """Normalised latents of a video in [0, 1], frame by frame."""
         flat = rearrange(video, "b t c H W -> (b t) c H W").to(self.device, self.dtype)
         latents = rearrange(self.autoencoder.encode(flat), "(b t) c h w -> b c t h w", b=len(video))

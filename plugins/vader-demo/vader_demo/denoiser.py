@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from vader_core.nn import feature_cache
+
 TIME_FEATURES = 128
 
 
@@ -98,9 +100,6 @@ class Denoiser(nn.Module):
         text_width: channels of a caption feature.
     """
 
-    #: Keeps what the blocks between the first and the last add; set by who samples.
-    feature_cache: Any = None
-
     def __init__(
         self,
         latent_channels: int = 8,
@@ -161,13 +160,10 @@ class Denoiser(nn.Module):
                 )
             return x
 
-        if self.feature_cache is None:
-            x = run(x, self.blocks)
-        else:
-            last = max(1, len(self.blocks) - 1)
-            x = run(x, self.blocks[:1])
-            x = self.feature_cache.residual(x, lambda x: run(x, self.blocks[1:last]))
-            x = run(x, self.blocks[last:])
+        last = max(1, len(self.blocks) - 1)
+        x = run(x, self.blocks[:1])
+        x = feature_cache.residual(x, lambda x: run(x, self.blocks[1:last]))
+        x = run(x, self.blocks[last:])
         shift, scale = self.modulation_out(condition)[:, None].chunk(2, dim=2)
         x = self.patch_out(self.norm_out(x[:, text.shape[1] :]) * (1 + scale) + shift)
         return rearrange(x, "b (t h w) (two c) -> b c (t two) h w", t=time, h=height, two=2)

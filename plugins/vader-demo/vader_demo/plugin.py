@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vader_core.hookspecs import hookimpl
-from vader_demo.config import ActionConfig, DemoConfig, DemoPromptsConfig, JudgeConfig, RewardConfig
+from vader_demo.options import ActionConfig, DemoConfig, DemoPromptsConfig, JudgeConfig, RewardConfig
 
 if TYPE_CHECKING:
     from vader_core.hookspecs import Factory, Register

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from vader_core.prompts import Prompt, PromptSource, shuffled_index
 from vader_demo.captions import ATTRIBUTES, named_attributes, split_captions
-from vader_demo.config import DemoPromptsConfig
+from vader_demo.options import DemoPromptsConfig
 
 
 class DemoPrompts(PromptSource):

@@ -16,7 +16,7 @@ from vader_core.randomness import Randomness
 from vader_core.reward import ClipReward, FramesNeeded, ImageReward, RewardOutput, clip
 from vader_demo.captions import ATTRIBUTES, MOTIONS, UnknownWordError, named_attributes, tokenise
 from vader_demo.checkpoint import load_parts
-from vader_demo.config import ActionConfig, JudgeConfig, RewardConfig
+from vader_demo.options import ActionConfig, JudgeConfig, RewardConfig
 from vader_demo.scorers import build_judges, build_rewards, judge
 from vader_demo.world import FRAMES, SIZE
 

@@ -14,12 +14,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vader_core.backbone import Backbone, Conditioning, Defaults, Text, frozen
+from vader_core.backbone import Backbone, Defaults
+from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
+from vader_core.nn.build import frozen
+from vader_core.prediction import Prediction
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
-from vader_core.sampler import Schedule
+from vader_core.schedule import Schedule
+from vader_core.text import Text
 from vader_diffusers.options import PipelineOptions
 from vader_diffusers.parts import bare, model_class, random_part, stored_pipeline, unread
 from vader_diffusers.pipeline_source import open_source
@@ -255,7 +259,7 @@ class PipelineBackbone(Backbone):
                 found[name] = module
         return found
 
-    def swappable_blocks(self) -> list[nn.Module]:
+    def blocks(self) -> list[nn.Module]:
         """The blocks that diffusers checkpoints."""
         lists = (getattr(network, name) for network in self.networks for name in self.block_lists)
         return [block for blocks in lists for block in blocks]
@@ -310,12 +314,12 @@ class PipelineBackbone(Backbone):
             raise VaderError(f"{self.asks} makes videos from text alone: leave images out")
         return Conditioning(text.positive, text.negative, {"geometry": geometry})
 
-    def predict(self, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+    def predict(self, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Prediction:
         """The denoiser's prediction, in the latents' dtype."""
         network = self.network_at(timestep)
         network.gradient_checkpointing = self.gradient_checkpointing
         out = self.call(network, latents.to(self.dtype), timestep, conditioning)
-        return out.to(latents.dtype)
+        return Prediction(out.to(latents.dtype))
 
     def network_at(self, timestep: Tensor) -> Any:
         """The network that predicts at ``timestep``."""
@@ -349,8 +353,9 @@ class PipelineBackbone(Backbone):
         video: Tensor = self.vae.decode(latents, return_dict=False)[0]
         return video[:, :, wanted]
 
-    def encode_video(self, video: Tensor) -> Tensor:
-        """Latents of a video in [0, 1]: the middle of the encoder's distribution, scaled."""
+    @torch.no_grad()
+    def encode_video(self, video: Tensor, rng: Randomness) -> Tensor:
+        """The middle of the encoder's distribution, scaled."""
         given = (video.transpose(1, 2) * 2 - 1).to(self.vae.dtype)
         return self.scaled(self.vae.encode(given).latent_dist.mode().to(video.dtype))
 

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from vader_core.backbone import Conditioning
+from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
+from vader_core.randomness import Randomness
 
 from vader_diffusers.backbone import PipelineBackbone
 
@@ -89,9 +90,9 @@ class CogVideoX(PipelineBackbone):
         """Times the autoencoder's factor."""
         return latents * self.autoencoder["scaling_factor"]
 
-    def encode_video(self, video: Tensor) -> Tensor:
+    def encode_video(self, video: Tensor, rng: Randomness) -> Tensor:
         """As the base does, the first latent frames repeated in front where the denoiser's patch wants it."""
-        latents = super().encode_video(video)
+        latents = super().encode_video(video, rng)
         wanted = latents.shape[2]
         patch = self.network.get("patch_size_t")
         added = 0 if patch is None else -wanted % int(patch)

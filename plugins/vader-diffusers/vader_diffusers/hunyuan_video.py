@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from vader_core.backbone import Conditioning
+from vader_core.conditioning import Conditioning
 from vader_core.geometry import Geometry
 
 from vader_diffusers.backbone import PipelineBackbone

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from vader_core.backbone import Conditioning
+from vader_core.conditioning import Conditioning
 
 from vader_diffusers.backbone import PipelineBackbone
 

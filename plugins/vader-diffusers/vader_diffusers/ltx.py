@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from einops import rearrange
 from torch import Tensor
-from vader_core.backbone import Conditioning, Text
+from vader_core.conditioning import Conditioning
 from vader_core.geometry import Geometry
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
+from vader_core.text import Text
 
 from vader_diffusers.backbone import PipelineBackbone
 

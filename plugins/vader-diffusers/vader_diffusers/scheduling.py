@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vader_core.errors import VaderError
-from vader_core.sampler import RectifiedFlow, Schedule, VariancePreserving
+from vader_core.schedule import RectifiedFlow, Schedule, VariancePreserving
 
 _KNOWN = "FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, CogVideoXDDIMScheduler, DDIMScheduler"
 _PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}

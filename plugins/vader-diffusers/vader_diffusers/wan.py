@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vader_core.backbone import Conditioning
+from vader_core.conditioning import Conditioning
 from vader_core.geometry import Geometry
 from vader_diffusers.backbone import PipelineBackbone
 from vader_diffusers.parts import bare

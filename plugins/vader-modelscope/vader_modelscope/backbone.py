@@ -17,18 +17,22 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from vader_core.backbone import Backbone, Conditioning, Defaults, Text, TextCache, frozen
+from vader_core.backbone import Backbone, Defaults
+from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
-from vader_core.fused_diffusers import fuse_decoder, fuse_denoiser
 from vader_core.geometry import Geometry
+from vader_core.nn.build import frozen
+from vader_core.nn.fused_diffusers import fuse_decoder, fuse_denoiser
+from vader_core.nn.recompute import RecomputeSwitch, recompute_blocks
+from vader_core.prediction import Prediction
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
-from vader_core.recompute import RecomputeSwitch, recompute_blocks
-from vader_core.sampler import VariancePreserving
+from vader_core.schedule import VariancePreserving
+from vader_core.text import Text, TextCache
 from vader_core.weights import load_exactly, parse_weights
 from vader_modelscope.architecture import Part, find_architecture
 from vader_modelscope.checkpoint import TOKENIZER_FILES, CheckpointFiles, check_configuration, read_part
-from vader_modelscope.config import ModelScopeConfig
+from vader_modelscope.options import ModelScopeConfig
 from vader_modelscope.random_weights import fill_randomly
 from vader_modelscope.text_encoder import ClipTokenizer, HashedWords, Tokenizer, embed
 
@@ -220,7 +224,7 @@ class ModelScope(Backbone):
 
     def predict(
         self, latents: Float[Tensor, "b c t h w"], timestep: Float[Tensor, " b"], conditioning: Conditioning
-    ) -> Float[Tensor, "b c t h w"]:
+    ) -> Prediction:
         """The noise in ``latents``; ``timestep`` in 0 … 999."""
         self.recompute.on = self.gradient_checkpointing
         embeddings = conditioning.tensors["embeddings"]
@@ -231,7 +235,7 @@ class ModelScope(Backbone):
                 encoder_hidden_states=embeddings.to(self.dtype),
                 return_dict=False,
             )[0]
-        return torch.as_tensor(prediction).to(latents.dtype)
+        return Prediction(torch.as_tensor(prediction).to(latents.dtype))
 
     def decode(
         self, latents: Float[Tensor, "b c t h w"], geometry: Geometry, frames: Sequence[int] | None = None
@@ -251,7 +255,7 @@ class ModelScope(Backbone):
             return torch.as_tensor(self.autoencoder.decode(latents, return_dict=False)[0])
 
     @torch.no_grad()
-    def encode_video(self, video: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b c t h w"]:
+    def encode_video(self, video: Float[Tensor, "b f 3 H W"], rng: Randomness) -> Float[Tensor, "b c t h w"]:
         """The mode of the autoencoder's distribution, scaled by 0.18215."""
         flat = rearrange(video, "b f c H W -> (b f) c H W") * 2 - 1
         with self._own_precision():

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from vader_core.hookspecs import hookimpl
 from vader_modelscope.checkpoint import PRETRAINED
-from vader_modelscope.config import ModelScopeConfig
+from vader_modelscope.options import ModelScopeConfig
 
 if TYPE_CHECKING:
     import torch
@@ -42,16 +42,16 @@ def register_lora_formats(register: RegisterLoraFormat) -> None:
     """Announce the two LoRA layouts that the official training code writes, and diffusers'."""
     register(
         "modelscope_list",
-        "vader_modelscope.lora_files:ListFormat",
+        "vader_modelscope.lora_format:ListFormat",
         summary="N_unet.pt of the official training code: a bare list, matched by order",
     )
     register(
         "modelscope_stable_lora",
-        "vader_modelscope.lora_files:StableLoraFormat",
+        "vader_modelscope.lora_format:StableLoraFormat",
         summary="N_lora_text_to_video_unet.safetensors (stable_lora)",
     )
     register(
         "modelscope_diffusers",
-        "vader_modelscope.lora_files:DiffusersFormat",
+        "vader_modelscope.lora_format:DiffusersFormat",
         summary="what diffusers' load_lora_adapter reads, for ModelScope's U-Net",
     )

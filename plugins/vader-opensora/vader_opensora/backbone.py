@@ -15,20 +15,22 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from vader_core.backbone import Backbone, Conditioning, Defaults, Text, TextCache
+from vader_core.backbone import Backbone, Defaults
+from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
+from vader_core.nn.recompute import RecomputeSwitch
+from vader_core.prediction import Prediction
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
-from vader_core.recompute import RecomputeSwitch
-from vader_core.sampler import RectifiedFlow, Schedule
+from vader_core.schedule import RectifiedFlow, Schedule
+from vader_core.text import Text, TextCache
 from vader_core.weights import WeightFile, WeightSource, locate, parse_weights
 from vader_opensora import checkpoint, kernels
 from vader_opensora.architecture import resolve_architecture
 from vader_opensora.captions import Request, parse_request, prepare
 from vader_opensora.frame_masks import active_frames, parse_strategy, place
 from vader_opensora.options import OpenSoraOptions
-from vader_opensora.plugin import AUTOENCODER, DENOISER, TEXT_ENCODER
 from vader_opensora.precision import without_autocast
 from vader_opensora.references import read_reference
 from vader_opensora.resolutions import check_frames, frame_count, image_size
@@ -36,6 +38,7 @@ from vader_opensora.sampler import EDITED, FRAME_MASK, REFERENCE, STRICT_MASK
 from vader_opensora.stdit3 import STDiT3
 from vader_opensora.text_encoder import T5TextEncoder, WordVectors
 from vader_opensora.video_vae import VideoVAE
+from vader_opensora.weight_files import AUTOENCODER, DENOISER, TEXT_ENCODER
 
 #: Pixels along a side of one latent element.
 SPATIAL = 8
@@ -215,7 +218,7 @@ class OpenSora(Backbone):
             held["text_encoder"] = self._text_encoder.model
         return held
 
-    def swappable_blocks(self) -> list[nn.Module]:
+    def blocks(self) -> list[nn.Module]:
         """Every block, in space and time."""
         return [*self.denoiser.spatial_blocks, *self.denoiser.temporal_blocks]
 
@@ -399,7 +402,7 @@ class OpenSora(Backbone):
         """Frame mask and given latents by name, if any, and whether frames are edited."""
         requests = [self._request(prompt) for prompt in prompts]
         if image is not None:
-            first = self.encode_video(image[:, None])
+            first = self._means(image[:, None])
             references = [[latents] for latents in first]
             strategies = [parse_strategy("0")] * len(prompts)
         else:
@@ -433,14 +436,14 @@ class OpenSora(Backbone):
         latents = []
         for path in paths:
             frames = read_reference(path, geometry.height, geometry.width)
-            latents.append(self.encode_video(frames[None].to(self.device))[0])
+            latents.append(self._means(frames[None].to(self.device))[0])
         return latents
 
     # -- the model ---------------------------------------------------------------------------------------
 
     def predict(
         self, latents: Float[Tensor, "b c t h w"], timestep: Float[Tensor, " b"], conditioning: Conditioning
-    ) -> Float[Tensor, "b c t h w"]:
+    ) -> Prediction:
         """The velocity x0 - noise, the first half of the official output."""
         given, shared = conditioning.tensors, conditioning.shared
         frame_mask = None
@@ -462,7 +465,7 @@ class OpenSora(Backbone):
             size=shared["size"],
             recompute=self.gradient_checkpointing,
         )
-        return out[:, : latents.shape[1]].to(latents.dtype)
+        return Prediction(out[:, : latents.shape[1]].to(latents.dtype))
 
     # -- pixels ------------------------------------------------------------------------------------------
 
@@ -488,8 +491,11 @@ class OpenSora(Backbone):
         pictures = self.autoencoder.decode(alone, 1)
         return rearrange(pictures, "(b f) c 1 h w -> b c f h w", b=len(latents))
 
-    def encode_video(self, video: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b c t h w"]:
+    def encode_video(self, video: Float[Tensor, "b f 3 H W"], rng: Randomness) -> Float[Tensor, "b c t h w"]:
         """Latents of a video in [0, 1]: the means of both posteriors."""
+        return self._means(video)
+
+    def _means(self, video: Tensor) -> Tensor:
         pixels = rearrange(video, "b f c h w -> b c f h w").to(self.dtype) * 2 - 1
         with self._undisturbed():
             return self.autoencoder.encode(pixels).to(self._wide)

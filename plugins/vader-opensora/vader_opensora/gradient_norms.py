@@ -10,12 +10,12 @@ import click
 import torch
 from torch import Tensor, nn
 
-from vader_core.backbone import Conditioning
-from vader_core.denoise import Sampling, denoise
+from vader_core.conditioning import Conditioning
 from vader_core.geometry import Geometry, GeometryRequest
-from vader_core.gradient import Drawn
-from vader_core.guidance import Guidance
-from vader_core.lora import LoraSettings, adapter_parameters, attach_lora
+from vader_core.lora.adapter import LoraSettings, adapter_parameters, attach_lora
+from vader_core.method.denoise import Sampling, denoise
+from vader_core.method.gradient import Drawn
+from vader_core.method.guidance import Guidance
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness, derive_seed
 from vader_opensora.backbone import OpenSora

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vader_core.kernels import Switch, layer_without_adapter
+from vader_core.nn.functional import Switch, layer_without_adapter
 from vader_opensora.precision import without_autocast
 
 _HALF = (torch.bfloat16, torch.float16)

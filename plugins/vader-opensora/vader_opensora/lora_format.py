@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from vader_core.errors import VaderError
-from vader_core.lora_formats import Adapter, LoraFormat
-from vader_core.weights import load_tensors, replacing, save_tensors
+from vader_core.files import replacing
+from vader_core.lora.formats import Adapter, LoraFormat
+from vader_core.weights import load_tensors, save_tensors
 
 #: peft's prefix; the denoiser itself is what the official script wraps.
 PREFIX = "base_model.model."

@@ -5,20 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from vader_core.hookspecs import hookimpl
-from vader_core.weights import WeightFile
 from vader_opensora.options import OpenSoraOptions, RFlowOptions
+from vader_opensora.weight_files import AUTOENCODER, DENOISER, TEXT_ENCODER
 
 if TYPE_CHECKING:
     import torch
     from pydantic import BaseModel
 
     from vader_core.hookspecs import Register, RegisterCommand, RegisterLoraFormat
-
-DENOISER = WeightFile("hpcai-tech/OpenSora-STDiT-v3", "model.safetensors", note="STDiT3-XL/2")
-AUTOENCODER = WeightFile(
-    "hpcai-tech/OpenSora-VAE-v1.2", "model.safetensors", note="image and temporal autoencoder"
-)
-TEXT_ENCODER = WeightFile("DeepFloyd/t5-v1_1-xxl", note="T5-XXL encoder; used before training only")
 
 
 def make_backbone(config: BaseModel, *, device: object, dtype: object) -> object:

@@ -7,10 +7,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from vader_core.backbone import Conditioning
+from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
-from vader_core.sampler import Plan, RectifiedFlow, Sampler, Schedule, State
+from vader_core.prediction import Prediction
+from vader_core.sampler import Plan, Sampler, State
+from vader_core.schedule import RectifiedFlow, Schedule
 from vader_opensora.flow import NUM_TIMESTEPS, even_timesteps, shifted, time_shift
 from vader_opensora.frame_masks import active_frames
 from vader_opensora.resolutions import check_frames
@@ -80,14 +82,14 @@ class RFlow(Sampler):
 
     # -- steps -------------------------------------------------------------------------------------------
 
-    def step(self, plan: Plan, i: int, state: State, prediction: Tensor, noise: Tensor | None) -> State:
+    def step(self, plan: Plan, i: int, state: State, prediction: Prediction, noise: Tensor | None) -> State:
         """Latents + velocity · step size."""
         factor = plan.tables["sign"][i] * plan.tables["size"][i]
-        return state.at(state.latents + prediction * factor)
+        return state.at(state.latents + prediction.value * factor)
 
-    def clean(self, plan: Plan, i: int, state: State, prediction: Tensor) -> Tensor:
+    def clean(self, plan: Plan, i: int, state: State, prediction: Prediction) -> Tensor:
         """Latents + velocity · tau; frames that are given are clean already."""
-        estimate = state.latents + prediction * (plan.tables["sign"][i] * plan.tables["tau"][i])
+        estimate = state.latents + prediction.value * (plan.tables["sign"][i] * plan.tables["tau"][i])
         if "active" in state.extra:
             return torch.where(state.extra["active"], estimate, state.extra["given"])
         return estimate

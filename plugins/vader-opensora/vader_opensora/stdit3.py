@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from vader_core.nn import feature_cache
 from vader_opensora.architecture import STDiT3Config
 from vader_opensora.blocks import FinalLayer, STDiT3Block
 from vader_opensora.embeddings import (
@@ -22,9 +23,6 @@ from vader_opensora.embeddings import (
 )
 from vader_opensora.precision import without_autocast
 
-if TYPE_CHECKING:
-    from vader_core.feature_cache import FeatureCache
-
 
 class STDiT3(nn.Module):
     """A spatial-temporal diffusion transformer for video latents.
@@ -32,9 +30,6 @@ class STDiT3(nn.Module):
     Args:
         config: Sizes.
     """
-
-    #: Keeps what the blocks between the first and the last add; set by the core.
-    feature_cache: FeatureCache | None = None
 
     def __init__(self, config: STDiT3Config) -> None:
         super().__init__()
@@ -122,13 +117,10 @@ class STDiT3(nn.Module):
                 tokens = through(blocks[index], tokens, *shared, rotation if temporal else None)
             return tokens
 
-        if self.feature_cache is None:
-            tokens = run(tokens, 0, len(blocks))
-        else:
-            last = len(blocks) - 1
-            tokens = run(tokens, 0, 1)
-            tokens = self.feature_cache.residual(tokens, lambda tokens: run(tokens, 1, last))
-            tokens = run(tokens, last, len(blocks))
+        last = len(blocks) - 1
+        tokens = run(tokens, 0, 1)
+        tokens = feature_cache.residual(tokens, lambda tokens: run(tokens, 1, last))
+        tokens = run(tokens, last, len(blocks))
         tokens = self.final_layer(tokens, time, time_zero, frame_mask)
         return self._unpatched(tokens, grid, latent_size)
 

@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vader_core.recompute import RecomputeSwitch, recompute_blocks
+from vader_core.nn.recompute import RecomputeSwitch, recompute_blocks
 from vader_opensora.architecture import VideoVAEConfig
 from vader_opensora.temporal_vae import ResBlock, TemporalVAE
 
@@ -70,7 +70,7 @@ class VideoVAE(nn.Module):
         """
         from diffusers.models.resnet import ResnetBlock2D
 
-        from vader_core.fused_diffusers import fuse_decoder
+        from vader_core.nn.fused_diffusers import fuse_decoder
 
         fuse_decoder(self.spatial_vae.module.decoder)
         recompute_blocks(self, (ResnetBlock2D, ResBlock), switch)

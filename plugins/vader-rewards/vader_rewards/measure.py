@@ -20,11 +20,11 @@ from typing import Any
 
 import torch
 
+from vader_core.device import peak_gib, reset_peak
 from vader_core.errors import VaderError
-from vader_core.memory import peak_gib, reset_peak
+from vader_core.files import replacing
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
-from vader_core.weights import replacing
 
 from .plugin import REWARDS, factory
 

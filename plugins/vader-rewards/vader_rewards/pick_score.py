@@ -10,10 +10,10 @@ from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vader_core.device import to_device
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.reward import ImageReward, RewardOutput
-from vader_core.transfer import to_device
 
 from .clip_towers import (
     H14_PRESETS,

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from vader_core.transfer import to_device
+from vader_core.device import to_device
 
 from .precision import full_precision
 

@@ -10,10 +10,10 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from vader_core.device import to_device
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.reward import ClipReward, FramesNeeded, clip
-from vader_core.transfer import to_device
 
 from .clip_towers import check_vocabulary, clip_tokens, in_order, unique_texts, unit
 from .loading import architecture, frozen, load_model

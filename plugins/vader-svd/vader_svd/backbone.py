@@ -11,19 +11,22 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vader_core.backbone import Backbone, Conditioning, Defaults, Text, frozen
+from vader_core.backbone import Backbone, Defaults
+from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
-from vader_core.fused_diffusers import fuse_decoder, fuse_denoiser
 from vader_core.geometry import Geometry
+from vader_core.nn.build import frozen
+from vader_core.nn.fused_diffusers import fuse_decoder, fuse_denoiser
+from vader_core.nn.recompute import RecomputeSwitch, recompute_blocks
+from vader_core.prediction import Prediction
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
-from vader_core.recompute import RecomputeSwitch, recompute_blocks
-from vader_core.sampler import Schedule, VarianceExploding
+from vader_core.schedule import Schedule, VarianceExploding
+from vader_core.text import Text
 from vader_core.weights import WeightSource, load_exactly, parse_weights
 from vader_svd.architecture import resolve_architecture
 from vader_svd.checkpoint import check_configs, locate_files, read_part
 from vader_svd.clip_image import clip_pixels
-from vader_svd.config import SvdConfig
 from vader_svd.networks import (
     build_autoencoder,
     build_image_encoder,
@@ -31,6 +34,7 @@ from vader_svd.networks import (
     randomised,
     recomputed_blocks,
 )
+from vader_svd.options import SvdConfig
 from vader_svd.picture import first_frame
 from vader_svd.reach import farthest_step, karras_sigmas
 from vader_svd.temporal_decode import chunks, decode_runs, windows
@@ -307,7 +311,7 @@ class SvdBackbone(Backbone):
 
     def predict(
         self, latents: Float[Tensor, "b c t h w"], timestep: Float[Tensor, " b"], conditioning: Conditioning
-    ) -> Float[Tensor, "b c t h w"]:
+    ) -> Prediction:
         """One call of the U-Net: v, float32 (float64 for a float64 backbone).
 
         Args:
@@ -327,7 +331,7 @@ class SvdBackbone(Backbone):
                 added_time_ids=tensors["added_time_ids"],
                 return_dict=False,
             )[0]
-        return rearrange(prediction, "b t c h w -> b c t h w").to(latents.dtype)
+        return Prediction(rearrange(prediction, "b t c h w -> b c t h w").to(latents.dtype))
 
     # -- pixels ------------------------------------------------------------------------------------------
 
@@ -365,7 +369,7 @@ class SvdBackbone(Backbone):
     def _scaling_factor(self) -> float:
         return float(self.autoencoder.config.scaling_factor)
 
-    def encode_video(self, video: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b c t h w"]:
+    def encode_video(self, video: Float[Tensor, "b f 3 H W"], rng: Randomness) -> Float[Tensor, "b c t h w"]:
         """Latents of a video in [0, 1], times the scaling factor: what the denoiser sees. Differentiable."""
         frames = rearrange(video, "b f c H W -> (b f) c H W").to(self.device) * 2.0 - 1.0
         latents = torch.cat([self._encode(group) for group in frames.split(ENCODED_TOGETHER)])

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vader_core.files import replacing
 from vader_core.prompts import Prompt, PromptSource, shuffled_index
-from vader_core.weights import replacing
-from vader_svd.config import DemoImagesConfig
+from vader_svd.options import DemoImagesConfig
 
 Plane = NDArray[np.float64]
 Colour = tuple[float, float, float]

@@ -17,18 +17,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vader_core.denoise import Sampling, denoise
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
-from vader_core.gradient import parse_gradient
-from vader_core.guidance import Guidance
-from vader_core.lora import LoraSettings, adapter_parameters, attach_lora
+from vader_core.lora.adapter import LoraSettings, adapter_parameters, attach_lora
+from vader_core.method.denoise import Sampling, denoise
+from vader_core.method.gradient import parse_gradient
+from vader_core.method.guidance import Guidance
 from vader_core.randomness import Randomness
 from vader_core.registry import load_registry
 from vader_svd.architecture import NAMED
 from vader_svd.backbone import SvdBackbone
-from vader_svd.config import DemoImagesConfig, SvdConfig
 from vader_svd.demo_images import HELD_OUT, DemoImages, render
+from vader_svd.options import DemoImagesConfig, SvdConfig
 from vader_svd.picture import as_tensor
 from vader_svd.reach import reach
 
@@ -116,7 +116,7 @@ def panned_video(geometry: Geometry) -> Float[Tensor, "1 f 3 H W"]:
 @torch.no_grad()
 def decode_rows(backbone: SvdBackbone, geometry: Geometry) -> Iterator[DecodeRow]:
     """Error of a panned picture's frames, each decoded among ever more neighbours, up to the whole video."""
-    latents = backbone.encode_video(panned_video(geometry).to(backbone.device))
+    latents = backbone.encode_video(panned_video(geometry).to(backbone.device), Randomness(0))
     full = backbone.decode(latents, geometry)
     before = backbone.config
     try:

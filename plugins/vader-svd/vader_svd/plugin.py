@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from vader_core.hookspecs import hookimpl
 from vader_svd.checkpoint import PRETRAINED, wanted_files
-from vader_svd.config import DemoImagesConfig, SvdConfig
+from vader_svd.options import DemoImagesConfig, SvdConfig
 
 if TYPE_CHECKING:
     from vader_core.hookspecs import Register, RegisterLoraFormat
@@ -55,6 +55,6 @@ def register_lora_formats(register: RegisterLoraFormat) -> None:
     """Announce the file that diffusers reads."""
     register(
         "svd_diffusers",
-        "vader_svd.lora_file:DiffusersLora",
+        "vader_svd.lora_format:DiffusersLora",
         summary="what diffusers' load_lora_adapter reads, for Stable Video Diffusion's U-Net",
     )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from vader_core.recompute import RecomputeSwitch, recompute_blocks
+from vader_core.nn.recompute import RecomputeSwitch, recompute_blocks
 from vader_videocrafter.architecture import AutoencoderArchitecture
 
 TILE_SIZE = 256
@@ -68,7 +68,7 @@ class FrameCodec:
     ) -> None:
         from diffusers.models.resnet import ResnetBlock2D
 
-        from vader_core.fused_diffusers import fuse_decoder
+        from vader_core.nn.fused_diffusers import fuse_decoder
 
         self.autoencoder = autoencoder
         fuse_decoder(autoencoder.decoder)

@@ -11,12 +11,15 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vader_core.backbone import Backbone, Conditioning, Defaults, Text, TextCache
+from vader_core.backbone import Backbone, Defaults
+from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
+from vader_core.prediction import Prediction
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
-from vader_core.sampler import VariancePreserving
+from vader_core.schedule import VariancePreserving
+from vader_core.text import Text, TextCache
 from vader_core.weights import load_exactly, locate, parse_weights
 from vader_videocrafter.architecture import resolve_architecture
 from vader_videocrafter.attention import TransformerBlock
@@ -24,11 +27,11 @@ from vader_videocrafter.autoencoder import FrameCodec, build_autoencoder
 from vader_videocrafter.checkpoint import read_checkpoint
 from vader_videocrafter.materialise import empty_module, fill_randomly
 from vader_videocrafter.options import VideoCrafterOptions
-from vader_videocrafter.plugin import CHECKPOINT
 from vader_videocrafter.residual import ResidualBlock
 from vader_videocrafter.schedule import videocrafter_schedule
 from vader_videocrafter.text_encoder import build_text_model, encode_tokens, tokenize
 from vader_videocrafter.unet import VideoUNet
+from vader_videocrafter.weight_files import CHECKPOINT
 
 FULL_SIZE = (320, 512)
 """Height and width of the released model (`inference_t2v_512_v2.0.yaml`)."""
@@ -188,7 +191,7 @@ class VideoCrafter(Backbone):
             "text_encoder": self.text_encoder,
         }
 
-    def swappable_blocks(self) -> list[nn.Module]:
+    def blocks(self) -> list[nn.Module]:
         """Residual and transformer blocks."""
         return [part for part in self._unet.modules() if isinstance(part, ResidualBlock | TransformerBlock)]
 
@@ -235,13 +238,13 @@ class VideoCrafter(Backbone):
 
     def predict(
         self, latents: Float[Tensor, "b c t h w"], timestep: Float[Tensor, " b"], conditioning: Conditioning
-    ) -> Float[Tensor, "b c t h w"]:
+    ) -> Prediction:
         """The predicted noise, in the dtype of `latents`."""
         if self._unet.gradient_checkpointing != self.gradient_checkpointing:
             self._unet.enable_gradient_checkpointing(self.gradient_checkpointing)
         tensors = conditioning.tensors
         prediction: Tensor = self.denoiser(latents, timestep, tensors["context"], tensors["fps"])
-        return prediction
+        return Prediction(prediction)
 
     def decode(
         self, latents: Float[Tensor, "b c t h w"], geometry: Geometry, frames: Sequence[int] | None = None
@@ -262,7 +265,7 @@ class VideoCrafter(Backbone):
         )
         return rearrange(images, "(b f) c h w -> b f c h w", b=batch) / 2 + 0.5
 
-    def encode_video(self, video: Float[Tensor, "b f 3 H W"]) -> Float[Tensor, "b c t h w"]:
+    def encode_video(self, video: Float[Tensor, "b f 3 H W"], rng: Randomness) -> Float[Tensor, "b c t h w"]:
         """Means of the latents of a video in [0, 1]."""
         batch = video.shape[0]
         latents = self._codec.encode(rearrange(video, "b f c h w -> (b f) c h w") * 2 - 1)

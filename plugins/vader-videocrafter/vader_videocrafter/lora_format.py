@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from vader_core.errors import VaderError
-from vader_core.lora_formats import Adapter, LoraFormat
-from vader_core.weights import load_tensors, replacing
+from vader_core.files import replacing
+from vader_core.lora.formats import Adapter, LoraFormat
+from vader_core.weights import load_tensors
 
 PREFIX = "base_model.model.model.diffusion_model."
 """The official file wraps the whole model in peft; the UNet sits at `model.diffusion_model` in it."""

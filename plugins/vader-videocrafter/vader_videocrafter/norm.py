@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vader_core import kernels
+from vader_core.nn import functional as kernels
 
 
 class GroupNorm(nn.GroupNorm):

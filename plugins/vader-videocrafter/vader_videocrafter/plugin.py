@@ -5,32 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from vader_core.hookspecs import hookimpl
-from vader_core.weights import WeightFile
 from vader_videocrafter.options import DDIMOptions, VideoCrafterOptions
+from vader_videocrafter.weight_files import CHECKPOINT, LORA_FILES
 
 if TYPE_CHECKING:
     import torch
     from pydantic import BaseModel
 
     from vader_core.hookspecs import Register, RegisterLoraFormat
-
-CHECKPOINT = WeightFile(
-    "VideoCrafter/VideoCrafter2",
-    "model.ckpt",
-    note="UNet, autoencoder and text encoder in one file",
-)
-LORA_FILES = (
-    WeightFile(
-        "zheyangqin/VADER_VideoCrafter_PickScore",
-        "vader_videocrafter_pickscore.pt",
-        note="optional: LoRA, rank 16, for --lora",
-    ),
-    WeightFile(
-        "zheyangqin/VADER_VideoCrafter_HPS_Aesthetic",
-        "vader_videocrafter_hps_aesthetic.pt",
-        note="optional: LoRA, rank 8, for --lora",
-    ),
-)
 
 
 def make_backbone(config: BaseModel, *, device: object, dtype: object) -> object:

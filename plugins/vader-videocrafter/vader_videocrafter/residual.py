@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vader_core import kernels
+from vader_core.nn import functional as kernels
 from vader_videocrafter.norm import GroupNormSiLU
 from vader_videocrafter.transformer import fold_frames, unfold_frames
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vader_core.backbone import Conditioning
+from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
-from vader_core.sampler import Plan, Sampler, Schedule, State, VariancePreserving
+from vader_core.prediction import Prediction
+from vader_core.sampler import Plan, Sampler, State
+from vader_core.schedule import Schedule, VariancePreserving
 
 
 class VideoCrafterDDIM(Sampler):
@@ -69,7 +71,7 @@ class VideoCrafterDDIM(Sampler):
         """True wherever the step adds noise: everywhere unless `eta` is 0."""
         return plan.tables["sigma"][i] > 0
 
-    def step(self, plan: Plan, i: int, state: State, prediction: Tensor, noise: Tensor | None) -> State:
+    def step(self, plan: Plan, i: int, state: State, prediction: Prediction, noise: Tensor | None) -> State:
         """One DDIM update; `noise` `[B, C, T, h, w]` is added with the step's sigma."""
         tables = plan.tables
         epsilon = self._epsilon(plan, i, state, prediction)
@@ -83,13 +85,13 @@ class VideoCrafterDDIM(Sampler):
             latents = latents + tables["sigma"][i] * noise
         return state.at(latents)
 
-    def clean(self, plan: Plan, i: int, state: State, prediction: Tensor) -> Tensor:
+    def clean(self, plan: Plan, i: int, state: State, prediction: Prediction) -> Tensor:
         """The clean latents that the prediction implies, with the scale taken out."""
         tables = plan.tables
         if plan.prediction_type == "v":
-            scaled = tables["signal"][i] * state.latents - tables["noise"][i] * prediction
+            scaled = tables["signal"][i] * state.latents - tables["noise"][i] * prediction.value
         else:
-            scaled = (state.latents - tables["noise"][i] * prediction) / tables["signal"][i]
+            scaled = (state.latents - tables["noise"][i] * prediction.value) / tables["signal"][i]
         return scaled / tables["scale"][i]
 
     def renoise(self, plan: Plan, i: int, clean: Tensor, noise: Tensor) -> State:
@@ -97,7 +99,7 @@ class VideoCrafterDDIM(Sampler):
         tables = plan.tables
         return State(tables["signal"][i] * tables["scale"][i] * clean + tables["noise"][i] * noise)
 
-    def _epsilon(self, plan: Plan, i: int, state: State, prediction: Tensor) -> Tensor:
+    def _epsilon(self, plan: Plan, i: int, state: State, prediction: Prediction) -> Tensor:
         if plan.prediction_type == "v":
-            return plan.tables["signal"][i] * prediction + plan.tables["noise"][i] * state.latents
-        return prediction
+            return plan.tables["signal"][i] * prediction.value + plan.tables["noise"][i] * state.latents
+        return prediction.value

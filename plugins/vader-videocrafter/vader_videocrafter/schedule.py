@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vader_core.sampler import VariancePreserving
+from vader_core.schedule import VariancePreserving
 
 SCALE_START = 1.0
 SCALE_END = 0.7

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from vader_core import kernels
+from vader_core.nn import functional as kernels
 from vader_videocrafter.attention import TransformerBlock
 from vader_videocrafter.norm import GroupNorm
 from vader_videocrafter.recompute import call

@@ -7,21 +7,19 @@ c channels, h w latent size, l text tokens.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float, Num
 from torch import Tensor, nn
 
+from vader_core.nn import feature_cache
 from vader_videocrafter.architecture import UNetArchitecture
 from vader_videocrafter.embedding import sinusoidal_embedding
 from vader_videocrafter.norm import GroupNormSiLU
 from vader_videocrafter.recompute import call
 from vader_videocrafter.residual import Downsample, ResidualBlock, Upsample
 from vader_videocrafter.transformer import SpatialTransformer, TemporalTransformer
-
-if TYPE_CHECKING:
-    from vader_core.feature_cache import FeatureCache
 
 DEFAULT_FPS = 16
 """Frames a second that the official UNet assumes when none is given."""
@@ -36,9 +34,6 @@ def _mlp(in_width: int, out_width: int) -> nn.Sequential:
 
 class VideoUNet(nn.Module):
     """Predicts the noise in video latents from text, timestep and frame rate."""
-
-    #: Keeps what lies between the first and the last block; set by the core.
-    feature_cache: FeatureCache | None = None
 
     def __init__(self, architecture: UNetArchitecture | None = None) -> None:
         super().__init__()
@@ -190,7 +185,7 @@ class VideoUNet(nn.Module):
                 h = self._run(block, h, embedding, context, num_frames)
             return h
 
-        h = deep(first) if self.feature_cache is None else self.feature_cache.output(first, deep)
+        h = feature_cache.output(first, deep)
         h = self._run(self.output_blocks[-1], torch.cat([h, first], dim=1), embedding, context, num_frames)
         h = self.out(h)
         return h.unflatten(0, (-1, num_frames)).transpose(1, 2).to(latents.dtype)

@@ -103,6 +103,6 @@ class HalfBuilt(TinyBackbone):
 
 
 class Nested(TinyBackbone):
-    def swappable_blocks(self):
-        blocks = super().swappable_blocks()
+    def blocks(self):
+        blocks = super().blocks()
         return [*blocks, next(blocks[0].children())]

@@ -6,7 +6,7 @@ from importlib import import_module
 from pydantic import BaseModel, ConfigDict, Field
 
 from vader_core.hookspecs import hookimpl
-from vader_core.testing.plugin import TinyConfig
+from vader_core.testing.options import TinyConfig
 
 
 class AnyOption(BaseModel):

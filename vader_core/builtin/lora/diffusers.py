@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vader_core.errors import VaderError
-from vader_core.lora_formats import Adapter, LoraFormat
+from vader_core.lora.formats import Adapter, LoraFormat
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from vader_core.errors import VaderError
-from vader_core.lora import CONFIG_FILE, TENSORS_FILE, load_adapter, save_adapter
-from vader_core.lora_formats import Adapter, LoraFormat
+from vader_core.lora.adapter import CONFIG_FILE, TENSORS_FILE, load_adapter, save_adapter
+from vader_core.lora.formats import Adapter, LoraFormat
 
 
 class PeftFolder(LoraFormat):

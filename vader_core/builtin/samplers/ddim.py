@@ -10,10 +10,12 @@ from torch import Tensor
 from vader_core.builtin.samplers.marginal import clean_weights, marginals, weighted
 from vader_core.builtin.samplers.options import DDIMOptions
 from vader_core.builtin.samplers.spacing import spaced_timesteps
-from vader_core.sampler import Plan, Sampler, Schedule, State, VariancePreserving
+from vader_core.prediction import Prediction
+from vader_core.sampler import Plan, Sampler, State
+from vader_core.schedule import Schedule, VariancePreserving
 
 if TYPE_CHECKING:
-    from vader_core.backbone import Conditioning
+    from vader_core.conditioning import Conditioning
     from vader_core.geometry import Geometry
 
 
@@ -71,18 +73,20 @@ class DDIM(Sampler):
         """Where eta is above 0 and the step does not end without noise."""
         return plan.tables["noise"][i] > 0.0
 
-    def step(self, plan: Plan, i: int, state: State, prediction: Tensor, noise: Tensor | None) -> State:
+    def step(self, plan: Plan, i: int, state: State, prediction: Prediction, noise: Tensor | None) -> State:
         """One DDIM update."""
         tables = plan.tables
-        latents = weighted(tables["latents"][i], state.latents, tables["prediction"][i], prediction)
+        latents = weighted(tables["latents"][i], state.latents, tables["prediction"][i], prediction.value)
         if noise is not None and tables["noise"][i] > 0.0:
             latents = latents + tables["noise"][i] * noise
         return state.at(latents)
 
-    def clean(self, plan: Plan, i: int, state: State, prediction: Tensor) -> Tensor:
+    def clean(self, plan: Plan, i: int, state: State, prediction: Prediction) -> Tensor:
         """The estimate of the clean latents before step ``i``."""
         tables = plan.tables
-        return weighted(tables["clean_latents"][i], state.latents, tables["clean_prediction"][i], prediction)
+        return weighted(
+            tables["clean_latents"][i], state.latents, tables["clean_prediction"][i], prediction.value
+        )
 
     def renoise(self, plan: Plan, i: int, clean: Tensor, noise: Tensor) -> State:
         """``clean`` with the noise of timestep ``i``."""

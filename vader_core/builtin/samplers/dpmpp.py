@@ -12,7 +12,9 @@ from vader_core.builtin.samplers.marginal import clean_weights, marginals, weigh
 from vader_core.builtin.samplers.options import DPMSolverOptions
 from vader_core.builtin.samplers.spacing import spaced_timesteps
 from vader_core.errors import VaderError
-from vader_core.sampler import Plan, Sampler, Schedule, State, VariancePreserving
+from vader_core.prediction import Prediction
+from vader_core.sampler import Plan, Sampler, State
+from vader_core.schedule import Schedule, VariancePreserving
 
 if TYPE_CHECKING:
     from vader_core.geometry import Geometry
@@ -62,7 +64,7 @@ class DPMSolver(Sampler):
         }
         return Plan(tuple(timesteps), tables, schedule.prediction_type)
 
-    def step(self, plan: Plan, i: int, state: State, prediction: Tensor, noise: Tensor | None) -> State:
+    def step(self, plan: Plan, i: int, state: State, prediction: Prediction, noise: Tensor | None) -> State:
         """One update, of second order where there is a previous estimate and the plan asks for it."""
         tables = plan.tables
         clean = self.clean(plan, i, state, prediction)
@@ -71,10 +73,12 @@ class DPMSolver(Sampler):
             latents = latents + tables["correction"][i] * (clean - state.history[-1])
         return State(latents, (clean,), state.extra)
 
-    def clean(self, plan: Plan, i: int, state: State, prediction: Tensor) -> Tensor:
+    def clean(self, plan: Plan, i: int, state: State, prediction: Prediction) -> Tensor:
         """The estimate of the clean latents before step ``i``."""
         tables = plan.tables
-        return weighted(tables["clean_latents"][i], state.latents, tables["clean_prediction"][i], prediction)
+        return weighted(
+            tables["clean_latents"][i], state.latents, tables["clean_prediction"][i], prediction.value
+        )
 
     def renoise(self, plan: Plan, i: int, clean: Tensor, noise: Tensor) -> State:
         """``clean`` with the noise of timestep ``i``, and no history."""

@@ -13,17 +13,12 @@ from vader_core.builtin.samplers.marginal import marginals, weighted
 from vader_core.builtin.samplers.options import EulerOptions
 from vader_core.builtin.samplers.spacing import spaced_timesteps
 from vader_core.errors import VaderError
-from vader_core.sampler import (
-    Plan,
-    Sampler,
-    Schedule,
-    State,
-    VarianceExploding,
-    VariancePreserving,
-)
+from vader_core.prediction import Prediction
+from vader_core.sampler import Plan, Sampler, State
+from vader_core.schedule import Schedule, VarianceExploding, VariancePreserving
 
 if TYPE_CHECKING:
-    from vader_core.backbone import Conditioning
+    from vader_core.conditioning import Conditioning
     from vader_core.geometry import Geometry
 
 
@@ -103,19 +98,19 @@ class Euler(Sampler):
         """The latents in the variance preserving form."""
         return state.latents * plan.tables["input"][i]
 
-    def step(self, plan: Plan, i: int, state: State, prediction: Tensor, noise: Tensor | None) -> State:
+    def step(self, plan: Plan, i: int, state: State, prediction: Prediction, noise: Tensor | None) -> State:
         """Move towards the clean estimate, by the share of the noise that goes."""
         kept = plan.tables["following"][i] / plan.tables["churned"][i]
         clean = self.clean(plan, i, state, prediction)
         return state.at(clean if kept == 0.0 else weighted(kept, state.latents, 1.0 - kept, clean))
 
-    def clean(self, plan: Plan, i: int, state: State, prediction: Tensor) -> Tensor:
+    def clean(self, plan: Plan, i: int, state: State, prediction: Prediction) -> Tensor:
         """The estimate of the clean latents before step ``i``."""
         sigma = plan.tables["churned"][i]
         if plan.prediction_type == "epsilon":
-            return weighted(1.0, state.latents, -sigma, prediction)
+            return weighted(1.0, state.latents, -sigma, prediction.value)
         unit = sigma**2 + 1.0
-        return weighted(1.0 / unit, state.latents, -sigma / math.sqrt(unit), prediction)
+        return weighted(1.0 / unit, state.latents, -sigma / math.sqrt(unit), prediction.value)
 
     def renoise(self, plan: Plan, i: int, clean: Tensor, noise: Tensor) -> State:
         """``clean`` with noise of level ``i``."""

@@ -19,10 +19,12 @@ from vader_core.builtin.samplers.flow_times import (
 from vader_core.builtin.samplers.marginal import weighted
 from vader_core.builtin.samplers.options import FlowEulerOptions
 from vader_core.errors import VaderError
-from vader_core.sampler import Plan, RectifiedFlow, Sampler, Schedule, State
+from vader_core.prediction import Prediction
+from vader_core.sampler import Plan, Sampler, State
+from vader_core.schedule import RectifiedFlow, Schedule
 
 if TYPE_CHECKING:
-    from vader_core.backbone import Conditioning
+    from vader_core.conditioning import Conditioning
     from vader_core.geometry import Geometry
 
 
@@ -88,16 +90,16 @@ class FlowEuler(Sampler):
         """Where the steps are stochastic, all but the last."""
         return plan.tables["fresh"][i] > 0.0
 
-    def step(self, plan: Plan, i: int, state: State, prediction: Tensor, noise: Tensor | None) -> State:
+    def step(self, plan: Plan, i: int, state: State, prediction: Prediction, noise: Tensor | None) -> State:
         """Follow the velocity to the next time; or to the data, and from there to it with fresh noise."""
         tau = plan.tables["fresh"][i]
         if noise is not None and tau > 0.0:
             return state.at(weighted(1.0 - tau, self.clean(plan, i, state, prediction), tau, noise))
-        return state.at(weighted(1.0, state.latents, plan.tables["length"][i], prediction))
+        return state.at(weighted(1.0, state.latents, plan.tables["length"][i], prediction.value))
 
-    def clean(self, plan: Plan, i: int, state: State, prediction: Tensor) -> Tensor:
+    def clean(self, plan: Plan, i: int, state: State, prediction: Prediction) -> Tensor:
         """Follow the velocity to tau = 0."""
-        return weighted(1.0, state.latents, plan.tables["to_clean"][i], prediction)
+        return weighted(1.0, state.latents, plan.tables["to_clean"][i], prediction.value)
 
     def renoise(self, plan: Plan, i: int, clean: Tensor, noise: Tensor) -> State:
         """The point at tau_i on the straight path from ``clean`` to ``noise``."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vader_core.errors import VaderError
-from vader_core.sampler import RectifiedFlow
+from vader_core.schedule import RectifiedFlow
 
 
 def require_velocity(schedule: RectifiedFlow) -> None:

@@ -11,7 +11,9 @@ from torch import Tensor
 from vader_core.builtin.samplers.flow_times import require_velocity, unipc_taus
 from vader_core.builtin.samplers.marginal import weighted
 from vader_core.builtin.samplers.options import FlowUniPCOptions
-from vader_core.sampler import Plan, RectifiedFlow, Sampler, Schedule, State
+from vader_core.prediction import Prediction
+from vader_core.sampler import Plan, Sampler, State
+from vader_core.schedule import RectifiedFlow, Schedule
 
 if TYPE_CHECKING:
     from vader_core.geometry import Geometry
@@ -60,7 +62,7 @@ class FlowUniPC(Sampler):
             tables |= _columns(_CORRECTOR, rows, order)
         return Plan(tuple(timesteps), tables, schedule.prediction_type)
 
-    def step(self, plan: Plan, i: int, state: State, prediction: Tensor, noise: Tensor | None) -> State:
+    def step(self, plan: Plan, i: int, state: State, prediction: Prediction, noise: Tensor | None) -> State:
         """Correct the state with the model's estimate, then predict the next one."""
         clean = self.clean(plan, i, state, prediction)
         corrected = state.latents
@@ -72,9 +74,9 @@ class FlowUniPC(Sampler):
         latents = _sum(plan, _PREDICTOR, order, i, (corrected, clean, *reversed(earlier)))
         return State(latents, (corrected, *earlier[-1:], clean), state.extra)
 
-    def clean(self, plan: Plan, i: int, state: State, prediction: Tensor) -> Tensor:
+    def clean(self, plan: Plan, i: int, state: State, prediction: Prediction) -> Tensor:
         """Follow the velocity from the predicted state to tau = 0."""
-        return weighted(1.0, state.latents, plan.tables["to_data"][i], prediction)
+        return weighted(1.0, state.latents, plan.tables["to_data"][i], prediction.value)
 
     def renoise(self, plan: Plan, i: int, clean: Tensor, noise: Tensor) -> State:
         """The point at tau_i on the straight path from ``clean`` to ``noise``, and no history."""

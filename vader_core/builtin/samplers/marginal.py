@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from vader_core.errors import VaderError
-from vader_core.sampler import VariancePreserving
+from vader_core.schedule import VariancePreserving
 
 
 def marginals(schedule: VariancePreserving) -> tuple[list[float], list[float]]:

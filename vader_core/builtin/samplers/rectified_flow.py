@@ -11,7 +11,9 @@ from vader_core.builtin.samplers.flow_euler import euler_plan
 from vader_core.builtin.samplers.flow_times import euler_taus, require_velocity
 from vader_core.builtin.samplers.marginal import weighted
 from vader_core.builtin.samplers.options import RectifiedFlowOptions
-from vader_core.sampler import Plan, RectifiedFlow, Sampler, Schedule, State
+from vader_core.prediction import Prediction
+from vader_core.sampler import Plan, Sampler, State
+from vader_core.schedule import RectifiedFlow, Schedule
 
 if TYPE_CHECKING:
     from vader_core.geometry import Geometry
@@ -40,13 +42,13 @@ class RectifiedFlowEuler(Sampler):
             schedule, euler_taus(schedule, num_steps, spacing="even", shift=shift, terminal=None)
         )
 
-    def step(self, plan: Plan, i: int, state: State, prediction: Tensor, noise: Tensor | None) -> State:
+    def step(self, plan: Plan, i: int, state: State, prediction: Prediction, noise: Tensor | None) -> State:
         """Follow the velocity to the next time."""
-        return state.at(weighted(1.0, state.latents, plan.tables["length"][i], prediction))
+        return state.at(weighted(1.0, state.latents, plan.tables["length"][i], prediction.value))
 
-    def clean(self, plan: Plan, i: int, state: State, prediction: Tensor) -> Tensor:
+    def clean(self, plan: Plan, i: int, state: State, prediction: Prediction) -> Tensor:
         """Follow the velocity to tau = 0."""
-        return weighted(1.0, state.latents, plan.tables["to_clean"][i], prediction)
+        return weighted(1.0, state.latents, plan.tables["to_clean"][i], prediction.value)
 
     def renoise(self, plan: Plan, i: int, clean: Tensor, noise: Tensor) -> State:
         """The point at tau_i on the straight path from ``clean`` to ``noise``."""

@@ -1,0 +1,298 @@
+"""The two LoRA layouts of the official training code, and diffusers'.
+
+*List files* (`N_unet.pt`): a bare list of float32 tensors, up and down matrix of one module after another,
+without a name. The order is that of `named_modules()` over every linear layer and convolution. Down has the
+base layer's kernel, up is 1x1, and the update is up(down(x)) with no scale.
+
+*stable_lora files* (`N_lora_text_to_video_unet.safetensors`): `<module>.lora_A` and `<module>.lora_B` in
+the manner of loralib, alpha equal to the rank. For a linear layer they are what peft calls them. For a
+convolution of kernel k they are [rk, in k] and [out k, rk], and it is the flattened product that is
+reshaped into the kernel's update; for the temporal convolutions, whose kernel is (k, 1, 1), the product is
+reshaped as if it were k by k and averaged over the last axis.
+"""
+
+from __future__ import annotations
+
+import json
+import pickletools
+import zipfile
+from abc import abstractmethod
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from vader_core.errors import VaderError
+from vader_core.files import replacing
+from vader_core.lora.formats import Adapter, LoraFormat
+from vader_core.weights import load_tensors, save_tensors
+from vader_modelscope.architecture import FULL, Architecture
+
+#: Kinds of layer that the official code puts a LoRA into.
+LAYERS = (nn.Linear, nn.Conv2d, nn.Conv3d)
+
+
+def weight_shapes(denoiser: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The weight's shape of every linear layer and convolution, in `named_modules()` order."""
+    return {
+        name.replace(".base_layer", ""): tuple(layer.weight.shape)
+        for name, layer in denoiser.named_modules()
+        if isinstance(layer, LAYERS) and not {"lora_A", "lora_B"} & set(name.split("."))
+    }
+
+
+@cache
+def _full_shapes() -> dict[str, tuple[int, ...]]:
+    return architecture_shapes(FULL)
+
+
+def architecture_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    """:func:`weight_shapes` of an architecture; nothing is allocated."""
+    from diffusers.models.unets.unet_3d_condition import UNet3DConditionModel
+
+    with torch.device("meta"):
+        return weight_shapes(UNet3DConditionModel(**architecture.part("unet")))
+
+
+class _ModelScopeFormat(LoraFormat):
+    """What both layouts share: the modules they speak of.
+
+    Args:
+        shapes: From :func:`weight_shapes`; left out, those of the published model.
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]] | None = None) -> None:
+        self._shapes = shapes
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """The weight's shape of every linear layer and convolution, in order."""
+        return _full_shapes() if self._shapes is None else self._shapes
+
+    @abstractmethod
+    def read(self, path: Path) -> Adapter:
+        """Read a file."""
+
+    def _error(self, message: str) -> VaderError:
+        return VaderError(f"LoRA format {self.name!r}: {message}")
+
+    def _pair(self, adapter: Adapter, module: str) -> tuple[Tensor, Tensor]:
+        """Down and up matrix of ``module``, the adapter's scale within up; float32."""
+        try:
+            down, up = (adapter.tensors[f"{module}.{side}.weight"].float() for side in ("lora_A", "lora_B"))
+        except KeyError as error:
+            raise self._error(f"the adapter has no {error.args[0]}") from error
+        return down, up * (adapter.alpha / adapter.rank)
+
+    def _modules(self, adapter: Adapter) -> list[str]:
+        """The adapter's modules in the model's order."""
+        asked = {key.rsplit(".lora_", 1)[0] for key in adapter.tensors}
+        unknown = sorted(asked - self.shapes.keys())
+        if unknown:
+            raise self._error(f"ModelScope's U-Net has no layer {unknown[0]!r}")
+        return [module for module in self.shapes if module in asked]
+
+
+class ListFormat(_ModelScopeFormat):
+    """`N_unet.pt`: [up, down, up, down, …] over every layer, matched by order."""
+
+    name = "modelscope_list"
+
+    def recognises(self, path: Path) -> bool:
+        """Whether it is a torch file whose pickle begins with a list; the pickle is looked at, never run."""
+        if not path.is_file() or not zipfile.is_zipfile(path):
+            return False
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.endswith("data.pkl")]
+            if not names:
+                return False
+            operations = pickletools.genops(archive.read(names[0]))
+            first = next((operation.name for operation, _, _ in operations if operation.name != "PROTO"), "")
+        return first == "EMPTY_LIST"
+
+    def read(self, path: Path) -> Adapter:
+        """Read a list file.
+
+        Raises:
+            VaderError: No list of tensors, another number of them than twice the layers, or a shape that
+                does not fit.
+        """
+        found = load_tensors(path, needed_for=f"LoRA format {self.name!r}").get("")
+        if not isinstance(found, list) or not all(isinstance(value, Tensor) for value in found):
+            raise self._error(f"{path} holds no bare list of tensors")
+        if len(found) != 2 * len(self.shapes):
+            raise self._error(
+                f"{path} holds {len(found)} tensors instead of {2 * len(self.shapes)} (up and down matrix of "
+                f"each of {len(self.shapes)} layers of the U-Net); a text encoder's file cannot be read, and "
+                "the official code never trains that one"
+            )
+        tensors: dict[str, Tensor] = {}
+        for (module, shape), up, down in zip(self.shapes.items(), found[::2], found[1::2], strict=True):
+            rank = len(down)
+            wanted_up = (shape[0], rank, *(1 for _ in shape[2:]))
+            if tuple(up.shape) != wanted_up or tuple(down.shape) != (rank, *shape[1:]):
+                raise self._error(
+                    f"{path}: up {tuple(up.shape)} and down {tuple(down.shape)} do not fit {module}, whose "
+                    f"weight is {shape}"
+                )
+            tensors[f"{module}.lora_A.weight"] = down.float()
+            tensors[f"{module}.lora_B.weight"] = up.float()
+        rank = max(len(down) for down in found[1::2])
+        return Adapter(tensors, rank=rank, alpha=float(rank))
+
+    def write(self, adapter: Adapter, path: Path) -> None:
+        """Write a list file: float32, the scale alpha / rank within the up matrices.
+
+        Raises:
+            VaderError: The adapter leaves layers out; the order of a list file has no gaps.
+        """
+        modules = self._modules(adapter)
+        if len(modules) != len(self.shapes):
+            missing = next(module for module in self.shapes if module not in set(modules))
+            raise self._error(
+                f"the adapter covers {len(modules)} of {len(self.shapes)} layers ({missing} is the first "
+                "without one), but a list file is matched by order: train with --lora-targets all, or "
+                "convert to another format"
+            )
+        pairs = [self._pair(adapter, module) for module in modules]
+        flat = [matrix.contiguous() for down, up in pairs for matrix in (up, down)]
+        with replacing(path) as beside:
+            torch.save(flat, beside)
+
+
+class StableLoraFormat(_ModelScopeFormat):
+    """`N_lora_text_to_video_unet.safetensors`, as `stable_lora` writes them."""
+
+    name = "modelscope_stable_lora"
+
+    def recognises(self, path: Path) -> bool:
+        """Whether it is a safetensors file whose every key ends in `.lora_A` or `.lora_B`."""
+        if not path.is_file() or path.suffix != ".safetensors":
+            return False
+        keys = _safetensors_keys(path)
+        return bool(keys) and all(key.endswith((".lora_A", ".lora_B")) for key in keys)
+
+    def read(self, path: Path) -> Adapter:
+        """Read a stable_lora file; a convolution's pair becomes an equal one of rank r k^2 in peft's form.
+
+        Raises:
+            VaderError: A layer that the U-Net lacks (the web interface's variant has the original model's
+                names), one side without the other, or a shape that does not fit.
+        """
+        found = load_tensors(path, needed_for=f"LoRA format {self.name!r}")
+        tensors: dict[str, Tensor] = {}
+        rank = 0
+        for module in dict.fromkeys(key.rsplit(".", 1)[0] for key in found):
+            if module not in self.shapes:
+                raise self._error(
+                    f"{path}: ModelScope's U-Net has no layer {module!r}; give the file from full_weights, "
+                    "not the one for the web interface or for the text encoder"
+                )
+            lora_a, lora_b = found.get(f"{module}.lora_A"), found.get(f"{module}.lora_B")
+            if lora_a is None or lora_b is None:
+                raise self._error(f"{path}: {module} has only one of lora_A and lora_B")
+            down, up = self._to_peft(module, lora_a.float(), lora_b.float())
+            tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"] = down, up
+            rank = max(rank, len(lora_a) // (self.shapes[module][2] if len(self.shapes[module]) > 2 else 1))
+        if not tensors:
+            raise self._error(f"{path} is empty")
+        return Adapter(tensors, rank=rank, alpha=float(rank))
+
+    def _to_peft(self, module: str, lora_a: Tensor, lora_b: Tensor) -> tuple[Tensor, Tensor]:
+        shape = self.shapes[module]
+        outputs, inputs = shape[:2]
+        k = shape[2] if len(shape) > 2 else 1
+        inner = len(lora_a)
+        if tuple(lora_a.shape) != (inner, inputs * k) or tuple(lora_b.shape) != (outputs * k, inner):
+            raise self._error(
+                f"lora_A {tuple(lora_a.shape)} and lora_B {tuple(lora_b.shape)} do not fit {module}, whose "
+                f"weight is {shape}"
+            )
+        if len(shape) == 2:
+            return lora_a, lora_b
+        # Output o of the reshaped product is the concatenation over j < k of lora_B[o k + j] @ lora_A: one
+        # row of [lora_B[o k], …, lora_B[o k + k - 1]] times k copies of lora_A along a diagonal.
+        down = torch.block_diag(*[lora_a] * k).view(k * inner, inputs, k, k)
+        up = lora_b.reshape(outputs, k * inner)
+        if len(shape) == 5:
+            return down.mean(dim=-1)[..., None, None], up[..., None, None, None]
+        return down, up[..., None, None]
+
+    def write(self, adapter: Adapter, path: Path) -> None:
+        """Write the linear layers' pairs, float32, the scale alpha / rank within lora_B.
+
+        Raises:
+            VaderError: The adapter holds a convolution: the layout's product of matrices cannot hold peft's.
+        """
+        tensors: dict[str, Tensor] = {}
+        for module in self._modules(adapter):
+            if len(self.shapes[module]) > 2:
+                raise self._error(f"cannot hold the convolution {module}: convert to modelscope_list or peft")
+            down, up = self._pair(adapter, module)
+            tensors[f"{module}.lora_A"], tensors[f"{module}.lora_B"] = down, up
+        save_tensors(tensors, path)
+
+
+class DiffusersFormat(_ModelScopeFormat):
+    """`unet.<module>.lora_A.weight` and `.lora_B.weight`, for `load_lora_adapter(…, prefix="unet")`."""
+
+    name = "modelscope_diffusers"
+
+    def recognises(self, path: Path) -> bool:
+        """Whether it is a safetensors file whose every key begins with `unet.` and ends as a LoRA's."""
+        if not path.is_file() or path.suffix != ".safetensors":
+            return False
+        keys = _safetensors_keys(path)
+        ends = (".lora_A.weight", ".lora_B.weight")
+        return bool(keys) and all(key.startswith("unet.") and key.endswith(ends) for key in keys)
+
+    def read(self, path: Path) -> Adapter:
+        """Read such a file as diffusers does: alpha is the rank.
+
+        Raises:
+            VaderError: Other keys, or a layer that the U-Net lacks.
+        """
+        found = load_tensors(path, needed_for=f"LoRA format {self.name!r}")
+        if not self.recognises(path):
+            raise self._error(f"{path} holds keys that do not begin with `unet.` or are no LoRA's")
+        tensors = {key.removeprefix("unet."): value.float() for key, value in found.items()}
+        rank = max(len(value) for key, value in tensors.items() if ".lora_A." in key)
+        adapter = Adapter(tensors, rank=rank, alpha=float(rank))
+        for module in self._modules(adapter):
+            self._pair(adapter, module)
+        return adapter
+
+    def write(self, adapter: Adapter, path: Path) -> None:
+        """Write float32, the scale within lora_B; layers of smaller rank are filled up with zeros.
+
+        diffusers scales every layer by the first layer's rank over its own, so all must have the same.
+        """
+        tensors: dict[str, Tensor] = {}
+        pairs = {module: self._pair(adapter, module) for module in self._modules(adapter)}
+        rank = max(len(down) for down, _ in pairs.values())
+        for module, (down, up) in pairs.items():
+            tensors[f"unet.{module}.lora_A.weight"] = _widened(down, 0, rank)
+            tensors[f"unet.{module}.lora_B.weight"] = _widened(up, 1, rank)
+        save_tensors(tensors, path, {"format": "pt"})
+
+
+def _widened(matrix: Tensor, axis: int, rank: int) -> Tensor:
+    """``matrix`` with zeros appended along ``axis`` up to ``rank``."""
+    shape = list(matrix.shape)
+    shape[axis] = rank - shape[axis]
+    return torch.cat([matrix, matrix.new_zeros(shape)], dim=axis)
+
+
+def _safetensors_keys(path: Path) -> list[str]:
+    """The tensors' names, from the header alone."""
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if not 0 < length < 100_000_000:
+            return []
+        try:
+            header = json.loads(stream.read(length))
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            return []
+    return [key for key in header if key != "__metadata__"] if isinstance(header, dict) else []

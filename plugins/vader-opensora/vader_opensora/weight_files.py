@@ -1,0 +1,15 @@
+"""The files that the plugin wants."""
+
+from __future__ import annotations
+
+from vader_core.weights import WeightFile
+
+DENOISER = WeightFile("hpcai-tech/OpenSora-STDiT-v3", "model.safetensors", note="STDiT3-XL/2")
+
+
+AUTOENCODER = WeightFile(
+    "hpcai-tech/OpenSora-VAE-v1.2", "model.safetensors", note="image and temporal autoencoder"
+)
+
+
+TEXT_ENCODER = WeightFile("DeepFloyd/t5-v1_1-xxl", note="T5-XXL encoder; used before training only")

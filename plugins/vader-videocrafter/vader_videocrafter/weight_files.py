@@ -1,0 +1,25 @@
+"""The files that the plugin wants."""
+
+from __future__ import annotations
+
+from vader_core.weights import WeightFile
+
+CHECKPOINT = WeightFile(
+    "VideoCrafter/VideoCrafter2",
+    "model.ckpt",
+    note="UNet, autoencoder and text encoder in one file",
+)
+
+
+LORA_FILES = (
+    WeightFile(
+        "zheyangqin/VADER_VideoCrafter_PickScore",
+        "vader_videocrafter_pickscore.pt",
+        note="optional: LoRA, rank 16, for --lora",
+    ),
+    WeightFile(
+        "zheyangqin/VADER_VideoCrafter_HPS_Aesthetic",
+        "vader_videocrafter_hps_aesthetic.pt",
+        note="optional: LoRA, rank 8, for --lora",
+    ),
+)

@@ -1,0 +1,10 @@
+"""The public names of the Python API; read at run time too, so that each is written once."""
+
+from .bench import bench as bench
+from .configure import configure as configure
+from .evaluate import evaluate as evaluate
+from .open_model import open_model as open_model
+from .plan import plan as plan
+from .sample import sample as sample
+from .score import score as score
+from .train import train as train

@@ -1,0 +1,86 @@
+"""Configurations from Python: recipes, run directories and values, the later wins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vader_core.assembly.resolve import choose_device, resolve
+from vader_core.errors import VaderError
+from vader_core.profiling.estimate import decide_checkpointing
+from vader_core.registry import Registry, load_registry
+from vader_core.run.config import RunConfig, Tree, check_keys, validated
+from vader_core.run.layers import merged, read_recipe, read_yaml
+
+
+def configure(
+    *,
+    recipe: str | None = None,
+    run: str | Path | None = None,
+    registry: Registry | None = None,
+    **sections: Any,
+) -> RunConfig:
+    """The configuration of a run.
+
+    Args:
+        recipe: Published settings that a plugin ships.
+        run: A run directory, whose own settings hold.
+        registry: Where recipes come from; the installed plugins by default.
+        **sections: Values by section, as in the run's YAML:
+            ``backbone={"name": "demo"}, reward=["demo_aesthetic"], trainer={"lr": 1e-4}``. A backbone, a
+            sampler and prompts may be given by name alone, rewards and monitors as names.
+
+    Raises:
+        VaderError: An unknown recipe, section or key, or a bad value.
+    """
+    layers: list[Tree] = []
+    if recipe is not None:
+        found = registry or load_registry()
+        layers.append(read_recipe(found, recipe))
+    if run is not None:
+        layers.append(run_settings(Path(run)))
+    layers.append({name: _spelled_out(name, value) for name, value in sections.items()})
+    for layer in layers:
+        check_keys(layer)
+    return validated(merged(*layers))
+
+
+def run_settings(folder: Path) -> Tree:
+    """The settings of a run directory, as a tree.
+
+    Raises:
+        VaderError: Not a run directory.
+    """
+    if not (folder / "config.yaml").is_file():
+        raise VaderError(f"{folder} is not a run directory: it has no config.yaml")
+    return read_yaml(folder / "config.yaml")
+
+
+def _spelled_out(section: str, value: Any) -> Any:
+    """Short forms: a component by its name, rewards as names."""
+    if isinstance(value, str) and section in ("backbone", "sampler"):
+        return {"name": value}
+    if isinstance(value, str) and section == "prompts":
+        return {"source": value}
+    if section in ("reward", "monitor"):
+        items = [value] if isinstance(value, str | Mapping) else list(value)
+        return [{"name": item} if isinstance(item, str) else dict(item) for item in items]
+    return value
+
+
+def complete(
+    config: RunConfig, registry: Registry, *, device: torch.device | None = None, training: bool = True
+) -> RunConfig:
+    """The configuration with every default filled in, and gradient checkpointing decided.
+
+    Args:
+        config: What was asked for; left as it is.
+        registry: Where the components come from.
+        device: Where it will run; the run's own by default.
+        training: Whether something is trained.
+    """
+    device = choose_device(config) if device is None else device
+    return decide_checkpointing(resolve(config, registry, device=device, training=training), registry, device)

@@ -1,0 +1,131 @@
+"""What a run would do, computed without weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from vader_core.api.configure import complete
+from vader_core.assembly.parts import Assembly
+from vader_core.assembly.prepare import prepare
+from vader_core.device import GIB
+from vader_core.errors import VaderError
+from vader_core.lora.adapter import attach_lora
+from vader_core.profiling.estimate import memory_facts
+from vader_core.registry import Registry, load_registry
+from vader_core.run.config import RunConfig
+
+#: What an objective may need, the section that gives it, and the flag.
+_NEEDS = {
+    "rewards": ("reward", "no reward: give --reward NAME (`vader plugins` lists them)"),
+    "scores": ("reward", "no reward: give --reward NAME (`vader plugins` lists them)"),
+}
+
+
+def plan(config: RunConfig, *, registry: Registry | None = None, processes: int = 1) -> dict[str, Any]:
+    """Check everything that can be checked without weights and return the plan.
+
+    The memory is that of a CUDA device, whether one is here or not; a run on the CPU has no estimate.
+
+    Args:
+        config: What was asked for.
+        registry: Where the components come from; the installed plugins by default.
+        processes: How many will train.
+
+    Raises:
+        VaderError: Anything that cannot be done.
+    """
+    registry = registry or load_registry()
+    assembly = prepare(complete(config, registry), registry)
+    require_trainable(assembly)
+    facts = plan_facts(assembly, processes)
+    if config.trainer.device == "cpu":
+        return facts
+    return facts | memory_facts(assembly.config, registry)
+
+
+def plan_facts(assembly: Assembly, processes: int) -> dict[str, Any]:
+    """What a run would do; the denoiser is built on the meta device.
+
+    Args:
+        assembly: Prepared, not loaded.
+        processes: How many will train.
+    """
+    config, trainer = assembly.config, assembly.config.trainer
+    with torch.device("meta"):
+        denoiser = assembly.backbone.build_denoiser()
+    frozen = sum(parameter.numel() for parameter in denoiser.parameters())
+    attached = attach_lora(denoiser, assembly.lora_settings())
+    batch = trainer.batch_size * trainer.accumulate * processes
+    asked = _reward_gradient(config)
+    queries = max(1, int(asked.get("low_variance", 0))) * int(asked.get("inner_updates", 1))
+    width = 4 if trainer.precision == "fp32" else 2
+    return {
+        "backbone": config.backbone.name,
+        "device": str(assembly.device),
+        "precision": trainer.precision,
+        "video": str(assembly.geometry),
+        "segments": assembly.segments.count,
+        "sampler": f"{config.sampler.name}, {config.sampler.num_steps} steps, guidance "
+        f"{config.sampler.guidance_scale}",
+        "objective": ", ".join(f"{name} x {item.weight:g}" for name, item in config.objective.items()),
+        "gradient": str(asked.get("gradient", "")),
+        "rewards": ", ".join(f"{item.name} x {item.weight:g}" for item in config.reward),
+        "monitors": ", ".join(item.name for item in config.monitor) or "none",
+        "prompts": config.prompts.source,
+        "denoiser_parameters": frozen,
+        "trainable_parameters": attached.parameters,
+        "lora_modules": len(attached.modules),
+        "effective_batch": batch,
+        "steps": trainer.max_steps,
+        "reward_queries": batch * trainer.max_steps * queries,
+        "denoiser_gib": frozen * width / GIB,
+        "adapter_and_optimizer_gib": attached.parameters * 16 / GIB,
+    }
+
+
+def _reward_gradient(config: RunConfig) -> dict[str, Any]:
+    item = config.objective.get("reward_gradient")
+    return {} if item is None else item.options
+
+
+def require_trainable(assembly: Assembly) -> None:
+    """Refuse a run that lacks what its objective needs.
+
+    Raises:
+        VaderError: Saying what to give.
+    """
+    config = assembly.config
+    if assembly.objective is None:
+        raise VaderError("nothing to train on: give --reward NAME (`vader plugins` lists them)")
+    for need in sorted(assembly.objective.needs & set(_NEEDS)):
+        section, message = _NEEDS[need]
+        if not getattr(config, section):
+            raise VaderError(message)
+    drawn = assembly.draw_prompts([0])
+    if not drawn:
+        raise VaderError(f"--prompts {config.prompts.source}: there are no prompts in it")
+    _check_guard(config)
+    if assembly.backbone.needs_image and any(prompt.image is None for prompt in drawn):
+        raise VaderError(
+            f"backbone {config.backbone.name!r} starts from an image, but the prompts have none: "
+            "use --prompts images:FOLDER, or a file with an image column"
+        )
+
+
+def _check_guard(config: RunConfig) -> None:
+    validation = config.validation
+    if validation.guard == "off":
+        return
+    wanting = {
+        "--monitor NAME": not config.monitor,
+        "-o validation.every=N": validation.every == 0,
+        "-o validation.prompts=N": validation.prompts == 0,
+    }
+    missing = [flag for flag, absent in wanting.items() if absent]
+    if missing:
+        raise VaderError(
+            f"--guard {validation.guard} acts on a monitor that falls at a validation, and there is none: "
+            f"add {' and '.join(missing)}"
+        )

@@ -1,0 +1,100 @@
+"""Score videos with rewards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vader_core.errors import VaderError
+from vader_core.method.frames import check_choice
+from vader_core.method.mixture import Mixture, Term
+from vader_core.prompts import Prompt
+from vader_core.randomness import Randomness
+from vader_core.registry import Registry, load_registry
+from vader_core.video import read_video
+
+
+def score(
+    videos: Sequence[str | Path],
+    rewards: Sequence[str],
+    *,
+    prompts: Sequence[str] = (),
+    reward_frames: str = "all",
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    device: str | None = None,
+    seed: int = 0,
+    registry: Registry | None = None,
+) -> dict[str, Any]:
+    """Score video files: mp4, gif, a picture, or a folder of pictures.
+
+    Args:
+        videos: The files.
+        rewards: Registered names.
+        prompts: What the videos show: one for all, or one for each. Left out, a clip of a run's samples folder
+            is given the prompt it was made for.
+        reward_frames: The frame choice, in the words of ``--reward-frames``.
+        options: Each reward's own options, by its name.
+        device: ``cpu`` or ``cuda``; the GPU by default, where there is one.
+        seed: For rewards that draw.
+        registry: Where the rewards come from; the installed plugins by default.
+
+    Returns:
+        ``videos``: one entry per video with its path, its prompt and its scores.
+
+    Raises:
+        VaderError: An unknown reward, a file that cannot be read, prompts that do not go with the videos.
+    """
+    registry = registry or load_registry()
+    if len(set(rewards)) != len(rewards):
+        raise VaderError("a --reward is given twice")
+    given = options or {}
+    components = [(registry.get("reward", name), dict(given.get(name, {}))) for name in rewards]
+    for component, own in components:
+        component.options(own)
+    texts = _prompts([Path(video) for video in videos], prompts)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise VaderError("--device cuda: no CUDA device is available here; use cpu, or see `vader doctor`")
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    terms = [
+        Term(component.name, component.make(own, device=place, dtype=torch.float32))
+        for component, own in components
+    ]
+    mixture = Mixture(tuple(terms))
+    found = []
+    for path, text in zip(videos, texts, strict=True):
+        video = read_video(Path(path))
+        check_choice(reward_frames, len(video))
+        rng = Randomness(seed)
+        frames = mixture.choose_frames(reward_frames, len(video), rng)
+        seen = video[list(frames.union)].unsqueeze(0).to(place)
+        with torch.no_grad():
+            output = mixture(seen, frames, [Prompt(text)], rng)
+        values = {name: float(value[0]) for name, value in output.scores.items()}
+        found.append({"video": str(path), "prompt": text, "scores": values})
+    return {"videos": found}
+
+
+def _prompts(videos: Sequence[Path], given: Sequence[str]) -> list[str]:
+    if len(given) > 1 and len(given) != len(videos):
+        raise VaderError(
+            f"{len(given)} prompts, but {len(videos)} videos: give --prompt once for all, or once for each"
+        )
+    if given:
+        return list(given) if len(given) > 1 else list(given) * len(videos)
+    return [_own_prompt(path) for path in videos]
+
+
+def _own_prompt(path: Path) -> str:
+    """The prompt that a run noted for a clip of its samples folder; empty for any other file."""
+    listed = path.parent / "prompts.json"
+    if not (path.stem.isdigit() and listed.is_file()):
+        return ""
+    try:
+        entries = json.loads(listed.read_text(encoding="utf-8"))
+        return str(entries[int(path.stem)]["prompt"])
+    except (ValueError, LookupError, TypeError):
+        return ""

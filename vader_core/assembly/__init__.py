@@ -1,0 +1,1 @@
+"""A run as objects: from a configuration to loaded parts."""

@@ -1,0 +1,220 @@
+"""Speed and memory levers of a run: checked before anything is loaded, pulled once everything is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from vader_core.assembly.parts import Assembly
+from vader_core.backbone import Backbone
+from vader_core.errors import MissingDependencyError, VaderError
+from vader_core.lora.adapter import lora_layers
+from vader_core.lora.layers import ADAPTER
+from vader_core.method.guidance import Guidance
+from vader_core.method.model import Lever, Stages
+from vader_core.method.shortcuts import Shortcuts, ShortPredictions, parse_interval
+from vader_core.nn.functional import fused_kernels
+from vader_core.run.config import PerformanceSection, RunConfig
+
+if TYPE_CHECKING:
+    from vader_core.performance.offload import Offload
+
+
+def make_shortcuts(config: RunConfig, backbone: Backbone, guidance: Guidance) -> ShortPredictions | None:
+    """What the no-grad predictions of a training rollout leave out; ``None`` where nothing is.
+
+    Raises:
+        VaderError: An option that has no effect here.
+    """
+    asked, num_steps = config.performance, int(config.sampler.num_steps or 0)
+    interval = asked.guidance_interval
+    shortcuts = Shortcuts(
+        guidance_interval=None if interval is None else parse_interval(interval),
+        guidance_cache=asked.guidance_cache,
+        feature_cache=asked.feature_cache,
+    )
+    if not shortcuts.on:
+        return None
+    shortcuts.check(guidance, num_steps)
+    if shortcuts.feature_cache > 1 and not backbone.caches_features:
+        raise VaderError(
+            f"performance.feature_cache={shortcuts.feature_cache}: backbone {backbone.name!r} keeps no "
+            "features; leave the option out"
+        )
+    return ShortPredictions(backbone, guidance, shortcuts)
+
+
+def check_levers(assembly: Assembly) -> None:
+    """Refuse combinations that cannot work.
+
+    Raises:
+        VaderError: Saying which option to leave out.
+    """
+    config, asked = assembly.config, assembly.config.performance
+    _check_device(assembly)
+    if asked.swap_blocks:
+        _check_swap(asked)
+    if config.trainer.optimizer == "adamw8bit" and find_spec("bitsandbytes") is None:
+        raise MissingDependencyError(
+            "bitsandbytes", "trainer.optimizer=adamw8bit", "pip install bitsandbytes"
+        )
+    for name, on in (("cuda_graphs", asked.cuda_graphs), ("fold_adapter", asked.fold_adapter)):
+        if on and config.lora.dropout:
+            raise VaderError(
+                f"performance.{name} and lora.dropout={config.lora.dropout:g} cannot be used together: the "
+                "no-grad steps would lose the dropout; leave one out"
+            )
+    if asked.fp8:
+        _check_fp8(assembly)
+
+
+def _check_device(assembly: Assembly) -> None:
+    asked = assembly.config.performance
+    for name, on in (
+        ("cuda_graphs", asked.cuda_graphs),
+        ("offload_activations", asked.offload_activations),
+        ("swap_blocks", asked.swap_blocks > 0),
+    ):
+        if on and assembly.device.type != "cuda":
+            raise VaderError(f"performance.{name} needs a CUDA device: leave it out")
+
+
+def _check_swap(asked: PerformanceSection) -> None:
+    if not asked.gradient_checkpointing:
+        raise VaderError(
+            "performance.swap_blocks saves nothing where the weights must stay for the backward pass: leave "
+            "it out, or set performance.gradient_checkpointing=true"
+        )
+    for name in ("cuda_graphs", "fold_adapter", "fp8"):
+        if getattr(asked, name):
+            raise VaderError(
+                f"performance.swap_blocks moves the weights that performance.{name} needs in one place: "
+                "leave one out"
+            )
+
+
+def _check_fp8(assembly: Assembly) -> None:
+    from vader_core.performance.fp8 import CAPABILITY
+
+    if assembly.config.trainer.precision != "bf16":
+        raise VaderError(
+            "performance.fp8 rounds what --precision bf16 works with, not "
+            f"{assembly.config.trainer.precision}: use bf16, or leave it out"
+        )
+    if assembly.device.type != "cuda":
+        raise VaderError("performance.fp8=true needs a CUDA device: leave it out")
+    found = torch.cuda.get_device_capability(assembly.device)
+    if found < CAPABILITY:
+        raise VaderError(
+            f"performance.fp8=true needs a CUDA device of compute capability {CAPABILITY[0]}."
+            f"{CAPABILITY[1]} or newer, and this one has {found[0]}.{found[1]}: leave it out"
+        )
+
+
+@contextmanager
+def process_switches(config: RunConfig) -> Iterator[None]:
+    """Within, the process's own switches are as the run wants them; before and after, as they were."""
+    before = torch.backends.cudnn.benchmark
+    with fused_kernels(config.performance.fused_kernels):
+        # cuDNN's search must be over before a graph is captured.
+        torch.backends.cudnn.benchmark = before or config.performance.cuda_graphs
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.benchmark = before
+
+
+def pull_levers(assembly: Assembly, offload: Offload | None = None) -> None:
+    """Apply the run's levers to a loaded assembly with the adapter attached.
+
+    Everything that is on only while no graph is recorded goes into the model's ``levers``; the rest is done
+    to this run's own modules.
+
+    Args:
+        assembly: Loaded; with ``offload`` its rewards and its backbone rest already.
+        offload: Where ``performance.offload`` is on.
+    """
+    asked, model, backbone = assembly.config.performance, assembly.model, assembly.backbone
+    innermost = asked.channels_last
+    if innermost is None:
+        innermost = assembly.device.type == "cuda" and backbone.prefers_channels_last
+    if innermost:
+        _channels_last(backbone.denoiser)
+    if offload is not None:
+        model.stages = Stages(offload.rewards_awake, offload.autoencoder.awake)
+    if asked.swap_blocks:
+        _swap(backbone, asked.swap_blocks, assembly.device)
+    if asked.offload_activations:
+        from vader_core.performance.offload_activations import OffloadedActivations
+
+        moved = OffloadedActivations(backbone.denoiser, assembly.device)
+        backbone.predict = moved.around(backbone.predict)  # type: ignore[method-assign]
+    model.levers = tuple(_no_grad_levers(assembly))
+
+
+def _no_grad_levers(assembly: Assembly) -> Iterator[Lever]:
+    """What is on while no graph is recorded, in the order in which it is switched on."""
+    asked, model, denoiser = assembly.config.performance, assembly.model, assembly.backbone.denoiser
+    folding = fp8 = None
+    if asked.fold_adapter:
+        from vader_core.performance.fold_adapter import Folding
+
+        folding = Folding(denoiser)
+        yield folding
+    if asked.fp8:
+        from vader_core.performance.fp8 import Fp8
+
+        fp8 = Fp8(denoiser, folding)
+        if not fp8.layers:
+            raise VaderError(
+                f"performance.fp8: backbone {assembly.backbone.name!r} has no linear layer wide enough; leave "
+                "it out"
+            )
+        yield fp8
+    if asked.cuda_graphs:
+        from vader_core.performance.cuda_graphs import GraphedForward
+
+        cache = None if model.shortcuts is None else model.shortcuts.cache
+
+        def state() -> tuple[object, ...]:
+            """What the result of a no-grad call depends on beside its arguments."""
+            kept = None if cache is None else cache.state
+            return _adapter_state(denoiser), kept, fp8 is not None and fp8.active
+
+        yield GraphedForward(denoiser, state)
+
+
+def _swap(backbone: Backbone, count: int, device: torch.device) -> None:
+    from vader_core.performance.swap_blocks import SwappedBlocks
+
+    blocks = backbone.blocks()
+    if count > len(blocks):
+        raise VaderError(
+            f"performance.swap_blocks={count}: backbone {backbone.name!r} has {len(blocks)} blocks to swap"
+        )
+
+    def size(block: nn.Module) -> int:
+        return sum(one.numel() for one in block.parameters() if not one.requires_grad)
+
+    largest = sorted(range(len(blocks)), key=lambda index: (-size(blocks[index]), -index))[:count]
+    SwappedBlocks([blocks[index] for index in sorted(largest)], device)
+
+
+def _channels_last(module: nn.Module) -> None:
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in module.parameters():
+        if parameter.ndim in formats:
+            parameter.data = parameter.data.contiguous(memory_format=formats[parameter.ndim])
+
+
+def _adapter_state(denoiser: nn.Module) -> tuple[object, ...]:
+    """What tells two states of the adapters apart: off, folded, scaled, beside."""
+    for _, layer in lora_layers(denoiser):
+        beside = tuple((name, layer.scaling[name]) for name in getattr(layer, "beside", ()))
+        return layer._disable_adapters, getattr(layer, "folded", False), layer.scaling[ADAPTER], beside
+    return ()

@@ -1,0 +1,108 @@
+"""Everything that a run loads, in the order that asks for least memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from vader_core.assembly.levers import pull_levers
+from vader_core.assembly.parts import Assembly
+from vader_core.device import out_of_memory_named
+from vader_core.errors import VaderError
+from vader_core.lora.tuning import Lora
+from vader_core.method.mixture import Mixture, Term
+from vader_core.reward import Reward
+from vader_core.run.adapters import find_adapter
+from vader_core.run.config import MonitorSection, RewardSection
+
+
+def load_parts(assembly: Assembly, encode: Callable[[], None]) -> None:
+    """Load backbone, adapter and rewards, encode the texts, and pull the levers.
+
+    With ``performance.offload`` the rewards come first, each put to rest before the next is made, so that no
+    two networks of theirs and the denoiser's are on the device together.
+
+    Args:
+        assembly: Prepared.
+        encode: Encodes the texts and lets the encoder go; called before rewards are loaded onto the device.
+    """
+    offload = None
+    if assembly.config.performance.offload:
+        from vader_core.performance.offload import Offload
+
+        offload = Offload(assembly.device)
+        load_rewards(assembly, then=offload.reward)
+    load_backbone(assembly)
+    if offload is not None:
+        offload.backbone(assembly.backbone)
+    encode()
+    attach(assembly)
+    if offload is None:
+        load_rewards(assembly)
+    pull_levers(assembly, offload)
+
+
+def load_backbone(assembly: Assembly) -> None:
+    """Build the model and read its weights.
+
+    Raises:
+        MachineError: The device has too little memory.
+    """
+    with out_of_memory_named(f"loading backbone {assembly.config.backbone.name!r}"):
+        assembly.backbone.load()
+
+
+def attach(assembly: Assembly) -> Lora:
+    """Make what learns: the adapter to start from where there is one, else a fresh one."""
+    start = assembly.config.lora.start
+    denoiser = assembly.backbone.denoiser
+    if start is None:
+        tuning = Lora(denoiser, assembly.lora_settings())
+    else:
+        tuning = Lora(denoiser, start=find_adapter(start, assembly.registry), what=start)
+    assembly.model.tuning = tuning
+    return tuning
+
+
+def load_rewards(
+    assembly: Assembly, *, training: bool = True, then: Callable[[Reward], Reward] = lambda reward: reward
+) -> None:
+    """Load the rewards and the monitors, and hand the rewards to the objective.
+
+    Args:
+        assembly: Prepared.
+        training: Refuse rewards without a gradient where the objective needs one.
+        then: What becomes of each before the next is made.
+
+    Raises:
+        VaderError: A reward without a gradient is to be trained on.
+    """
+    objective = assembly.objective if training else None
+    wants_gradient = objective is not None and "rewards" in objective.needs
+    assembly.rewards = _mixture(assembly, assembly.config.reward, wants_gradient, then)
+    assembly.monitors = _mixture(assembly, assembly.config.monitor, False, then)
+    if objective is not None:
+        objective.use(assembly.rewards)
+
+
+def _mixture(
+    assembly: Assembly,
+    items: Sequence[RewardSection] | Sequence[MonitorSection],
+    wants_gradient: bool,
+    then: Callable[[Reward], Reward],
+) -> Mixture:
+    terms = []
+    for item in items:
+        component = assembly.registry.get("reward", item.name)
+        trained = isinstance(item, RewardSection)
+        with out_of_memory_named(f"loading {'reward' if trained else 'monitor'} {item.name!r}"):
+            reward = component.make(item.options, device=assembly.device, dtype=assembly.dtype)
+        if wants_gradient and not reward.differentiable:
+            raise VaderError(
+                f"reward {item.name!r} has no gradient, so it cannot be trained on: "
+                f"watch it with --monitor {item.name}, and train on another --reward"
+            )
+        if isinstance(item, RewardSection):
+            terms.append(Term(item.name, then(reward), item.weight, item.cap))
+        else:
+            terms.append(Term(item.name, then(reward)))
+    return Mixture(tuple(terms))

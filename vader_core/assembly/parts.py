@@ -1,0 +1,107 @@
+"""The parts of a run."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from vader_core.backbone import Backbone
+from vader_core.errors import VaderError
+from vader_core.geometry import Geometry
+from vader_core.lora.adapter import LoraSettings
+from vader_core.method.mixture import Mixture
+from vader_core.method.model import Model
+from vader_core.method.objective import Objective
+from vader_core.method.segments import Segments
+from vader_core.prompts import Prompt, PromptSource
+from vader_core.registry import Registry
+from vader_core.run.config import RunConfig
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass
+class Assembly:
+    """The parts of a run: made by ``prepare``, loaded by what stands in ``loading``.
+
+    Args:
+        config: Complete: every default is filled in.
+        registry: Where the components come from.
+        device: Where the models live.
+        model: Backbone, sampler, guidance; its weights are not there before loading.
+        geometry: Of one segment.
+        prompts: The prompt source.
+        objective: What training minimises; ``None`` where nothing is trained.
+        rewards: What is trained on.
+        monitors: What is watched.
+    """
+
+    config: RunConfig
+    registry: Registry
+    device: torch.device
+    model: Model
+    geometry: Geometry
+    prompts: PromptSource
+    objective: Objective | None = None
+    rewards: Mixture = field(default_factory=lambda: Mixture(()))
+    monitors: Mixture = field(default_factory=lambda: Mixture(()))
+
+    @property
+    def backbone(self) -> Backbone:
+        """The model's."""
+        return self.model.backbone
+
+    @property
+    def segments(self) -> Segments:
+        """How a long video is made."""
+        return Segments() if self.objective is None else self.objective.segments
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the frozen weights while computing."""
+        return DTYPES[str(self.config.trainer.precision)]
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """The forward pass's precision context; fp32 needs none."""
+        return self.model.autocast()
+
+    def lora_settings(self) -> LoraSettings:
+        """The shape of a fresh adapter."""
+        lora = self.config.lora
+        alpha = float(lora.rank if lora.alpha is None else lora.alpha)
+        targets = tuple(lora.targets or self.backbone.lora_targets)
+        return LoraSettings(lora.rank, alpha, targets, lora.dropout, self.config.trainer.seed)
+
+    def draw_prompts(self, indices: list[int]) -> list[Prompt]:
+        """Training prompts, with the run's negative prompt where a prompt has none."""
+        return self.with_negative(self.prompts.draw(indices, self.config.trainer.seed))
+
+    def held_out_prompts(self) -> list[Prompt]:
+        """Evaluation prompts, likewise.
+
+        Raises:
+            VaderError: The source has none.
+        """
+        prompts = self.with_negative(self.prompts.all())
+        if not prompts:
+            raise VaderError(f"--prompts {self.config.prompts.source}: there are no prompts to evaluate on")
+        return prompts
+
+    def with_negative(self, prompts: list[Prompt]) -> list[Prompt]:
+        """The prompts, with the run's negative prompt where one has none."""
+        negative = self.config.prompts.negative_prompt
+        if negative is None:
+            return prompts
+        return [
+            prompt if prompt.negative is not None else replace(prompt, negative=negative)
+            for prompt in prompts
+        ]
+
+
+def precision_context(config: RunConfig, device: torch.device) -> AbstractContextManager[None]:
+    """The forward pass's precision context; fp32 needs none."""
+    if config.trainer.precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=DTYPES[str(config.trainer.precision)])

@@ -1,0 +1,183 @@
+"""A configuration with every default filled in: a pure function of what was asked for."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+
+from vader_core.backbone import Backbone
+from vader_core.errors import VaderError
+from vader_core.geometry import GeometryRequest
+from vader_core.method.guidance import format_scale
+from vader_core.registry import Component, Kind, Registry
+from vader_core.run.config import ObjectiveSection, Precision, RunConfig, Tree
+from vader_core.run.layers import changed
+
+#: What runs where no objective is named: by what is given.
+IMPLIED = {"reward": "reward_gradient"}
+
+
+def choose_device(config: RunConfig) -> torch.device:
+    """The device of a run.
+
+    Raises:
+        VaderError: CUDA was asked for and is not there.
+    """
+    if config.trainer.device == "cuda" and not torch.cuda.is_available():
+        raise VaderError(
+            "trainer.device=cuda: no CUDA device is available here; use cpu, or see `vader doctor`"
+        )
+    if config.trainer.device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def resolve(
+    config: RunConfig, registry: Registry, *, device: torch.device | None = None, training: bool = True
+) -> RunConfig:
+    """The configuration with every default filled in and every component's options checked.
+
+    Args:
+        config: What was asked for; left as it is.
+        registry: Where the components come from.
+        device: Decides the default precision; the run's own by default.
+        training: Whether something is trained; otherwise no objective is implied.
+
+    Raises:
+        VaderError: Anything in it that cannot be done.
+    """
+    device = choose_device(config) if device is None else device
+    _check_unique(config)
+    component = backbone_component(config, registry)
+    backbone: Backbone = component.make(config.backbone.options, device=device, dtype=torch.float32)
+    config = changed(
+        config,
+        backbone=_given(component, config.backbone.options),
+        video=_geometry(config, backbone),
+        sampler=_sampler(config, registry, backbone),
+        prompts={"source": config.prompts.source or backbone.defaults.prompts},
+        trainer={"precision": _precision(config, backbone.defaults.precision, device)},
+        performance=_performance(config, device),
+        lora={
+            "targets": config.lora.targets or list(backbone.lora_targets),
+            "alpha": config.lora.alpha or float(config.lora.rank),
+        },
+    )
+    scored: Tree = {name: _items(config, registry, name) for name in ("reward", "monitor")}
+    objectives = _objectives(config, registry, backbone, training=training)
+    tree: Tree = config.model_dump() | scored | {"objective": objectives}
+    return RunConfig.model_validate(tree)
+
+
+def backbone_component(config: RunConfig, registry: Registry) -> Component:
+    """The backbone's component.
+
+    Raises:
+        VaderError: None was named.
+    """
+    if config.backbone.name is None:
+        raise VaderError("no backbone: give --backbone NAME (`vader plugins` lists them)")
+    return registry.get("backbone", config.backbone.name)
+
+
+def _given(component: Component, options: Tree) -> Tree:
+    """The options that were given, checked and typed; a default that may change later is left out."""
+    found: Tree = component.options(options).model_dump(mode="json", exclude_unset=True)
+    return found
+
+
+def _check_unique(config: RunConfig) -> None:
+    names = [item.name for item in config.reward]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise VaderError(
+            f"--reward {repeated[0]} is given twice: give one weight, --reward {repeated[0]}:WEIGHT"
+        )
+    watched = [item.name for item in config.monitor]
+    twice = sorted({name for name in watched if watched.count(name) > 1})
+    if twice:
+        raise VaderError(f"--monitor {twice[0]} is given twice: give it once")
+    both = sorted(set(names) & set(watched))
+    if both:
+        raise VaderError(f"--monitor {both[0]}: it is trained on, so it cannot judge; monitor another reward")
+
+
+def _precision(config: RunConfig, default: Precision, device: torch.device) -> Precision:
+    if config.trainer.precision is None:
+        return "fp32" if device.type == "cpu" else default
+    if config.trainer.precision == "fp16" and device.type == "cpu":
+        raise VaderError("--precision fp16 needs an accelerator: use bf16 or fp32 on a CPU")
+    return config.trainer.precision
+
+
+def _geometry(config: RunConfig, backbone: Backbone) -> Tree:
+    video = config.video
+    found = backbone.resolve_geometry(GeometryRequest(video.height, video.width, video.num_frames, video.fps))
+    return {
+        "height": found.height,
+        "width": found.width,
+        "num_frames": found.num_frames,
+        "fps": found.fps,
+    }
+
+
+def _sampler(config: RunConfig, registry: Registry, backbone: Backbone) -> Tree:
+    asked, defaults = config.sampler, backbone.defaults
+    options = asked.options
+    if asked.name is None:
+        options = {**defaults.sampler_options, **options}
+    name = asked.name or defaults.sampler
+    scale = asked.guidance_scale
+    return {
+        **_given(registry.get("sampler", name), options),
+        "name": name,
+        "num_steps": asked.num_steps or defaults.num_steps,
+        "guidance_scale": format_scale(defaults.guidance_scale) if scale is None else scale,
+    }
+
+
+def _performance(config: RunConfig, device: torch.device) -> Tree:
+    if config.performance.gradient_checkpointing is not None:
+        return {}
+    return {"gradient_checkpointing": device.type != "cpu"}
+
+
+def _items(config: RunConfig, registry: Registry, section: str) -> list[Tree]:
+    kind: Kind = "reward"
+    return [
+        {**item.model_dump(), **_given(registry.get(kind, item.name), item.options)}
+        for item in getattr(config, section)
+    ]
+
+
+def _objectives(config: RunConfig, registry: Registry, backbone: Backbone, *, training: bool) -> Tree:
+    """The objectives that run, each with its options complete."""
+    named = {name: item for name, item in config.objective.items() if item.weight is not None}
+    chosen: dict[str, ObjectiveSection] = dict(named)
+    if not named and training:
+        implied = [name for given, name in IMPLIED.items() if getattr(config, given)]
+        chosen = {name: config.objective.get(name, ObjectiveSection(weight=None)) for name in implied}
+    if not training:
+        chosen = dict(config.objective)
+    idle = sorted(set(config.objective) - set(chosen))
+    if idle:
+        raise VaderError(
+            f"objective.{idle[0]} has options, but it does not run: give --objective {idle[0]}, or leave them "
+            f"out (running: {', '.join(chosen) or 'none'})"
+        )
+    num_steps = config.sampler.num_steps or backbone.defaults.num_steps
+    return {name: _objective(name, item, registry, backbone, num_steps) for name, item in chosen.items()}
+
+
+def _objective(
+    name: str, item: ObjectiveSection, registry: Registry, backbone: Backbone, num_steps: int
+) -> Tree:
+    component = registry.get("objective", name)
+    objective: Any = component.make(item.options, device=backbone.device, dtype=backbone.dtype)
+    given = _given(component, item.options)
+    open_ones = {
+        key: value for key, value in objective.defaults(backbone, num_steps).items() if given.get(key) is None
+    }
+    return {"weight": 1.0 if item.weight is None else item.weight, **given, **open_ones}

@@ -1,0 +1,124 @@
+"""The grammar of ``-o KEY=VALUE``, ``--reward NAME[:WEIGHT]`` and ``--objective NAME[:WEIGHT]``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from vader_core.errors import VaderError, did_you_mean
+from vader_core.run.config import MOVED, RunConfig, Tree
+from vader_core.run.layers import merged
+from vader_core.values import parse_value
+
+#: Sections that are lists of named items.
+_LISTS = ("reward", "monitor")
+
+
+def apply_options(tree: Tree, options: Sequence[str]) -> Tree:
+    """The tree with every ``-o KEY=VALUE`` applied; KEY is the option's path in the run's YAML.
+
+    Raises:
+        VaderError: No ``=``, a key given twice, a section that does not exist, a reward that is not in the run.
+    """
+    result = merged(tree)
+    seen: set[str] = set()
+    for option in options:
+        key, equals, text = option.partition("=")
+        if not equals:
+            raise VaderError(f"-o {option}: write -o KEY=VALUE")
+        if key in seen:
+            raise VaderError(f"-o {key} is given twice: give it once")
+        seen.add(key)
+        _apply_option(result, option, key, parse_value(text))
+    return result
+
+
+def keys_of(options: Sequence[str]) -> set[str]:
+    """The keys that ``-o`` sets."""
+    return {option.partition("=")[0] for option in options}
+
+
+def _forms() -> str:
+    sections = [f"{name}.NAME.K" if name in (*_LISTS, "objective") else f"{name}.K" for name in _sections()]
+    return f"KEY is {', '.join(sections[:-1])} or {sections[-1]}"
+
+
+def _sections() -> list[str]:
+    return list(RunConfig.model_fields)
+
+
+def _apply_option(tree: Tree, option: str, key: str, value: Any) -> None:
+    section, *path = key.split(".")
+    moved = MOVED.get(key) or MOVED.get(section)
+    if moved and (key in MOVED or section not in RunConfig.model_fields):
+        place = moved if key in MOVED else ".".join([moved, *path])
+        raise VaderError(f"-o {option}: {key!r} is now {place!r}")
+    if section not in RunConfig.model_fields:
+        raise VaderError(
+            f"-o {option}: unknown section {section!r}{did_you_mean(section, _sections())}; {_forms()}"
+        )
+    if not path or not all(path):
+        raise VaderError(f"-o {option}: {_forms()}")
+    if section in _LISTS:
+        name, *path = path
+        if not path:
+            raise VaderError(f"-o {option}: write {section}.NAME.KEY=VALUE")
+        place = _item(tree, option, section, name)
+    else:
+        place = _mapping(tree, section, option)
+    for step in path[:-1]:
+        place = _mapping(place, step, option)
+    place[path[-1]] = value
+
+
+def _mapping(tree: Tree, key: str, option: str) -> Tree:
+    """The mapping at ``key``, made where it is missing."""
+    inner = tree.setdefault(key, {})
+    if not isinstance(inner, dict):
+        raise VaderError(f"-o {option}: in the configuration {key!r} is {inner!r}, but must be a mapping")
+    return inner
+
+
+def _item(tree: Tree, option: str, section: str, name: str) -> Tree:
+    """The reward or monitor of that name."""
+    items: list[Tree] = [item for item in tree.get(section) or [] if isinstance(item, dict)]
+    for item in items:
+        if item.get("name") == name:
+            return item
+    other = "monitor" if section == "reward" else "reward"
+    if any(item.get("name") == name for item in tree.get(other) or []):
+        raise VaderError(f"-o {option}: {name!r} is a {other} of this run: write {other}.{name}.KEY=VALUE")
+    names = [str(item.get("name")) for item in items]
+    raise VaderError(
+        f"-o {option}: no {section} {name!r} in this run{did_you_mean(name, names)} "
+        f"({section}s: {', '.join(names) or 'none'})"
+    )
+
+
+def parse_weighted(text: str, flag: str = "--reward") -> tuple[str, float | None]:
+    """Read ``NAME[:WEIGHT]``.
+
+    >>> parse_weighted("hps:0.5"), parse_weighted("hps")
+    (('hps', 0.5), ('hps', None))
+    """
+    name, colon, weight = text.partition(":")
+    if not name:
+        raise VaderError(f"{flag} {text!r}: no name; write NAME or NAME:WEIGHT")
+    if not colon:
+        return name, None
+    try:
+        return name, float(weight)
+    except ValueError:
+        raise VaderError(
+            f"{flag} {text!r}: the weight {weight!r} is not a number; write NAME:WEIGHT"
+        ) from None
+
+
+def parse_reward(text: str) -> Tree:
+    """Read ``--reward NAME[:WEIGHT]`` as an item of the run's rewards.
+
+    >>> parse_reward("hps:0.5")
+    {'name': 'hps', 'weight': 0.5}
+    """
+    name, weight = parse_weighted(text)
+    return {"name": name} if weight is None else {"name": name, "weight": weight}

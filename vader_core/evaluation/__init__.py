@@ -1,0 +1,1 @@
+"""Fixed prompts and noise: validate, compare, watch."""

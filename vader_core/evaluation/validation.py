@@ -1,0 +1,156 @@
+"""Fixed prompts and fixed noise: sample, score, write the clips."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vader_core.assembly.parts import Assembly
+from vader_core.device import out_of_memory_named
+from vader_core.method.denoise import Rollout
+from vader_core.method.mixture import Mixture
+from vader_core.method.segments import sample_video
+from vader_core.prompts import Prompt
+from vader_core.randomness import Randomness
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One prompt and one seed.
+
+    Args:
+        prompt: What is asked for.
+        seed: Number of the seed; the noise is a function of it and of the prompt's position.
+        index: Position of the pair, which names its noise.
+    """
+
+    prompt: Prompt
+    seed: int
+    index: int
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Samples with their scores.
+
+    Args:
+        pairs: What was asked for.
+        videos: [N, F, 3, H, W] on the CPU, unclamped; empty where they were not kept.
+        scores: Each reward's score [N] by name.
+        base_distance: Mean squared distance of the tuned prediction to the base one, half-way; ``None`` if
+            not asked.
+    """
+
+    pairs: tuple[Pair, ...]
+    videos: Tensor
+    scores: dict[str, Tensor]
+    base_distance: float | None = None
+
+    def mean(self, mixture: Mixture) -> dict[str, float]:
+        """Mean score of each term."""
+        return {term.name: float(self.scores[term.name].mean()) for term in mixture.terms}
+
+
+def make_pairs(prompts: Sequence[Prompt], count: int, seeds: int) -> list[Pair]:
+    """At most ``count`` prompts, spread over the whole list, with ``seeds`` seeds each."""
+    count = min(count, len(prompts))
+    chosen = [prompts[int(i * len(prompts) / count)] for i in range(count)]
+    return [Pair(prompt, seed, i * seeds + seed) for i, prompt in enumerate(chosen) for seed in range(seeds)]
+
+
+def validation_pairs(assembly: Assembly) -> list[Pair]:
+    """The pairs of every validation of a run."""
+    asked = assembly.config.validation
+    return make_pairs(assembly.held_out_prompts(), asked.prompts, asked.seeds)
+
+
+@torch.no_grad()
+def score_pairs(
+    assembly: Assembly,
+    pairs: Sequence[Pair],
+    mixtures: Sequence[Mixture],
+    *,
+    keep_videos: bool = True,
+    measure_distance: bool = False,
+    scope: str = "validation",
+) -> Scored:
+    """Sample every pair and score it with every term of ``mixtures``, all frames of each.
+
+    Args:
+        assembly: Loaded parts; the adapter as it is set.
+        pairs: What to sample.
+        mixtures: What to score with.
+        keep_videos: Return the videos.
+        measure_distance: Compare with the base prediction too.
+        scope: Names the noise: the same scope and pairs give the same noise.
+    """
+    size = assembly.config.validation.batch
+    videos: list[Tensor] = []
+    scores: dict[str, list[Tensor]] = {term.name: [] for mixture in mixtures for term in mixture.terms}
+    distances: list[float] = []
+    for start in range(0, len(pairs), size):
+        batch = pairs[start : start + size]
+        prompts = [pair.prompt for pair in batch]
+        seed = assembly.config.trainer.seed
+        rng = Randomness(seed, samples=tuple(pair.index for pair in batch), scope=(scope,))
+        with out_of_memory_named("sampling"):
+            video, rollout = sample_video(assembly.model, prompts, assembly.geometry, rng, assembly.segments)
+            for mixture in mixtures:
+                frames = mixture.choose_frames("all", video.shape[1], rng)
+                seen = video[:, list(frames.union)]
+                with assembly.autocast():
+                    output = mixture(seen, frames, prompts, rng)
+                for name, score in output.scores.items():
+                    scores[name].append(score.float().cpu())
+        if measure_distance:
+            distances.append(_distance(assembly, rollout, rng))
+        if keep_videos:
+            videos.append(video.float().cpu())
+    return Scored(
+        pairs=tuple(pairs),
+        videos=torch.cat(videos) if videos else torch.empty(0),
+        scores={name: torch.cat(parts) for name, parts in scores.items()},
+        base_distance=sum(distances) / len(distances) if distances else None,
+    )
+
+
+def _distance(assembly: Assembly, rollout: Rollout, rng: Randomness) -> float:
+    """How far the tuned model's prediction is from the base model's, on its own sample re-noised half-way."""
+    model = assembly.model.whole()
+    plan, latents = model.plan(assembly.geometry), rollout.latents
+    half = plan.num_steps // 2
+    noise = rng.normal("distance", latents.shape[1:], device=latents.device, dtype=latents.dtype)
+    state = model.sampler.renoise(plan, half, latents, noise)
+    given = model.sampler.model_input(plan, half, state)
+    told = (given, plan.timesteps[half], rollout.conditioning)
+    tuned = model.predict(*told, guided=False).value
+    with model.base():
+        base = model.predict(*told, guided=False).value
+    return float((tuned - base).float().pow(2).mean())
+
+
+def write_samples(scored: Scored, folder: Path, fps: float) -> None:
+    """Write ``00.mp4`` …, a contact sheet, and ``prompts.json`` with each clip's scores."""
+    from vader_core.files import replacing
+    from vader_core.video import contact_sheet, write_video
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, video in enumerate(scored.videos):
+        write_video(video, folder / f"{index:02d}.mp4", fps)
+    captions = [pair.prompt.text for pair in scored.pairs]
+    contact_sheet(list(scored.videos), captions, folder / "contact_sheet.png")
+    listed = [
+        {
+            "prompt": pair.prompt.text,
+            "seed": pair.seed,
+            "scores": {name: round(float(values[index]), 6) for name, values in scored.scores.items()},
+        }
+        for index, pair in enumerate(scored.pairs)
+    ]
+    with replacing(folder / "prompts.json") as beside:
+        beside.write_text(json.dumps(listed, indent=1, ensure_ascii=False), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""The adapter: layers, files, and the formats of other programs."""

@@ -1,0 +1,338 @@
+"""The adapter: attach, count, switch, read and write a LoRA, through peft."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from peft.utils.other import get_pattern_key
+from torch import Tensor, nn
+
+from vader_core.errors import VaderError, near
+from vader_core.files import replacing
+from vader_core.lora.formats import Adapter
+from vader_core.lora.layers import ADAPTER, shorten
+from vader_core.randomness import derive_seed
+from vader_core.weights import load_tensors, save_tensors
+
+#: peft's own file names, so that peft reads our folders.
+TENSORS_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
+_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """The shape of an adapter.
+
+    Args:
+        rank: r.
+        alpha: The update is scaled by alpha / r.
+        targets: Ends of module names; ``("all",)`` is every linear and convolution.
+        dropout: Probability on the adapter's input, while training.
+        seed: Of the initial A matrices; B starts at zero.
+        ranks: Modules (whole names) whose own rank differs; their scale stays alpha / r.
+    """
+
+    rank: int = 16
+    alpha: float = 16.0
+    targets: tuple[str, ...] = ()
+    dropout: float = 0.0
+    seed: int = 0
+    ranks: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Attached:
+    """What was attached.
+
+    Args:
+        modules: Names of the modules that carry a LoRA.
+        parameters: Trainable numbers.
+    """
+
+    modules: tuple[str, ...]
+    parameters: int
+
+
+def attach_lora(denoiser: nn.Module, settings: LoraSettings) -> Attached:
+    """Put a LoRA into every module that the targets name; all else stays frozen.
+
+    The adapter is float32 (float64 in a float64 model). A is drawn uniformly in ±1/sqrt(fan-in), peft's own
+    start, from ``settings.seed``; B is zero, so that the tuned model starts as the base model.
+
+    Args:
+        denoiser: Changed in place.
+        settings: Rank, alpha, targets, dropout, seed.
+
+    Raises:
+        VaderError: A target that names no module, with the names that are near.
+    """
+    targets = _resolve_targets(denoiser, settings.targets)
+    denoiser.requires_grad_(False)
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # peft takes any number
+        target_modules=targets,
+        lora_dropout=settings.dropout,
+        bias="none",
+        rank_pattern={f"^{name}": rank for name, rank in settings.ranks.items()},
+        alpha_pattern={
+            f"^{name}": settings.alpha * rank / settings.rank for name, rank in settings.ranks.items()
+        },
+    )
+    with torch.random.fork_rng(devices=[]):
+        inject_adapter_in_model(config, denoiser, adapter_name=ADAPTER)
+    for name, parameter in denoiser.named_parameters():
+        if _is_adapter(name):
+            parameter.requires_grad_(True)
+            parameter.data = parameter.data.to(_adapter_dtype(parameter))
+            if "lora_A" in name and not parameter.is_meta:
+                _draw(parameter, derive_seed(settings.seed, "lora", name))
+    for _, layer in lora_layers(denoiser):
+        shorten(layer)
+    denoiser.eval()
+    return Attached(tuple(name for name, _ in lora_layers(denoiser)), count_trainable(denoiser))
+
+
+def _adapter_dtype(parameter: Tensor) -> torch.dtype:
+    return torch.float64 if parameter.dtype == torch.float64 else torch.float32
+
+
+def _draw(parameter: nn.Parameter, seed: int) -> None:
+    bound = parameter[0].numel() ** -0.5
+    wide = torch.float64 if parameter.dtype == torch.float64 else torch.float32
+    drawn = torch.rand(parameter.shape, generator=torch.Generator().manual_seed(seed), dtype=wide)
+    parameter.data.copy_((2 * drawn - 1) * bound)
+
+
+def _resolve_targets(denoiser: nn.Module, targets: tuple[str, ...]) -> list[str]:
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    candidates = [name for name, module in denoiser.named_modules() if isinstance(module, kinds)]
+    if targets == ("all",):
+        return candidates
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in candidates):
+            ends = sorted({part for name in candidates for part in (name.rpartition(".")[2], name)})
+            close = near(target, ends) or sorted({name.rpartition(".")[2] for name in candidates})[:12]
+            raise VaderError(
+                f"LoRA target {target!r} names no linear or convolution of the denoiser; "
+                f"near or possible: {', '.join(close)} (`all` is every one)"
+            )
+    return list(targets)
+
+
+def _is_adapter(name: str) -> bool:
+    return f".lora_A.{ADAPTER}." in name or f".lora_B.{ADAPTER}." in name
+
+
+def lora_layers(denoiser: nn.Module, adapter: str = ADAPTER) -> Iterator[tuple[str, LoraLayer]]:
+    """The modules that carry the named adapter, by name; the trained one by default."""
+    for name, module in denoiser.named_modules():
+        if isinstance(module, LoraLayer) and adapter in module.lora_A:
+            yield name, module
+
+
+def adapter_parameters(denoiser: nn.Module) -> dict[str, nn.Parameter]:
+    """The trainable tensors by peft's names less the adapter's, ``<module>.lora_A.weight``, in order."""
+    return {
+        name.replace(f".{ADAPTER}.", "."): parameter
+        for name, parameter in denoiser.named_parameters()
+        if _is_adapter(name)
+    }
+
+
+def count_trainable(denoiser: nn.Module) -> int:
+    """How many numbers are trained."""
+    return sum(parameter.numel() for parameter in denoiser.parameters() if parameter.requires_grad)
+
+
+@contextmanager
+def adapter_off(denoiser: nn.Module) -> Iterator[None]:
+    """Within, the model is the base model."""
+    with lora_scale(denoiser, 0.0):
+        yield
+
+
+@contextmanager
+def lora_scale(denoiser: nn.Module, scale: float) -> Iterator[None]:
+    """Within, the LoRA counts ``scale`` times; 0 skips its arithmetic: exactly the base model."""
+    layers = [layer for _, layer in lora_layers(denoiser)]
+    before = [dict(layer.scaling) for layer in layers]
+    disabled = [layer._disable_adapters for layer in layers]
+    try:
+        for layer in layers:
+            if scale == 0.0:
+                layer._disable_adapters = True
+            layer.scaling[ADAPTER] *= scale
+        yield
+    finally:
+        for layer, scaling, was in zip(layers, before, disabled, strict=True):
+            layer.scaling.update(scaling)
+            layer._disable_adapters = was
+
+
+@contextmanager
+def adapter_dropout(denoiser: nn.Module, seed: int) -> Iterator[None]:
+    """Within, the LoRA's dropout is on, with random numbers of its own; does nothing where there is none."""
+    dropouts = [
+        module
+        for _, layer in lora_layers(denoiser)
+        for module in layer.lora_dropout.values()
+        if isinstance(module, nn.Dropout)
+    ]
+    if not dropouts:
+        yield
+        return
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        for module in dropouts:
+            module.train()
+        try:
+            yield
+        finally:
+            for module in dropouts:
+                module.eval()
+
+
+# -- files -------------------------------------------------------------------------------------------------
+
+
+def adapter_of(denoiser: nn.Module) -> Adapter:
+    """The attached adapter, copied to the CPU."""
+    tensors = {name: value.detach().cpu().clone() for name, value in adapter_parameters(denoiser).items()}
+    # one scale everywhere, so any layer's pair of numbers would do; the commonest rank is the run's own
+    found = [(int(layer.r[ADAPTER]), float(layer.lora_alpha[ADAPTER])) for _, layer in lora_layers(denoiser)]
+    rank, alpha = max(found, key=found.count)
+    return Adapter(tensors, rank, alpha)
+
+
+def set_adapter(denoiser: nn.Module, adapter: Adapter, *, what: str = "adapter") -> None:
+    """Copy an adapter into the attached one: every tensor must find its place.
+
+    Raises:
+        VaderError: Names or shapes that do not fit, or another scaling.
+    """
+    own = adapter_parameters(denoiser)
+    missing = sorted(own.keys() - adapter.tensors.keys())
+    unexpected = sorted(adapter.tensors.keys() - own.keys())
+    shapes = [
+        f"{name} {tuple(adapter.tensors[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in sorted(own.keys() & adapter.tensors.keys())
+        if adapter.tensors[name].shape != own[name].shape
+    ]
+    if missing or unexpected or shapes:
+        from vader_core.weights import misfit_message
+
+        raise VaderError(misfit_message(what, missing, unexpected, shapes))
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(adapter.tensors[name])
+
+
+def settings_of(adapter: Adapter, *, dropout: float = 0.0, seed: int = 0) -> LoraSettings:
+    """Settings that attach exactly the modules of ``adapter``."""
+    modules = tuple(dict.fromkeys(name.rpartition(".lora_")[0] for name in adapter.tensors))
+    ranks = {
+        name.rpartition(".lora_A")[0]: len(value)
+        for name, value in adapter.tensors.items()
+        if ".lora_A" in name and len(value) != adapter.rank
+    }
+    return LoraSettings(adapter.rank, adapter.alpha, modules, dropout, seed, ranks)
+
+
+def attach_adapter(denoiser: nn.Module, adapter: Adapter, *, what: str) -> Attached:
+    """Attach a read adapter with its own rank, alpha and modules.
+
+    Raises:
+        VaderError: It was made for another model.
+    """
+    settings = settings_of(adapter)
+    refuse_foreign(denoiser, settings, what=what)
+    attached = attach_lora(denoiser, settings)
+    set_adapter(denoiser, adapter, what=what)
+    return attached
+
+
+def refuse_foreign(denoiser: nn.Module, settings: LoraSettings, *, what: str) -> None:
+    """Refuse an adapter that names modules the denoiser does not have.
+
+    Raises:
+        VaderError: It was made for another model.
+    """
+    names = {name for name, _ in denoiser.named_modules()}
+    foreign = [target for target in settings.targets if target not in names]
+    if foreign:
+        raise VaderError(
+            f"{what} was made for another model: {len(foreign)} of its {len(settings.targets)} modules are "
+            f"not in this denoiser, first {foreign[0]!r}"
+        )
+
+
+def save_adapter(adapter: Adapter, folder: Path) -> None:
+    """Write an adapter the way peft does: ``adapter_model.safetensors`` and ``adapter_config.json``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_tensors({_PREFIX + name: value for name, value in adapter.tensors.items()}, folder / TENSORS_FILE)
+    settings = settings_of(adapter)
+    config = {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": None,
+        "r": adapter.rank,
+        "lora_alpha": adapter.alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": sorted(settings.targets),
+        "rank_pattern": {f"^{name}": rank for name, rank in settings.ranks.items()},
+        "alpha_pattern": {
+            f"^{name}": adapter.alpha * rank / adapter.rank for name, rank in settings.ranks.items()
+        },
+    }
+    with replacing(folder / CONFIG_FILE) as beside:
+        beside.write_text(json.dumps(config, indent=1) + "\n")
+
+
+def load_adapter(folder: Path) -> Adapter:
+    """Read a folder that :func:`save_adapter`, or peft, wrote.
+
+    Raises:
+        VaderError: A file is missing or unreadable, or it is not a plain LoRA.
+    """
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text())
+        rank, alpha = int(config["r"]), float(config["lora_alpha"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise VaderError(f"{folder}: {CONFIG_FILE} is missing or unreadable ({error})") from error
+    unsupported = [name for name in ("use_dora", "use_rslora", "modules_to_save") if config.get(name)]
+    if unsupported:
+        raise VaderError(
+            f"{folder}: {', '.join(unsupported)} in {CONFIG_FILE} is not supported: only a plain LoRA is"
+        )
+    tensors = load_tensors(folder / TENSORS_FILE, needed_for="adapter")
+    return Adapter(_one_scale(strip_prefix(tensors), config, alpha / rank), rank, alpha)
+
+
+def _one_scale(tensors: dict[str, Tensor], config: Mapping[str, Any], scale: float) -> dict[str, Tensor]:
+    """The tensors under the scale alpha / r; where a module's own differs, B takes the difference."""
+    patterns: dict[str, float] = config.get("alpha_pattern") or {}
+    for name in [name for name in tensors if name.endswith(".lora_A.weight")]:
+        module = name.removesuffix(".lora_A.weight")
+        alpha = patterns.get(get_pattern_key(list(patterns), module), config["lora_alpha"])
+        factor = alpha / len(tensors[name]) / scale
+        if not math.isclose(factor, 1.0, rel_tol=1e-9):
+            tensors[f"{module}.lora_B.weight"] = tensors[f"{module}.lora_B.weight"] * factor
+    return tensors
+
+
+def strip_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Peft's file names as names relative to the denoiser."""
+    return {name.removeprefix(_PREFIX): value for name, value in tensors.items()}

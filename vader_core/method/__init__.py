@@ -1,0 +1,1 @@
+"""The method: rollouts, where the gradient flows, rewards, and one update."""

@@ -1,0 +1,359 @@
+"""How much device memory a run will ask for, computed on paper: no weights, no device."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from vader_core.assembly.levers import process_switches
+from vader_core.assembly.parts import Assembly
+from vader_core.assembly.prepare import make_objective, prepare
+from vader_core.assembly.resolve import resolve
+from vader_core.device import GIB, free_gib
+from vader_core.errors import VaderError
+from vader_core.evaluation.validation import score_pairs, validation_pairs
+from vader_core.method.gradient import RandomCut, Refl, parse_gradient
+from vader_core.performance.offload import modules_of
+from vader_core.profiling.bench import Bench, load
+from vader_core.profiling.paper_device import Ledger, PaperDevice, on_paper
+from vader_core.profiling.stopwatch import PHASES, Stopwatch, timed_parts
+from vader_core.randomness import Randomness
+from vader_core.registry import Kind, Registry
+from vader_core.run.config import RunConfig, validated
+from vader_core.run.layers import changed, merged
+from vader_core.text import TextCache
+from vader_core.weights import with_random_weights
+
+#: What no tensor shows: the workspaces of cuBLAS and cuBLASLt, 32 MiB each on Hopper, for the thread that
+#: goes forward and for the one that goes back. Each benchmark row without CUDA graphs held 0.11 to 0.13 GiB
+#: more than its tensors where nothing but weights was alive.
+WORKSPACE = 4 * 32 * 2**20
+#: The share of the free memory that an estimate may take: it can be off by a tenth, and memory fragments.
+MARGIN = 0.8
+#: Differentiated steps that are run on paper; each further one asks for as much as the second.
+TRACED = 2
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Device memory in GiB.
+
+    Args:
+        peak: The most a training step has allocated.
+        parts: What rests on the device during a step, by what it is.
+        phases: The most allocated in each phase of a step.
+        saved: What the differentiated steps leave for their backward pass.
+        loading: The most allocated while the parts are loaded.
+        validation: The most allocated while validating; ``None`` where the run does not.
+        precision: Of the run on a CUDA device.
+    """
+
+    peak: float
+    parts: dict[str, float]
+    phases: dict[str, float]
+    saved: float
+    loading: float
+    validation: float | None
+    precision: str
+
+
+def estimate(config: RunConfig, registry: Registry, *, validation: bool = True) -> Estimate:
+    """Run a training step of ``config`` on paper, on a CUDA device.
+
+    Args:
+        config: Any configuration, complete or not; left as it is.
+        registry: Where the components come from.
+        validation: Look at a validation too, where the run has any.
+    """
+    with on_paper() as device:
+        assembly = _on_cuda(without_files(config, registry), registry)
+        return _Paper(assembly, device).estimate(validation=validation)
+
+
+def _on_cuda(config: RunConfig, registry: Registry) -> Assembly:
+    device = torch.device("cuda")
+    assembly = prepare(resolve(config, registry, device=device), registry, device=device)
+    assembly.backbone.text_cache = TextCache("paper")
+    return assembly
+
+
+def without_files(config: RunConfig, registry: Registry) -> RunConfig:
+    """The same run with random weights, a fresh adapter, and nothing that needs the driver."""
+    checkpointing = config.performance.gradient_checkpointing
+    tree = merged(
+        config.model_dump(),
+        {
+            "lora": {"start": None},
+            "performance": {
+                "cuda_graphs": False,
+                # what is free is asked of a real device
+                "gradient_checkpointing": True if checkpointing == "auto" else checkpointing,
+            },
+            "trainer": {"optimizer": "adamw"},
+        },
+    )
+    chosen: list[tuple[Kind, Any]] = [("backbone", tree["backbone"])] if config.backbone.name else []
+    chosen += [("reward", item) for item in (*tree["reward"], *tree["monitor"])]
+    own = {"name", "weight", "cap"}
+    for kind, section in chosen:
+        component = registry.get(kind, section["name"])
+        if component.weights:  # what ships with a plugin is read, as it may not come in random
+            options = {key: value for key, value in section.items() if key not in own}
+            section.update(with_random_weights(component.config, options))
+    return validated(tree)
+
+
+def count_operations(config: RunConfig, registry: Registry) -> int:
+    """Matrix, convolution and attention operations of an optimizer step, 2 per multiply-add, on paper.
+
+    Args:
+        config: Any configuration, complete or not; left as it is.
+        registry: Where the components come from.
+    """
+    # What the counter knows are torch's own operations.
+    plain = changed(without_files(config, registry), performance={"fused_kernels": False, "fp8": False})
+    with on_paper() as device:
+        assembly = _on_cuda(plain, registry)
+        with process_switches(plain):
+            bench = Bench(load(assembly))
+            with FlopCounterMode(display=False) as counter:
+                bench.step(0, _PaperStopwatch(assembly.device, device.ledger))
+    return int(counter.get_total_flops())
+
+
+def decide_checkpointing(config: RunConfig, registry: Registry, device: torch.device) -> RunConfig:
+    """The configuration with ``gradient_checkpointing: auto`` decided by what is free on ``device``.
+
+    It is on where a step without it would ask for more than :data:`MARGIN` of what is free.
+
+    Raises:
+        VaderError: The step cannot be followed on paper.
+    """
+    if config.performance.gradient_checkpointing != "auto":
+        return config
+    free = free_gib() if device.type == "cuda" else None
+    if free is None:
+        return changed(config, performance={"gradient_checkpointing": device.type != "cpu"})
+    whole = changed(config, performance={"gradient_checkpointing": False})
+    facts = memory_facts(whole, registry, validation=False)
+    if facts["estimated_peak_gib"] is None:
+        raise VaderError(
+            f"performance.gradient_checkpointing=auto needs an estimate, which is {facts['estimate']}: "
+            "use true or false"
+        )
+    return changed(
+        config, performance={"gradient_checkpointing": facts["estimated_peak_gib"] > MARGIN * free}
+    )
+
+
+class _PaperStopwatch(Stopwatch):
+    """Times nothing; takes its peaks from the ledger."""
+
+    def __init__(self, device: torch.device, ledger: Ledger) -> None:
+        super().__init__(device)
+        self.ledger = ledger
+        self.before_graph: int | None = None
+        self.saved = 0.0
+
+    def now(self) -> float:
+        """Wall-clock seconds."""
+        return time.perf_counter()
+
+    def take_peak(self) -> float:
+        """The peak since the last call, in GiB."""
+        found = self.ledger.peak
+        self.ledger.reset()
+        return (found + WORKSPACE) / GIB
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """As ever; what the differentiated steps leave is kept."""
+        if name == "differentiated steps" and self.before_graph is None:
+            self.before_graph = self.ledger.live
+        with super().phase(name):
+            yield
+        if name == "differentiated steps":
+            self.saved = (self.ledger.live - (self.before_graph or 0)) / GIB
+
+
+class _Paper:
+    """A run loaded on paper."""
+
+    def __init__(self, assembly: Assembly, device: PaperDevice) -> None:
+        self.assembly, self.device, self.ledger = assembly, device, device.ledger
+        load(assembly)
+        self.gradient = parse_gradient(str(self._asked().get("gradient") or "last"))
+        self.loading = (self.ledger.peak + WORKSPACE) / GIB
+        self.num_steps = assembly.model.num_steps
+        self.bench = Bench(assembly)
+        for parameter in self.bench.parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        self.bench.optimizer.step()
+        self.bench.optimizer.zero_grad(set_to_none=True)
+        self.averages = [parameter.detach().clone() for parameter in self.bench.parameters * self._copies()]
+
+    def _asked(self) -> dict[str, Any]:
+        """The reward gradient's options; empty where another objective runs."""
+        item = self.assembly.config.objective.get("reward_gradient")
+        return {} if item is None else item.options
+
+    def _copies(self) -> int:
+        return int(self.assembly.config.validation.guard == "adapt")
+
+    def estimate(self, *, validation: bool) -> Estimate:
+        """Trace as much as the figures need."""
+        parts = self._parts()
+        wanted = self._most_steps()
+        first = self._trace(min(wanted, TRACED))
+        phases, saved, further = dict(first.peaks), first.saved, max(0, wanted - TRACED)
+        if further:
+            fewer = self._trace(TRACED - 1)
+            phases = {name: peak + further * (peak - fewer.peaks[name]) for name, peak in phases.items()}
+            saved += further * (saved - fewer.saved)
+        return Estimate(
+            peak=max(phases.values()),
+            parts=parts,
+            phases={name: phases[name] for name in PHASES if name in phases},
+            saved=saved,
+            loading=self.loading,
+            validation=self._validation() if validation else None,
+            precision=str(self.assembly.config.trainer.precision),
+        )
+
+    def _parts(self) -> dict[str, float]:
+        backbone, size_of = self.assembly.backbone, self.device.bytes_of
+        adapter = {id(parameter) for parameter in self.bench.parameters}
+        states = [value for state in self.bench.optimizer.state.values() for value in state.values()]
+        gradients = size_of(self.bench.parameters)
+        averages = [*self.averages, *(self.bench.trainer.average.tensors or {}).values()]
+        found = {
+            "denoiser": size_of(held for held in _tensors(backbone.denoiser) if id(held) not in adapter),
+            "adapter and optimizer": gradients + size_of([*self.bench.parameters, *states, *averages]),
+        }
+        for lever in self.assembly.model.levers:
+            found[lever.holds] = lever.bytes
+        for role, module in backbone.modules().items():
+            if role != "denoiser":
+                found[role.replace("_", " ")] = size_of(_tensors(module))
+        for kind in ("rewards", "monitors"):
+            terms = getattr(self.assembly, kind).terms
+            held = [one for term in terms for part in modules_of(term.reward) for one in _tensors(part)]
+            found[kind] = size_of(held)
+        found["workspace"] = WORKSPACE
+        return {name: size / GIB for name, size in found.items() if size}
+
+    def _trace(self, count: int) -> _PaperStopwatch:
+        """One step with ``count`` differentiated ones, and one of each other kind that the run has."""
+        self._shorten(count)
+        gc.collect()
+        self.ledger.reset()
+        stopwatch = _PaperStopwatch(self.assembly.device, self.ledger)
+        with timed_parts(self.assembly, stopwatch):
+            self.bench.step(0, stopwatch)
+        stopwatch.note_peak("other")
+        return stopwatch
+
+    def _shorten(self, count: int) -> None:
+        """Let the next step take ``count`` differentiated steps, and one of each other kind it has."""
+        model, assembly = self.assembly.model, self.assembly
+        before, after = self._steps_around()
+        total = before + count + after
+        if total < self.num_steps:
+            model.num_steps = total
+            model._plans.clear()
+        gradient = "steps:" + ",".join(str(step) for step in range(before, before + count))
+        if isinstance(self.gradient, Refl):
+            gradient = f"refl:{before}-{before}"
+        if self._asked().get("low_variance"):
+            gradient = "last"
+        if self._asked():
+            section = assembly.config.objective["reward_gradient"]
+            options = section.options | {"gradient": gradient}
+            shortened = section.model_copy(update={"__pydantic_extra__": options})
+            config = assembly.config.model_copy(update={"objective": {"reward_gradient": shortened}})
+            assembly.objective = make_objective(config, assembly.registry, assembly.backbone)
+            self.bench.trainer.objective = assembly.objective
+
+    def _validation(self) -> float | None:
+        assembly = self.assembly
+        if not assembly.config.validation.prompts:
+            return None
+        self._shorten(1)
+        gc.collect()
+        self.ledger.reset()
+        pairs = validation_pairs(assembly)[: assembly.config.validation.batch]
+        score_pairs(assembly, pairs, (assembly.rewards, assembly.monitors))
+        return (self.ledger.peak + WORKSPACE) / GIB
+
+    def _most_steps(self) -> int:
+        """The most steps that a draw of the gradient choice differentiates."""
+        if isinstance(self.gradient, RandomCut):
+            return self.num_steps
+        return len(self.gradient.draw(self.num_steps, Randomness(0)).steps)
+
+    def _steps_around(self) -> tuple[int, int]:
+        """How many no-grad steps to trace before and after the differentiated ones (0 or 1 each)."""
+        if isinstance(self.gradient, RandomCut):
+            return 0, 0
+        drawn = self.gradient.draw(self.num_steps, Randomness(0))
+        after = drawn.ends_at is None and max(drawn.steps) < self.num_steps - 1
+        return int(min(drawn.steps) > 0), int(after)
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
+
+
+#: Options that take less memory, and how to tell that they are on.
+_SAVERS: dict[str, Callable[[RunConfig], bool]] = {
+    "-o performance.gradient_checkpointing=true": lambda run: (
+        run.performance.gradient_checkpointing is not False
+    ),
+    "-o performance.offload=true": lambda run: run.performance.offload,
+    "-o sampler.split_guidance=true": lambda run: run.sampler.split_guidance,
+    "--batch-size 1": lambda run: run.trainer.batch_size == 1,
+    "-o validation.batch=1": lambda run: run.validation.batch == 1,
+}
+
+
+def memory_facts(config: RunConfig, registry: Registry, *, validation: bool = True) -> dict[str, Any]:
+    """The estimate as facts for a plan, in GiB, with advice where the device here has too little.
+
+    A component that cannot be followed on paper (one whose shapes depend on values) is named instead.
+    """
+    try:
+        found = estimate(config, registry, validation=validation)
+    except Exception as error:  # whatever a component does with a tensor that has no contents
+        reason = str(error).strip().partition("\n")[0][:200]
+        return {"estimated_peak_gib": None, "estimate": f"not possible: {type(error).__name__}: {reason}"}
+    facts: dict[str, Any] = {
+        "estimated_for": f"cuda, {found.precision}",
+        "estimated_peak_gib": found.peak,
+        "estimated_parts_gib": found.parts | {"saved for the backward pass": found.saved},
+        "estimated_phases_gib": found.phases,
+        "estimated_loading_gib": found.loading,
+    }
+    if found.validation is not None:
+        facts["estimated_validation_gib"] = found.validation
+    free = free_gib()
+    most = max(found.peak, found.loading, found.validation or 0.0)
+    if free is not None and most > free:
+        facts["memory"] = advice(config, most, free)
+    return facts
+
+
+def advice(config: RunConfig, wanted: float, free: float) -> str:
+    """What to do where ``wanted`` GiB will be asked for and ``free`` are there."""
+    options = [option for option, on in _SAVERS.items() if not on(config)]
+    return (
+        f"{wanted:.1f} GiB will be asked for, {free:.1f} are free. What helps: fewer frames, a smaller size"
+        + "".join(f", {option}" for option in options)
+    )

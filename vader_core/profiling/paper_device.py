@@ -1,0 +1,317 @@
+"""A CUDA device on paper: tensors without contents, whose sizes are booked as torch's allocator would.
+
+What a training step asks of a device is found by running the step itself on torch's fake tensors, which
+know shapes, strides and dtypes alone. Tensors on the CPU stay real, so that what is drawn or tokenised there
+has its values.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from importlib import import_module
+from math import prod
+from types import ModuleType
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from vader_core.profiling.graph_walk import UsedOnce, walk_backward
+
+#: The allocator hands out multiples of this many bytes.
+GRAIN = 512
+#: Uninitialised CPU tensors of more numbers than this stay on paper too.
+SMALL = 2**16
+#: Compute capability: Hopper's.
+CAPABILITY = (9, 0)
+#: Widest attention head of the flash kernels.
+FLASH_WIDTH = 256
+
+_aten = torch.ops.aten
+_EMPTY = (_aten.empty.memory_format, _aten.empty_like.default, _aten.empty_strided.default)
+_HALF = (torch.bfloat16, torch.float16)
+_CONVOLUTIONS = (_aten.convolution.default, _aten.convolution_backward.default)
+
+
+class Ledger:
+    """Bytes that are alive, and the most there have been since :meth:`reset`."""
+
+    def __init__(self) -> None:
+        self.live = 0
+        self.peak = 0
+
+    def book(self, size: int) -> None:
+        """Add ``size`` bytes, or take them away where negative."""
+        self.live += size
+        self.peak = max(self.peak, self.live)
+
+    def reset(self) -> None:
+        """Begin a new peak."""
+        self.peak = self.live
+
+
+class PaperDevice(TorchDispatchMode):
+    """Runs every operation that touches the device on fake tensors and books the storages it leaves.
+
+    A number that is read off the device is 1, a truth value true.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.ledger = Ledger()
+        self._booked: dict[int, int] = {}
+
+    def bytes_of(self, tensors: Iterable[Tensor]) -> int:
+        """What the storages of ``tensors`` take up on the device, each counted once."""
+        keys = {tensor.untyped_storage()._cdata for tensor in tensors}
+        return sum(self._booked.get(key, 0) for key in keys)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """One operation."""
+        kwargs = kwargs or {}
+        kwargs = {name: value for name, value in kwargs.items() if name != "pin_memory"}
+        if func.namespace == "prim":  # a tensor is asked for its device or layout
+            return func(*args, **kwargs)
+        if func is _aten.is_pinned.default:
+            return False
+        if func is _aten._pin_memory.default:
+            return args[0]
+        if not (
+            any(map(_on_paper, args)) or any(map(_on_paper, kwargs.values())) or _asked(func, args, kwargs)
+        ):
+            with unset_fake_temporarily():
+                return func(*args, **kwargs)
+        if func is _aten._local_scalar_dense.default:
+            dtype = args[0].dtype
+            return 1.0 if dtype.is_floating_point else True if dtype is torch.bool else 1
+        out = func(*args, **kwargs)
+        if func in _CONVOLUTIONS:
+            out = _laid_out(func, args, out)
+        for leaf in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(leaf, FakeTensor) and leaf.fake_device.type == "cuda":
+                self._book(leaf)
+        return out
+
+    def _book(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key not in self._booked:
+            size = -(-storage.nbytes() // GRAIN) * GRAIN
+            self._booked[key] = size
+            self.ledger.book(size)
+            weakref.finalize(storage, self._erase, key, size).atexit = False
+
+    def _erase(self, key: int, size: int) -> None:
+        self._booked.pop(key, None)
+        self.ledger.book(-size)
+
+
+def _laid_out(func: Any, args: Any, out: Any) -> Any:
+    """A convolution's result as cuDNN lays it out: channels innermost where input or weight has them so."""
+    forward = func is _aten.convolution.default
+    given = args[:2] if forward else args[:3]
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    layout = formats.get(given[0].ndim)
+    if layout is None or not any(_innermost(one, layout) for one in given):
+        return out
+    if forward:
+        return out.contiguous(memory_format=layout)
+    return (None if out[0] is None else out[0].contiguous(memory_format=layout), *out[1:])
+
+
+def _innermost(tensor: Tensor, layout: torch.memory_format) -> bool:
+    return tensor.is_contiguous(memory_format=layout) and not tensor.is_contiguous()
+
+
+def _on_paper(given: Any) -> bool:
+    if isinstance(given, list | tuple):
+        return any(map(_on_paper, given))
+    return isinstance(given, FakeTensor)
+
+
+def _asked(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether a tensor is asked for that there is no need, or no device, to make."""
+    device = kwargs.get("device")
+    if device is not None and torch.device(device).type == "cuda":
+        return True
+    if func not in _EMPTY or (device is not None and torch.device(device).type != "cpu"):
+        return False
+    shape = args[0].shape if isinstance(args[0], Tensor) else args[0]
+    from_meta = isinstance(args[0], Tensor) and args[0].is_meta
+    return prod(shape) > SMALL and (device is not None or not from_meta)
+
+
+@contextmanager
+def on_paper() -> Iterator[PaperDevice]:
+    """Within, ``cuda`` is a device on paper, whether there is a real one or not; yields it.
+
+    Whatever asks for a real device's driver is answered in its place, and put back behind.
+    """
+    device = PaperDevice()
+    with ExitStack() as stack:
+        for place, value in _REPLACED.items():
+            stack.enter_context(patch(place, value))
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(UsedOnce.hooks())
+        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        stack.enter_context(device)
+        yield device
+
+
+# -- in place of torch's own -------------------------------------------------------------------------------
+
+_real_attention = F.scaled_dot_product_attention
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Attention as the fused kernels book it, which never hold the scores."""
+    if not isinstance(query, FakeTensor):
+        return _real_attention(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
+    parts = [query, key, value]
+    if torch.is_autocast_enabled("cuda"):
+        parts = [part.to(torch.get_autocast_dtype("cuda")) for part in parts]
+    q, k, v = parts
+    if q.ndim != 4:  # the fused kernels want [b, heads, n, d]
+        return _aten._scaled_dot_product_attention_math(
+            q, k, v, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+        )[0]
+    if enable_gqa and q.shape[1] != k.shape[1]:
+        k, v = (part.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for part in (k, v))
+    if q.dtype in _HALF and attn_mask is None and q.shape[-1] <= FLASH_WIDTH:
+        return _aten._scaled_dot_product_flash_attention(q, k, v, dropout_p, is_causal, scale=scale)[0]
+    if attn_mask is not None:
+        attn_mask = attn_mask.to(q.dtype).expand(*q.shape[:3], k.shape[2])
+    recorded = torch.is_grad_enabled() and any(part.requires_grad for part in (q, k, v))
+    return _aten._scaled_dot_product_efficient_attention(
+        q, k, v, attn_mask, recorded, dropout_p, is_causal, scale=scale
+    )[0]
+
+
+def _apply(self: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+    """What ``nn.Module.to`` and its kin do, with new parameters: torch swaps fake ones, which can fail."""
+    for child in self.children() if recurse else ():
+        _apply(child, fn)
+    places: tuple[dict[str, Any], ...] = (self._parameters, self._buffers)
+    for held in places:
+        for name, tensor in held.items():
+            if tensor is None:
+                continue
+            with torch.no_grad():
+                moved = fn(tensor)
+            if moved is not tensor:
+                is_parameter = isinstance(tensor, nn.Parameter)
+                held[name] = nn.Parameter(moved, tensor.requires_grad) if is_parameter else moved
+    return self
+
+
+class _Launchless(ModuleType):
+    """Stands for Triton: whatever is asked of it is there, and no program does anything."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Launchless(name)
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        return self
+
+    def __getitem__(self, grid: Any) -> Any:
+        return self
+
+
+@cache
+def _without_launches(name: str) -> ModuleType:
+    """A copy of a module of Triton programs that allocates as it does and launches nothing."""
+    package = sys.modules[name.rpartition(".")[0]]
+    siblings = ("triton_programs", name.rpartition(".")[2])
+    triton, language = _Launchless("triton"), _Launchless("triton.language")
+    vars(triton)["next_power_of_2"] = lambda value: 1 << (value - 1).bit_length()
+    stands = {"triton": triton, "triton.language": language}
+    taken = {**stands, **{f"{package.__name__}.{sibling}": None for sibling in siblings}}
+    before = {place: sys.modules.pop(place, None) for place in taken}
+    held = {sibling: vars(package).pop(sibling, None) for sibling in siblings}
+    sys.modules.update(stands)
+    try:
+        return import_module(name)
+    finally:
+        for places, kept in ((sys.modules, before), (vars(package), held)):
+            for place, module in kept.items():
+                places.pop(place, None)
+                if module is not None:
+                    places[place] = module
+
+
+class _Generator(torch.Generator):
+    """A generator on the CPU, whatever the device."""
+
+    def __new__(cls, device: Any = "cpu") -> _Generator:
+        return super().__new__(cls)
+
+
+class _Idle:
+    """A device, a stream or an event: to switch to, to wait for."""
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def record(self, *_: Any) -> None: ...
+
+    def wait_stream(self, other: Any) -> None: ...
+
+    def wait_event(self, event: Any) -> None: ...
+
+
+def _nothing(*_: Any, **__: Any) -> None: ...
+
+
+_REPLACED: dict[str, Any] = {
+    "vader_core.nn.functional.Switch.find": _without_launches,
+    "vader_core.nn.functional.Switch.on": True,
+    "torch.nn.functional.scaled_dot_product_attention": _attention,
+    "torch.nn.Module._apply": _apply,
+    "torch.Tensor.backward": walk_backward,
+    # checkpointed blocks ask which backward pass they are in
+    "torch._C._current_graph_task_id": lambda: 0,
+    # draws again until every number is within bounds, which numbers without values never are
+    "torch.nn.init._no_grad_trunc_normal_": lambda tensor, *_, **__: tensor,
+    "torch.Generator": _Generator,
+    "torch.cuda.amp.common.amp_definitely_not_available": lambda: False,
+    "torch.cuda.is_bf16_supported": lambda *_, **__: True,
+    "torch.cuda.get_device_capability": lambda *_: CAPABILITY,
+    "torch.cuda.get_rng_state": lambda *_, **__: torch.zeros(16, dtype=torch.uint8),
+    "torch.cuda.set_rng_state": _nothing,
+    "torch.cuda.manual_seed": _nothing,
+    "torch.cuda.manual_seed_all": _nothing,
+    "torch.cuda.empty_cache": _nothing,
+    "torch.cuda.max_memory_allocated": lambda *_: 0,
+    "torch.cuda.reset_peak_memory_stats": _nothing,
+    "torch.cuda.synchronize": _nothing,
+    "torch.cuda.device": _Idle,
+    "torch.cuda.Event": _Idle,
+    "torch.cuda.Stream": _Idle,
+    "torch.cuda.current_stream": _Idle,
+    "torch.cuda.stream": _Idle,
+    "torch.Tensor.record_stream": _nothing,
+}

@@ -1,0 +1,118 @@
+"""The layers of a configuration: read, merged, written, compared."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vader_core.errors import VaderError, unknown
+from vader_core.registry import Registry
+from vader_core.run.config import RunConfig, Tree, validated
+from vader_core.values import read_document
+
+
+def merged(*layers: Mapping[str, Any]) -> Tree:
+    """The layers as one tree; the later wins, mappings are merged, lists are replaced.
+
+    >>> merged({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}})
+    {'a': {'b': 3, 'c': 2}}
+    """
+    result: Tree = {}
+    for layer in layers:
+        for key, value in layer.items():
+            if isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
+                result[key] = merged(result[key], value)
+            else:
+                result[key] = copy.deepcopy(value) if not isinstance(value, Mapping) else merged(value)
+    return result
+
+
+def changed(config: RunConfig, **sections: Mapping[str, Any]) -> RunConfig:
+    """The same run with some values replaced, by section: ``changed(config, trainer={"seed": 1})``.
+
+    Raises:
+        VaderError: An unknown key or a bad value.
+    """
+    return validated(merged(config.model_dump(), sections))
+
+
+def read_yaml(path: Path) -> Tree:
+    """A configuration file.
+
+    Raises:
+        VaderError: Not there, not YAML, or not a mapping.
+    """
+    try:
+        tree = read_document(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise VaderError(f"--config {path}: cannot be read ({error})") from error
+    except yaml.YAMLError as error:
+        raise VaderError(f"--config {path} is not YAML: {error}") from error
+    except VaderError as error:
+        raise VaderError(f"--config {path}: {error}") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise VaderError(f"--config {path}: the file must be a mapping of keys to values")
+    return tree
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The whole tree as YAML, which ``--config`` reads back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+
+
+def recipes(registry: Registry) -> dict[str, Tree]:
+    """Every installed recipe by name."""
+    found: dict[str, Tree] = {}
+    for package in registry.recipe_packages():
+        try:
+            folder = resources.files(package).joinpath("recipes")
+        except ModuleNotFoundError:
+            continue
+        if not folder.is_dir():
+            continue
+        for file in folder.iterdir():
+            if file.name.endswith(".yaml"):
+                tree = read_document(file.read_text(encoding="utf-8")) or {}
+                found[file.name.removesuffix(".yaml")] = tree
+    return found
+
+
+def read_recipe(registry: Registry, name: str) -> Tree:
+    """The recipe of that name.
+
+    Raises:
+        VaderError: No installed plugin has one of that name.
+    """
+    known = recipes(registry)
+    if name not in known:
+        raise unknown("recipe", name, known)
+    return {key: value for key, value in known[name].items() if key != "summary"}
+
+
+def changes(before: RunConfig, after: RunConfig) -> list[str]:
+    """What differs, one line a key: ``trainer.lr: 0.0002 -> 0.0001``."""
+    left, right = _flat(before.model_dump(mode="json")), _flat(after.model_dump(mode="json"))
+    keys = sorted(left.keys() | right.keys())
+    return [
+        f"{key}: {left.get(key)!r} -> {right.get(key)!r}" for key in keys if left.get(key) != right.get(key)
+    ]
+
+
+def _flat(tree: Any, where: str = "") -> dict[str, Any]:
+    if isinstance(tree, Mapping):
+        items = [(f"{where}.{key}" if where else str(key), value) for key, value in tree.items()]
+    elif isinstance(tree, list) and tree and isinstance(tree[0], Mapping):
+        items = [(f"{where}[{value.get('name', index)}]", value) for index, value in enumerate(tree)]
+    else:
+        return {where: tree}
+    result: dict[str, Any] = {}
+    for key, value in items:
+        result.update(_flat(value, key))
+    return result

@@ -1,0 +1,1 @@
+"""The loop around an update."""

@@ -1,0 +1,37 @@
+"""Which prompts a micro-step is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from vader_core.geometry import Geometry
+from vader_core.method.objective import Batch
+from vader_core.prompts import Prompt
+from vader_core.randomness import Randomness
+
+
+@dataclass(frozen=True)
+class PromptBatches:
+    """Prompts in the source's order, all at one geometry.
+
+    Args:
+        draw: Prompts by their global index.
+        geometry: Of every video.
+        seed: The run's.
+        size: Videos per process in each micro-step.
+        accumulate: Micro-steps per optimizer step.
+    """
+
+    draw: Callable[[list[int]], Sequence[Prompt]]
+    geometry: Geometry
+    seed: int
+    size: int
+    accumulate: int
+
+    def at(self, step: int, micro: int, rank: int, world: int) -> Mapping[str, Batch]:
+        """The batch of one micro-step; the stream of samples does not depend on how many processes cut it."""
+        start = ((step * self.accumulate + micro) * world + rank) * self.size
+        indices = list(range(start, start + self.size))
+        rng = Randomness(self.seed, step, micro, tuple(indices))
+        return {"prompts": Batch(self.draw(indices), self.geometry, rng)}

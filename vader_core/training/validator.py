@@ -1,0 +1,98 @@
+"""Validation while training: sample, score, watch, write, keep the best."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from vader_core.assembly.parts import Assembly
+from vader_core.evaluation.comparison import as_json, evaluate
+from vader_core.evaluation.validation import score_pairs, validation_pairs, write_samples
+from vader_core.evaluation.watch import Verdict, Watch, statistics
+from vader_core.run.checkpoint import keep_best
+from vader_core.training.average import Average
+from vader_core.training.journal import Journal
+from vader_core.training.processes import SingleProcess
+
+_NOTHING = Verdict(best=False, alarms=(), messages=())
+
+
+class Validator:
+    """Judges the model on held-out prompts.
+
+    Args:
+        assembly: Loaded.
+        processes: The first one samples and scores; its verdict goes to all.
+        average: What is evaluated.
+        journal: Where records go.
+    """
+
+    def __init__(
+        self, assembly: Assembly, processes: SingleProcess, average: Average, journal: Journal
+    ) -> None:
+        self.assembly = assembly
+        self.processes = processes
+        self.average = average
+        self.journal = journal
+        self.settings = assembly.config.validation
+        self.watch = Watch(self.settings.monitor_limit)
+        #: The best weights so far, to go back to; kept where the guard adapts.
+        self.best: dict[str, Tensor] = {}
+
+    def due(self, step: int, *, last: bool) -> bool:
+        """Whether a validation belongs after step ``step``."""
+        return last or bool(self.settings.every and step % self.settings.every == 0)
+
+    def judge(self, step: int) -> Verdict:
+        """Sample, score and watch; the verdict is the same on every process."""
+        if self.settings.prompts == 0:
+            return _NOTHING
+        verdict = _NOTHING
+        if self.processes.first:
+            with self.average.in_the_model():
+                verdict = self._judge_here(step)
+        found: Verdict = self.processes.from_first(verdict)
+        if found.best and self.settings.guard == "adapt":
+            self.best = self.average.best_known()
+        return found
+
+    def _judge_here(self, step: int) -> Verdict:
+        assembly = self.assembly
+        mixtures = (assembly.rewards, assembly.monitors)
+        scored = score_pairs(assembly, validation_pairs(assembly), mixtures, measure_distance=True)
+        rewards, monitors = scored.mean(assembly.rewards), scored.mean(assembly.monitors)
+        watched = statistics(scored.videos, self.settings.seeds)
+        watched["base_distance"] = scored.base_distance or 0.0
+        total = sum(term.weight * rewards[term.name] for term in assembly.rewards.terms)
+        verdict = self.watch.see(step, total, monitors)
+        record: dict[str, Any] = {
+            "kind": "validation",
+            "step": step,
+            "rewards": rewards,
+            "monitors": monitors,
+            "watch": watched,
+            "alarms": list(verdict.alarms),
+        }
+        run = self.journal.run
+        if run is not None:
+            folder = run.samples(step)
+            write_samples(scored, folder, assembly.geometry.fps)
+            record["samples"] = str(folder.relative_to(run.folder))
+            if verdict.best and step > 0:
+                facts = {"step": step, "rewards": rewards, "monitors": monitors}
+                keep_best(run.checkpoints, assembly.model.tuning.save, facts)
+        self.journal.record(record)
+        for message in verdict.messages:
+            self.journal.record({"kind": "alarm", "step": step, "message": message})
+            self.journal.say(f"ALARM at step {step}: {message}")
+        return verdict
+
+    def compare(self) -> dict[str, Any]:
+        """Base against tuned on held-out prompts, as the summary holds it; empty where none was asked for."""
+        count = self.settings.evaluation_pairs
+        if not count or not self.processes.first:
+            return {}
+        with self.average.in_the_model():
+            found = evaluate(self.assembly, count)[1.0]
+        return {"pairs": count, "evaluation": as_json(found)}
