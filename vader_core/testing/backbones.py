@@ -15,7 +15,7 @@ from vader_core.backbone import Backbone
 from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
-from vader_core.lora.adapter import LoraSettings, adapter_parameters, attach_lora
+from vader_core.lora.adapter import LoraSettings, adapter_parameters, attach_lora, named_by
 from vader_core.nn.feature_cache import FeatureCache
 from vader_core.performance.swap_blocks import SwappedBlocks
 from vader_core.prompts import Prompt
@@ -338,7 +338,7 @@ def lora_targets(subject: BackboneSubject) -> str:
         bare = backbone.build_denoiser()
     names = [name for name, module in bare.named_modules() if isinstance(module, kinds)]
     for target in backbone.lora_targets:
-        hits = [name for name in names if name == target or name.endswith(f".{target}")]
+        hits = [name for name in names if named_by(target, name)]
         expect(hits, f"target {target!r} names no module")
     return ", ".join(backbone.lora_targets)
 
