@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from vader_core.assembly.parts import Assembly
 from vader_core.method.shortcuts import WHOLE, Shortcuts
+from vader_core.nn.precision import without_autocast
 from vader_core.performance.fp8 import Fp8
 from vader_core.randomness import Randomness
 
@@ -53,7 +54,7 @@ def layer_errors(assembly: Assembly, fp8: Fp8) -> dict[str, dict[str, float]]:
     errors: dict[str, dict[str, list[float]]] = {}
 
     def compare(name: str, layer: nn.Linear, x: Tensor) -> None:
-        with torch.autocast("cpu", enabled=False):
+        with without_autocast(x.device):
             wanted = nn.functional.linear(x.float(), layer.weight.float(), layer.bias.float())
         own = errors.setdefault(name, {"fp8": [], "bf16": []})
         with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -9,6 +9,10 @@ from .errors import VaderError as VaderError
 from .geometry import Geometry as Geometry
 from .geometry import GeometryRequest as GeometryRequest
 from .hookspecs import hookimpl as hookimpl
+from .method.objective import Batch as Batch
+from .method.objective import Objective as Objective
+from .method.objective import StepResult as StepResult
+from .prediction import Prediction as Prediction
 from .prompts import Prompt as Prompt
 from .prompts import PromptSource as PromptSource
 from .randomness import Randomness as Randomness

@@ -16,6 +16,7 @@ from vader_core.conditioning import Conditioning
 from vader_core.device import to_device
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
+from vader_core.nn.precision import wide
 from vader_core.prediction import Prediction
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
@@ -245,8 +246,8 @@ class Backbone(ABC):
 
     def initial_noise(self, batch: int, geometry: Geometry, rng: Randomness) -> Float[Tensor, "b c t h w"]:
         """Standard normal latents, float32 (float64 for a float64 backbone), one stream a sample."""
-        wide = torch.float64 if self.dtype == torch.float64 else torch.float32
-        noise = rng.normal("noise", self.latent_shape(geometry), device=self.device, dtype=wide)
+        shape, dtype = self.latent_shape(geometry), wide(self.dtype)
+        noise = rng.normal("noise", shape, device=self.device, dtype=dtype)
         if len(noise) != batch:
             raise VaderError(f"noise for {batch} samples was asked of a randomness for {len(noise)}")
         return noise

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pluggy
-from pydantic import BaseModel
 
-from vader_core.weights import WeightFile
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from vader_core.weights import WeightFile
 
 PROJECT = "vader"
 
@@ -28,7 +30,7 @@ class Register(Protocol):
     def __call__(
         self,
         name: str,
-        factory: Factory,
+        factory: Factory | str,
         *,
         config: type[BaseModel] | None = None,
         summary: str = "",
@@ -38,8 +40,11 @@ class Register(Protocol):
 
         Args:
             name: ``[a-z][a-z0-9_]*``, unique among its kind.
-            factory: ``factory(config, *, device, dtype)``; imports what is heavy when called.
-            config: Pydantic model of the component's options; ``None`` means there are none.
+            factory: ``factory(config, *, device, dtype)``, which imports what is heavy when called; or
+                ``"module:Class"``, imported when the component is made or its options are asked for, whose
+                constructor takes the same arguments.
+            config: Pydantic model of the component's options. ``None`` is the model ``Options`` nested in the
+                class of ``"module:Class"``; where there is none, and for a function, it means no options.
             summary: One line for ``vader plugins``.
             weights: The files it wants, for ``vader weights``.
         """

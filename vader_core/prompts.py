@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +12,9 @@ from types import MappingProxyType
 from typing import Any
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+#: Rounds of :func:`shuffled_index`: with 16, the orders of a short list come equally often.
+_ROUNDS = 16
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,8 @@ class PromptSource(ABC):
 def shuffled_index(index: int, size: int, seed: int) -> int:
     """Position of draw ``index`` in endless passes over ``size`` items, each pass in its own shuffled order.
 
+    A draw costs the same for any ``size``: no order of a pass is ever written down.
+
     Args:
         index: Number of the draw, from 0.
         size: How many items there are, at least 1.
@@ -60,9 +67,28 @@ def shuffled_index(index: int, size: int, seed: int) -> int:
     >>> sorted(shuffled_index(i, 5, seed=3) for i in range(5, 10))
     [0, 1, 2, 3, 4]
     """
-    import random
-
     turn, position = divmod(index, size)
-    order = list(range(size))
-    random.Random(f"{seed}/{turn}").shuffle(order)
-    return order[position]
+    rows = math.isqrt(size - 1) + 1  # ceil of the square root
+    rows += rows % 2  # an even number, so that odd permutations are reached too
+    columns = -(-size // rows)
+    while True:  # the grid is larger than the list by less than one row: positions outside move once more
+        position = _permuted(position, rows, columns, f"{seed}/{turn}")
+        if position < size:
+            return position
+
+
+def _permuted(position: int, rows: int, columns: int, key: str) -> int:
+    """A bijection of the ``rows`` x ``columns`` grid: a Feistel network with sums in place of xor.
+
+    Each round shifts one coordinate by a keyed hash of the other, which can be undone; no list is made, so a
+    draw costs the same however many items there are.
+    """
+    row, column = divmod(position, columns)
+    for round_ in range(0, _ROUNDS, 2):
+        row = (row + _hashed(f"{key}/{round_}/{column}")) % rows
+        column = (column + _hashed(f"{key}/{round_ + 1}/{row}")) % columns
+    return row * columns + column
+
+
+def _hashed(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vader_core.device import to_device
+from vader_core.nn.precision import wide
 
 Key = int | str
 
@@ -75,17 +76,21 @@ class Randomness:
         Returns:
             Tensor [B, *shape].
         """
-        drawn = torch.float64 if dtype == torch.float64 else torch.float32
+        drawn = wide(dtype)
         rows = [
             torch.randn(tuple(shape), generator=self.generator(purpose, sample=index), dtype=drawn)
             for index in range(len(self.samples))
         ]
         return to_device(torch.stack(rows).to(dtype), device)
 
+    def uniform(self, purpose: str) -> Tensor:
+        """One number in [0, 1) per sample, each of its own stream: float64 [B], on the CPU."""
+        rows = [
+            torch.rand((), generator=self.generator(purpose, sample=index), dtype=torch.float64)
+            for index in range(len(self.samples))
+        ]
+        return torch.stack(rows)
+
     def integer(self, purpose: str, low: int, high: int) -> int:
         """One integer in [low, high), shared by the whole batch and by every process."""
         return int(torch.randint(low, high, (1,), generator=self.generator(purpose)).item())
-
-    def uniform(self, purpose: str) -> float:
-        """One number in [0, 1), shared by the whole batch and by every process."""
-        return float(torch.rand((1,), generator=self.generator(purpose), dtype=torch.float64).item())

@@ -1,140 +1,44 @@
-"""The registry: entry points loaded one by one, names to components, and every look-up error."""
+"""The registry: names to components, and every look-up error."""
 
 from __future__ import annotations
 
-import importlib
-import re
-import traceback
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from importlib import metadata
-from types import ModuleType
-from typing import Any, Literal
+from traceback import format_exception
+from typing import Any, cast
 
-import pluggy
-from packaging.requirements import InvalidRequirement, Requirement
-from pydantic import BaseModel, ConfigDict, ValidationError
+from vader_core.component import (
+    KINDS,
+    Announced,
+    Component,
+    Kind,
+    Plugin,
+    Registration,
+    checked,
+    kind_called,
+    output_kept_clean,
+    resolved,
+    told,
+)
+from vader_core.errors import VaderError, near
+from vader_core.first_party import FIRST_PARTY, first_party
+from vader_core.listing import GROUP, Listed, listed
 
-from vader_core import __version__, hookspecs
-from vader_core.errors import VaderError, did_you_mean, near
-from vader_core.hookspecs import PROJECT, Factory
-from vader_core.values import not_finite, read_options
-from vader_core.weights import WeightFile
-
-Kind = Literal["backbone", "sampler", "reward", "prompt source", "objective"]
-
-KINDS: tuple[Kind, ...] = ("backbone", "sampler", "reward", "prompt source", "objective")
-_HOOKS: dict[Kind, str] = {
-    "backbone": "register_backbones",
-    "sampler": "register_samplers",
-    "reward": "register_rewards",
-    "prompt source": "register_prompt_sources",
-    "objective": "register_objectives",
-}
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
-
-#: Components of the first-party plugins, so that an uninstalled one can be named with the line that installs
-#: it.
-FIRST_PARTY: dict[str, tuple[str, ...]] = {
-    "vader-demo": ("demo", "demo_aesthetic", "demo_alignment", "demo_action"),
-    "vader-rewards": (
-        "aesthetic",
-        "hps",
-        "pick_score",
-        "aesthetic_hps",
-        "actpred",
-        "object_detection",
-        "compression",
-        "rainy",
-        "snowy",
-        "vjepa",
-        "viclip",
-        "jpeg_size",
-    ),
-    "vader-videocrafter": ("videocrafter", "ddim_videocrafter"),
-    "vader-opensora": ("opensora", "rflow"),
-    "vader-modelscope": ("modelscope",),
-    "vader-svd": ("svd", "svd_demo_images"),
-}
-
-
-class NoOptions(BaseModel):
-    """The options of a component that has none."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-@dataclass(frozen=True)
-class Component:
-    """A registered component.
-
-    Args:
-        kind: What it is.
-        name: Its name among its kind.
-        factory: Makes it.
-        config: Pydantic model of its options.
-        summary: One line.
-        weights: The files it wants.
-        plugin: Entry point that registered it.
-        package: Python package of the plugin, where its recipes lie.
-    """
-
-    kind: Kind
-    name: str
-    factory: Factory
-    config: type[BaseModel]
-    summary: str
-    weights: tuple[WeightFile, ...]
-    plugin: str
-    package: str
-
-    def options(self, given: dict[str, Any]) -> BaseModel:
-        """The checked options.
-
-        Raises:
-            VaderError: An unknown option (with the near name) or a bad value.
-        """
-        return checked(self.config, given, f"{self.kind} {self.name!r}")
-
-    def make(self, given: dict[str, Any], *, device: object, dtype: object) -> Any:
-        """The component itself, from unchecked options."""
-        return self.factory(self.options(given), device=device, dtype=dtype)
-
-
-@dataclass(frozen=True)
-class Announced:
-    """Something a plugin announced by ``module:attribute``: a command or a LoRA format."""
-
-    name: str
-    target: str
-    summary: str
-    plugin: str
-
-    def resolve(self) -> Any:
-        """Import the target."""
-        module, _, attribute = self.target.partition(":")
-        return getattr(importlib.import_module(module), attribute)
-
-
-@dataclass(frozen=True)
-class Plugin:
-    """A plugin that was found.
-
-    Args:
-        name: Entry point name.
-        distribution: Distribution that ships it.
-        version: Of the distribution.
-        module: Module the entry point names.
-        error: Why it could not be used, or ``None``.
-        trace: The traceback of that, for ``--debug``.
-    """
-
-    name: str
-    distribution: str
-    version: str
-    module: str
-    error: str | None = None
-    trace: str = ""
+__all__ = [
+    "FIRST_PARTY",
+    "KINDS",
+    "Announced",
+    "Component",
+    "Kind",
+    "Plugin",
+    "Registration",
+    "Registry",
+    "checked",
+    "kind_called",
+    "load_registry",
+    "resolved",
+]
 
 
 @dataclass
@@ -150,27 +54,39 @@ class Registry:
 
     # -- filling -----------------------------------------------------------------------------------------
 
-    def add(self, module: ModuleType, plugin: Plugin) -> None:
-        """Call one plugin module's hooks; a plugin with an error is recorded and adds nothing."""
-        staged: list[Component] = []
-        commands: list[Announced] = []
-        formats: list[Announced] = []
+    def add(self, module: Any, plugin: Plugin) -> None:
+        """Call a plugin module's hooks in this process; one with an error is recorded and adds nothing."""
+        from vader_core.registration import registered
+
         try:
-            manager = pluggy.PluginManager(PROJECT)
-            manager.add_hookspecs(hookspecs)
-            manager.register(module, name=plugin.name)
-            _check_hook_names(module)
-            manager.check_pending()
-            package = module.__name__.rpartition(".")[0] or module.__name__
-            for kind, hook in _HOOKS.items():
-                getattr(manager.hook, hook)(register=_collector(staged, kind, plugin.name, package))
-            manager.hook.register_commands(register=_announcer(commands, plugin.name))
-            manager.hook.register_lora_formats(register=_announcer(formats, plugin.name))
-        except (Exception, SystemExit) as error:  # the plugin border: a stranger's code may raise anything
-            self.plugins.append(_failed(plugin, error))
+            with output_kept_clean():
+                found = registered(module, plugin.name)
+        except BaseException as error:  # the plugin border: a stranger's code may raise anything
+            trace = "".join(format_exception(error))
+            self.plugins.append(replace(plugin, error=told(error), trace=trace))
             return
         self.plugins.append(plugin)
-        for component in staged:
+        self._claim_all(found.components, found.commands, found.lora_formats)
+
+    def add_listed(self, found: Listed) -> None:
+        """Add what a plugin was found to announce; it is imported when one of its components is used."""
+        plugin = found.plugin
+        self.plugins.append(plugin)
+        late = _Late(plugin, found.value)
+        components = [
+            Component(
+                cast(Kind, kind), name, summary, plugin.name, plugin.module, partial(late.get, kind, name)
+            )
+            for kind, name, summary in found.components
+        ]
+        commands = [Announced(*words, plugin.name) for words in found.commands]
+        formats = [Announced(*words, plugin.name) for words in found.lora_formats]
+        self._claim_all(components, commands, formats)
+
+    def _claim_all(
+        self, components: list[Component], commands: list[Announced], formats: list[Announced]
+    ) -> None:
+        for component in components:
             self._claim(component.kind, component.name, self.components[component.kind], component)
         for command in commands:
             self._claim("command", command.name, self.commands, command)
@@ -207,26 +123,32 @@ class Registry:
 
     def _unknown(self, kind: Kind, name: str) -> str:
         table = self.components[kind]
-        installed = ", ".join(
-            f"{found.name} ({found.plugin})" for found in sorted(table.values(), key=_by_name)
-        )
+        installed = ", ".join(f"{found} ({table[found].plugin})" for found in sorted(table))
         message = f"unknown {kind} {name!r}; installed: {installed or 'none'}"
-        for distribution, names in FIRST_PARTY.items():
-            if name in names:
-                install = f"pip install ./plugins/{distribution}"
-                return f"{message}\n{kind} {name!r} comes with {distribution}: {install}"
-        close = near(name, table)
-        elsewhere = [other for names in FIRST_PARTY.values() for other in names if other not in table]
-        far = near(name, elsewhere)
-        if close:
+        absent = dict(self._absent(kind))
+        if name in absent:
+            return f"{message}\n{kind} {name!r} comes with {absent[name]}: {_install(absent[name])}"
+        close, far = near(name, table), near(name, absent)
+        if others := self._kinds_of(name):
+            message += f"\n{name!r} is a {' and a '.join(others)}: {' or '.join(map(_flag, others))} {name}"
+        elif close:
             message += f"\ndid you mean {close[0]!r}?"
         elif far:
-            distribution = next(dist for dist, names in FIRST_PARTY.items() if far[0] in names)
-            install = f"pip install ./plugins/{distribution}"
-            message += f"\ndid you mean {far[0]!r}? It comes with {distribution}: {install}"
+            distribution = absent[far[0]]
+            message += f"\ndid you mean {far[0]!r}? It comes with {distribution}: {_install(distribution)}"
         for plugin in self.broken():
             message += f"\nplugin {plugin.name!r} ({plugin.distribution}) failed to load: {plugin.error}"
         return message
+
+    def _absent(self, kind: Kind) -> list[tuple[str, str]]:
+        """Our own components whose distribution is not installed: name and distribution."""
+        installed = {plugin.distribution for plugin in self.plugins}
+        return [
+            (name, distribution) for name, distribution in first_party(kind) if distribution not in installed
+        ]
+
+    def _kinds_of(self, name: str) -> list[Kind]:
+        return [kind for kind, table in self.components.items() if name in table]
 
     def broken(self) -> list[Plugin]:
         """Plugins that could not be used."""
@@ -237,139 +159,52 @@ class Registry:
         return sorted({plugin.module.rpartition(".")[0] for plugin in self.plugins if not plugin.error})
 
 
-def _by_name(component: Component) -> str:
-    return component.name
+def _flag(kind: Kind) -> str:
+    return f"--{KINDS[kind].word}"
 
 
-def _check_hook_names(module: ModuleType) -> None:
-    known = {*_HOOKS.values(), "register_commands", "register_lora_formats"}
-    for name, value in vars(module).items():
-        misspelt = name not in known and hasattr(value, f"{PROJECT}_impl")
-        if misspelt:
-            raise VaderError(
-                f"unknown hook {name!r}{did_you_mean(name, known)} (hooks: {', '.join(sorted(known))})"
-            )
+def _install(distribution: str) -> str:
+    return f"pip install ./plugins/{distribution}"
 
 
-def _check_name(name: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise VaderError(
-            f"{name!r} is not a name: use lower-case letters, digits and _, beginning with a letter"
-        )
+class _Late:
+    """A plugin that is imported into this process when one of its components is used."""
 
+    def __init__(self, plugin: Plugin, value: str) -> None:
+        self.plugin = plugin
+        self.value = value
 
-def _collector(staged: list[Component], kind: Kind, plugin: str, package: str) -> hookspecs.Register:
-    def register(
-        name: str,
-        factory: Factory,
-        *,
-        config: type[BaseModel] | None = None,
-        summary: str = "",
-        weights: tuple[WeightFile, ...] = (),
-    ) -> None:
-        _check_name(name)
-        staged.append(
-            Component(kind, name, factory, config or NoOptions, summary, tuple(weights), plugin, package)
-        )
+    @cached_property
+    def registrations(self) -> dict[tuple[str, str], Registration]:
+        """What it registers, now that it is imported."""
+        from vader_core.registration import registered
 
-    return register
-
-
-def _announcer(announced: list[Announced], plugin: str) -> hookspecs.RegisterCommand:
-    def register(name: str, target: str, *, summary: str = "") -> None:
-        if ":" not in target:
-            raise VaderError(f"{name!r}: target {target!r} must be written module:attribute")
-        announced.append(Announced(name, target, summary, plugin))
-
-    return register
-
-
-def _failed(plugin: Plugin, error: BaseException) -> Plugin:
-    message = str(error) if isinstance(error, VaderError) else f"{type(error).__name__}: {error}"
-    return Plugin(
-        plugin.name,
-        plugin.distribution,
-        plugin.version,
-        plugin.module,
-        message,
-        "".join(traceback.format_exception(error)),
-    )
-
-
-def _check_core_version(distribution: metadata.Distribution) -> None:
-    for line in distribution.requires or ():
         try:
-            requirement = Requirement(line)
-        except InvalidRequirement:
-            continue
-        if requirement.name.replace("_", "-").lower() != "vader-core":
-            continue
-        if not requirement.specifier.contains(__version__, prereleases=True):
-            raise VaderError(
-                f"it needs vader-core{requirement.specifier}, but {__version__} is installed: "
-                f"upgrade {distribution.name} or vader-core"
-            )
+            with output_kept_clean():
+                module = metadata.EntryPoint(self.plugin.name, self.value, GROUP).load()
+                found = registered(module, self.plugin.name)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # the plugin border: a stranger's code may raise anything
+            raise VaderError(f"{self} failed to load: {told(error)}") from error
+        return {(component.kind, component.name): component.load() for component in found.components}
 
+    def get(self, kind: str, name: str) -> Registration:
+        """What was registered under that kind and name."""
+        if (kind, name) not in self.registrations:
+            raise VaderError(f"{self} was listed with the {kind} {name!r}, but no longer registers it")
+        return self.registrations[kind, name]
 
-def _discover() -> Iterable[tuple[metadata.EntryPoint, metadata.Distribution | None]]:
-    seen: set[tuple[str, str]] = set()
-    for point in metadata.entry_points(group=PROJECT):
-        if (point.name, point.value) not in seen:  # an editable install can be found twice
-            seen.add((point.name, point.value))
-            yield point, point.dist
+    def __str__(self) -> str:
+        return f"plugin {self.plugin.name!r} ({self.plugin.distribution} {self.plugin.version})"
 
 
 def load_registry() -> Registry:
-    """Load every installed plugin, each on its own: a broken one is recorded and harms nothing else."""
-    registry = Registry()
-    for point, distribution in sorted(_discover(), key=lambda found: found[0].name):
-        plugin = Plugin(
-            name=point.name,
-            distribution=distribution.name if distribution else "?",
-            version=distribution.version if distribution else "?",
-            module=point.value.partition(":")[0],
-        )
-        try:
-            if distribution is not None and plugin.distribution != "vader-core":
-                _check_core_version(distribution)
-            module = point.load()
-        except (Exception, SystemExit) as error:  # the plugin border
-            registry.plugins.append(_failed(plugin, error))
-            continue
-        registry.add(module, plugin)
-    return registry
+    """Everything that the installed plugins announce; a broken one is recorded and harms nothing else.
 
-
-def checked(model: type[BaseModel], given: dict[str, Any], where: str) -> Any:
-    """``model(**given)``, with pydantic's complaints in one message.
-
-    Args:
-        model: The option model.
-        given: Option values by name.
-        where: What they belong to, e.g. ``backbone 'opensora'``; begins the message.
-
-    Raises:
-        VaderError: Unknown options with their near names, bad values with what is allowed.
+    No plugin is imported into this process before one of its components is used.
     """
-    names = [*model.model_fields, *(field.alias for field in model.model_fields.values() if field.alias)]
-    unknown = [name for name in given if name not in names]
-    if unknown and model.model_config.get("extra") != "allow":
-        hints = ", ".join(f"{name!r}{did_you_mean(name, names)}" for name in unknown)
-        raise VaderError(
-            f"{where} has no option {hints} (options: {', '.join(model.model_fields) or 'none'})"
-        )
-    try:
-        found = model.model_validate(read_options(model, given))
-    except ValidationError as error:
-        lines = []
-        for problem in error.errors():
-            place = ".".join(str(part) for part in problem["loc"]) or "options"
-            if problem["type"] == "missing":
-                lines.append(f"{where} needs the option {place!r}")
-            else:
-                lines.append(f"{where}: {place}={problem['input']!r} is not allowed: {problem['msg']}")
-        raise VaderError("\n".join(lines)) from error
-    place = not_finite(found)
-    if place is not None:
-        raise VaderError(f"{where}: {place} is not a finite number")
-    return found
+    registry = Registry()
+    for found in listed():
+        registry.add_listed(found)
+    return registry

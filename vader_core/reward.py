@@ -12,6 +12,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from vader_core.nn.precision import widened
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 
@@ -43,10 +44,6 @@ class FramesNeeded:
     kind: str
     count: int | None = None
     minimum: int = 1
-
-
-def _wide(values: Tensor) -> Tensor:
-    return values if values.dtype == torch.float64 else values.float()
 
 
 #: One frame is enough; several are averaged.
@@ -112,7 +109,7 @@ class ImageReward(Reward):
         losses = self.loss_frames(scores)
         return RewardOutput(
             score=scores.float().view(batch, count).mean(dim=1),
-            loss=_wide(losses).view(batch, count).mean(dim=1),
+            loss=widened(losses).view(batch, count).mean(dim=1),
         )
 
 
@@ -139,7 +136,7 @@ class ClipReward(Reward):
     ) -> RewardOutput:
         """Score and loss of each video."""
         scores = self.score(video, prompts, rng)
-        return RewardOutput(score=scores.float(), loss=_wide(self.loss(scores)))
+        return RewardOutput(score=scores.float(), loss=widened(self.loss(scores)))
 
 
 def require_finite(output: RewardOutput) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 PredictionType = Literal["epsilon", "v", "velocity"]
 FlowSpacing = Literal["even", "trained", "trained_shifted"]
+Variance = Literal["fixed", "learned_range"]
 
 
 @dataclass(frozen=True)
@@ -21,11 +23,13 @@ class VariancePreserving:
         prediction_type: ``epsilon`` (the noise) or ``v`` (sqrt(a) noise - sqrt(1-a) x_0).
         scale: A model's own extra scale of x_0 per t, [N] (VideoCrafter2's ``scale_arr``); ``None`` is all
             ones.
+        variance: ``learned_range`` where the model predicts a variance too (Nichol and Dhariwal 2021).
     """
 
     alphas_cumprod: Tensor
     prediction_type: PredictionType = "epsilon"
     scale: Tensor | None = None
+    variance: Variance = "fixed"
 
     @staticmethod
     def scaled_linear(
@@ -40,6 +44,41 @@ class VariancePreserving:
         """N."""
         return len(self.alphas_cumprod)
 
+    # -- the forward process -----------------------------------------------------------------------------
+
+    def add_noise(self, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+        """x_t = sqrt(a_t) s_t x_0 + sqrt(1 - a_t) noise.
+
+        Args:
+            clean: x_0 [B, C, T, h, w].
+            noise: Standard normal, of the same shape.
+            timestep: [B], whole numbers in 0 … N-1.
+        """
+        signal, share = self._marginals(timestep, clean)
+        return signal * clean + share * noise
+
+    def target(self, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+        """What a perfect model predicts at x_t: the noise, or v = sqrt(a_t) noise - sqrt(1 - a_t) x_0."""
+        if self.prediction_type == "epsilon":
+            return noise
+        signal, share = self._marginals(timestep, clean)
+        return signal * noise - share * clean
+
+    def training_timesteps(self, uniform: Tensor) -> Tensor:
+        """Timesteps to train at: each of 0 … N-1 with the same probability.
+
+        Args:
+            uniform: [B], in [0, 1).
+        """
+        return (uniform.double() * self.num_train_timesteps).long().clamp(max=self.num_train_timesteps - 1)
+
+    def _marginals(self, timestep: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        cumprod = self.alphas_cumprod.double().to(like.device)[timestep.long()]
+        signal = cumprod.sqrt()
+        if self.scale is not None:
+            signal = signal * self.scale.double().to(like.device)[timestep.long()]
+        return _spread(signal, like), _spread((1.0 - cumprod).sqrt(), like)
+
 
 @dataclass(frozen=True)
 class VarianceExploding:
@@ -50,12 +89,48 @@ class VarianceExploding:
         sigma_max: Largest noise level.
         rho: Curvature of the Karras spacing.
         prediction_type: ``v`` or ``epsilon``, of the variance-preserving form x / sqrt(sigma^2 + 1).
+        train_mean: Mean of ln(sigma) in training (Karras et al. 2022, table 1).
+        train_deviation: Its standard deviation.
     """
 
     sigma_min: float
     sigma_max: float
     rho: float = 7.0
     prediction_type: PredictionType = "v"
+    train_mean: float = -1.2
+    train_deviation: float = 1.2
+
+    # -- the forward process -----------------------------------------------------------------------------
+
+    def add_noise(self, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+        """What the model is given: (x_0 + sigma noise) / sqrt(sigma^2 + 1).
+
+        Args:
+            clean: x_0 [B, C, T, h, w].
+            noise: Standard normal, of the same shape.
+            timestep: [B], 0.25 ln(sigma).
+        """
+        sigma = (4.0 * timestep.double()).exp()
+        scale = (sigma**2 + 1.0).rsqrt()
+        return _spread(scale, clean) * clean + _spread(sigma * scale, clean) * noise
+
+    def target(self, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+        """What a perfect model predicts there, in the variance preserving form."""
+        if self.prediction_type == "epsilon":
+            return noise
+        sigma = (4.0 * timestep.double()).exp()
+        scale = (sigma**2 + 1.0).rsqrt()
+        return _spread(scale, clean) * noise - _spread(sigma * scale, clean) * clean
+
+    def training_timesteps(self, uniform: Tensor) -> Tensor:
+        """Timesteps to train at: ln(sigma) is normal, bounded by the schedule's two levels.
+
+        Args:
+            uniform: [B], in [0, 1).
+        """
+        normal = torch.special.ndtri(uniform.double().clamp(1e-6, 1.0 - 1e-6))
+        level = self.train_mean + self.train_deviation * normal
+        return 0.25 * level.clamp(math.log(self.sigma_min), math.log(self.sigma_max))
 
 
 @dataclass(frozen=True)
@@ -78,5 +153,36 @@ class RectifiedFlow:
     spacing: FlowSpacing = "even"
     terminal: float | None = None
 
+    # -- the forward process -----------------------------------------------------------------------------
+
+    def add_noise(self, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+        """x_t = (1 - tau) x_0 + tau noise.
+
+        Args:
+            clean: x_0 [B, C, T, h, w].
+            noise: Standard normal, of the same shape.
+            timestep: [B], in 0 … num_train_timesteps.
+        """
+        tau = timestep.double() / self.num_train_timesteps
+        return _spread(1.0 - tau, clean) * clean + _spread(tau, clean) * noise
+
+    def target(self, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+        """What a perfect model predicts at x_t: the velocity, with the model's own sign."""
+        return self.velocity_sign * (noise - clean)
+
+    def training_timesteps(self, uniform: Tensor) -> Tensor:
+        """Timesteps to train at: even in tau before the time shift.
+
+        Args:
+            uniform: [B], in [0, 1).
+        """
+        tau = uniform.double()
+        return self.num_train_timesteps * self.shift * tau / (1.0 + (self.shift - 1.0) * tau)
+
 
 Schedule = VariancePreserving | VarianceExploding | RectifiedFlow
+
+
+def _spread(values: Tensor, like: Tensor) -> Tensor:
+    """One coefficient per sample, computed in float64, in the dtype of ``like`` and broadcast over it."""
+    return values.to(like.device, like.dtype).view(-1, *[1] * (like.ndim - 1))

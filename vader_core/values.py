@@ -1,7 +1,7 @@
 """Values as people type them, read by the type that an option declares, never by what YAML makes of them.
 
-YAML 1.1 reads ``9:16`` as 556, ``off`` as false and ``012`` as 10. Here a scalar stays the text that was typed
-until the option it belongs to says what it is.
+YAML 1.1 reads ``9:16`` as 556, ``off`` as false and ``012`` as 10. Here a scalar stays the text that was
+typed until the option it belongs to says what it is.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _scalar(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> str:
 
 
 _Loader.yaml_implicit_resolvers = {}
-_Loader.add_constructor("tag:yaml.org,2002:str", _scalar)  # type: ignore[type-var]
+_Loader.add_constructor("tag:yaml.org,2002:str", _scalar)
 
 
 def read_document(text: str) -> Any:
@@ -88,7 +88,7 @@ def parse_value(text: str) -> Any:
 
 
 def read_options(model: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The option values with everything typed read by the type of its field; unknown keys stay as they are."""
+    """The option values, everything typed read by the type of its field; unknown keys stay text."""
     by_name = {field.alias or name: field for name, field in model.model_fields.items()}
     by_name |= dict(model.model_fields)
     return {

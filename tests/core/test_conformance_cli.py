@@ -7,10 +7,10 @@ import torch
 
 from vader_core.cli import run
 from vader_core.cli.check import check_command, options_of
-from vader_core.cli.new_plugin import KINDS, write_plugin
+from vader_core.cli.new_plugin import SUMMARIES, write_plugin
 from vader_core.errors import VaderError
 from vader_core.prompts import Prompt
-from vader_core.registry import Registry, load_registry
+from vader_core.registry import KINDS, Registry, load_registry
 from vader_core.testing import BrightnessReward, ConformanceError, add_testing_plugin
 from vader_core.testing.probe import blurred, changes, probe, saliency
 from vader_core.testing.rewards import moving_patterns
@@ -79,6 +79,12 @@ def test_a_broken_clause_ends_in_one_message(registry):
         (["new-plugin", "9lives", "--kind", "reward"], "'9lives' is not a name"),
         (["new-plugin", "class", "--kind", "reward"], "'class' is not a name"),
         (["new-plugin", "name"], "Missing option '--kind'"),
+        (["new-plugin", "ends_", "--kind", "reward"], "'ends_' is not a name"),
+        (["new-plugin", "core", "--kind", "reward"], "vader-core is a package of this project"),
+        (["new-plugin", "rewards", "--kind", "sampler"], "vader-rewards is a package of this project"),
+        (["new-plugin", "latte", "--kind", "prompts"], "vader-latte is a package of this project"),
+        (["new-plugin", "hps", "--kind", "reward"], "the reward 'hps' is vader-rewards's: choose another"),
+        (["new-plugin", "ddim", "--kind", "sampler"], "the sampler 'ddim' is the plugin 'builtin''s"),
     ],
 )
 def test_a_mistake_ends_in_one_message(capsys, words, message):
@@ -98,7 +104,7 @@ def test_options_are_read_as_in_a_run():
 
 
 def test_an_existing_folder_is_not_overwritten(tmp_path):
-    for kind in KINDS:
+    for kind in (KINDS[kind].word for kind in SUMMARIES):
         folder = write_plugin(f"my_{kind}", kind, tmp_path / kind)
         before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         assert len(before) == 7

@@ -21,12 +21,12 @@ HOSTILE = "</p><script>alert('x')</script> \"quoted\" & 'more' <img src=http://e
 VOID = {"meta", "br", "img", "input", "link"}
 
 CONFIG = """\
-backbone: {name: demo, options: {weights: pretrained}}
+backbone: {name: demo, weights: pretrained}
 video: {height: 64, width: 64, num_frames: 8, fps: 8.0}
-sampling: {sampler: rectified_flow, num_steps: 10}
-gradient: last
-rewards: [{name: demo_aesthetic, weight: 1.0}]
-monitors: [{name: demo_alignment}]
+sampler: {name: rectified_flow, num_steps: 10}
+objective: {reward_gradient: {gradient: last}}
+reward: [{name: demo_aesthetic, weight: 1.0}]
+monitor: [{name: demo_alignment}]
 prompts: {source: demo}
 """
 

@@ -15,11 +15,11 @@ from vader_modelscope.lora_format import (
     architecture_shapes,
     weight_shapes,
 )
-from vader_modelscope.random_weights import fill_randomly
 
 from vader_core.errors import VaderError
 from vader_core.lora.adapter import adapter_of, attach_adapter, load_adapter, save_adapter
 from vader_core.lora.formats import Adapter
+from vader_core.nn.build import empty_module, fill_randomly
 from vader_core.registry import load_registry
 from vader_core.run.adapters import read_adapter
 from vader_core.weights import save_tensors
@@ -28,11 +28,9 @@ SHAPES = architecture_shapes(TINY)
 
 
 def unet(kind: type[nn.Module] = UNet3DConditionModel) -> nn.Module:
-    with torch.device("meta"):
-        model = kind(**TINY.part("unet"))
-    model.to_empty(device="cpu")
+    model = empty_module(lambda: kind(**TINY.part("unet")), device=torch.device("cpu"), dtype=torch.float32)
     fill_randomly(model, 0)
-    return model.eval()
+    return model
 
 
 def drawn(shape, seed: int) -> torch.Tensor:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from vader_rewards import weight_files
 from vader_rewards.heads import aesthetic_head
-from vader_rewards.loading import flat_tensors, load_model, random_model
+from vader_rewards.loading import flat_tensors, load_model
 from vader_rewards.measure import ROWS
 from vader_rewards.plugin import REWARDS, factory
 
@@ -62,7 +62,7 @@ def test_the_same_pickle_runs_where_it_is_trusted(tmp_path):
 
 @pytest.mark.parametrize("wrapping", [None, "state_dict", "model", "module"])
 def test_torch_files_with_and_without_wrapping(tmp_path, wrapping):
-    head = random_model(aesthetic_head, torch.device("cpu"))
+    head = aesthetic_head()
     tensors = {name: value + 1 for name, value in head.state_dict().items()}
     torch.save(tensors if wrapping is None else {wrapping: tensors}, tmp_path / "head.pth")
     reward = make("aesthetic", **TINY, head_weights=str(tmp_path / "head.pth"))
@@ -154,7 +154,13 @@ def test_the_table_names_every_file_once_and_checks_what_is_known():
 def test_load_model_with_random_weights_needs_no_file():
     wanted = weight_files.AESTHETIC_HEAD
     head = load_model(
-        aesthetic_head, "random", wanted, device=torch.device("cpu"), needed_for="x", option="y"
+        aesthetic_head,
+        "random",
+        wanted,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        needed_for="x",
+        option="y",
     )
     assert len(head.state_dict()) == 10
 

@@ -36,8 +36,8 @@ def evaluate(
         registry: Where the components come from; the installed plugins by default.
 
     Returns:
-        ``lora``, ``pairs``, and ``evaluation``: by scale and reward the means, the paired difference, its 95 %
-        bootstrap interval and the win rate.
+        ``lora``, ``pairs``, and ``evaluation``: by scale and reward the means, the paired difference, its
+        95 % bootstrap interval and the win rate.
 
     Raises:
         VaderError: Anything that cannot be done, before anything heavy where possible.

@@ -15,7 +15,7 @@ from vader_core.run.config import RunConfig
 from vader_core.run.layers import changed
 
 
-def sample(
+def sample(  # noqa: PLR0913 - what a person can ask for
     config: RunConfig,
     *,
     out: str | Path | None = None,
@@ -68,7 +68,7 @@ def sample(
 
 def without_scores(config: RunConfig) -> RunConfig:
     """The same run without rewards and monitors."""
-    return changed(config, reward=[], monitor=[])
+    return config.model_copy(update={"reward": [], "monitor": []})
 
 
 def sample_frames(config: RunConfig, registry: Registry) -> int | None:

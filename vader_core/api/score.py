@@ -34,8 +34,8 @@ def score(
     Args:
         videos: The files.
         rewards: Registered names.
-        prompts: What the videos show: one for all, or one for each. Left out, a clip of a run's samples folder
-            is given the prompt it was made for.
+        prompts: What the videos show: one for all, or one for each. Left out, a clip of a run's samples
+            folder is given the prompt it was made for.
         reward_frames: The frame choice, in the words of ``--reward-frames``.
         options: Each reward's own options, by its name.
         device: ``cpu`` or ``cuda``; the GPU by default, where there is one.

@@ -172,8 +172,8 @@ def _no_grad_levers(assembly: Assembly) -> Iterator[Lever]:
         fp8 = Fp8(denoiser, folding)
         if not fp8.layers:
             raise VaderError(
-                f"performance.fp8: backbone {assembly.backbone.name!r} has no linear layer wide enough; leave "
-                "it out"
+                f"performance.fp8: backbone {assembly.backbone.name!r} has no linear layer wide enough: "
+                "leave it out"
             )
         yield fp8
     if asked.cuda_graphs:

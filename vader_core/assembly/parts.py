@@ -13,8 +13,8 @@ from vader_core.geometry import Geometry
 from vader_core.lora.adapter import LoraSettings
 from vader_core.method.mixture import Mixture
 from vader_core.method.model import Model
-from vader_core.method.objective import Objective
 from vader_core.method.segments import Segments
+from vader_core.method.weighted import WeightedSum
 from vader_core.prompts import Prompt, PromptSource
 from vader_core.registry import Registry
 from vader_core.run.config import RunConfig
@@ -44,7 +44,7 @@ class Assembly:
     model: Model
     geometry: Geometry
     prompts: PromptSource
-    objective: Objective | None = None
+    objective: WeightedSum | None = None
     rewards: Mixture = field(default_factory=lambda: Mixture(()))
     monitors: Mixture = field(default_factory=lambda: Mixture(()))
 

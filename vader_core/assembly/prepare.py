@@ -90,7 +90,7 @@ def make_model(config: RunConfig, registry: Registry, backbone: Backbone) -> Mod
     )
 
 
-def make_objective(config: RunConfig, registry: Registry, backbone: Backbone) -> Objective | None:
+def make_objective(config: RunConfig, registry: Registry, backbone: Backbone) -> WeightedSum | None:
     """What training minimises; ``None`` where nothing is trained."""
     terms = {}
     for name, item in config.objective.items():

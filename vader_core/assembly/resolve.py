@@ -164,8 +164,8 @@ def _objectives(config: RunConfig, registry: Registry, backbone: Backbone, *, tr
     idle = sorted(set(config.objective) - set(chosen))
     if idle:
         raise VaderError(
-            f"objective.{idle[0]} has options, but it does not run: give --objective {idle[0]}, or leave them "
-            f"out (running: {', '.join(chosen) or 'none'})"
+            f"objective.{idle[0]} has options, but it does not run: give --objective {idle[0]}, or leave "
+            f"them out (running: {', '.join(chosen) or 'none'})"
         )
     num_steps = config.sampler.num_steps or backbone.defaults.num_steps
     return {name: _objective(name, item, registry, backbone, num_steps) for name, item in chosen.items()}

@@ -9,23 +9,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vader_core.errors import VaderError
-from vader_core.registry import Kind, Registry, load_registry
+from vader_core.registry import KINDS, Kind, Registry, kind_called, load_registry, resolved
 
 if TYPE_CHECKING:
-    from vader_core.testing.conformance import Report, Subject
+    from vader_core.testing.conformance import Contract, Report
     from vader_core.testing.probe import Probe
 
-#: What the command line calls the kinds.
-KINDS: dict[str, Kind] = {
-    "backbone": "backbone",
-    "sampler": "sampler",
-    "reward": "reward",
-    "prompts": "prompt source",
-}
+#: Flags that not every kind has a use for.
+_OWN_FLAGS = ("height", "width", "num_frames", "video", "saliency")
 
 
 @click.command("check")
-@click.argument("kind", type=click.Choice(list(KINDS)))
+@click.argument("kind", type=click.Choice([facts.word for facts in KINDS.values()]))
 @click.argument("name")
 @click.option(
     "-o", "options", multiple=True, metavar="KEY=VALUE", help="An option of the component, as in a run."
@@ -59,10 +54,16 @@ def check_command(flags: dict[str, Any], registry: Registry) -> None:
     """The command, over a given registry."""
     from vader_core.testing.conformance import examine
 
-    kind, name = KINDS[flags["kind"]], flags["name"]
-    _refuse_misplaced(kind, flags)
-    options = options_of(flags["kind"], name, flags["options"])
-    subject, contract = _subject(kind, name, options, flags, registry)
+    kind, name = kind_called(flags["kind"]), flags["name"]
+    contract: Contract = resolved(KINDS[kind].clauses)
+    _refuse_misplaced(contract, flags)
+    subject = contract.subject(
+        name,
+        options_of(kind, name, flags["options"]),
+        registry=registry,
+        device=flags["device"],
+        **contract.subject_class.settings(flags),
+    )
     report = examine(contract, subject)
     found = _probed(subject, flags) if kind == "reward" and report.passed else None
     if flags["as_json"]:
@@ -77,25 +78,21 @@ def check_command(flags: dict[str, Any], registry: Registry) -> None:
     report.require()
 
 
-def _refuse_misplaced(kind: Kind, flags: dict[str, Any]) -> None:
-    allowed = {
-        "backbone": ("height", "width", "num_frames"),
-        "reward": ("height", "width", "video", "saliency"),
-    }
-    for flag in ("height", "width", "num_frames", "video", "saliency"):
-        if flags[flag] is not None and flag not in allowed.get(kind, ()):
-            raise VaderError(f"--{flag.replace('_', '-')} means nothing for a {kind}: leave it out")
+def _refuse_misplaced(contract: Contract, flags: dict[str, Any]) -> None:
+    for flag in _OWN_FLAGS:
+        if flags[flag] is not None and flag not in contract.subject_class.flags:
+            raise VaderError(f"--{flag.replace('_', '-')} means nothing for a {contract.kind}: leave it out")
 
 
-def options_of(kind: str, name: str, given: tuple[str, ...]) -> dict[str, Any]:
+def options_of(kind: Kind, name: str, given: tuple[str, ...]) -> dict[str, Any]:
     """The component's options out of ``-o KEY=VALUE``, in the words of a run.
 
     Raises:
         VaderError: A key of another component.
     """
-    from vader_core.cli.overrides import parse_value
+    from vader_core.values import parse_value
 
-    prefix = f"reward.{name}." if kind == "reward" else f"{kind}."
+    prefix = KINDS[kind].key.format(name=name, option="")
     options = {}
     for option in given:
         key, equals, text = option.partition("=")
@@ -103,44 +100,6 @@ def options_of(kind: str, name: str, given: tuple[str, ...]) -> dict[str, Any]:
             raise VaderError(f"-o {option}: here an option is written -o {prefix}KEY=VALUE")
         options[key.removeprefix(prefix)] = parse_value(text)
     return options
-
-
-def _subject(
-    kind: Kind, name: str, options: dict[str, Any], flags: dict[str, Any], registry: Registry
-) -> tuple[Subject, Any]:
-    if kind == "backbone":
-        from vader_core.geometry import GeometryRequest
-        from vader_core.testing import backbones
-
-        request = GeometryRequest(flags["height"], flags["width"], flags["num_frames"])
-        return (
-            backbones.backbone_subject(
-                name, options, geometry=request, registry=registry, device=flags["device"]
-            ),
-            backbones.BACKBONE,
-        )
-    if kind == "reward":
-        from vader_core.testing import rewards
-
-        subject = rewards.reward_subject(
-            name,
-            options,
-            height=flags["height"] or 64,
-            width=flags["width"] or 64,
-            registry=registry,
-            device=flags["device"],
-        )
-        return subject, rewards.REWARD
-    if kind == "sampler":
-        from vader_core.testing import samplers
-
-        return samplers.sampler_subject(name, options, registry=registry), samplers.SAMPLER
-    from vader_core.testing import prompt_sources
-
-    return (
-        prompt_sources.prompt_source_subject(name, options, registry=registry),
-        prompt_sources.PROMPT_SOURCE,
-    )
 
 
 def _probed(subject: Any, flags: dict[str, Any]) -> Probe:

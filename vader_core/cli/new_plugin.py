@@ -12,47 +12,26 @@ import click
 
 from vader_core import __version__
 from vader_core.errors import VaderError
+from vader_core.first_party import TAKEN, first_party
+from vader_core.registry import KINDS, Kind, Registry, kind_called, load_registry
 
-#: Kind -> the words that fill the templates.
-KINDS: dict[str, dict[str, str]] = {
-    "reward": {
-        "words": "reward",
-        "stem": "reward",
-        "hook": "register_rewards",
-        "summary": "how near the brightness is to a target",
-        "options": '    target: float = Field(0.7, ge=0, le=1, description="brightness that is wanted")',
-        "arguments": "config.target",
-    },
-    "backbone": {
-        "words": "backbone",
-        "stem": "backbone",
-        "hook": "register_backbones",
-        "summary": "a small text-to-video model with random weights",
-        "options": '    weights: str = Field("random", description="random, or a file of its modules")',
-        "arguments": "config, device=device, dtype=dtype",
-    },
-    "sampler": {
-        "words": "sampler",
-        "stem": "sampler",
-        "hook": "register_samplers",
-        "summary": "rectified flow in steps that grow",
-        "options": '    power: float = Field(2.0, gt=0, le=4, description="1 makes all steps equal")',
-        "arguments": "config.power",
-    },
-    "prompts": {
-        "words": "prompt source",
-        "stem": "prompt_source",
-        "hook": "register_prompt_sources",
-        "summary": "a few sentences about things in a place",
-        "options": '    place: str = Field("on a beach", description="where everything is")',
-        "arguments": "config.place",
-    },
+#: What a new component of each kind does, for ``vader plugins``.
+SUMMARIES: dict[Kind, str] = {
+    "reward": "how near the brightness is to a target",
+    "backbone": "a small text-to-video model with random weights",
+    "sampler": "rectified flow in steps that grow",
+    "prompt source": "a few sentences about things in a place",
 }
 
 
 @click.command("new-plugin")
 @click.argument("name")
-@click.option("--kind", type=click.Choice(list(KINDS)), required=True, help="What the plugin brings.")
+@click.option(
+    "--kind",
+    type=click.Choice([KINDS[kind].word for kind in SUMMARIES]),
+    required=True,
+    help="What the plugin brings.",
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -63,9 +42,23 @@ def command(name: str, kind: str, out: Path | None) -> None:
 
     NAME is the component's name: lower-case letters, digits and _.
     """
+    refuse_taken(kind_called(kind), name, load_registry())
     folder = write_plugin(name, kind, out)
     click.echo(f"wrote {folder}")
     click.echo(f"next: pip install -e {folder} && vader check {kind} {name}")
+
+
+def refuse_taken(kind: Kind, name: str, registry: Registry) -> None:
+    """Refuse the name of a component that is ours or installed: two plugins that claim one name disable it.
+
+    Raises:
+        VaderError: Says whose it is.
+    """
+    owner = dict(first_party(kind)).get(name)
+    if owner is None and name in registry.components[kind]:
+        owner = f"the plugin {registry.components[kind][name].plugin!r}"
+    if owner is not None:
+        raise VaderError(f"the {kind} {name!r} is {owner}'s: choose another name")
 
 
 def write_plugin(name: str, kind: str, out: Path | None = None) -> Path:
@@ -73,17 +66,23 @@ def write_plugin(name: str, kind: str, out: Path | None = None) -> Path:
 
     Args:
         name: Of the component and the entry point.
-        kind: A key of :data:`KINDS`.
+        kind: What the command line calls its kind, e.g. ``prompts``.
         out: Folder of the package; ``vader-NAME`` by default.
 
     Raises:
-        VaderError: The name is no name, or the folder exists and is not empty.
+        VaderError: The name is no name or a package of ours has it, or the folder exists and is not empty.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
+    if not re.fullmatch(r"[a-z](_?[a-z0-9])*", name) or keyword.iskeyword(name):
         raise VaderError(
-            f"{name!r} is not a name: use lower-case letters, digits and _, beginning with a letter"
+            f"{name!r} is not a name: use lower-case letters, digits and single _ between them, "
+            "beginning with a letter"
         )
-    folder = out or Path(f"vader-{name.replace('_', '-')}")
+    if _distribution(name) in TAKEN:
+        raise VaderError(
+            f"{_distribution(name)} is a package of this project, whose place a new one would take: "
+            "choose another name"
+        )
+    folder = out or Path(_distribution(name))
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise VaderError(f"{folder} exists and is not empty: choose another --out")
     words = _words(name, kind)
@@ -105,16 +104,23 @@ def write_plugin(name: str, kind: str, out: Path | None = None) -> Path:
     return folder
 
 
-def _words(name: str, kind: str) -> dict[str, str]:
+def _distribution(name: str) -> str:
+    return f"vader-{name.replace('_', '-')}"
+
+
+def _words(name: str, word: str) -> dict[str, str]:
     major, minor = __version__.split(".")[:2]
+    kind = kind_called(word)
     return {
-        **KINDS[kind],
         "name": name,
-        "kind": kind,
-        "distribution": f"vader-{name.replace('_', '-')}",
+        "kind": word,
+        "words": kind,
+        "stem": kind.replace(" ", "_"),
+        "hook": KINDS[kind].hook,
+        "summary": SUMMARIES[kind],
+        "distribution": _distribution(name),
         "package": f"vader_{name}",
-        "module": kind,
-        "file": f"{kind}.py",
+        "file": f"{word}.py",
         "class_name": "".join(part.capitalize() for part in name.split("_")),
         "core": f"{major}.{minor}",
         "next_core": f"{major}.{int(minor) + 1}",

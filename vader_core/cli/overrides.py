@@ -18,7 +18,7 @@ def apply_options(tree: Tree, options: Sequence[str]) -> Tree:
     """The tree with every ``-o KEY=VALUE`` applied; KEY is the option's path in the run's YAML.
 
     Raises:
-        VaderError: No ``=``, a key given twice, a section that does not exist, a reward that is not in the run.
+        VaderError: No ``=``, a key given twice, no such section, a reward that is not in the run.
     """
     result = merged(tree)
     seen: set[str] = set()
@@ -51,8 +51,8 @@ def _apply_option(tree: Tree, option: str, key: str, value: Any) -> None:
     section, *path = key.split(".")
     moved = MOVED.get(key) or MOVED.get(section)
     if moved and (key in MOVED or section not in RunConfig.model_fields):
-        place = moved if key in MOVED else ".".join([moved, *path])
-        raise VaderError(f"-o {option}: {key!r} is now {place!r}")
+        now = moved if key in MOVED else ".".join([moved, *path])
+        raise VaderError(f"-o {option}: {key!r} is now {now!r}")
     if section not in RunConfig.model_fields:
         raise VaderError(
             f"-o {option}: unknown section {section!r}{did_you_mean(section, _sections())}; {_forms()}"

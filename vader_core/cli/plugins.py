@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vader_core.cli import COMMANDS
+
 if TYPE_CHECKING:
     from vader_core.registry import Registry
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 @click.command("plugins")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(as_json: bool) -> None:
-    """List the installed plugins and what they bring: backbones, samplers, rewards, prompt sources."""
+    """List the installed plugins and what they bring: backbones, samplers, rewards, objectives and more."""
     from vader_core.registry import load_registry
 
     found = overview(load_registry())
@@ -26,7 +28,7 @@ def command(as_json: bool) -> None:
 
 def overview(registry: Registry) -> dict[str, Any]:
     """Everything that the plugins announced, as plain data."""
-    from vader_core.registry import KINDS
+    from vader_core.component import KINDS, one_line
 
     return {
         "plugins": [
@@ -41,7 +43,7 @@ def overview(registry: Registry) -> dict[str, Any]:
         ],
         "components": {
             kind: [
-                {"name": name, "plugin": found.plugin, "summary": found.summary}
+                {"name": name, "plugin": found.plugin, "summary": one_line(found.summary)}
                 for name, found in sorted(registry.components[kind].items())
             ]
             for kind in KINDS
@@ -56,8 +58,10 @@ def overview(registry: Registry) -> dict[str, Any]:
 
 
 def _announced(table: dict[str, Any]) -> list[dict[str, str]]:
+    from vader_core.component import one_line
+
     return [
-        {"name": name, "plugin": found.plugin, "summary": found.summary}
+        {"name": name, "plugin": found.plugin, "summary": one_line(found.summary)}
         for name, found in sorted(table.items())
     ]
 
@@ -77,7 +81,7 @@ def _print(found: dict[str, Any]) -> None:
             continue
         table.add_row(f"[bold]{title}[/]")
         for item in items:
-            table.add_row(f"  {item['name']}", item["plugin"], escape(item["summary"]))
+            table.add_row(f"  {item['name']}", escape(item["plugin"]), escape(item["summary"]))
     console = Console(highlight=False)
     console.print(table)
     console.print()
@@ -91,7 +95,7 @@ def _print(found: dict[str, Any]) -> None:
 
 
 def problems(found: dict[str, Any]) -> list[str]:
-    """One line for every plugin that could not be used and every name that two plugins claim."""
+    """One line for every plugin that could not be used and every name that two claim."""
     lines = [
         f"plugin {plugin['name']!r} ({plugin['distribution']} {plugin['version']}) failed to load: "
         f"{plugin['error']}"
@@ -102,5 +106,10 @@ def problems(found: dict[str, Any]) -> list[str]:
         f"{clash['kind']} {clash['name']!r} is registered by "
         f"{' and '.join(repr(name) for name in clash['plugins'])}; uninstall one of them"
         for clash in found["clashes"]
+    ]
+    lines += [
+        f"command {item['name']!r} of plugin {item['plugin']!r} is never called: the core's own has that name"
+        for item in found["commands"]
+        if item["name"] in COMMANDS
     ]
     return lines

@@ -9,38 +9,26 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vader_core.registry import KINDS, kind_called
+
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-    from vader_core.registry import Component, Kind
-
-#: Word on the command line -> kind in the registry.
-KINDS: dict[str, Kind] = {
-    "backbone": "backbone",
-    "sampler": "sampler",
-    "reward": "reward",
-    "prompts": "prompt source",
-}
-_KEYS: dict[Kind, str] = {
-    "backbone": "backbone.{option}",
-    "sampler": "sampler.{option}",
-    "reward": "reward.{name}.{option}",
-    "prompt source": "prompts.{option}",
-}
+    from vader_core.registry import Component
 
 
 @click.command("show")
-@click.argument("kind", metavar="KIND", type=click.Choice(list(KINDS)))
+@click.argument("kind", metavar="KIND", type=click.Choice([facts.word for facts in KINDS.values()]))
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(kind: str, name: str, as_json: bool) -> None:
     """Show a component: its options with types and defaults, the files it wants, a backbone's LoRA targets.
 
-    KIND is backbone, sampler, reward or prompts; `vader plugins` lists the names.
+    KIND is backbone, sampler, reward, prompts or objective; `vader plugins` lists the names.
     """
     from vader_core.registry import load_registry
 
-    found = described(load_registry().get(KINDS[kind], name))
+    found = described(load_registry().get(kind_called(kind), name))
     if as_json:
         click.echo(json.dumps(found))
     else:
@@ -53,7 +41,7 @@ def described(component: Component) -> dict[str, Any]:
 
     options = [
         {
-            "option": _KEYS[component.kind].format(name=component.name, option=field.alias or name),
+            "option": KINDS[component.kind].key.format(name=component.name, option=field.alias or name),
             "type": type_words(field),
             "default": default_words(field),
             "help": field.description or "",

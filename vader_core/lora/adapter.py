@@ -21,6 +21,7 @@ from vader_core.errors import VaderError, near
 from vader_core.files import replacing
 from vader_core.lora.formats import Adapter
 from vader_core.lora.layers import ADAPTER, shorten
+from vader_core.nn.precision import wide, widened
 from vader_core.randomness import derive_seed
 from vader_core.weights import load_tensors, save_tensors
 
@@ -96,7 +97,7 @@ def attach_lora(denoiser: nn.Module, settings: LoraSettings) -> Attached:
     for name, parameter in denoiser.named_parameters():
         if _is_adapter(name):
             parameter.requires_grad_(True)
-            parameter.data = parameter.data.to(_adapter_dtype(parameter))
+            parameter.data = widened(parameter.data)
             if "lora_A" in name and not parameter.is_meta:
                 _draw(parameter, derive_seed(settings.seed, "lora", name))
     for _, layer in lora_layers(denoiser):
@@ -105,14 +106,10 @@ def attach_lora(denoiser: nn.Module, settings: LoraSettings) -> Attached:
     return Attached(tuple(name for name, _ in lora_layers(denoiser)), count_trainable(denoiser))
 
 
-def _adapter_dtype(parameter: Tensor) -> torch.dtype:
-    return torch.float64 if parameter.dtype == torch.float64 else torch.float32
-
-
 def _draw(parameter: nn.Parameter, seed: int) -> None:
     bound = parameter[0].numel() ** -0.5
-    wide = torch.float64 if parameter.dtype == torch.float64 else torch.float32
-    drawn = torch.rand(parameter.shape, generator=torch.Generator().manual_seed(seed), dtype=wide)
+    generator, dtype = torch.Generator().manual_seed(seed), wide(parameter.dtype)
+    drawn = torch.rand(parameter.shape, generator=generator, dtype=dtype)
     parameter.data.copy_((2 * drawn - 1) * bound)
 
 

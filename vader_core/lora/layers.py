@@ -8,6 +8,8 @@ import torch
 from peft.tuners.lora import layer as peft_layers
 from torch import Tensor, nn
 
+from vader_core.nn.precision import without_autocast
+
 #: The trained adapter's name within peft's containers.
 ADAPTER = "default"
 
@@ -44,7 +46,7 @@ class _Short:
         if not counting:
             return out
         dtype = _computed_in(x)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             for name in counting:
                 given = self.lora_dropout[name](x.to(dtype))
                 down = _applied(self.lora_A[name], given, dtype)

@@ -302,7 +302,9 @@ def network_by_network(
         found = score(video)
         backward(found.loss)
     assert video.grad is not None
-    ends = [(piece, video.grad[:, at : at + piece.shape[1]]) for at, piece in _placed(trajectory.earlier)]
+    ends: list[tuple[Tensor, Tensor | None]] = [
+        (piece, video.grad[:, at : at + piece.shape[1]]) for at, piece in _placed(trajectory.earlier)
+    ]
     if wanted:
         latents.requires_grad_()
         with model.stages.decoder_awake():
@@ -310,12 +312,13 @@ def network_by_network(
             decoded = model.decode(latents, trajectory.geometry, trajectory.wanted, made_from)
             decoded.backward(video.grad[:, -wanted:])
         ends.append((last, latents.grad))
-    # All at once: with a carried gradient the segments share a part of their graph.
     differentiated = [(end, gradient) for end, gradient in ends if end.requires_grad]
     if len(differentiated) == 1:
         differentiated[0][0].backward(differentiated[0][1])
-    else:
-        torch.autograd.backward(*zip(*differentiated, strict=True))
+    else:  # all at once: with a carried gradient the segments share a part of their graph
+        torch.autograd.backward(
+            [end for end, _ in differentiated], [gradient for _, gradient in differentiated]
+        )
     return found
 
 

@@ -67,8 +67,8 @@ class Shortcuts:
             first, last = self.guidance_interval
             if not 0 <= first <= last < num_steps:
                 raise VaderError(
-                    f"performance.guidance_interval={first}-{last} with {num_steps} steps: LO-HI must satisfy "
-                    f"0 <= LO <= HI <= {num_steps - 1}"
+                    f"performance.guidance_interval={first}-{last} with {num_steps} steps: LO-HI must "
+                    f"satisfy 0 <= LO <= HI <= {num_steps - 1}"
                 )
 
 

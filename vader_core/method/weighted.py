@@ -36,11 +36,11 @@ class WeightedTerm:
 class WeightedSum(Objective):
     """Several objectives, each over its own batches.
 
-    Each takes the batch of its kind (prompts or videos), random numbers within its name, a backward pass scaled
-    by its weight, and only its own first ``updates``.
+    Each takes the batch of its kind (prompts or videos), random numbers within its name, a backward pass
+    scaled by its weight, and only its own first ``updates``.
 
     Args:
-        terms: Two or more.
+        terms: One or more; one alone keeps the batch's own random numbers.
     """
 
     name: ClassVar[str] = "sum"
@@ -52,8 +52,8 @@ class WeightedSum(Objective):
         self.segments = made[0] if made else Segments()
 
     @staticmethod
-    def of(terms: Mapping[str, tuple[float, Objective]]) -> Objective:
-        """The sum; an objective alone with weight 1 is itself, but for which batch it takes."""
+    def of(terms: Mapping[str, tuple[float, Objective]]) -> WeightedSum:
+        """The sum of named objectives with their weights."""
         return WeightedSum([WeightedTerm(name, weight, made) for name, (weight, made) in terms.items()])
 
     @property

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vader_core.nn.functional import Switch
+from vader_core.nn.precision import without_autocast
 
 if TYPE_CHECKING:
     from vader_core.performance.fold_adapter import Folding
@@ -127,7 +128,7 @@ class _Fp8Linear(nn.Linear):
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         rows, scale = quantised(x.flatten(0, -2))
         bias = None if self.bias is None else self.bias.to(torch.bfloat16)
-        with torch.autocast(device, enabled=False):  # the CPU's form is made of products of its own
+        with without_autocast(x.device):  # the CPU's form is made of products of its own
             out = torch._scaled_mm(
                 rows,
                 self.fp8_weight.t(),

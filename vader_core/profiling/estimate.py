@@ -279,8 +279,9 @@ class _Paper:
             options = section.options | {"gradient": gradient}
             shortened = section.model_copy(update={"__pydantic_extra__": options})
             config = assembly.config.model_copy(update={"objective": {"reward_gradient": shortened}})
-            assembly.objective = make_objective(config, assembly.registry, assembly.backbone)
-            self.bench.trainer.objective = assembly.objective
+            objective = make_objective(config, assembly.registry, assembly.backbone)
+            assert objective is not None
+            assembly.objective = self.bench.trainer.objective = objective
 
     def _validation(self) -> float | None:
         assembly = self.assembly

@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from markupsafe import Markup
+
 from vader_core.run.record import Curve
 
 _WIDTH, _HEIGHT = 340, 190
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 12, 12, 26
 #: More points than this are averaged in buckets before they are drawn.
 _MOST_POINTS = 300
+#: A curve that moves less than this is drawn flat: finer grids would be lost to rounding.
+_FLAT = 1e-200
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,8 @@ class Line:
     dots: bool = False
 
 
-def chart(title: str, lines: Sequence[Line], marks: Sequence[float] = ()) -> str:
-    """A figure with one chart, or an empty string where no line has a point.
+def chart(title: str, lines: Sequence[Line], marks: Sequence[float] = ()) -> Markup:
+    """A figure with one chart, its texts escaped, or nothing where no line has a point.
 
     Args:
         title: Its caption.
@@ -42,7 +46,7 @@ def chart(title: str, lines: Sequence[Line], marks: Sequence[float] = ()) -> str
     """
     lines = [line for line in lines if line.points]
     if not lines:
-        return ""
+        return Markup()
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points]
     frame = _Frame(min(xs), max(xs), *_padded(min(ys), max(ys)))
@@ -53,7 +57,7 @@ def chart(title: str, lines: Sequence[Line], marks: Sequence[float] = ()) -> str
         entries = (f'<span class="{line.style}">{escape(line.name)}</span>' for line in lines)
         legend = f'<span class="legend">{"".join(entries)}</span>'
     label = escape(f"{title} over training steps, last value {number(last)}", quote=True)
-    return (
+    return Markup(
         f'<figure class="chart"><figcaption><b>{escape(title)}</b><span class="last">{number(last)}</span>'
         f'{legend}</figcaption><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">'
         f"{''.join(parts)}</svg></figure>"
@@ -105,8 +109,8 @@ class _Frame:
 
 def _padded(low: float, high: float) -> tuple[float, float]:
     room = (high - low) * 0.06
-    if room <= abs(high) * 1e-9:  # a flat line gets room around it
-        room = abs(high) * 0.1 or 1.0
+    if room <= max(abs(high) * 1e-9, _FLAT):  # a flat line gets room around it
+        room = max(abs(high) * 0.1, 1.0 if abs(high) < _FLAT else 0.0)
     return max(low - room, 0.0) if low >= 0 else low - room, high + room
 
 

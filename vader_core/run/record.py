@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import math
+import re
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vader_core.errors import VaderError
-from vader_core.run.directory import CONFIG, ENVIRONMENT, SUMMARY, Run
+from vader_core.run.directory import CONFIG, ENVIRONMENT, METRICS, SUMMARY
+from vader_core.run.reader import Reader, clean
 
 #: One curve: (step, value), finite, ascending.
 Curve = list[tuple[float, float]]
+
+_STEP = re.compile(r"step-([0-9]{1,12})")
+#: What a metrics record may hold, by type.
+_FIGURES = ("loss", "grad_norm", "learning_rate", "seconds", "memory_gib")
+_TABLES = ("rewards", "monitors", "watch")
 
 
 @dataclass(frozen=True)
@@ -47,86 +53,171 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class Setup:
+    """What the configuration says that the page shows; ``None`` where it does not say.
+
+    Args:
+        backbone: Name.
+        size: Height, width and frames of a video, as text.
+        sampler: Name.
+        num_steps: Sampling steps.
+        gradient: Through which of them the gradient flows.
+        prompts: The source.
+        rewards: Names of the trained rewards.
+        monitors: Names of the rewards that are only watched.
+        clips_are_small: Whether single pixels should stay visible when a clip is enlarged.
+    """
+
+    backbone: str | None
+    size: str | None
+    sampler: str | None
+    num_steps: str | None
+    gradient: str | None
+    prompts: str | None
+    rewards: list[str]
+    monitors: list[str]
+    clips_are_small: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One reward in the closing evaluation.
+
+    Args:
+        base: Mean score of the base model.
+        tuned: Mean score of the tuned one.
+        difference: Tuned minus base.
+        low: Lower end of its 95 % interval.
+        high: Upper end.
+        win_rate: Share of pairs in which the tuned model is better, in [0, 1].
+    """
+
+    base: float
+    tuned: float
+    difference: float
+    low: float
+    high: float
+    win_rate: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Closing figures; nothing in it where the run has not ended.
+
+    Args:
+        steps: Optimizer steps.
+        train_seconds: Seconds of training.
+        reward_queries: Videos scored.
+        best_step: What ``checkpoints/best`` holds.
+        pairs: Pairs of prompt and seed in the evaluation.
+        evaluation: By reward.
+        other_seconds: Further durations, by their key without ``_seconds``.
+    """
+
+    steps: int | None = None
+    train_seconds: float | None = None
+    reward_queries: int | None = None
+    best_step: int | None = None
+    pairs: int | None = None
+    evaluation: dict[str, Outcome] = field(default_factory=dict)
+    other_seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """An alarm that the watch raised.
+
+    Args:
+        step: When.
+        message: In words.
+    """
+
+    step: int
+    message: str
+
+
+@dataclass(frozen=True)
 class Record:
-    """A run, as far as it went.
+    """A run, as far as it went. Texts are data of unknown origin, without control characters.
 
     Args:
         folder: The run directory.
         config: The text of ``config.yaml``.
-        tree: The same, read.
-        environment: Versions and devices.
+        setup: What is shown of it.
+        environment: Versions and devices, as text.
         summary: Closing figures; empty where the run has not ended.
         train: One record a step.
         validations: One record a validation.
         alarms: One record an alarm.
         samples: By step, ascending.
+        omissions: What was left out, and why; one sentence each.
     """
 
     folder: Path
     config: str
-    tree: dict[str, Any]
-    environment: dict[str, Any]
-    summary: dict[str, Any]
+    setup: Setup
+    environment: dict[str, str]
+    summary: Summary
     train: list[dict[str, Any]]
     validations: list[dict[str, Any]]
-    alarms: list[dict[str, Any]]
+    alarms: list[Alarm]
     samples: list[Samples] = field(default_factory=list)
+    omissions: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """Name of the run directory."""
+        return clean(self.folder.resolve().name)
 
     @property
     def rewards(self) -> list[str]:
         """Names of the trained rewards."""
-        return [str(item["name"]) for item in self.tree.get("rewards") or []]
+        return self.setup.rewards
 
     @property
     def monitors(self) -> list[str]:
         """Names of the rewards that are only watched."""
-        named = [str(item["name"]) for item in self.tree.get("monitors") or []]
-        seen = [name for record in self.validations for name in record.get("monitors") or {}]
-        return list(dict.fromkeys(named + seen))
-
-    @property
-    def clips_are_small(self) -> bool:
-        """Whether single pixels should stay visible when a clip is enlarged."""
-        width = (self.tree.get("video") or {}).get("width")
-        return isinstance(width, int) and width <= 160
+        seen = [name for record in self.validations for name in record["monitors"]]
+        return list(dict.fromkeys(self.setup.monitors + seen))
 
     def steps(self) -> int:
         """Optimizer steps made."""
-        return int(self.summary.get("steps", self.train[-1]["step"] if self.train else 0))
+        if self.summary.steps is not None:
+            return self.summary.steps
+        return int(self.train[-1]["step"]) if self.train else 0
 
     def seconds(self) -> float:
         """Seconds of training."""
-        if "train_seconds" in self.summary:
-            return float(self.summary["train_seconds"])
-        return sum(float(record.get("seconds", 0.0)) for record in self.train)
+        if self.summary.train_seconds is not None:
+            return self.summary.train_seconds
+        return sum(self._train("seconds"))
 
     def queries(self) -> int | None:
         """Reward queries, where the run counted them."""
-        if "reward_queries" in self.summary:
-            return int(self.summary["reward_queries"])
-        counted = [record["reward_queries"] for record in self.train if "reward_queries" in record]
+        if self.summary.reward_queries is not None:
+            return self.summary.reward_queries
+        counted = self._train("reward_queries")
         return int(counted[-1]) if counted else None
 
     def best_step(self) -> int | None:
         """The step that ``checkpoints/best`` holds, where an alarm makes it differ from the last."""
-        best = self.summary.get("best_step")
-        return int(best) if self.alarms and best else None
+        return (self.summary.best_step or None) if self.alarms else None
 
     def seconds_a_step(self) -> float | None:
         """Median over the steps."""
-        values = [float(record["seconds"]) for record in self.train if "seconds" in record]
+        values = self._train("seconds")
         return statistics.median(values) if values else None
 
     def memory_gib(self) -> float | None:
         """Largest peak of any step."""
-        values = [
-            float(record["memory_gib"]) for record in self.train if record.get("memory_gib") is not None
-        ]
-        return max(values) if values else None
+        return max(self._train("memory_gib"), default=None)
 
     def skipped(self) -> int:
         """Steps whose loss or gradient was not finite."""
-        return sum(bool(record.get("skipped")) for record in self.train)
+        return sum(record["skipped"] for record in self.train)
+
+    def _train(self, name: str) -> list[float]:
+        return [record[name] for record in self.train if name in record]
 
 
 def curve(records: list[dict[str, Any]], *path: str) -> Curve:
@@ -148,71 +239,165 @@ def curve(records: list[dict[str, Any]], *path: str) -> Curve:
 def read_record(folder: Path) -> Record:
     """Read a run directory; what the run has not written yet is left empty.
 
+    Whatever the files say is taken as data. A value of the wrong type, a clip that is missing, and a file
+    that is a link out of the run directory are left out and named in ``omissions``.
+
     Raises:
         VaderError: Not a run directory, or a file in it that cannot be read.
     """
-    path = folder / CONFIG
-    if not path.is_file():
+    reader = Reader(folder)
+    path = reader.find(CONFIG)
+    if path is None:
         raise VaderError(f"{folder} is not a run directory: it has no {CONFIG}")
-    import yaml
-
-    config = path.read_text(encoding="utf-8")
-    try:
-        tree = yaml.safe_load(config) or {}
-    except yaml.YAMLError as error:
-        raise VaderError(f"{path} is not YAML: {error}") from error
-    metrics = Run(folder).metrics()
+    config = reader.text(path)
+    setup = _setup(reader, reader.yaml_mapping(path, config))
+    environment = _environment(reader)
+    summary = _summary(reader)
+    metrics = _metrics(reader)
     return Record(
         folder=folder,
-        config=config,
-        tree=tree if isinstance(tree, dict) else {},
-        environment=_object(folder / ENVIRONMENT),
-        summary=_object(folder / SUMMARY),
-        train=[record for record in metrics if record.get("kind") == "train"],
-        validations=[record for record in metrics if record.get("kind") == "validation"],
-        alarms=[record for record in metrics if record.get("kind") == "alarm"],
-        samples=_samples(folder / "samples"),
+        config=clean(config),
+        setup=setup,
+        environment=environment,
+        summary=summary,
+        train=[record for record in metrics if record["kind"] == "train"],
+        validations=[record for record in metrics if record["kind"] == "validation"],
+        alarms=[Alarm(record["step"], record["message"]) for record in metrics if record["kind"] == "alarm"],
+        samples=_samples(reader),
+        omissions=reader.omissions(),
     )
 
 
-def _object(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise VaderError(f"{path} is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise VaderError(f"{path} must hold a JSON object")
+# -- file by file --------------------------------------------------------------------------------------------
+
+
+def _setup(reader: Reader, tree: dict[Any, Any]) -> Setup:
+    def word(*keys: str) -> str | None:
+        value: Any = tree
+        for depth, key in enumerate(keys):
+            value = reader.mapping(value, CONFIG, ".".join(keys[:depth])).get(key)
+        return reader.word(value, CONFIG, ".".join(keys))
+
+    def names(key: str) -> list[str]:
+        entries = reader.items(tree.get(key), CONFIG, key)
+        found = [
+            reader.word(reader.mapping(entry, CONFIG, f"{key}.{index}").get("name"), CONFIG, f"{key}.{index}")
+            for index, entry in enumerate(entries)
+        ]
+        return [name for name in found if name]
+
+    height, width, frames = (word("video", key) for key in ("height", "width", "num_frames"))
+    return Setup(
+        backbone=word("backbone", "name"),
+        size=f"{height}×{width}, {frames} frames" if height else None,
+        sampler=word("sampler", "name"),
+        num_steps=word("sampler", "num_steps"),
+        gradient=word("objective", "reward_gradient", "gradient"),
+        prompts=word("prompts", "source"),
+        rewards=names("reward"),
+        monitors=names("monitor"),
+        clips_are_small=width is not None
+        and re.fullmatch("[0-9]{1,3}", width) is not None
+        and int(width) <= 160,
+    )
+
+
+def _environment(reader: Reader) -> dict[str, str]:
+    found = {
+        clean(name): reader.words(value, ENVIRONMENT, name)
+        for name, value in reader.json_object(ENVIRONMENT).items()
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def _summary(reader: Reader) -> Summary:
+    found = reader.json_object(SUMMARY)
+
+    def whole(key: str) -> int | None:
+        return reader.whole(found.get(key), SUMMARY, key)
+
+    evaluation = {
+        name: _outcome(reader, value, f"evaluation.{name}")
+        for name, value in reader.mapping(found.get("evaluation"), SUMMARY, "evaluation").items()
+    }
+    durations = {
+        clean(name).removesuffix("_seconds"): reader.number(value, SUMMARY, name)
+        for name, value in found.items()
+        if name.endswith("_seconds") and name != "train_seconds"
+    }
+    return Summary(
+        steps=whole("steps"),
+        train_seconds=reader.number(found.get("train_seconds"), SUMMARY, "train_seconds"),
+        reward_queries=whole("reward_queries"),
+        best_step=whole("best_step"),
+        pairs=whole("pairs"),
+        evaluation={name: outcome for name, outcome in evaluation.items() if outcome is not None},
+        other_seconds={name: value for name, value in durations.items() if value is not None},
+    )
+
+
+def _outcome(reader: Reader, value: Any, where: str) -> Outcome | None:
+    row = reader.mapping(value, SUMMARY, where)
+    interval = reader.items(row.get("ci95"), SUMMARY, f"{where}.ci95")
+    figures = {key: row.get(key) for key in ("base", "tuned", "difference", "win_rate")}
+    if len(interval) == 2:
+        figures |= {"low": interval[0], "high": interval[1]}
+    found = {key: reader.number(figure, SUMMARY, f"{where}.{key}") for key, figure in figures.items()}
+    complete = {key: figure for key, figure in found.items() if figure is not None}
+    if len(complete) < 6:
+        reader.leave_out(SUMMARY, f"{where} is not complete: base, tuned, difference, two of ci95, win_rate")
+        return None
+    return Outcome(**complete)
+
+
+def _metrics(reader: Reader) -> list[dict[str, Any]]:
+    found = []
+    for where, line in reader.json_lines(METRICS):
+        step = reader.whole(line.get("step"), METRICS, f"{where}: step")
+        if step is None or line.get("kind") not in ("train", "validation", "alarm"):
+            reader.leave_out(METRICS, f"{where} has no step, or is of no known kind")
+            continue
+        record: dict[str, Any] = {"kind": line["kind"], "step": step}
+        record["skipped"] = reader.truth(line.get("skipped"), METRICS, f"{where}: skipped")
+        record["message"] = reader.word(line.get("message"), METRICS, f"{where}: message") or ""
+        figures = {key: reader.number(line.get(key), METRICS, f"{where}: {key}") for key in _FIGURES}
+        figures["reward_queries"] = reader.whole(
+            line.get("reward_queries"), METRICS, f"{where}: reward_queries"
+        )
+        record |= {key: figure for key, figure in figures.items() if figure is not None}
+        record |= {key: reader.numbers(line.get(key), METRICS, f"{where}: {key}") for key in _TABLES}
+        found.append(record)
     return found
 
 
-def _samples(folder: Path) -> list[Samples]:
+def _samples(reader: Reader) -> list[Samples]:
     found = []
-    for place in sorted(folder.glob("step-*")):
-        number = place.name.removeprefix("step-")
-        listed = place / "prompts.json"
-        if not number.isdigit() or not listed.is_file():
+    for place in sorted((reader.folder / "samples").glob("step-*")):
+        step = _STEP.fullmatch(place.name)
+        listed = f"samples/{place.name}/prompts.json"
+        path = reader.find(listed) if step else None
+        if step is None or path is None:
             continue
-        try:
-            entries = json.loads(listed.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise VaderError(f"{listed} is not JSON: {error}") from error
-        found.append(Samples(int(number), _clips(place, entries)))
+        entries = reader.json(path)
+        if not isinstance(entries, list):
+            raise VaderError(f"{path} must hold a JSON list, one object a clip")
+        clips = [_clip(reader, listed, index, entry) for index, entry in enumerate(entries)]
+        found.append(Samples(int(step[1]), [clip for clip in clips if clip is not None]))
     return sorted(found, key=_step)
 
 
-def _clips(place: Path, entries: list[dict[str, Any]]) -> list[Clip]:
-    clips = [
-        Clip(
-            path=place / f"{index:02d}.mp4",
-            prompt=str(entry.get("prompt", "")),
-            seed=entry.get("seed"),
-            scores={name: float(value) for name, value in (entry.get("scores") or {}).items()},
-        )
-        for index, entry in enumerate(entries)
-    ]
-    return [clip for clip in clips if clip.path.is_file()]
+def _clip(reader: Reader, listed: str, index: int, value: Any) -> Clip | None:
+    name = f"{listed.removesuffix('prompts.json')}{index:02d}.mp4"
+    path = reader.find(name, expected=True)
+    if path is None:
+        return None
+    entry = reader.mapping(value, listed, f"clip {index}")
+    return Clip(
+        path=path,
+        prompt=reader.word(entry.get("prompt"), listed, f"clip {index}: prompt") or "",
+        seed=reader.whole(entry.get("seed"), listed, f"clip {index}: seed"),
+        scores=reader.numbers(entry.get("scores"), listed, f"clip {index}: scores"),
+    )
 
 
 def _step(samples: Samples) -> int:

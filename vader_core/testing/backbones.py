@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,17 +17,15 @@ from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
 from vader_core.lora.adapter import LoraSettings, adapter_parameters, attach_lora, named_by
 from vader_core.nn.feature_cache import FeatureCache
+from vader_core.nn.precision import wide
 from vader_core.performance.swap_blocks import SwappedBlocks
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness, derive_seed
-from vader_core.registry import Component, Registry
 from vader_core.schedule import RectifiedFlow, Schedule, VarianceExploding, VariancePreserving
 from vader_core.testing.conformance import (
     ROUNDING,
-    Clause,
-    Report,
+    Contract,
     Subject,
-    examine,
     expect,
     expect_close,
     expect_refused,
@@ -35,12 +33,8 @@ from vader_core.testing.conformance import (
     global_state_untouched,
     relative,
     reseeded,
-    shared_clauses,
-    subject_of,
 )
 from vader_core.text import Text
-
-BACKBONE = shared_clauses()
 
 #: Largest relative difference between a bfloat16 and a float32 prediction: 8 bits of mantissa, many layers.
 BF16 = 0.15
@@ -59,13 +53,20 @@ class BackboneSubject(Subject):
     """A backbone under examination; one loaded instance is kept for all clauses.
 
     Args:
-        request: The geometry to use; the backbone's default by default.
+        geometry: The size of video to use; the backbone's default by default.
         prompts: What it is asked for; two of them.
     """
 
-    request: GeometryRequest = field(default_factory=GeometryRequest)
+    flags: ClassVar[tuple[str, ...]] = ("height", "width", "num_frames")
+
+    geometry: GeometryRequest = field(default_factory=GeometryRequest)
     prompts: Sequence[Prompt] = _PROMPTS
     _loaded: Backbone | None = None
+
+    @classmethod
+    def settings(cls, flags: Mapping[str, Any]) -> dict[str, Any]:
+        """The size of video that the command line asks for."""
+        return {"geometry": GeometryRequest(flags["height"], flags["width"], flags["num_frames"])}
 
     def loaded(self) -> Backbone:
         """The loaded float32 instance, shared by the clauses: not to be changed."""
@@ -82,54 +83,8 @@ class BackboneSubject(Subject):
         return backbone
 
 
-def check_backbone(
-    component: str | Component,
-    options: Mapping[str, Any] | None = None,
-    *,
-    geometry: GeometryRequest | None = None,
-    prompts: Sequence[Prompt] = _PROMPTS,
-    registry: Registry | None = None,
-    device: torch.device | str = "cpu",
-    raising: bool = True,
-) -> Report:
-    """Hold a backbone against its contract.
-
-    Args:
-        component: A registered name, or the component itself.
-        options: Its options, e.g. ``{"weights": "random"}``; the smallest model it has is the best choice.
-        geometry: The size of video to use; the backbone's default by default.
-        prompts: Two different prompts, for a model that knows few words.
-        registry: Where a name is looked up; the installed plugins by default.
-        device: Where the model lives.
-        raising: Whether a broken clause raises.
-
-    Raises:
-        ConformanceError: Naming the clause and the values.
-    """
-    subject = backbone_subject(
-        component, options, geometry=geometry, prompts=prompts, registry=registry, device=device
-    )
-    report = examine(BACKBONE, subject)
-    return report.require() if raising else report
-
-
-def backbone_clauses() -> list[Clause]:
-    """Every clause, to parametrise a test over (``ids=str``)."""
-    return list(BACKBONE)
-
-
-def backbone_subject(
-    component: str | Component,
-    options: Mapping[str, Any] | None = None,
-    *,
-    geometry: GeometryRequest | None = None,
-    prompts: Sequence[Prompt] = _PROMPTS,
-    registry: Registry | None = None,
-    device: torch.device | str = "cpu",
-) -> BackboneSubject:
-    """What the clauses are held against; arguments as of :func:`check_backbone`."""
-    found, arguments = subject_of("backbone", component, options, registry=registry, device=device)
-    return BackboneSubject(found, **arguments, request=geometry or GeometryRequest(), prompts=prompts)
+BACKBONE = Contract("backbone", BackboneSubject)
+check_backbone, backbone_clauses, backbone_subject = BACKBONE.check, BACKBONE.clauses, BACKBONE.subject
 
 
 # -- what the clauses work with ------------------------------------------------------------------------------
@@ -156,7 +111,8 @@ class Case:
 
     def predict(self) -> Tensor:
         """The prediction for the whole batch."""
-        return self.backbone.predict(self.latents, self.timestep, self.conditioning.conditional_branch)
+        conditional = self.conditioning.conditional_branch
+        return self.backbone.predict(self.latents, self.timestep, conditional).value
 
     def rows(self, index: slice) -> Case:
         """The same case for some of its samples."""
@@ -177,7 +133,7 @@ def _case(
 ) -> Case:
     backbone = backbone or subject.loaded()
     prompts = prompts or _prompts(subject, backbone)
-    geometry = backbone.resolve_geometry(subject.request)
+    geometry = backbone.resolve_geometry(subject.geometry)
     rng = Randomness(seed=5, samples=tuple(range(len(prompts))))
     text = backbone.encode_text(prompts)
     picture = _picture(backbone, geometry, rng) if backbone.needs_image else None
@@ -191,8 +147,7 @@ def _case(
 
 def _picture(backbone: Backbone, geometry: Geometry, rng: Randomness) -> Tensor:
     shape = (3, geometry.height, geometry.width)
-    wide = torch.float64 if backbone.dtype == torch.float64 else torch.float32
-    return rng.normal("picture", shape, device=backbone.device, dtype=wide).sigmoid()
+    return rng.normal("picture", shape, device=backbone.device, dtype=wide(backbone.dtype)).sigmoid()
 
 
 def late_timestep(schedule: Schedule, share: float = 0.3) -> float:
@@ -224,7 +179,7 @@ def cheap_constructor(subject: BackboneSubject) -> str:
     expect(not hasattr(backbone, "denoiser"), "the constructor already made `denoiser`: leave it to load()")
     held = [name for name, value in vars(backbone).items() if isinstance(value, nn.Module)]
     expect(not held, f"the constructor already made modules: {', '.join(held)}")
-    shape = backbone.latent_shape(backbone.resolve_geometry(subject.request))
+    shape = backbone.latent_shape(backbone.resolve_geometry(subject.geometry))
     return f"latents {shape} before any weight is read"
 
 
@@ -249,7 +204,7 @@ def defaults(subject: BackboneSubject) -> str:
 def geometry(subject: BackboneSubject) -> str:
     """A geometry that the model cannot make is refused with a message, and latents have four whole sides."""
     backbone: Backbone = subject.make()
-    good = backbone.resolve_geometry(subject.request)
+    good = backbone.resolve_geometry(subject.geometry)
     again = GeometryRequest(good.height, good.width, good.num_frames, good.fps)
     twice = backbone.resolve_geometry(again)
     expect(twice == good, f"{good}, resolved again, becomes {twice}")
@@ -392,7 +347,7 @@ def conditioning(subject: BackboneSubject) -> str:
 def noise(subject: BackboneSubject) -> str:
     """Initial noise is standard normal, each sample's by its own global index, whatever its batch."""
     backbone = subject.loaded()
-    size = backbone.resolve_geometry(subject.request)
+    size = backbone.resolve_geometry(subject.geometry)
     shape = backbone.latent_shape(size)
     with global_state_untouched():
         both = backbone.initial_noise(2, size, Randomness(seed=5, samples=(4, 9)))
@@ -490,20 +445,16 @@ def feature_cache(subject: BackboneSubject) -> str:
         return "keeps none"
     whole, other = case.predict(), replace(case, latents=case.latents.flip(-1))
     cache = FeatureCache()
-    backbone.denoiser.feature_cache = cache  # type: ignore[assignment]
     both = ("first", "second")
-    try:
-        with cache.at(0, both, 2):
-            expect_close(case.predict(), whole, "a prediction that keeps features")
-        with cache.at(1, both[1:], 2):
-            again = case.rows(slice(1, 2)).predict()
-            expect_close(again, whole[1:], "one branch alone from features kept of both")
-        with cache.at(1, both, 2):
-            reused = relative(other.predict(), whole)
-        with cache.at(2, both, 2):
-            moved = relative(other.predict(), whole)
-    finally:
-        backbone.denoiser.feature_cache = None  # type: ignore[assignment]
+    with cache.at(0, both, 2):
+        expect_close(case.predict(), whole, "a prediction that keeps features")
+    with cache.at(1, both[1:], 2):
+        again = case.rows(slice(1, 2)).predict()
+        expect_close(again, whole[1:], "one branch alone from features kept of both")
+    with cache.at(1, both, 2):
+        reused = relative(other.predict(), whole)
+    with cache.at(2, both, 2):
+        moved = relative(other.predict(), whole)
     expect(reused != moved, "other latents give the same with kept features as without: none were reused")
     return f"other latents move the prediction by {reused:.2g} with kept features, by {moved:.2g} without"
 
@@ -690,7 +641,7 @@ def chosen_frames(subject: BackboneSubject) -> str:
 def encoding(subject: BackboneSubject) -> str:
     """`encode_video` gives latents of the right shape, or says in one message that there is no encoder."""
     backbone = subject.loaded()
-    size = backbone.resolve_geometry(subject.request)
+    size = backbone.resolve_geometry(subject.geometry)
     video = Randomness(seed=6).normal(
         "video", (size.num_frames, 3, size.height, size.width), device=subject.device
     )
@@ -707,7 +658,7 @@ def encoding(subject: BackboneSubject) -> str:
 def images(subject: BackboneSubject) -> str:
     """An image is used, with its gradient, or refused; so is a prompt without the image that is needed."""
     backbone = subject.loaded()
-    size = backbone.resolve_geometry(subject.request)
+    size = backbone.resolve_geometry(subject.geometry)
     rng = Randomness(seed=5, samples=(0, 1))
     prompts = _prompts(subject, backbone)
     encoded = backbone.encode_text(prompts)

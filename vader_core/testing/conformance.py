@@ -1,7 +1,7 @@
 """The conformance kit's frame: clauses, what they are held against, and what they find.
 
 A clause is one sentence of a contract with a function that tries to break it. The clauses of each kind are
-in ``backbones.py``, ``samplers.py``, ``rewards.py`` and ``prompt_sources.py``; what they share is here.
+in the modules that the table of kinds names; what they share is here.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import BaseModel
 from torch import Tensor
 
+from vader_core.component import KINDS, Component, Kind, resolved
 from vader_core.errors import VaderError
-from vader_core.registry import Component, Kind, Registry, load_registry
+from vader_core.registry import Registry, load_registry
 
 #: Packages that ``plugin.py`` must leave to its factories: each takes seconds to import.
 HEAVY = ("torch", "torchvision", "diffusers", "transformers", "peft", "accelerate", "open_clip", "timm")
@@ -64,57 +65,27 @@ class Subject:
     Args:
         component: As registered.
         options: Its options.
-        module: The plugin module that registered it; ``None`` takes the factory's.
         device: Where it is made.
     """
 
+    #: Flags of ``vader check`` that mean something for this kind.
+    flags: ClassVar[tuple[str, ...]] = ()
+
     component: Component
     options: Mapping[str, Any] = field(default_factory=dict)
-    module: str | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
-    def __str__(self) -> str:
-        return f"{self.component.kind} {self.component.name!r}"
+    @classmethod
+    def settings(cls, flags: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of this class out of the flags of ``vader check``."""
+        return {}
 
-    @property
-    def plugin_module(self) -> str:
-        """The module that ``vader plugins`` imports."""
-        return self.module or self.component.factory.__module__
+    def __str__(self) -> str:
+        return str(self.component)
 
     def make(self, dtype: torch.dtype = torch.float32) -> Any:
         """A fresh component."""
         return self.component.make(dict(self.options), device=self.device, dtype=dtype)
-
-
-def subject_of(
-    kind: Kind,
-    component: str | Component,
-    options: Mapping[str, Any] | None = None,
-    *,
-    registry: Registry | None = None,
-    device: torch.device | str = "cpu",
-) -> tuple[Component, dict[str, Any]]:
-    """The component and the arguments of its subject.
-
-    Args:
-        kind: Kind of the component.
-        component: A registered name, or the component itself.
-        options: Its options.
-        registry: Where a name is looked up; the installed plugins by default.
-        device: Where it is made.
-
-    Raises:
-        VaderError: The name is unknown, or the component is of another kind.
-    """
-    module = None
-    if isinstance(component, str):
-        registry = registry or load_registry()
-        component = registry.get(kind, component)
-        modules = {plugin.name: plugin.module for plugin in registry.plugins}
-        module = modules[component.plugin]
-    if component.kind != kind:
-        raise VaderError(f"{component.name!r} is a {component.kind}, not a {kind}")
-    return component, {"options": dict(options or {}), "module": module, "device": torch.device(device)}
 
 
 @dataclass(frozen=True)
@@ -151,13 +122,73 @@ class Clause:
 
 
 class Contract(list[Clause]):
-    """The clauses of one kind, in the order they are examined; also the decorator that adds one."""
+    """The clauses of one kind, in the order they are examined, and how they are held against a component.
+
+    Args:
+        kind: The kind; its first clauses are those that all kinds share.
+        subject_class: What the clauses are given.
+    """
+
+    def __init__(self, kind: Kind, subject_class: type[Subject] = Subject) -> None:
+        super().__init__()
+        self.kind = kind
+        self.subject_class = subject_class
+        for function in (registration, plugin_import, options):
+            self.clause(function)
 
     def clause(self, examine: Callable[[Any], str]) -> Callable[[Any], str]:
-        """Add ``examine`` under its own name; the first sentence of its docstring is the promise."""
+        """Add ``examine`` under its own name (a decorator); its docstring's first sentence is the promise."""
         promise = " ".join((examine.__doc__ or "").split("\n\n")[0].split())
         self.append(Clause(examine.__name__, promise, examine))
         return examine
+
+    def clauses(self) -> list[Clause]:
+        """Every clause, to parametrise a test over (``ids=str``)."""
+        return list(self)
+
+    def subject(
+        self,
+        component: str | Component,
+        options: Mapping[str, Any] | None = None,
+        *,
+        registry: Registry | None = None,
+        device: torch.device | str = "cpu",
+        **settings: Any,
+    ) -> Any:
+        """What the clauses are held against; arguments as of :meth:`check`.
+
+        Raises:
+            VaderError: The name is unknown, or the component is of another kind.
+        """
+        if isinstance(component, str):
+            component = (registry or load_registry()).get(self.kind, component)
+        if component.kind != self.kind:
+            raise VaderError(f"{component.name!r} is a {component.kind}, not a {self.kind}")
+        return self.subject_class(component, dict(options or {}), torch.device(device), **settings)
+
+    def check(
+        self,
+        component: str | Component,
+        options: Mapping[str, Any] | None = None,
+        *,
+        raising: bool = True,
+        **settings: Any,
+    ) -> Report:
+        """Hold a component against its contract.
+
+        Args:
+            component: A registered name, or the component itself.
+            options: Its options, e.g. ``{"weights": "random"}``; a model's smallest size is the best choice.
+            raising: Whether a broken clause raises.
+            **settings: ``registry``, where a name is looked up (the installed plugins by default);
+                ``device``, where it is made; and what its kind's subject takes beside: ``geometry`` and
+                ``prompts`` of a backbone, ``height``, ``width`` and ``prompts`` of a reward.
+
+        Raises:
+            ConformanceError: Naming the clause and the values.
+        """
+        report = examine(self, self.subject(component, options, **settings))
+        return report.require() if raising else report
 
 
 @dataclass(frozen=True)
@@ -257,35 +288,20 @@ def registration(subject: Subject) -> str:
     expect(component.summary.strip(), "the summary is empty")
     expect("\n" not in component.summary, f"the summary has several lines: {component.summary!r}")
     made = subject.make()
-    wanted = contract_class(component.kind)
+    wanted = resolved(KINDS[component.kind].contract)
     expect(isinstance(made, wanted), f"the factory returned a {type(made).__name__}, not a {wanted.__name__}")
-    if component.kind in ("backbone", "reward"):
+    if "name" in getattr(wanted, "__annotations__", {}):
         own = getattr(made, "name", None)
         expect(own == component.name, f"registered as {component.name!r}, but its own name is {own!r}")
     return f"{type(made).__name__}: {component.summary}"
 
 
-def contract_class(kind: Kind) -> type:
-    """The abstract class of a kind."""
-    from vader_core.backbone import Backbone
-    from vader_core.prompts import PromptSource
-    from vader_core.reward import Reward
-    from vader_core.sampler import Sampler
-
-    classes: dict[Kind, type] = {
-        "backbone": Backbone,
-        "sampler": Sampler,
-        "reward": Reward,
-        "prompt source": PromptSource,
-    }
-    return classes[kind]
-
-
 def plugin_import(subject: Subject) -> str:
     """Importing the plugin module imports nothing heavy, so that listing the plugins stays fast."""
-    imported = _heavy_imports(subject.plugin_module)
-    expect(not imported, f"importing {subject.plugin_module} also imports {', '.join(imported)}")
-    return f"{subject.plugin_module} imports none of {', '.join(HEAVY)}"
+    module = subject.component.module
+    imported = _heavy_imports(module)
+    expect(not imported, f"importing {module} also imports {', '.join(imported)}")
+    return f"{module} imports none of {', '.join(HEAVY)}"
 
 
 @cache
@@ -319,14 +335,6 @@ def _same_options(component: Component, made: BaseModel, plain: dict[str, Any]) 
     except (VaderError, TypeError) as error:
         raise Broken(f"its own values {plain} are not taken back: {error}") from error
     expect(again == made, f"written and read back, {made!r} becomes {again!r}")
-
-
-def shared_clauses() -> Contract:
-    """A contract that begins with the clauses every kind shares."""
-    contract = Contract()
-    for function in (registration, plugin_import, options):
-        contract.clause(function)
-    return contract
 
 
 @contextmanager

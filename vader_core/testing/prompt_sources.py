@@ -3,67 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from vader_core.prompts import Prompt, PromptSource
-from vader_core.registry import Component, Registry
 from vader_core.testing.conformance import (
     Broken,
-    Clause,
-    Report,
+    Contract,
     Subject,
-    examine,
     expect,
     global_state_untouched,
     in_subprocess,
     reseeded,
-    shared_clauses,
-    subject_of,
 )
 
-PROMPT_SOURCE = shared_clauses()
+PROMPT_SOURCE = Contract("prompt source")
+check_prompt_source, prompt_source_clauses = PROMPT_SOURCE.check, PROMPT_SOURCE.clauses
+prompt_source_subject = PROMPT_SOURCE.subject
 
 _INDICES = (0, 1, 2, 3, 7, 12, 40, 41, 1000, 10**9)
-
-
-def check_prompt_source(
-    component: str | Component,
-    options: Mapping[str, Any] | None = None,
-    *,
-    registry: Registry | None = None,
-    raising: bool = True,
-) -> Report:
-    """Hold a prompt source against its contract.
-
-    Args:
-        component: A registered name, or the component itself.
-        options: Its options.
-        registry: Where a name is looked up; the installed plugins by default.
-        raising: Whether a broken clause raises.
-
-    Raises:
-        ConformanceError: Naming the clause and the values.
-    """
-    report = examine(PROMPT_SOURCE, prompt_source_subject(component, options, registry=registry))
-    return report.require() if raising else report
-
-
-def prompt_source_clauses() -> list[Clause]:
-    """Every clause, to parametrise a test over (``ids=str``)."""
-    return list(PROMPT_SOURCE)
-
-
-def prompt_source_subject(
-    component: str | Component,
-    options: Mapping[str, Any] | None = None,
-    *,
-    registry: Registry | None = None,
-) -> Subject:
-    """What the clauses are held against; arguments as of :func:`check_prompt_source`."""
-    found, arguments = subject_of("prompt source", component, options, registry=registry)
-    return Subject(found, **arguments)
 
 
 def _drawn(source: PromptSource, indices: tuple[int, ...] = _INDICES, seed: int = 3) -> list[Prompt]:
@@ -125,7 +82,7 @@ def same_in_every_process(subject: Subject) -> str:
     """Equal arguments give equal prompts in any process (no `hash()`, no order of a set or a folder)."""
     component = subject.component
     arguments = (
-        subject.plugin_module,
+        component.module,
         component.name,
         json.dumps(component.options(dict(subject.options)).model_dump(mode="json")),
         json.dumps(_INDICES),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,25 +13,18 @@ from torch.nn import functional as F
 
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
-from vader_core.registry import Component, Registry
 from vader_core.reward import Reward, RewardOutput
 from vader_core.testing.conformance import (
     Broken,
-    Clause,
-    Report,
+    Contract,
     Subject,
-    examine,
     expect,
     expect_close,
     expect_tensor,
     global_state_untouched,
     relative,
     reseeded,
-    shared_clauses,
-    subject_of,
 )
-
-REWARD = shared_clauses()
 
 #: Largest difference between a directional derivative and its finite difference, as a share of the larger.
 FINITE = 0.05
@@ -57,10 +50,17 @@ class RewardSubject(Subject):
         prompts: What the videos are scored against; two of them.
     """
 
+    flags: ClassVar[tuple[str, ...]] = ("height", "width", "video", "saliency")
+
     height: int = 64
     width: int = 64
     prompts: Sequence[Prompt] = _PROMPTS
     _held: Reward | None = None
+
+    @classmethod
+    def settings(cls, flags: Mapping[str, Any]) -> dict[str, Any]:
+        """The size of video that the command line asks for."""
+        return {side: flags[side] for side in ("height", "width") if flags[side] is not None}
 
     def held(self) -> Reward:
         """The float32 instance, shared by the clauses."""
@@ -82,57 +82,8 @@ class RewardSubject(Subject):
         return needed.count or max(needed.minimum, 4)
 
 
-def check_reward(
-    component: str | Component,
-    options: Mapping[str, Any] | None = None,
-    *,
-    height: int = 64,
-    width: int = 64,
-    prompts: Sequence[Prompt] = _PROMPTS,
-    registry: Registry | None = None,
-    device: torch.device | str = "cpu",
-    raising: bool = True,
-) -> Report:
-    """Hold a reward against its contract.
-
-    Args:
-        component: A registered name, or the component itself.
-        options: Its options.
-        height: Of the videos it is shown, pixels.
-        width: Of the videos it is shown, pixels.
-        prompts: Two prompts, for rewards that read more than words (an image, a label).
-        registry: Where a name is looked up; the installed plugins by default.
-        device: Where the reward lives.
-        raising: Whether a broken clause raises.
-
-    Raises:
-        ConformanceError: Naming the clause and the values.
-    """
-    subject = reward_subject(
-        component, options, height=height, width=width, prompts=prompts, registry=registry, device=device
-    )
-    report = examine(REWARD, subject)
-    return report.require() if raising else report
-
-
-def reward_clauses() -> list[Clause]:
-    """Every clause, to parametrise a test over (``ids=str``)."""
-    return list(REWARD)
-
-
-def reward_subject(
-    component: str | Component,
-    options: Mapping[str, Any] | None = None,
-    *,
-    height: int = 64,
-    width: int = 64,
-    prompts: Sequence[Prompt] = _PROMPTS,
-    registry: Registry | None = None,
-    device: torch.device | str = "cpu",
-) -> RewardSubject:
-    """What the clauses are held against; arguments as of :func:`check_reward`."""
-    found, arguments = subject_of("reward", component, options, registry=registry, device=device)
-    return RewardSubject(found, **arguments, height=height, width=width, prompts=prompts)
+REWARD = Contract("reward", RewardSubject)
+check_reward, reward_clauses, reward_subject = REWARD.check, REWARD.clauses, REWARD.subject
 
 
 # -- what the clauses work with ------------------------------------------------------------------------------

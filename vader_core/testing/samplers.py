@@ -4,36 +4,32 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from vader_core.conditioning import Conditioning
 from vader_core.geometry import Geometry
+from vader_core.prediction import Prediction
 from vader_core.randomness import Randomness
-from vader_core.registry import Component, Registry
 from vader_core.sampler import Plan, Sampler, State
 from vader_core.schedule import RectifiedFlow, Schedule, VarianceExploding, VariancePreserving
 from vader_core.testing.conformance import (
-    Clause,
-    Report,
+    Contract,
     Subject,
-    examine,
     expect,
     expect_refused,
     expect_tensor,
     global_state_untouched,
     relative,
     reseeded,
-    shared_clauses,
-    subject_of,
 )
 
-SAMPLER = shared_clauses()
+SAMPLER = Contract("sampler")
+check_sampler, sampler_clauses, sampler_subject = SAMPLER.check, SAMPLER.clauses, SAMPLER.subject
 
 #: Root mean square distance from the data that a rollout with a perfect model may end at: schedules may stop
 #: at their own smallest noise (0.03 for Latent Diffusion's) instead of at none.
@@ -43,44 +39,6 @@ ARRIVAL = 0.1
 _GEOMETRY = Geometry(height=32, width=24, num_frames=17, fps=8.0)
 _SHAPE = (4, 5, 4, 3)
 _CONDITIONING = Conditioning({"text": torch.zeros(2, 3)})
-
-
-def check_sampler(
-    component: str | Component,
-    options: Mapping[str, Any] | None = None,
-    *,
-    registry: Registry | None = None,
-    raising: bool = True,
-) -> Report:
-    """Hold a sampler against its contract.
-
-    Args:
-        component: A registered name, or the component itself.
-        options: Its options.
-        registry: Where a name is looked up; the installed plugins by default.
-        raising: Whether a broken clause raises.
-
-    Raises:
-        ConformanceError: Naming the clause and the values.
-    """
-    report = examine(SAMPLER, sampler_subject(component, options, registry=registry))
-    return report.require() if raising else report
-
-
-def sampler_clauses() -> list[Clause]:
-    """Every clause, to parametrise a test over (``ids=str``)."""
-    return list(SAMPLER)
-
-
-def sampler_subject(
-    component: str | Component,
-    options: Mapping[str, Any] | None = None,
-    *,
-    registry: Registry | None = None,
-) -> Subject:
-    """What the clauses are held against; arguments as of :func:`check_sampler`."""
-    found, arguments = subject_of("sampler", component, options, registry=registry)
-    return Subject(found, **arguments)
 
 
 # -- what the clauses work with ------------------------------------------------------------------------------
@@ -163,7 +121,8 @@ def _step(course: Course, i: int, state: State, predict: Callable[[int, Tensor],
     if sampler.needs_noise(plan, i, _CONDITIONING):
         fresh = _normal(f"fresh {i}", state.latents.dtype)
     state = sampler.before_step(plan, i, state, _CONDITIONING, fresh)
-    state = sampler.step(plan, i, state, predict(i, sampler.model_input(plan, i, state)), fresh)
+    predicted = Prediction(predict(i, sampler.model_input(plan, i, state)))
+    state = sampler.step(plan, i, state, predicted, fresh)
     return sampler.after_step(plan, i, state, _CONDITIONING, fresh)
 
 
@@ -294,7 +253,7 @@ def dtypes(subject: Subject) -> str:
             i = course.plan.num_steps - 1
             state = course.sampler.renoise(course.plan, i, _normal("clean", dtype), noise)
             expect_tensor(state.latents, (2, *_SHAPE), f"{course}, {dtype}: renoise", dtype=dtype)
-            estimate = course.sampler.clean(course.plan, i, state, _invented(i, noise))
+            estimate = course.sampler.clean(course.plan, i, state, Prediction(_invented(i, noise)))
             expect_tensor(estimate, (2, *_SHAPE), f"{course}, {dtype}: clean", dtype=dtype)
     return "float32, float64, bfloat16"
 
@@ -333,7 +292,8 @@ def clean_estimate(subject: Subject) -> str:
         for i in range(course.plan.num_steps):
             state = course.sampler.renoise(course.plan, i, clean, noise)
             given = course.sampler.model_input(course.plan, i, state)
-            estimate = course.sampler.clean(course.plan, i, state, _perfect(course, i, given, clean))
+            perfect = Prediction(_perfect(course, i, given, clean))
+            estimate = course.sampler.clean(course.plan, i, state, perfect)
             off = relative(estimate, clean)
             expect(off < 1e-5, f"{course}: at step {i} the estimate is off by {off:.2g} of the largest value")
             worst = max(worst, off)
@@ -364,7 +324,7 @@ def fresh_noise(subject: Subject) -> str:
     for course in _courses(subject, (4,)):
         state = course.sampler.start(course.plan, _normal("start"))
         for i in range(course.plan.num_steps):
-            prediction = _invented(i, state.latents)
+            prediction = Prediction(_invented(i, state.latents))
             if course.sampler.needs_noise(course.plan, i, _CONDITIONING):
                 used += 1
                 one = course.sampler.step(course.plan, i, state, prediction, _normal("one"))
@@ -385,8 +345,8 @@ def differentiable(subject: Subject) -> str:
             latents = state.latents.clone().requires_grad_(True)
             prediction = _invented(i, latents.detach()).requires_grad_(True)
             for name, out in (
-                ("step", sampler.step(made, i, state.at(latents), prediction, fresh).latents),
-                ("clean", sampler.clean(made, i, state.at(latents), prediction)),
+                ("step", sampler.step(made, i, state.at(latents), Prediction(prediction), fresh).latents),
+                ("clean", sampler.clean(made, i, state.at(latents), Prediction(prediction))),
             ):
                 expect(out.requires_grad, f"{course}: {name} {i} cuts the graph")
                 gradients = torch.autograd.grad(out.square().sum(), (prediction, latents), allow_unused=True)
@@ -419,7 +379,7 @@ def batch_independence(subject: Subject) -> str:
                 fresh = _normal(f"fresh {i}")[1:]
             alone = _CONDITIONING[1:2]
             state = sampler.before_step(course.plan, i, state, alone, fresh)
-            prediction = _invented(i, sampler.model_input(course.plan, i, state))
+            prediction = Prediction(_invented(i, sampler.model_input(course.plan, i, state)))
             state = sampler.step(course.plan, i, state, prediction, fresh)
             state = sampler.after_step(course.plan, i, state, alone, fresh)
         off = relative(state.latents, whole[1:])

@@ -19,10 +19,10 @@ from vader_core.backbone import Backbone, Defaults
 from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
-from vader_core.nn.build import frozen
+from vader_core.nn.build import empty_module, fill_randomly
 from vader_core.prediction import Prediction
 from vader_core.prompts import Prompt, PromptSource, shuffled_index
-from vader_core.randomness import Randomness, derive_seed
+from vader_core.randomness import Randomness
 from vader_core.reward import ClipReward, FramesNeeded, ImageReward, clip
 from vader_core.schedule import RectifiedFlow, Schedule, VarianceExploding, VariancePreserving
 from vader_core.testing.options import TinyConfig
@@ -202,21 +202,6 @@ def _hashed(character: str, size: int) -> int:
     return hashlib.blake2b(character.encode(), digest_size=2).digest()[0] % size
 
 
-@torch.no_grad()
-def fill_randomly(module: nn.Module, seed: int) -> None:
-    """Give every parameter seeded values of a sensible size, none zero; no global random state is touched."""
-    for name, parameter in module.named_parameters():
-        generator = torch.Generator().manual_seed(derive_seed(seed, name))
-        values = torch.randn(parameter.shape, generator=generator)
-        if parameter.ndim > 1:
-            values = values / math.sqrt(parameter[0].numel())
-        elif "norm" in name and name.endswith("weight"):
-            values = 1 + 0.1 * values
-        else:
-            values = 0.1 * values
-        parameter.copy_(values)
-
-
 class TinyBackbone(Backbone):
     """The smallest backbone that has every part: text, fps, image, three schedules, temporal compression.
 
@@ -298,24 +283,26 @@ class TinyBackbone(Backbone):
                 f"backbone {self.name!r}: weights {self.config.weights!r} do not exist: "
                 "use `random` or the path of a file"
             )
-        with torch.device("meta"):  # no default initialisation, which would draw from the global generator
-            parts = nn.ModuleDict(
-                {
-                    "denoiser": self.build_denoiser(),
-                    "autoencoder": TinyAutoencoder(self.config.temporal_compression),
-                    "text_encoder": TinyTextEncoder(self.config.width),
-                }
-            )
-        parts.to_empty(device="cpu")
+        # Drawn on the CPU in float32, so that every device and dtype has the same weights.
+        parts = empty_module(self._build_parts, device=torch.device("cpu"), dtype=torch.float32)
         if source.path is None:
             fill_randomly(parts, self.config.seed)
         else:
             tensors = load_tensors(source.path, needed_for=f"backbone {self.name!r}")
             load_exactly(parts, tensors, what=f"weights {source.path} for backbone {self.name!r}")
-        frozen(parts.to(device=self.device, dtype=self.dtype))
+        parts.to(device=self.device, dtype=self.dtype)
         self.denoiser = parts["denoiser"]
         self.autoencoder: Any = parts["autoencoder"]
         self.text_encoder: Any = parts["text_encoder"]
+
+    def _build_parts(self) -> nn.ModuleDict:
+        return nn.ModuleDict(
+            {
+                "denoiser": self.build_denoiser(),
+                "autoencoder": TinyAutoencoder(self.config.temporal_compression),
+                "text_encoder": TinyTextEncoder(self.config.width),
+            }
+        )
 
     def modules(self) -> dict[str, nn.Module]:
         """Denoiser, autoencoder and text encoder."""

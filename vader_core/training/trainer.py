@@ -11,7 +11,8 @@ import torch
 from vader_core.device import out_of_memory_named, peak_gib, reset_peak
 from vader_core.errors import VaderError
 from vader_core.method.model import Model
-from vader_core.method.objective import Batches, Objective, StepResult
+from vader_core.method.objective import Batches, StepResult
+from vader_core.method.weighted import WeightedSum
 from vader_core.run.checkpoint import (
     Checkpoint,
     begin_checkpoint,
@@ -50,7 +51,7 @@ class Trainer:
     def __init__(
         self,
         model: Model,
-        objective: Objective,
+        objective: WeightedSum,
         batches: Batches,
         processes: SingleProcess,
         config: RunConfig,

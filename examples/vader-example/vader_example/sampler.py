@@ -1,7 +1,7 @@
 """The sampler ``example_quadratic``."""
 
 from torch import Tensor
-from vader_core import Geometry, Plan, RectifiedFlow, Sampler, State
+from vader_core import Geometry, Plan, Prediction, RectifiedFlow, Sampler, State
 
 
 class QuadraticFlow(Sampler):

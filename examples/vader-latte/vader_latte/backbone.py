@@ -10,10 +10,10 @@ from diffusers import AutoencoderKL, LatteTransformer3DModel
 from einops import rearrange, repeat
 from torch import Tensor
 from transformers import AutoTokenizer, ByT5Tokenizer, T5Config, T5EncoderModel
-from vader_core.prediction import Prediction
 from vader_core import Conditioning, Geometry, Prompt, Randomness, Text, VaderError, VariancePreserving
 from vader_core.backbone import Backbone, Defaults
 from vader_core.nn.build import frozen
+from vader_core.prediction import Prediction
 from vader_core.weights import parse_weights
 
 from vader_latte.plugin import LatteOptions

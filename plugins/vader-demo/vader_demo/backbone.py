@@ -14,10 +14,10 @@ from vader_core.backbone import Backbone, Defaults
 from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
-from vader_core.nn.build import frozen
+from vader_core.nn.build import empty_module, fill_randomly
 from vader_core.prediction import Prediction
 from vader_core.prompts import Prompt
-from vader_core.randomness import Randomness, derive_seed
+from vader_core.randomness import Randomness
 from vader_core.schedule import RectifiedFlow, Schedule
 from vader_core.text import Text
 from vader_core.weights import parse_weights
@@ -117,27 +117,17 @@ class DemoBackbone(Backbone):
 
     def load(self) -> None:
         """Build the three networks and read the shipped weights, a file's, or draw random ones."""
+        parts = empty_module(
+            lambda: nn.ModuleDict(self.architecture.modules()), device=self.device, dtype=self.dtype
+        )
         if self.source.kind == "random":
-            built = self._random_modules()
+            fill_randomly(parts, self.config.seed, "demo weights")
         else:
-            with torch.random.fork_rng(devices=[]):
-                built = self.architecture.modules()
-            load_parts(built, self.config.weights, "model", needed_for="backbone 'demo'")
-        placed = {role: frozen(module.to(self.device, self.dtype)) for role, module in built.items()}
-        autoencoder, text_encoder, self.denoiser = placed.values()
+            load_parts(dict(parts), self.config.weights, "model", needed_for="backbone 'demo'")
+        autoencoder, text_encoder, self.denoiser = parts.values()
         assert isinstance(autoencoder, AutoEncoder)
         assert isinstance(text_encoder, TextEncoder)
         self.autoencoder, self.text_encoder = autoencoder, text_encoder
-
-    def _random_modules(self) -> dict[str, nn.Module]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self.config.seed, "demo weights"))
-            built = self.architecture.modules()
-            for parameter in built["denoiser"].parameters():
-                # The output layers start at zero in training; here nothing may be trivially zero.
-                if not parameter.any():
-                    nn.init.normal_(parameter, std=0.02)
-        return built
 
     def modules(self) -> dict[str, nn.Module]:
         """The three networks by role."""

@@ -8,7 +8,6 @@ the blocks share, each adding its own learnt table (PixArt's economy, arXiv 2310
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from einops import rearrange

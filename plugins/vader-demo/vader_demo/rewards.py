@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vader_core.errors import VaderError, unknown
+from vader_core.nn.precision import wide
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.reward import ClipReward, FramesNeeded, ImageReward, RewardOutput, clip
@@ -32,18 +33,14 @@ def _own_size(video: Float[Tensor, "*n 3 H W"]) -> Float[Tensor, "*n 3 64 64"]:
     return flat.unflatten(0, video.shape[:-3])
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    # The nets are small: half precision would save nothing.
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 def _reward_net(
     name: str, config: RewardConfig, held_out: bool, device: torch.device, dtype: torch.dtype
 ) -> Any:
     net = build_rewards(held_out)[name]
     prefix = f"held_out_{name}" if held_out else name
     load_parts({prefix: net}, config.weights, "rewards", needed_for=f"reward 'demo_{name}'")
-    return net.to(device, _wide(dtype))
+    # The nets are small: half precision would save nothing.
+    return net.to(device, wide(dtype))
 
 
 class DemoAesthetic(ImageReward):
@@ -60,7 +57,7 @@ class DemoAesthetic(ImageReward):
 
     def __init__(self, config: RewardConfig, *, device: torch.device, dtype: torch.dtype) -> None:
         self.net = _reward_net("aesthetic", config, self.held_out, device, dtype)
-        self._dtype = _wide(dtype)
+        self._dtype = wide(dtype)
 
     def score_frames(
         self, frames: Float[Tensor, "n 3 H W"], prompts: Sequence[Prompt]
@@ -91,7 +88,7 @@ class DemoAlignment(_DemoClipReward):
 
     def __init__(self, config: RewardConfig, *, device: torch.device, dtype: torch.dtype) -> None:
         self.net = _reward_net("alignment", config, self.held_out, device, dtype)
-        self._dtype, self._device = _wide(dtype), device
+        self._dtype, self._device = wide(dtype), device
 
     def score(
         self, video: Float[Tensor, "b f 3 H W"], prompts: Sequence[Prompt], rng: Randomness
@@ -120,7 +117,7 @@ class DemoAction(_DemoClipReward):
     def __init__(self, config: ActionConfig, *, device: torch.device, dtype: torch.dtype) -> None:
         self.net = _reward_net("action", config, self.held_out, device, dtype)
         self._wanted = MOTIONS.index(config.motion)
-        self._dtype = _wide(dtype)
+        self._dtype = wide(dtype)
 
     def __call__(
         self, video: Float[Tensor, "b f 3 H W"], prompts: Sequence[Prompt], rng: Randomness

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
@@ -21,8 +22,9 @@ from vader_core.backbone import Backbone, Defaults
 from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
-from vader_core.nn.build import frozen
+from vader_core.nn.build import empty_module, fill_randomly
 from vader_core.nn.fused_diffusers import fuse_decoder, fuse_denoiser
+from vader_core.nn.precision import wide, without_autocast
 from vader_core.nn.recompute import RecomputeSwitch, recompute_blocks
 from vader_core.prediction import Prediction
 from vader_core.prompts import Prompt
@@ -33,7 +35,6 @@ from vader_core.weights import load_exactly, parse_weights
 from vader_modelscope.architecture import Part, find_architecture
 from vader_modelscope.checkpoint import TOKENIZER_FILES, CheckpointFiles, check_configuration, read_part
 from vader_modelscope.options import ModelScopeConfig
-from vader_modelscope.random_weights import fill_randomly
 from vader_modelscope.text_encoder import ClipTokenizer, HashedWords, Tokenizer, embed
 
 _Module = TypeVar("_Module", bound=nn.Module)
@@ -74,7 +75,7 @@ class ModelScope(Backbone):
             weights = str(self._source.path.resolve())
         if self._source.kind == "random":
             weights = f"random {self.config.seed}"
-        return f"modelscope/{weights}/{self.architecture.text_encoder}/{self._wide}"
+        return f"modelscope/{weights}/{self.architecture.text_encoder}/{wide(self.dtype)}"
 
     # -- known before the weights are ------------------------------------------------------------------
 
@@ -134,10 +135,6 @@ class ModelScope(Backbone):
 
     # -- loading -----------------------------------------------------------------------------------------
 
-    @property
-    def _wide(self) -> torch.dtype:
-        return torch.float64 if self.dtype == torch.float64 else torch.float32
-
     def load(self) -> None:
         """Build the U-Net, the autoencoder and the text encoder, and read or draw their weights.
 
@@ -147,36 +144,30 @@ class ModelScope(Backbone):
         files = None if self._source.kind == "random" else CheckpointFiles(self._source)
         if files is not None:
             check_configuration(files, self.architecture)
-        with torch.device("meta"):
-            denoiser = self.build_denoiser()
-            autoencoder = AutoencoderKL(**self.architecture.part("vae"))
-            text_encoder = CLIPTextModel(CLIPTextConfig(**self.architecture.part("text_encoder")))
-        self.denoiser = self._fill("unet", denoiser, self.dtype, files)
-        self.autoencoder = self._fill("vae", autoencoder, self.dtype, files)
-        self.text_encoder = self._fill("text_encoder", text_encoder, self._wide, files)
+        self.denoiser = self._made("unet", self.build_denoiser, self.dtype, files)
+        self.autoencoder = self._made("vae", self._build_autoencoder, self.dtype, files)
+        self.text_encoder = self._made("text_encoder", self._build_text_encoder, wide(self.dtype), files)
         self.tokenizer = self._find_tokenizer(files)
         fuse_denoiser(self.denoiser)
         fuse_decoder(self.autoencoder.decoder)
         recompute_blocks(self.denoiser, _BLOCKS, self.recompute)
         recompute_blocks(self.autoencoder.decoder, (ResnetBlock2D,), self.recompute)
 
-    def _fill(
-        self, part: Part, module: _Module, dtype: torch.dtype, files: CheckpointFiles | None
+    def _build_autoencoder(self) -> AutoencoderKL:
+        return AutoencoderKL(**self.architecture.part("vae"))
+
+    def _build_text_encoder(self) -> nn.Module:
+        return CLIPTextModel(CLIPTextConfig(**self.architecture.part("text_encoder")))
+
+    def _made(
+        self, part: Part, make: Callable[[], _Module], dtype: torch.dtype, files: CheckpointFiles | None
     ) -> _Module:
-        # diffusers' own `to` warns of parts to be kept in float32, of which these networks have none
-        nn.Module.to(module, dtype).to_empty(device=self.device)
-        for name, buffer in module.named_buffers():
-            if not name.endswith("position_ids"):
-                raise VaderError(
-                    f"backbone 'modelscope': {part} has an unknown buffer {name!r}: update vader-modelscope"
-                )
-            buffer.copy_(torch.arange(buffer.numel(), device=self.device).view(buffer.shape))
+        module = empty_module(make, device=self.device, dtype=dtype)
         if files is None:
-            fill_randomly(module, self.config.seed)
+            fill_randomly(module, self.config.seed, f"modelscope {part}")
         else:
             wanted = module.state_dict()
             load_exactly(module, read_part(files, part, wanted), what=f"{part} of backbone 'modelscope'")
-        frozen(module)
         return module
 
     def _find_tokenizer(self, files: CheckpointFiles | None) -> Tokenizer:
@@ -260,10 +251,10 @@ class ModelScope(Backbone):
         flat = rearrange(video, "b f c H W -> (b f) c H W") * 2 - 1
         with self._own_precision():
             mode = self.autoencoder.encode(flat.to(self.dtype)).latent_dist.mode()
-        latents = torch.as_tensor(mode).to(self._wide) * self.autoencoder.config["scaling_factor"]
+        latents = torch.as_tensor(mode).to(wide(self.dtype)) * self.autoencoder.config["scaling_factor"]
         return rearrange(latents, "(b f) c h w -> b c f h w", b=len(video))
 
-    def _own_precision(self) -> torch.autocast:
+    def _own_precision(self) -> AbstractContextManager[None]:
         # Autocast would return float32 from every norm and cast it back for the layer that follows; the
         # kernels take their statistics in float32 anyway.
-        return torch.autocast(self.device.type, enabled=False)
+        return without_autocast(self.device)

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vader_core.nn.precision import without_autocast
 from vader_opensora import kernels
 from vader_opensora.embeddings import rotate
-from vader_opensora.precision import without_autocast
 
 
 class HeadNorm(nn.Module):

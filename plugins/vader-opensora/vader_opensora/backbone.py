@@ -19,6 +19,8 @@ from vader_core.backbone import Backbone, Defaults
 from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
+from vader_core.nn.build import empty_module
+from vader_core.nn.precision import wide, without_autocast
 from vader_core.nn.recompute import RecomputeSwitch
 from vader_core.prediction import Prediction
 from vader_core.prompts import Prompt
@@ -31,7 +33,6 @@ from vader_opensora.architecture import resolve_architecture
 from vader_opensora.captions import Request, parse_request, prepare
 from vader_opensora.frame_masks import active_frames, parse_strategy, place
 from vader_opensora.options import OpenSoraOptions
-from vader_opensora.precision import without_autocast
 from vader_opensora.references import read_reference
 from vader_opensora.resolutions import check_frames, frame_count, image_size
 from vader_opensora.sampler import EDITED, FRAME_MASK, REFERENCE, STRICT_MASK
@@ -176,19 +177,19 @@ class OpenSora(Backbone):
         Raises:
             VaderError: Weights that are missing or do not fit.
         """
-        wide = self._wide
-        self.denoiser = checkpoint.build(
+        wider = wide(self.dtype)
+        self.denoiser = empty_module(
             self.build_denoiser,
             device=self.device,
             dtype=self.dtype,
-            keep=lambda model: model.keep_time_wide(wide),
+            keep=lambda model: model.keep_time_wide(wider),
         )
         self._fill(self.denoiser, parse_weights(self.options.weights), DENOISER, "denoiser", "--weights PATH")
-        self.autoencoder = checkpoint.build(
+        self.autoencoder = empty_module(
             lambda: VideoVAE(self.architecture.vae),
             device=self.device,
             dtype=self.dtype,
-            keep=lambda model: model.keep_constants_wide(wide),
+            keep=lambda model: model.keep_constants_wide(wider),
         )
         source = parse_weights(self._part(self.options.vae_weights))
         self._fill(self.autoencoder, source, AUTOENCODER, "autoencoder", "-o backbone.vae_weights=PATH")
@@ -201,15 +202,11 @@ class OpenSora(Backbone):
         self, module: nn.Module, source: WeightSource, file: WeightFile, part: str, option: str
     ) -> None:
         if source.kind == "random":
-            checkpoint.fill_randomly(module)
+            checkpoint.draw_into(module, part=part)
         else:
             checkpoint.read_into(
                 module, checkpoint.weight_file(source, file, part=part, option=option), part=part
             )
-
-    @property
-    def _wide(self) -> torch.dtype:
-        return torch.float64 if self.dtype == torch.float64 else torch.float32
 
     def modules(self) -> dict[str, nn.Module]:
         """Denoiser and autoencoder, and T5 while it is loaded."""
@@ -358,7 +355,7 @@ class OpenSora(Backbone):
         negative = torch.where(text.negative["null"][:, None, None], null, negative)
 
         numbers = self._told(geometry)
-        fps = torch.full((len(prompts),), numbers["fps"], device=self.device, dtype=self._wide)
+        fps = torch.full((len(prompts),), numbers["fps"], device=self.device, dtype=wide(self.dtype))
         given, edited = self._references(prompts, geometry, image)
         shared = {
             "size": (numbers["height"], numbers["width"]),
@@ -411,7 +408,7 @@ class OpenSora(Backbone):
         if not any(strategies):
             return {}, False
         shape = (len(prompts), *self.latent_shape(geometry))
-        empty = torch.zeros(shape, device=self.device, dtype=self._wide)
+        empty = torch.zeros(shape, device=self.device, dtype=wide(self.dtype))
         unit = self.architecture.vae.chunk_latents
         latents, mask = place(empty, references, strategies, unit=unit)
         edited = any(0.0 < one.edit < 1.0 for placements in strategies for one in placements)
@@ -498,7 +495,7 @@ class OpenSora(Backbone):
     def _means(self, video: Tensor) -> Tensor:
         pixels = rearrange(video, "b f c h w -> b c f h w").to(self.dtype) * 2 - 1
         with self._undisturbed():
-            return self.autoencoder.encode(pixels).to(self._wide)
+            return self.autoencoder.encode(pixels).to(wide(self.dtype))
 
     def _undisturbed(self) -> AbstractContextManager[None]:
         """Autocast off: the autoencoder computes in its own dtype."""

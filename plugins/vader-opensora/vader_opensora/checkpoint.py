@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
 from vader_core.errors import VaderError
-from vader_core.randomness import derive_seed
+from vader_core.nn.build import fill_randomly
 from vader_core.weights import WeightSource, load_exactly, load_tensors, locate
-from vader_opensora.embeddings import LONGEST_PERIOD
-from vader_opensora.video_vae import LATENT_SCALE, LATENT_SHIFT
+from vader_opensora.embeddings import RotaryFrequencies
 
 if TYPE_CHECKING:
     from vader_core.weights import WeightFile
-
-M = TypeVar("M", bound=nn.Module)
 
 #: Prefixes that training wrappers put before every key.
 _WRAPPERS = ("module.", "_orig_mod.")
 #: Keys under which training scripts keep the weights.
 _CONTAINERS = ("ema", "state_dict", "model")
+#: Mean and standard deviation of random modulation tables and of the random null text.
+_SPREAD = {"scale_shift_table": (0.0, 0.4), "y_embedding": (0.0, 0.5)}
 
 
 def official(tensors: Mapping[str, object]) -> dict[str, Tensor]:
@@ -56,23 +54,6 @@ def weight_file(source: WeightSource, pretrained: WeightFile, *, part: str, opti
     return path
 
 
-def build(
-    make: Callable[[], M], *, device: torch.device, dtype: torch.dtype, keep: Callable[[M], object]
-) -> M:
-    """A module with memory but without values, on ``device`` in ``dtype``.
-
-    Args:
-        make: Builds it; run on the meta device, so that no time goes into values that are replaced.
-        device: Where it lives.
-        dtype: Of its weights.
-        keep: Sets the dtype of parts that differ.
-    """
-    with torch.device("meta"):
-        module = make().to(dtype)
-    keep(module)
-    return module.to_empty(device=device).requires_grad_(False).eval()
-
-
 def read_into(module: nn.Module, path: Path, *, part: str) -> None:
     """Fill ``module`` from an official file; every key must be there and none left over.
 
@@ -83,36 +64,9 @@ def read_into(module: nn.Module, path: Path, *, part: str) -> None:
     load_exactly(module, tensors, what=f"backbone 'opensora' ({part}): {path}")
 
 
-@torch.no_grad()
-def fill_randomly(module: nn.Module, seed: int = 0) -> None:
-    """Values that leave nothing zero and no layer blind, drawn on the module's own device.
-
-    Matrices have standard deviation 0.8 / sqrt(fan-in), modulation tables 0.4, the null text 0.5, biases 0.1;
-    norm weights lie around 1. What has a formula or a published constant keeps it.
-    """
-    for name, value in module.state_dict().items():
-        known = _constant(name, value)
-        if known is not None:
-            value.copy_(known)
-            continue
-        mean, deviation = _spread(name, value)
-        generator = torch.Generator(value.device).manual_seed(derive_seed(seed, name))
-        drawn = torch.empty(value.shape, device=value.device, dtype=torch.float32)
-        value.copy_(drawn.normal_(mean, deviation, generator=generator))
-
-
-def _constant(name: str, value: Tensor) -> Tensor | None:
-    if name == "rope.freqs":
-        return LONGEST_PERIOD ** -(torch.arange(len(value), dtype=torch.float64) / len(value))
-    constants = {"scale": LATENT_SCALE, "shift": LATENT_SHIFT}
-    return torch.tensor(constants[name]).view(value.shape) if name in constants else None
-
-
-def _spread(name: str, value: Tensor) -> tuple[float, float]:
-    if name.endswith("scale_shift_table"):
-        return 0.0, 0.4
-    if name.endswith("y_embedding"):
-        return 0.0, 0.5
-    if value.ndim > 1:
-        return 0.0, 0.8 * value[0].numel() ** -0.5
-    return (1.0, 0.2) if name.endswith("weight") else (0.0, 0.1)
+def draw_into(module: nn.Module, *, part: str) -> None:
+    """Fill ``module`` at random; rotary frequencies and the latents' normalisation keep their values."""
+    fill_randomly(module, 0, f"opensora {part}", spread=_SPREAD)
+    for inner in module.modules():
+        if isinstance(inner, RotaryFrequencies):
+            inner.reset()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from vader_core.nn.precision import widened
 from vader_opensora import kernels
 
 #: Channels of the sinusoid that a scalar becomes, and its longest period.
@@ -36,8 +37,7 @@ class ScalarEmbedder(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """[b] → [b, width]. The sinusoid is worked out in the dtype of ``values``, never below float32."""
-        wide = values if values.dtype == torch.float64 else values.float()
-        return self.mlp(sinusoid(wide).to(next(self.mlp.parameters()).dtype))
+        return self.mlp(sinusoid(widened(values)).to(next(self.mlp.parameters()).dtype))
 
 
 class FeedForward(nn.Module):
@@ -103,8 +103,14 @@ class RotaryFrequencies(nn.Module):
 
     def __init__(self, head_dim: int) -> None:
         super().__init__()
-        exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
-        self.freqs = nn.Parameter(LONGEST_PERIOD**-exponents, requires_grad=False)
+        self.freqs = nn.Parameter(torch.empty(head_dim // 2), requires_grad=False)
+        self.reset()
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Work the frequencies out, as they were before training stored them."""
+        exponents = torch.arange(len(self.freqs), dtype=self.freqs.dtype, device="cpu") / len(self.freqs)
+        self.freqs.copy_(LONGEST_PERIOD**-exponents)
 
     def forward(self, length: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines of the rotation at positions 0 … length - 1: [length, head_dim / 2] each."""

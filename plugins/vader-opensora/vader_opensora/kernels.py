@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vader_core.nn.functional import Switch, layer_without_adapter
-from vader_opensora.precision import without_autocast
+from vader_core.nn.precision import without_autocast
 
 _HALF = (torch.bfloat16, torch.float16)
 

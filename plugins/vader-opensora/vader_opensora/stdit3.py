@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from vader_core.nn import feature_cache
+from vader_core.nn.precision import wide, widened, without_autocast
 from vader_opensora.architecture import STDiT3Config
 from vader_opensora.blocks import FinalLayer, STDiT3Block
 from vader_opensora.embeddings import (
@@ -21,7 +22,6 @@ from vader_opensora.embeddings import (
     ScalarEmbedder,
     position_embedding,
 )
-from vader_opensora.precision import without_autocast
 
 
 class STDiT3(nn.Module):
@@ -134,9 +134,9 @@ class STDiT3(nn.Module):
         scale = math.sqrt(size[0] * size[1]) / self.config.input_sq_size
         key = (rows, columns, scale, like.device, like.dtype)
         if key not in self._positions:
-            wide = torch.float64 if like.dtype == torch.float64 else torch.float32
+            width, dtype = self.config.hidden_size, wide(like.dtype)
             self._positions[key] = position_embedding(
-                rows, columns, self.config.hidden_size, scale=scale, device=like.device, dtype=wide
+                rows, columns, width, scale=scale, device=like.device, dtype=dtype
             ).to(like.dtype)
         return self._positions[key]
 
@@ -166,4 +166,4 @@ class STDiT3(nn.Module):
         x = tokens.unflatten(2, (grid[1], grid[2])).unflatten(-1, (*self.patch, self.out_channels))
         x = x.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
         x = x[:, :, : size[0], : size[1], : size[2]]
-        return x if x.dtype == torch.float64 else x.float()
+        return widened(x)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from vader_core.errors import VaderError
+from vader_core.nn.precision import without_autocast
 from vader_core.randomness import derive_seed
-from vader_opensora.precision import without_autocast
 
 
 class T5TextEncoder:

@@ -17,7 +17,7 @@ from vader_core.randomness import Randomness
 from vader_core.reward import FramesNeeded, Reward, RewardOutput, clip
 
 from .labels import label_in_text, label_index, labels_of
-from .loading import frozen, load_model, published_architecture
+from .loading import load_model, published_architecture
 from .options import ActpredOptions
 from .precision import differentiated
 from .preprocessing import imagenet_pixels
@@ -77,18 +77,18 @@ class Actpred(Reward):
         layout = published_architecture(
             options.architecture, options.weights, PRESETS, ACTPRED_CONFIG, needed_for=what
         )
-        model = load_model(
+        self.model: Any = load_model(
             lambda: build_videomae(layout),
             options.weights,
             ACTPRED,
             device=device,
+            dtype=dtype,
             needed_for=what,
             option="reward.actpred.weights=PATH",
             convert=current_names,
         )
-        self.model: Any = frozen(model, dtype)
         self.device, self.dtype = device, dtype
-        self.labels = labels_of(model.config)
+        self.labels = labels_of(self.model.config)
         self.label = (
             None if options.label is None else label_index(options.label, self.labels, needed_for=what)
         )

@@ -9,15 +9,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vader_core.nn.precision import without_autocast
 from vader_core.prompts import Prompt
 from vader_core.reward import ImageReward
 from vader_core.weights import WeightFile
 
 from .clip_towers import L14_PRESETS, build_clip_vision, unit, vision_part
 from .heads import Head
-from .loading import architecture, frozen, load_model
+from .loading import architecture, load_model
 from .options import HeadOptions
-from .precision import differentiated, full_precision
+from .precision import differentiated
 from .preprocessing import clip_pixels
 from .weight_files import CLIP_L14
 
@@ -45,26 +46,25 @@ class ClipHeadReward(ImageReward):
         what = f"reward {self.name!r}"
         layout = architecture(options.architecture, L14_PRESETS, needed_for=what)
         self.device, self.dtype = device, dtype
-        tower = load_model(
+        self.tower: Any = load_model(
             lambda: build_clip_vision(layout),
             options.weights,
             CLIP_L14,
             device=device,
+            dtype=dtype,
             needed_for=f"{what}, image tower",
             option=f"reward.{self.name}.weights=PATH",
             convert=vision_part,
         )
-        self.tower: Any = frozen(tower, dtype)
         head_weights = options.head_weights or ("random" if options.weights == "random" else "pretrained")
-        self.head = frozen(
-            load_model(
-                head,
-                head_weights,
-                head_file,
-                device=device,
-                needed_for=f"{what}, head",
-                option=f"reward.{self.name}.head_weights=PATH",
-            )
+        self.head = load_model(
+            head,
+            head_weights,
+            head_file,
+            device=device,
+            dtype=torch.float32,
+            needed_for=f"{what}, head",
+            option=f"reward.{self.name}.head_weights=PATH",
         )
         self.size = int(layout["vision_config"]["image_size"])
 
@@ -80,7 +80,7 @@ class ClipHeadReward(ImageReward):
             device=self.device,
             dtype=self.dtype,
         )
-        with full_precision(self.device):
+        with without_autocast(self.device):
             return self.head(unit(embeddings))
 
     def score_frames(

@@ -12,14 +12,15 @@ from torch import Tensor
 
 from vader_core.device import to_device
 from vader_core.errors import MissingDependencyError
+from vader_core.nn.precision import without_autocast
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.reward import ImageReward, RewardOutput
 
 from .clip_towers import check_vocabulary, clip_tokens, in_order, unique_texts, unit
-from .loading import architecture, frozen, load_model
+from .loading import architecture, load_model
 from .options import HpsOptions
-from .precision import autocast, differentiated, full_precision
+from .precision import autocast, differentiated
 from .preprocessing import clip_pixels
 from .weight_files import HPS
 
@@ -66,15 +67,15 @@ class Hps(ImageReward):
     def __init__(self, options: HpsOptions, *, device: torch.device, dtype: torch.dtype) -> None:
         what = "reward 'hps'"
         layout = architecture(options.architecture, PRESETS, needed_for=what)
-        model = load_model(
+        self.model: Any = load_model(
             lambda: build_open_clip(layout),
             options.weights,
             HPS[options.version],
             device=device,
+            dtype=dtype,
             needed_for=what,
             option="reward.hps.weights=PATH",
         )
-        self.model: Any = frozen(model, dtype)
         self.device, self.dtype, self.upstream = device, dtype, options.upstream
         self.size = int(layout["vision_cfg"]["image_size"])
         self.length = int(layout["text_cfg"]["context_length"])
@@ -99,7 +100,7 @@ class Hps(ImageReward):
     def cosines(self, pixels: Float[Tensor, "n 3 h w"], text: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """The cosine of each image with its own text, in float32."""
         image = differentiated(self.model.encode_image, pixels, device=self.device, dtype=self.dtype)
-        with full_precision(self.device):
+        with without_autocast(self.device):
             return (unit(image) * text).sum(dim=-1)
 
     def score_frames(

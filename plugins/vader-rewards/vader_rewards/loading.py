@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vader_core.errors import VaderError
+from vader_core.nn.build import empty_module, fill_randomly
 from vader_core.weights import (
     WeightFile,
     WeightSource,
@@ -22,9 +22,6 @@ from vader_core.weights import (
 )
 
 Model = TypeVar("Model", bound=nn.Module)
-
-#: Standard deviation that replaces all-zero matrices of random weights, so that nothing is trivially zero.
-RANDOM_STD = 0.02
 
 
 def architecture(
@@ -137,52 +134,25 @@ def flat_tensors(loaded: Mapping[str, Any], *, what: str) -> dict[str, Tensor]:
     return tensors
 
 
-@contextmanager
-def _own_randomness(device: torch.device) -> Iterator[None]:
-    """Seeded draws that leave the global generators as they were."""
-    on_cuda = device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if on_cuda else []):
-        # torch.manual_seed would seed every device, also those that are not put back.
-        torch.default_generator.manual_seed(0)
-        if on_cuda:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(0)
-        yield
-
-
-def _on_device(device: torch.device, build: Callable[[], Model]) -> Model:
-    with _own_randomness(device), device:
-        # torch.Tensor(…) in a constructor does not heed the default device.
-        return build().to(device)
-
-
-def random_model(build: Callable[[], Model], device: torch.device) -> Model:
-    """A model with its own initialisation, always the same; all-zero matrices and tables get small noise."""
-    model = _on_device(device, build)
-    with _own_randomness(device), torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1 and not parameter.is_meta and not parameter.any():
-                parameter.normal_(std=RANDOM_STD)
-    return model
-
-
 def load_model(
     build: Callable[[], Model],
     weights: str,
     wanted: WeightFile,
     *,
     device: torch.device,
+    dtype: torch.dtype,
     needed_for: str,
     option: str,
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
 ) -> Model:
-    """A model with the weights that a ``weights`` option means.
+    """A model with the weights that a ``weights`` option means, frozen and in eval mode.
 
     Args:
-        build: Makes the module on the default device.
+        build: Makes the module.
         weights: The option's value.
         wanted: What ``pretrained`` stands for.
         device: Where the model goes.
+        dtype: Of its weights.
         needed_for: What asks, for messages.
         option: The option that names a local file, for messages.
         convert: From the file's keys to the module's.
@@ -191,9 +161,11 @@ def load_model(
         VaderError: The weights are missing, refused, or do not fit.
     """
     if weights == "random":
-        return random_model(build, device)
+        model = empty_module(build, device=device, dtype=dtype)
+        fill_randomly(model, 0, needed_for)
+        return model
     tensors = convert(read_weights(weights, wanted, needed_for=needed_for, option=option))
-    model = _on_device(device, build)
+    model = empty_module(build, device=device, dtype=dtype)
     load_exactly(model, completed(tensors, model), what=needed_for)
     return model
 
@@ -213,10 +185,3 @@ def completed(tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tens
         elif name not in result and id(value) in first_name:
             result[name] = tensors[first_name[id(value)]]
     return result
-
-
-def frozen(model: Model, dtype: torch.dtype = torch.float32) -> Model:
-    """``model`` in ``dtype``, in eval mode, no parameter of it taking a gradient."""
-    model.to(dtype)
-    model.eval()
-    return model.requires_grad_(False)

@@ -20,7 +20,7 @@ from vader_core.reward import ImageReward, RewardOutput
 
 from .coco import COCO_LABELS
 from .labels import label_index, labels_of
-from .loading import companion, frozen, load_model, published_architecture
+from .loading import companion, load_model, published_architecture
 from .options import ObjectDetectionOptions
 from .precision import differentiated
 from .preprocessing import detector_pixels
@@ -215,10 +215,10 @@ def make_detector(options: ObjectDetectionOptions, device: torch.device, dtype: 
         options.weights,
         DETECTORS[name],
         device=device,
+        dtype=dtype,
         needed_for=what,
         option="reward.object_detection.weights=PATH",
     )
-    frozen(model, dtype)
     if name in _YOLOS:
         return Yolos(model, device, dtype)
     vocabulary = None

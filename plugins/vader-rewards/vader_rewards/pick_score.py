@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vader_core.device import to_device
+from vader_core.nn.precision import without_autocast
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.reward import ImageReward, RewardOutput
@@ -26,9 +27,9 @@ from .clip_towers import (
     unique_texts,
     unit,
 )
-from .loading import architecture, frozen, load_model
+from .loading import architecture, load_model
 from .options import PickScoreOptions
-from .precision import autocast, differentiated, full_precision
+from .precision import autocast, differentiated
 from .preprocessing import clip_processor_pixels
 from .weight_files import PICK_SCORE
 
@@ -54,11 +55,12 @@ class PickScore(ImageReward):
             options.weights,
             PICK_SCORE,
             device=device,
+            dtype=torch.float32,  # the scale is read before the weights are rounded
             needed_for=what,
             option="reward.pick_score.weights=PATH",
         )
         self.scale = float(model.logit_scale.detach().double().exp())
-        self.model: Any = frozen(model, dtype)
+        self.model: Any = model.to(dtype)
         self.device, self.dtype, self.upstream = device, dtype, options.upstream
         self.size = int(layout["vision_config"]["image_size"])
         self.vocabulary = int(model.config.text_config.vocab_size)
@@ -95,7 +97,7 @@ class PickScore(ImageReward):
             device=self.device,
             dtype=self.dtype,
         )
-        with full_precision(self.device):
+        with without_autocast(self.device):
             return self.scale * (unit(image) * text).sum(dim=-1)
 
     def score_frames(

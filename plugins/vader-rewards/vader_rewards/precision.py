@@ -17,11 +17,6 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
     return torch.autocast(device.type, dtype=dtype)
 
 
-def full_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """No autocast, whatever the caller has set."""
-    return torch.autocast(device.type, enabled=False)
-
-
 def differentiated(
     call: Callable[[Tensor], Tensor], pixels: Tensor, *, device: torch.device, dtype: torch.dtype
 ) -> Tensor:

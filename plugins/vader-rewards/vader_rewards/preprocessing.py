@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vader_core.device import to_device
-
-from .precision import full_precision
+from vader_core.nn.precision import without_autocast
 
 #: Mean and standard deviation a channel that CLIP was trained with (openai/clip-vit-large-patch14, and
 #: open_clip's).
@@ -71,7 +70,7 @@ def centre_cropped(frames: Float[Tensor, "n 3 H W"], size: int) -> Float[Tensor,
 
 def clip_pixels(frames: Float[Tensor, "n 3 H W"], size: int = 224) -> Float[Tensor, "n 3 size size"]:
     """As VADER feeds CLIP, for all but PickScore: squashed to a square, bilinear with antialias."""
-    with full_precision(frames.device):
+    with without_autocast(frames.device):
         return normalised(resized(clamped(frames), (size, size)), CLIP_MEAN, CLIP_STD)
 
 
@@ -79,7 +78,7 @@ def clip_processor_pixels(
     frames: Float[Tensor, "n 3 H W"], size: int = 224
 ) -> Float[Tensor, "n 3 size size"]:
     """As CLIP's own processor without rounding: short side bicubic with antialias, then a centre crop."""
-    with full_precision(frames.device):
+    with without_autocast(frames.device):
         square = centre_cropped(short_side_resized(clamped(frames), size, mode="bicubic"), size)
         return normalised(square, CLIP_MEAN, CLIP_STD)
 
@@ -88,7 +87,7 @@ def imagenet_pixels(
     frames: Float[Tensor, "n 3 H W"], size: tuple[int, int], *, antialias: bool = True
 ) -> Float[Tensor, "n 3 h w"]:
     """Squashed to ``size`` (height, width), bilinear, with ImageNet's mean and standard deviation."""
-    with full_precision(frames.device):
+    with without_autocast(frames.device):
         return normalised(resized(clamped(frames), size, antialias=antialias), IMAGENET_MEAN, IMAGENET_STD)
 
 
@@ -102,6 +101,6 @@ def cropped_imagenet_pixels(
     frames: Float[Tensor, "n 3 H W"], short_side: int, size: int, *, mode: str = "bilinear"
 ) -> Float[Tensor, "n 3 size size"]:
     """Short side to ``short_side`` with antialias, centre crop of ``size``, ImageNet statistics."""
-    with full_precision(frames.device):
+    with without_autocast(frames.device):
         square = centre_cropped(short_side_resized(clamped(frames), short_side, mode=mode), size)
         return normalised(square, IMAGENET_MEAN, IMAGENET_STD)

@@ -11,14 +11,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vader_core.device import to_device
+from vader_core.nn.precision import without_autocast
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.reward import ClipReward, FramesNeeded, clip
 
 from .clip_towers import check_vocabulary, clip_tokens, in_order, unique_texts, unit
-from .loading import architecture, frozen, load_model
+from .loading import architecture, load_model
 from .options import ViclipOptions
-from .precision import autocast, differentiated, full_precision
+from .precision import autocast, differentiated
 from .preprocessing import imagenet_pixels
 from .viclip_model import ViClip
 from .weight_files import VICLIP
@@ -53,15 +54,15 @@ class Viclip(ClipReward):
     def __init__(self, options: ViclipOptions, *, device: torch.device, dtype: torch.dtype) -> None:
         what = "reward 'viclip'"
         layout = architecture(options.architecture, PRESETS, needed_for=what)
-        model = load_model(
+        self.model: Any = load_model(
             lambda: ViClip(**layout),
             options.weights,
             VICLIP,
             device=device,
+            dtype=dtype,
             needed_for=what,
             option="reward.viclip.weights=PATH",
         )
-        self.model: Any = frozen(model, dtype)
         self.device, self.dtype = device, dtype
         self.num_frames = options.num_frames
         self.size = int(layout["vision"]["image_size"])
@@ -96,5 +97,5 @@ class Viclip(ClipReward):
         clips = differentiated(
             self.model.vision_encoder, self.pixels(video), device=self.device, dtype=self.dtype
         )
-        with full_precision(self.device):
+        with without_autocast(self.device):
             return (unit(clips) * self.encode_prompts(prompts)).sum(dim=-1)

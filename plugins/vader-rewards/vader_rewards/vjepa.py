@@ -17,7 +17,7 @@ from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.reward import ClipReward, FramesNeeded, clip
 
-from .loading import frozen, load_model, published_architecture
+from .loading import load_model, published_architecture
 from .masks import PRETRAINING_SETS, Mask, draw_mask
 from .options import VjepaOptions
 from .precision import autocast, differentiated
@@ -72,18 +72,18 @@ class Vjepa(ClipReward):
         layout = published_architecture(
             options.architecture, options.weights, PRESETS, VJEPA_CONFIG, needed_for=what
         )
-        model = load_model(
+        self.model: Any = load_model(
             lambda: build_vjepa(layout),
             options.weights,
             VJEPA,
             device=device,
+            dtype=dtype,
             needed_for=what,
             option="reward.vjepa.weights=PATH",
         )
-        self.model: Any = frozen(model, dtype)
         self.device, self.dtype = device, dtype
         self.exponent = options.loss_exponent
-        self.tubelet = int(model.config.tubelet_size)
+        self.tubelet = int(self.model.config.tubelet_size)
         self.num_frames = options.num_frames
 
     @property

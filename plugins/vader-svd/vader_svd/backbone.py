@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, ClassVar
 
@@ -15,8 +16,9 @@ from vader_core.backbone import Backbone, Defaults
 from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
-from vader_core.nn.build import frozen
+from vader_core.nn.build import empty_module, fill_randomly
 from vader_core.nn.fused_diffusers import fuse_decoder, fuse_denoiser
+from vader_core.nn.precision import without_autocast
 from vader_core.nn.recompute import RecomputeSwitch, recompute_blocks
 from vader_core.prediction import Prediction
 from vader_core.prompts import Prompt
@@ -24,14 +26,13 @@ from vader_core.randomness import Randomness
 from vader_core.schedule import Schedule, VarianceExploding
 from vader_core.text import Text
 from vader_core.weights import WeightSource, load_exactly, parse_weights
-from vader_svd.architecture import resolve_architecture
+from vader_svd.architecture import Architecture, resolve_architecture
 from vader_svd.checkpoint import check_configs, locate_files, read_part
 from vader_svd.clip_image import clip_pixels
 from vader_svd.networks import (
     build_autoencoder,
     build_image_encoder,
     build_unet,
-    randomised,
     recomputed_blocks,
 )
 from vader_svd.options import SvdConfig
@@ -166,14 +167,13 @@ class SvdBackbone(Backbone):
         if self.source.kind != "random":
             files = locate_files(self.source, self._architecture_name, self.config.variant)
             check_configs(files, self.architecture)
-        loaded = {}
-        for offset, (part, builder) in enumerate(builders.items()):
-            build = partial(builder, self.architecture)
-            module = randomised(build, self.config.seed + offset, self.device)
+        loaded = {part: self._empty(part, builder) for part, builder in builders.items()}
+        for part, module in loaded.items():
             if files:
                 tensors = read_part(files, part, self.config.variant)
                 load_exactly(module, tensors, what=f"backbone 'svd', {part}")
-            loaded[part] = frozen(self._lowered(module))
+            else:
+                fill_randomly(module, self.config.seed, f"svd {part}")
         self.denoiser = loaded["unet"]
         fuse_denoiser(self.denoiser)
         recompute_blocks(self.denoiser, recomputed_blocks(), self.recompute)
@@ -183,19 +183,17 @@ class SvdBackbone(Backbone):
         self.autoencoder = loaded["vae"]
         self.image_encoder = loaded["image_encoder"]
 
-    def _lowered(self, module: Any) -> nn.Module:
-        parts = [module]
-        if (
-            hasattr(module, "decoder")
-            and self.dtype in _HALF
-            and self.architecture.vae.get("force_upcast", True)
-        ):
-            # The encoder overflows in float16; in float32 it costs little, as it runs once a video.
-            parts = [module.decoder]
-        for part in parts:
-            # Diffusers' own `to` warns about an empty list of modules; the plain one does the same.
-            nn.Module.to(part, self.dtype)
-        return module
+    def _empty(self, part: str, builder: Callable[[Architecture], nn.Module]) -> Any:
+        make = partial(builder, self.architecture)
+        half = self.dtype in _HALF and self.architecture.vae.get("force_upcast", True)
+        if part != "vae" or not half:
+            return empty_module(make, device=self.device, dtype=self.dtype)
+
+        def lower(autoencoder: nn.Module) -> None:
+            autoencoder.get_submodule("decoder").to(self.dtype)
+
+        # The encoder overflows in float16; in float32 it costs little, as it runs once a video.
+        return empty_module(make, device=self.device, dtype=torch.float32, keep=lower)
 
     def modules(self) -> dict[str, nn.Module]:
         """The three networks by role."""
@@ -290,10 +288,10 @@ class SvdBackbone(Backbone):
             pixels = torch.cat([clip_pixels(group, size) for group in images])
             return self.image_encoder(pixels.to(self.dtype)).image_embeds[:, None]
 
-    def _own_precision(self) -> torch.autocast:
+    def _own_precision(self) -> AbstractContextManager[None]:
         # Autocast would send the float32 encoder through float16 after all, where it overflows, and would
         # return float32 from every norm of the 16-bit networks and cast it back for the layer that follows.
-        return torch.autocast(self.device.type, enabled=False)
+        return without_autocast(self.device)
 
     def encode_first_frames(
         self, images: Float[Tensor, "b 3 H W"], noise: Float[Tensor, "b 3 H W"]

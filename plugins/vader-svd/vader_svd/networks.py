@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from huggingface_hub import errors
@@ -12,13 +12,8 @@ from torch import nn
 from vader_core.errors import VaderError
 from vader_svd.architecture import Architecture
 
-Module = TypeVar("Module", bound=nn.Module)
-
 # What transformers' configurations raise, where the hub's library is new enough to have it.
 _STRICT_ERROR: type[Exception] = getattr(errors, "StrictDataclassError", ValueError)
-
-#: Standard deviation for weights that an initialisation leaves at zero: no output may be trivially zero.
-RANDOM_STD = 0.02
 
 
 def build_unet(architecture: Architecture) -> nn.Module:
@@ -60,22 +55,7 @@ def _construct(part: str, factory: Callable[..., Any], parameters: dict[str, Any
         made = factory(**parameters)
     except (TypeError, ValueError, _STRICT_ERROR) as error:
         raise VaderError(f"backbone 'svd': architecture, {part}: {error}") from error
-    # Diffusers makes a few scalars on the CPU whatever the default device is.
-    return nn.Module.to(made, torch.get_default_device()) if isinstance(made, nn.Module) else made
-
-
-def randomised(build: Callable[[], Module], seed: int, device: torch.device) -> Module:
-    """Build on ``device`` from ``seed``; the global random state is left as it was.
-
-    Weights that the initialisation leaves at zero are filled with normal numbers of :data:`RANDOM_STD`;
-    vectors (biases and norms) stay as they are.
-    """
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), torch.device(device):
-        torch.manual_seed(seed)
-        module = build()
-        with torch.no_grad():
-            for parameter in module.parameters():
-                if parameter.ndim > 1 and not parameter.any():
-                    parameter.normal_(std=RANDOM_STD)
-    return module
+    if isinstance(made, nn.Module) and torch.get_default_device().type == "meta":
+        # Diffusers makes a few scalars on the CPU whatever the default device is.
+        return nn.Module.to(made, torch.get_default_device())
+    return made

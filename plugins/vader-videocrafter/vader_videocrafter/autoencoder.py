@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
+from vader_core.nn.precision import without_autocast
 from vader_core.nn.recompute import RecomputeSwitch, recompute_blocks
 from vader_videocrafter.architecture import AutoencoderArchitecture
 
@@ -109,7 +109,8 @@ class FrameCodec:
         dtype = next(self.autoencoder.parameters()).dtype
 
         def run(part: Tensor) -> Tensor:
-            with self._own_precision():
+            # Autocast would return float32 from every norm and from every doubling of the picture.
+            with without_autocast(self.device):
                 return functional_call(call, weights, (part.to(dtype),)).to(x.dtype)
 
         slices = list(self._slices(x))
@@ -119,12 +120,6 @@ class FrameCodec:
         if recompute and torch.is_grad_enabled():
             return torch.cat([checkpoint(run, part, use_reentrant=False) for part in slices])
         return torch.cat([run(part) for part in slices])
-
-    def _own_precision(self) -> AbstractContextManager[None]:
-        # Autocast would return float32 from every norm and from every doubling of the picture.
-        kind = self.device.type
-        known = torch.amp.is_autocast_available(kind)
-        return torch.autocast(kind, enabled=False) if known else nullcontext()
 
     def _slices(self, x: Tensor) -> Iterator[Tensor]:
         yield from x.split(self.slice_size or len(x))

@@ -15,6 +15,7 @@ from vader_core.backbone import Backbone, Defaults
 from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
+from vader_core.nn.build import empty_module, fill_randomly
 from vader_core.prediction import Prediction
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
@@ -25,7 +26,6 @@ from vader_videocrafter.architecture import resolve_architecture
 from vader_videocrafter.attention import TransformerBlock
 from vader_videocrafter.autoencoder import FrameCodec, build_autoencoder
 from vader_videocrafter.checkpoint import read_checkpoint
-from vader_videocrafter.materialise import empty_module, fill_randomly
 from vader_videocrafter.options import VideoCrafterOptions
 from vader_videocrafter.residual import ResidualBlock
 from vader_videocrafter.schedule import videocrafter_schedule
@@ -158,8 +158,8 @@ class VideoCrafter(Backbone):
             dtype=self.dtype,
         )
         if self._source.kind == "random":
-            for seed, module in enumerate((unet, autoencoder, text_encoder)):
-                fill_randomly(module, seed)
+            for part, module in {"unet": unet, "autoencoder": autoencoder, "text": text_encoder}.items():
+                fill_randomly(module, 0, f"videocrafter {part}")
         else:
             self._read_into(unet, autoencoder, text_encoder)
         self.denoiser: nn.Module = unet

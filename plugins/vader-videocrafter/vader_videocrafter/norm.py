@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from vader_core.nn import functional as kernels
+from vader_core.nn.precision import without_autocast
 
 
 class GroupNorm(nn.GroupNorm):
@@ -19,7 +19,7 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor, extra: Tensor | None = None) -> Tensor:
         """Normalises `x`, plus `extra` `[m, c]` repeated to the length of b; same shape and dtype out."""
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             return kernels.group_norm(
                 x, self.num_groups, self.weight, self.bias, self.eps, silu=self.silu, extra=extra
             )
@@ -36,7 +36,7 @@ class LayerNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises `x`; same shape and dtype out."""
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             return kernels.layer_norm(x, self.weight, self.bias, self.eps)
 
     def of_sum(
@@ -44,7 +44,7 @@ class LayerNorm(nn.LayerNorm):
     ) -> tuple[Tensor, Tensor]:
         """`x + other + bias`, to which `later` is added in the end, and the first sum normalised."""
         extra = None if bias is None else bias[None]
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             return kernels.add_layer_norm(
                 x, other, self.weight, self.bias, self.eps, extra=extra, later=later
             )

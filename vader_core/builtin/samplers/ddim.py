@@ -75,11 +75,21 @@ class DDIM(Sampler):
 
     def step(self, plan: Plan, i: int, state: State, prediction: Prediction, noise: Tensor | None) -> State:
         """One DDIM update."""
-        tables = plan.tables
-        latents = weighted(tables["latents"][i], state.latents, tables["prediction"][i], prediction.value)
-        if noise is not None and tables["noise"][i] > 0.0:
-            latents = latents + tables["noise"][i] * noise
+        latents, deviation = self._moments(plan, i, state, prediction)
+        if noise is not None and deviation > 0.0:
+            latents = latents + deviation * noise
         return state.at(latents)
+
+    def transition(self, plan: Plan, i: int, state: State, prediction: Prediction) -> tuple[Tensor, float]:
+        """Where eta is above 0, a Gaussian around the deterministic part."""
+        if self.options.eta == 0.0:
+            return super().transition(plan, i, state, prediction)
+        return self._moments(plan, i, state, prediction)
+
+    def _moments(self, plan: Plan, i: int, state: State, prediction: Prediction) -> tuple[Tensor, float]:
+        tables = plan.tables
+        mean = weighted(tables["latents"][i], state.latents, tables["prediction"][i], prediction.value)
+        return mean, tables["noise"][i]
 
     def clean(self, plan: Plan, i: int, state: State, prediction: Prediction) -> Tensor:
         """The estimate of the clean latents before step ``i``."""

@@ -69,6 +69,11 @@ class RectifiedFlowOptions(_Options):
         gt=0.0,
         description="static time shift in place of the backbone's; 1 spaces the times evenly",
     )
+    noise_level: float = Field(
+        0.0,
+        ge=0,
+        description="Random steps with the flow's marginals, for policy gradients: Flow-GRPO's a; 0 is none.",
+    )
 
 
 class FlowEulerOptions(_Options):
