@@ -25,7 +25,7 @@ from vader_core.randomness import Randomness
 from vader_core.schedule import Schedule
 from vader_core.text import Text
 from vader_diffusers.options import PipelineOptions
-from vader_diffusers.parts import bare, model_class, random_part, stored_pipeline, unread
+from vader_diffusers.parts import autocast_for, bare, model_class, random_part, stored_pipeline, unread
 from vader_diffusers.pipeline_source import open_source
 from vader_diffusers.random_text import random_encodings
 from vader_diffusers.scheduling import Scheduling, read_scheduler
@@ -51,8 +51,8 @@ class PipelineBackbone(Backbone):
     block_lists: ClassVar[tuple[str, ...]] = ("transformer_blocks",)
     #: Whether the pipeline lets its scheduler choose the times.
     own_times: ClassVar[bool] = False
-    #: Which frames a reward looks at by default: those that are cheap to decode.
-    cheap_frames: ClassVar[str] = "random"
+    #: Which frames a reward sees by default, where some are cheaper to decode than others.
+    cheap_frames: ClassVar[str | None] = None
     #: Where the gradient flows by default.
     best_gradient: ClassVar[str] = "last"
     #: Whether encodings are zero behind the text.
@@ -136,6 +136,7 @@ class PipelineBackbone(Backbone):
             sampler=self.scheduling.sampler,
             sampler_options=options,
             gradient=self.best_gradient,
+            reward_frames=self.cheap_frames,
         )
 
     @property
@@ -316,39 +317,33 @@ class PipelineBackbone(Backbone):
 
     def predict(self, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Prediction:
         """The denoiser's prediction, in the latents' dtype."""
-        network = self.network_at(timestep)
+        return self.predict_by(self.denoiser, latents, timestep, conditioning)
+
+    def predict_by(
+        self, network: Any, latents: Tensor, timestep: Tensor, conditioning: Conditioning
+    ) -> Prediction:
+        """One network's prediction, in the latents' dtype."""
         network.gradient_checkpointing = self.gradient_checkpointing
         out = self.call(network, latents.to(self.dtype), timestep, conditioning)
         return Prediction(out.to(latents.dtype))
-
-    def network_at(self, timestep: Tensor) -> Any:
-        """The network that predicts at ``timestep``."""
-        return self.denoiser
 
     @abstractmethod
     def call(self, network: Any, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         """One call of the denoiser: [B, C, T, h, w] in its own dtype to the same shape."""
 
-    def decode(
-        self,
-        latents: Tensor,
-        geometry: Geometry,
-        frames: Sequence[int] | None = None,
-        conditioning: Conditioning | None = None,
-    ) -> Tensor:
+    def decode(self, latents: Tensor, geometry: Geometry, frames: Sequence[int] | None = None) -> Tensor:
         """The wanted frames, unclamped, from as little of the decoder as they need."""
         wanted = list(range(geometry.num_frames)) if frames is None else list(frames)
         given = self.unscaled(latents).to(self.vae.dtype)
-        video = self.decoded(given, wanted, geometry, conditioning).to(latents.dtype)
+        with autocast_for(self.vae):
+            video = self.decoded(given, wanted, geometry).to(latents.dtype)
         return video.transpose(1, 2) / 2 + 0.5
 
     @abstractmethod
     def unscaled(self, latents: Tensor) -> Tensor:
         """Latents as the autoencoder knows them: its factors, means and deviations."""
 
-    def decoded(
-        self, latents: Tensor, wanted: list[int], geometry: Geometry, conditioning: Conditioning | None
-    ) -> Tensor:
+    def decoded(self, latents: Tensor, wanted: list[int], geometry: Geometry) -> Tensor:
         """The wanted frames [B, 3, F', H, W] in [-1, 1]; by default all are decoded and some kept."""
         video: Tensor = self.vae.decode(latents, return_dict=False)[0]
         return video[:, :, wanted]

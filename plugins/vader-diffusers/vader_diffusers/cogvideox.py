@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
 from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
 from vader_core.randomness import Randomness
-
 from vader_diffusers.backbone import PipelineBackbone
 
 
@@ -98,9 +98,7 @@ class CogVideoX(PipelineBackbone):
         added = 0 if patch is None else -wanted % int(patch)
         return torch.cat([latents[:, :, :added], latents], dim=2)
 
-    def decoded(
-        self, latents: Tensor, wanted: list[int], geometry: Geometry, conditioning: Conditioning | None
-    ) -> Tensor:
+    def decoded(self, latents: Tensor, wanted: list[int], geometry: Geometry) -> Tensor:
         """The wanted frames, chunk by chunk up to the last of them: what is behind changes nothing."""
         given = latents[:, :, self.added_frames(geometry) :]
         size, count = self.vae.num_latent_frames_batch_size, given.shape[2]

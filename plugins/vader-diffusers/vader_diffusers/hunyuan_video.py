@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
+from vader_core.backbone import Defaults
 from vader_core.conditioning import Conditioning
 from vader_core.geometry import Geometry
-
 from vader_diffusers.backbone import PipelineBackbone
 
 
@@ -39,10 +41,20 @@ class HunyuanVideo(PipelineBackbone):
         return (*super().lora_targets, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 
     @property
-    def embedded_guidance(self) -> float:
-        """What the model is told: the option, else the published 6."""
-        given = self.config.embedded_guidance
-        return float(self.published_defaults.get("embedded_guidance", 6.0) if given is None else given)
+    def defaults(self) -> Defaults:
+        """`--guidance-scale` is what the model is told, unless `embedded_guidance` says that already."""
+        found = super().defaults
+        if not self.network["guidance_embeds"] or self.config.embedded_guidance is not None:
+            return replace(found, guidance_scale=1.0)
+        told = float(self.published_defaults.get("embedded_guidance", 6.0))
+        return replace(found, guidance="embedded", guidance_scale=told)
+
+    def told_guidance(self, conditioning: Conditioning) -> float:
+        """What the model is told: the option, else `--guidance-scale`, else the published 6."""
+        if self.config.embedded_guidance is not None:
+            return float(self.config.embedded_guidance)
+        published = self.published_defaults.get("embedded_guidance", 6.0)
+        return float(conditioning.shared.get("guidance", published))
 
     def text_shapes(self) -> dict[str, tuple[int, ...]]:
         """Llama's third last layer behind the template, its mask, and CLIP's pooled vector."""
@@ -62,7 +74,7 @@ class HunyuanVideo(PipelineBackbone):
         given = conditioning.tensors
         told = None
         if self.network["guidance_embeds"]:
-            told = latents.new_full((len(latents),), self.embedded_guidance) * 1000.0
+            told = latents.new_full((len(latents),), self.told_guidance(conditioning)) * 1000.0
         out: Tensor = network(
             latents,
             timestep,
@@ -82,9 +94,7 @@ class HunyuanVideo(PipelineBackbone):
         """Times the autoencoder's factor."""
         return latents * self.autoencoder["scaling_factor"]
 
-    def decoded(
-        self, latents: Tensor, wanted: list[int], geometry: Geometry, conditioning: Conditioning | None
-    ) -> Tensor:
+    def decoded(self, latents: Tensor, wanted: list[int], geometry: Geometry) -> Tensor:
         """The wanted frames, each from the tile it lies in and, where two overlap, from the one before too."""
         vae = self.vae
         times = vae.temporal_compression_ratio

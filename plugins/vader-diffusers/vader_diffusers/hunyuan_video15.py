@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from vader_core.conditioning import Conditioning
 
+from vader_core.conditioning import Conditioning
 from vader_diffusers.backbone import PipelineBackbone
 
 #: Tokens of a picture that there is none of.

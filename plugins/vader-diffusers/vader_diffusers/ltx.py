@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
+from dataclasses import replace
 from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor
+
+from vader_core.backbone import Mixing
 from vader_core.conditioning import Conditioning
 from vader_core.geometry import Geometry
+from vader_core.prediction import Prediction
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.text import Text
-
 from vader_diffusers.backbone import PipelineBackbone
 
 #: What the authors decode with from 0.9.1 on, where a folder is like no published one: time and noise.
@@ -113,22 +115,36 @@ class LTX(PipelineBackbone):
         mean, std = (value.to(like.dtype).view(1, -1, 1, 1, 1) for value in held)
         return mean, std
 
-    def decoded(
-        self, latents: Tensor, wanted: list[int], geometry: Geometry, conditioning: Conditioning | None
-    ) -> Tensor:
+    def decoded(self, latents: Tensor, wanted: list[int], geometry: Geometry) -> Tensor:
         """All frames, of which some are kept: no part of them can be decoded alone, exactly."""
         timestep = None
         if self.autoencoder.get("timestep_conditioning"):
             timestep = latents.new_full((len(latents),), self.setting("decode_timestep"))
-            share = self.setting("decode_noise_scale")
-            latents = (1 - share) * latents + share * self._noise(latents, conditioning)
         video: Tensor = self.vae.decode(latents, timestep, return_dict=False)[0]
         return video[:, :, wanted]
 
-    def _noise(self, latents: Tensor, conditioning: Conditioning | None) -> Tensor:
-        """The conditioning's; without one, the same for every video."""
-        if conditioning is not None:
-            return conditioning.tensors["decoder_noise"].to(latents.dtype)
-        shape = latents.shape[1:]
-        noise = Randomness(seed=prod(shape)).normal("decoder noise", shape, device=latents.device)
-        return noise.to(latents.dtype).expand_as(latents)
+    def before_decode(self, latents: Tensor, conditioning: Conditioning) -> Tensor:
+        """With the noise that a decoder with a time takes away again, mixed in as the autoencoder sees them."""
+        noise = conditioning.tensors.get("decoder_noise")
+        if noise is None:
+            return latents
+        share = self.setting("decode_noise_scale")
+        mixed = (1 - share) * self.unscaled(latents) + share * noise.to(latents.dtype)
+        return self.scaled(mixed)
+
+    def combine(
+        self,
+        conditional: Prediction,
+        unconditional: Prediction,
+        mixing: Mixing,
+        latents: Tensor,
+        timestep: Tensor,
+    ) -> Prediction:
+        """The usual mixture, partly brought back to the text branch's spread (Lin et al. 2023, eq. 15)."""
+        mixed = mixing.combine(conditional, unconditional)
+        share = self.setting("guidance_rescale")
+        if share == 0.0:
+            return mixed
+        whole = tuple(range(1, latents.ndim))
+        spread = conditional.value.std(dim=whole, keepdim=True) / mixed.value.std(dim=whole, keepdim=True)
+        return replace(mixed, value=share * (mixed.value * spread) + (1 - share) * mixed.value)

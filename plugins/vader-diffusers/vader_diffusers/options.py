@@ -70,5 +70,7 @@ class HunyuanVideoOptions(PipelineOptions):
     """Options of `hunyuan_video`."""
 
     embedded_guidance: float | None = Field(
-        None, description="guidance that the model is told (its pipeline's guidance_scale, 6)"
+        None,
+        description="guidance that the model is told, so that --guidance-scale means a second branch; left "
+        "out, --guidance-scale is what it is told (6)",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,14 @@ def stored_pipeline(
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise VaderError(f"{needed_for}: {where} cannot be read: {first}") from error
+
+
+def autocast_for(module: Any) -> AbstractContextManager[Any]:
+    """Autocast off where the module's precision was chosen by itself: it computes in its own dtype."""
+    dtype, device = module.dtype, module.device.type
+    if dtype in (torch.float32, torch.float64) and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
 
 
 def unread(source: PipelineSource) -> dict[str, None]:

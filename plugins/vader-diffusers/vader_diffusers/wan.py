@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vader_core.backbone import Mixing
 from vader_core.conditioning import Conditioning
 from vader_core.geometry import Geometry
+from vader_core.prediction import Prediction
 from vader_diffusers.backbone import PipelineBackbone
 from vader_diffusers.parts import bare
 from vader_diffusers.wan_decoder import decode_frames
@@ -28,6 +33,8 @@ class Wan(PipelineBackbone):
     cheap_frames = "first"
     best_gradient = "last:2"  # UniPC uses every prediction but the last in two updates
     zeros_behind_text = True
+    #: The timestep that all samples have, where the host knows it.
+    _time: float | None = None
 
     @property
     def compression(self) -> tuple[int, int]:
@@ -83,16 +90,65 @@ class Wan(PipelineBackbone):
         """One, or both experts."""
         return tuple(self.denoiser.values()) if self.experts else (self.denoiser,)
 
-    def network_at(self, timestep: Tensor) -> Any:
-        """The expert of the noise level."""
+    @contextmanager
+    def at_timestep(self, timestep: float) -> Iterator[None]:
+        """The host knows the time, so that choosing an expert waits for no device."""
+        before, self._time = self._time, timestep
+        try:
+            yield
+        finally:
+            self._time = before
+
+    def predict(self, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Prediction:
+        """Each sample by the expert of its noise level; as a rule all have one."""
         if not self.experts:
-            return self.denoiser
-        high = self.host_timestep(timestep) >= self.boundary
+            return super().predict(latents, timestep, conditioning)
+        high = self.is_high(timestep)
+        if all(high) or not any(high):
+            return self.predict_by(self.expert(high[0]), latents, timestep, conditioning)
+        found: list[Tensor] = []
+        for row, above in enumerate(high):
+            one = slice(row, row + 1)
+            part = (latents[one], timestep[one], conditioning[one])
+            found.append(self.predict_by(self.expert(above), *part).value)
+        return Prediction(torch.cat(found))
+
+    def expert(self, high: bool) -> Any:
+        """The network of high or of low noise."""
         return self.denoiser["transformer" if high else "transformer_2"]
 
-    def host_timestep(self, timestep: Tensor) -> float:
-        """The batch's one timestep as a number."""
-        return float(timestep[0])
+    def is_high(self, timestep: Tensor) -> list[bool]:
+        """Whether each sample's noise is high: the first expert's."""
+        if self._time is not None:
+            return [self._time >= self.boundary] * len(timestep)
+        return [time >= self.boundary for time in timestep.tolist()]
+
+    def combine(
+        self,
+        conditional: Prediction,
+        unconditional: Prediction,
+        mixing: Mixing,
+        latents: Tensor,
+        timestep: Tensor,
+    ) -> Prediction:
+        """The low-noise expert has a scale of its own."""
+        low = self.low_scale(mixing.scale) if self.experts else None
+        if low is None or all(high := self.is_high(timestep)):
+            return mixing.combine(conditional, unconditional)
+        below = mixing.combine(conditional, unconditional, low)
+        if not any(high):
+            return below
+        above = mixing.combine(conditional, unconditional)
+        chosen = torch.tensor(high, device=latents.device).view(-1, 1, 1, 1, 1)
+        return replace(above, value=torch.where(chosen, above.value, below.value))
+
+    def low_scale(self, scale: float | tuple[float, float]) -> float | None:
+        """The low-noise expert's: the option; the published pair's beside its other half; else the same."""
+        if self.config.guidance_scale_low is not None:
+            return float(self.config.guidance_scale_low)
+        known = self.published_defaults
+        low = known.get("guidance_scale_low")
+        return float(low) if low is not None and scale == known["guidance_scale"] else None
 
     def text_shapes(self) -> dict[str, tuple[int, ...]]:
         """UMT5's last layer."""
@@ -124,8 +180,6 @@ class Wan(PipelineBackbone):
         std = self.per_channel(self.autoencoder["latents_std"], latents)
         return (latents - self.per_channel(self.autoencoder["latents_mean"], latents)) / std
 
-    def decoded(
-        self, latents: Tensor, wanted: list[int], geometry: Geometry, conditioning: Conditioning | None
-    ) -> Tensor:
+    def decoded(self, latents: Tensor, wanted: list[int], geometry: Geometry) -> Tensor:
         """The wanted frames, from the latents up to the last of them."""
         return decode_frames(self.vae, latents, wanted, recompute=self.gradient_checkpointing)
