@@ -36,8 +36,8 @@ class Defaults:
         sampler_options: Options of that sampler.
         guidance_channels: Guidance mixes the first n latent channels and leaves the others to the
             conditional branch; ``None`` mixes all.
-        guidance: What ``--guidance-scale`` means: ``classifier_free`` mixes two branches; ``embedded`` is told
-            to the model, as ``conditioning.shared["guidance"]``, and there is one branch.
+        guidance: What ``--guidance-scale`` means: ``classifier_free`` mixes two branches; ``embedded`` is
+            told to the model, as ``conditioning.shared["guidance"]``, and there is one branch.
         gradient: Where the gradient flows, in the words of ``--gradient``.
         reward_frames: Which frames a reward sees, in the words of ``--reward-frames``, where some are cheaper
             to decode than others; ``None`` leaves it to the objective.
@@ -286,13 +286,13 @@ class Backbone(ABC):
         return mixing.combine(conditional, unconditional)
 
     def at_timestep(self, timestep: float) -> AbstractContextManager[None]:
-        """Around predictions at one timestep that the host knows, so that no device has to be asked for it."""
+        """Around predictions at one timestep that the host knows, so that no device is asked for it."""
         return nullcontext()
 
     def before_decode(
         self, latents: Float[Tensor, "b c t h w"], conditioning: Conditioning
     ) -> Float[Tensor, "b c t h w"]:
-        """Clean latents as :meth:`decode` wants them: a picture's own put back, noise of a decoder's mixed in.
+        """Clean latents as :meth:`decode` wants them: a picture's own put back, a decoder's noise mixed in.
 
         Args:
             latents: Clean latents, with their graph.

@@ -38,7 +38,7 @@ def randomise(module: nn.Module, seed: int) -> nn.Module:
     for name, parameter in module.named_parameters():
         drawn = torch.randn(parameter.shape, generator=generator)
         if parameter.ndim > 1 and not name.endswith(("table", "gamma")):
-            drawn = drawn / math.sqrt(parameter[0].numel())
+            drawn = 0.8 * drawn / math.sqrt(parameter[0].numel())
         elif "norm" in name and name.endswith("weight") or name.endswith("gamma"):
             drawn = 1 + 0.1 * drawn
         else:

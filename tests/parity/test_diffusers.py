@@ -14,10 +14,9 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from vader_core.denoise import Sampling, denoise
 from vader_core.geometry import Geometry
-from vader_core.gradient import NO_GRADIENT
-from vader_core.guidance import Guidance
+from vader_core.method.guidance import Guidance
+from vader_core.method.model import Model
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.registry import load_registry
@@ -57,7 +56,7 @@ CASES = [
     Case("wan", "tiny"),
     Case("wan", "tiny", {"flow_shift": 8.0}, steps=6),
     Case("wan", "tiny", {**EULER, "shift": 3.0}),
-    Case("wan", "tiny-a14b", steps=6, call={"guidance_scale_2": 2.0}, options={"guidance_scale_low": 2.0}),
+    Case("wan", "tiny-a14b", steps=6, options={"guidance_scale_low": 2.0}, call={"guidance_scale_2": 2.0}),
     Case("wan", "tiny-5b"),
     Case("ltx", "tiny"),
     Case("ltx", "tiny", {"use_dynamic_shifting": False, "shift_terminal": None}),
@@ -72,6 +71,7 @@ CASES = [
     Case("cogvideox", "tiny-2b", {"snr_shift_scale": 3.0}, steps=7),
     Case("cogvideox", "tiny-1.5"),
     Case("hunyuan_video", "tiny", scale=1.0),
+    Case("hunyuan_video", "tiny", scale=1.0, options={"embedded_guidance": 2.0}, call={"guidance_scale": 2.0}),
     Case("hunyuan_video", "tiny", options={"embedded_guidance": 4.0}, call={"guidance_scale": 4.0}),
     Case("hunyuan_video15", "tiny"),
     Case("hunyuan_video15", "tiny", {"shift": 9.0}),
@@ -109,24 +109,31 @@ def geometry_of(backbone) -> Geometry:
     return Geometry(32, 64, frames, 24.0)
 
 
-def sampling_of(case: Case, backbone, registry, geometry: Geometry) -> Sampling:
+def model_of(case: Case, backbone, registry, geometry: Geometry) -> Model:
+    """Backbone, sampler and guidance, as a run puts them together."""
     defaults = backbone.defaults
     options = {name: value for name, value in defaults.sampler_options.items() if name != "sigmas"}
     sampler = registry.get("sampler", defaults.sampler).make(options, device="cpu", dtype=None)
-    plan = sampler.plan(backbone.schedule_for(geometry), case.steps, geometry)
-    return Sampling(sampler, plan, Guidance(case.scale))
+    embedded = defaults.guidance == "embedded"
+    guidance = Guidance(6.0 if embedded else case.scale, embedded=embedded)
+    return Model(backbone, sampler, guidance, case.steps, geometry)
+
+
+def start(backbone, geometry: Geometry):
+    """Prompts, randomness and noise of both runs."""
+    rng = Randomness(seed=3, samples=(0, 1))
+    prompts = [Prompt(text, negative=NEGATIVE) for text in PROMPTS]
+    return prompts, rng, backbone.initial_noise(2, geometry, rng)
 
 
 @torch.no_grad()
 def ours(case: Case, backbone, registry, geometry: Geometry):
-    """The video and the noise it started from."""
-    rng = Randomness(seed=3, samples=(0, 1))
-    prompts = [Prompt(text, negative=NEGATIVE) for text in PROMPTS]
-    conditioning = backbone.condition(backbone.encode_text(prompts), prompts, geometry, rng)
-    noise = backbone.initial_noise(2, geometry, rng)
-    sampling = sampling_of(case, backbone, registry, geometry)
-    rollout = denoise(backbone, sampling, noise, conditioning, NO_GRADIENT, rng)
-    return backbone.decode(rollout.latents, geometry, None, conditioning), noise, conditioning
+    """The video, the noise it started from, and what it was made with."""
+    prompts, rng, noise = start(backbone, geometry)
+    model = model_of(case, backbone, registry, geometry)
+    conditioning = model.condition(prompts, geometry, rng)
+    rollout = model.rollout(conditioning, geometry, rng, noise=noise)
+    return model.decode(rollout.latents, geometry, None, conditioning), noise, conditioning
 
 
 def theirs(case: Case, path: Path, geometry: Geometry, noise, conditioning, lora: Path | None = None):

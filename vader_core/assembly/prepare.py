@@ -73,8 +73,8 @@ def make_model(config: RunConfig, registry: Registry, backbone: Backbone) -> Mod
     embedded = backbone.defaults.guidance == "embedded"
     if embedded and isinstance(scale, tuple):
         raise VaderError(
-            f"--guidance-scale {asked.guidance_scale}: backbone {backbone.name!r} is told one number; a scale "
-            "that runs over the frames is for models with two branches"
+            f"--guidance-scale {asked.guidance_scale}: backbone {backbone.name!r} is told one number; a "
+            "scale that runs over the frames is for models with two branches"
         )
     guidance = Guidance(scale, asked.split_guidance, backbone.defaults.guidance_channels, embedded)
     return Model(

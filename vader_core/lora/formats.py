@@ -50,7 +50,7 @@ class LoraFormat(ABC):
         """
 
     def paths(self, adapter: Adapter, path: Path) -> tuple[Path, ...]:
-        """The files that :meth:`write` makes of ``path``: more than one, or another, for denoisers in parts."""
+        """The files that :meth:`write` makes of ``path``: several, or another, for denoisers in parts."""
         return (path,)
 
     @abstractmethod

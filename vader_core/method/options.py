@@ -17,7 +17,7 @@ class RewardGradientOptions(BaseModel):
     )
     reward_frames: str | None = Field(
         None,
-        description="Frames that rewards of images are given; where left out, those that the backbone decodes "
+        description="Frames that rewards of images are given; left out, those that the backbone decodes "
         "cheaply, else random.",
     )
     detach_input: bool = Field(

@@ -80,8 +80,8 @@ class PipelineBackbone(Backbone):
         kind = str(self.source.index.get("_class_name"))
         if kind not in self.pipelines:
             raise VaderError(
-                f"{self.asks}: {self.source.where or self.config.architecture} is a {kind}; this backbone takes "
-                f"{' or '.join(self.pipelines)} (`vader plugins` lists the others; `diffusers` takes any "
+                f"{self.asks}: {self.source.where or self.config.architecture} is a {kind}; this backbone "
+                f"takes {' or '.join(self.pipelines)} (`vader plugins` lists the others; `diffusers` takes any "
                 "text-to-video pipeline)"
             )
 

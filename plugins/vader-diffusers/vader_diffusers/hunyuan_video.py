@@ -95,7 +95,7 @@ class HunyuanVideo(PipelineBackbone):
         return latents * self.autoencoder["scaling_factor"]
 
     def decoded(self, latents: Tensor, wanted: list[int], geometry: Geometry) -> Tensor:
-        """The wanted frames, each from the tile it lies in and, where two overlap, from the one before too."""
+        """The wanted frames, each from its tile and, where two overlap, from the one before too."""
         vae = self.vae
         times = vae.temporal_compression_ratio
         longest, stride = vae.tile_sample_min_num_frames, vae.tile_sample_stride_num_frames

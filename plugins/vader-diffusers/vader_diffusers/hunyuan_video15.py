@@ -15,7 +15,7 @@ PICTURE_TOKENS = 729
 
 
 class HunyuanVideo15(PipelineBackbone):
-    """HunyuanVideo 1.5, which sees an empty picture beside its latents; text in quotes has its own encoder."""
+    """HunyuanVideo 1.5, which sees an empty picture beside its latents; quoted words have an encoder."""
 
     name = "hunyuan_video15"
     pipelines = ("HunyuanVideo15Pipeline",)

@@ -124,7 +124,7 @@ class LTX(PipelineBackbone):
         return video[:, :, wanted]
 
     def before_decode(self, latents: Tensor, conditioning: Conditioning) -> Tensor:
-        """With the noise that a decoder with a time takes away again, mixed in as the autoencoder sees them."""
+        """With the noise mixed in that a decoder with a time takes away again."""
         noise = conditioning.tensors.get("decoder_noise")
         if noise is None:
             return latents

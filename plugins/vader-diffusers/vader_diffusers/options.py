@@ -27,7 +27,7 @@ class PipelineOptions(BaseModel):
     )
     attention_backend: str | None = Field(
         None,
-        description="diffusers' attention backend, e.g. flash, native, _flash_3; it must have a backward pass",
+        description="diffusers' attention backend, e.g. flash or native; it must have a backward pass",
     )
     transformer_subfolder: str | None = Field(
         None, description="folder of the denoiser in the repository where it is not `transformer`"

@@ -64,7 +64,7 @@ def open_source(backbone: str, options: PipelineOptions, default: str | None) ->
         return _architecture(backbone, options.architecture)
     if source.kind == "path" and source.path is not None:
         folder = read_folder(source.path, needed_for=f"backbone {backbone!r}")
-        return PipelineSource(str(source.path), None, folder, alike(backbone, folder))
+        return PipelineSource(str(source.path), None, folder, alike(backbone, folder, place=str(source.path)))
     if source.kind == "hub":
         return _hub(backbone, source)
     chosen = options.model or default
@@ -102,7 +102,7 @@ def _architecture(backbone: str, architecture: str) -> PipelineSource:
     path = Path(architecture).expanduser()
     if path.is_dir():
         folder = read_folder(path, needed_for=f"backbone {backbone!r}")
-        return PipelineSource(None, None, folder, alike(backbone, folder))
+        return PipelineSource(None, None, folder, alike(backbone, folder, place=architecture))
     model = named(backbone, architecture)
     return PipelineSource(None, None, model.folder, model)
 
@@ -118,7 +118,8 @@ def _hub(backbone: str, source: WeightSource) -> PipelineSource:
             if model.repository == source.repository:
                 return PipelineSource(source.repository, None, model.folder, model)
     folder = read_folder(_download_json(backbone, source), needed_for=f"backbone {backbone!r}")
-    return PipelineSource(source.repository, source.revision, folder, alike(backbone, folder))
+    known = alike(backbone, folder, place=source.repository)
+    return PipelineSource(source.repository, source.revision, folder, known)
 
 
 def _download_json(backbone: str, source: WeightSource) -> Path:
@@ -198,8 +199,8 @@ def check_weights(path: Path, index: Mapping[str, Any], *, needed_for: str) -> N
             missing = [name for name in wanted if not (folder / name).is_file()]
             if missing:
                 raise VaderError(
-                    f"{needed_for}: {path} is half a download: {len(missing)} of {len(wanted)} weight files of "
-                    f"{component!r} are missing, first {missing[0]}; download it again"
+                    f"{needed_for}: {path} is half a download: {len(missing)} of {len(wanted)} weight files "
+                    f"of {component!r} are missing, first {missing[0]}; download it again"
                 )
         if not any(file.suffix in (".safetensors", ".bin") for file in folder.glob("*")):
             raise VaderError(
@@ -220,7 +221,7 @@ def _json(path: Path, needed_for: str) -> dict[str, Any]:
 
 def _single_file(path: Path, needed_for: str) -> str:
     return (
-        f"{needed_for}: {path} is a single-file checkpoint; this backbone reads folders in diffusers' layout. "
-        "Convert it once: load its transformer with from_single_file of diffusers, put it into the pipeline of "
-        "the published repository, and save_pretrained(FOLDER)"
+        f"{needed_for}: {path} is a single-file checkpoint; this backbone reads folders in diffusers' "
+        "layout. Convert it once: load its transformer with from_single_file of diffusers, put it into the "
+        "pipeline of the published repository, and save_pretrained(FOLDER)"
     )

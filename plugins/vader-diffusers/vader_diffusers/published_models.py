@@ -67,13 +67,26 @@ def named(backbone: str, name: str) -> Published:
     return models[name]
 
 
-def alike(backbone: str, folder: Mapping[str, Mapping[str, Any]]) -> Published | None:
-    """The published model whose denoisers a folder has, for its authors' defaults."""
+def alike(
+    backbone: str, folder: Mapping[str, Mapping[str, Any]], *, place: str = ""
+) -> Published | None:
+    """The published model whose denoisers a folder has, for its authors' defaults.
+
+    Of several, the one that the folder is named after, else the one with the most other parts in common.
+
+    Args:
+        backbone: The registered name.
+        folder: Its JSON files.
+        place: Its path or repository.
+    """
+    found = []
     for model in published(backbone).values():
         parts = [part for part in model.folder if part.startswith("transformer")]
         if all(_same(model.folder[part], folder.get(part)) for part in parts):
-            return model
-    return None
+            common = sum(_same(config, folder.get(part)) for part, config in model.folder.items())
+            called = bool(model.repository) and str(model.repository).rpartition("/")[2] in place
+            found.append((called, common, model))
+    return max(found, key=lambda entry: entry[:2])[2] if found else None
 
 
 def _same(known: Mapping[str, Any], given: Mapping[str, Any] | None) -> bool:

@@ -55,15 +55,15 @@ class DiffusersFile(LoraFormat):
         Rank and alpha come from its header, else from its ``.alpha`` tensors, else alpha is the rank.
 
         Raises:
-            VaderError: A name of another form, half a pair, LoRAs of two components, or a missing second file.
+            VaderError: A name of another form, half a pair, LoRAs of two components, or a missing file.
         """
         names = _header(path)[1].get(_FILES, path.name).split()
         files = [path.with_name(name) for name in names]
         missing = [file for file in files if not file.is_file()]
         if missing:
             raise VaderError(
-                f"LoRA format 'diffusers': {path} is one of {len(files)} files of an adapter, and {missing[0]} "
-                "is not beside it"
+                f"LoRA format 'diffusers': {path} is one of {len(files)} files of an adapter, and "
+                f"{missing[0]} is not beside it"
             )
         parts = [self._read(file) for file in files]
         tensors = {name: value for part in parts for name, value in part.tensors.items()}

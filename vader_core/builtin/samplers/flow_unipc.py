@@ -18,9 +18,10 @@ from vader_core.schedule import RectifiedFlow, Schedule
 if TYPE_CHECKING:
     from vader_core.geometry import Geometry
 
-#: Names of the weights of one corrected state: the last corrected state, then estimates of x_0, oldest last.
+#: Names of an update's weights: of the corrected state, of an estimate of x_0, and of what later or earlier
+#: estimates differ from it by. Differences, because two large weights of opposite signs would lose digits.
 _PREDICTOR = ("from_state", "from_clean", "from_older")
-_CORRECTOR = ("to_state", "to_clean", "to_last", "to_older")
+_CORRECTOR = ("to_state", "to_last", "to_here", "to_older")
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,10 @@ class FlowUniPC(Sampler):
         earlier = state.history[1:]
         if state.history:
             order = min(int(plan.tables["order"][i - 1]), len(earlier))
-            corrected = _sum(plan, _CORRECTOR, order, i, (state.history[0], clean, *reversed(earlier)))
+            corrected = _sum(plan, _CORRECTOR, order, i, (state.history[0], *_apart(clean, earlier)))
         order = min(int(plan.tables["order"][i]), len(earlier) + 1)
-        latents = _sum(plan, _PREDICTOR, order, i, (corrected, clean, *reversed(earlier)))
+        behind = [estimate - clean for estimate in earlier[-1:]]
+        latents = _sum(plan, _PREDICTOR, order, i, (corrected, clean, *behind))
         return State(latents, (corrected, *earlier[-1:], clean), state.extra)
 
     def clean(self, plan: Plan, i: int, state: State, prediction: Prediction) -> Tensor:
@@ -90,6 +92,12 @@ def _columns(
     return {f"{name}_{order}": column for name, column in zip(names, zip(*rows, strict=True), strict=True)}
 
 
+def _apart(clean: Tensor, earlier: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The last estimate, and how far this one and the one before it are from it."""
+    last = earlier[-1]
+    return last, clean - last, *(older - last for older in earlier[:-1])
+
+
 def _sum(plan: Plan, names: tuple[str, ...], order: int, i: int, given: tuple[Tensor, ...]) -> Tensor:
     """The weighted sum of what is given; weights of zero are left out."""
     weights = [plan.tables[f"{name}_{order}"][i] for name in names]
@@ -106,7 +114,7 @@ def _level(tau: float) -> float:
 
 
 def _predictor(points: list[float], i: int, order: int) -> tuple[float, ...]:
-    """Weights of the state, of x_0 and of the x_0 before it in the state after step ``i``."""
+    """Weights of the state, of x_0, and of how far the x_0 before it is from it, in the next state."""
     tau, before = points[i + 1], points[i]
     h = _level(tau) - _level(before)
     grown = -(1.0 - tau) * math.expm1(-h)
@@ -114,19 +122,18 @@ def _predictor(points: list[float], i: int, order: int) -> tuple[float, ...]:
         return tau / before, grown, 0.0
     # half the slope from the estimate before
     ratio = (_level(points[i - 1]) - _level(before)) / h
-    slope = 0.5 * grown / ratio
-    return tau / before, grown - slope, slope
+    return tau / before, grown, 0.5 * grown / ratio
 
 
 def _corrector(points: list[float], i: int, order: int) -> tuple[float, ...]:
-    """Weights of the last corrected state, of x_0 here, of the last x_0 and of the one before it."""
+    """Weights of the last corrected state, of the last x_0, and of how far this and the one before are."""
     if i == 0:
         return (0.0,) * 4
     tau, before = points[i], points[i - 1]
     h = _level(tau) - _level(before)
     grown = -(1.0 - tau) * math.expm1(-h)
     if order == 1:
-        return tau / before, 0.5 * grown, 0.5 * grown, 0.0
+        return tau / before, grown, 0.5 * grown, 0.0
     # the two conditions of second order, at the earlier and at this estimate: rho_1 + rho_2 = b_1 and
     # ratio rho_1 + rho_2 = b_2, with b_k = k! phi_{k + 1}(-h) / phi_1(-h)
     ratio = (_level(points[i - 2]) - _level(before)) / h
@@ -136,6 +143,4 @@ def _corrector(points: list[float], i: int, order: int) -> tuple[float, ...]:
     right = second / first, 2.0 * third / first
     rho_older = (right[1] - right[0]) / (ratio - 1.0)
     rho_here = right[0] - rho_older
-    older = grown * rho_older / ratio
-    here = grown * rho_here
-    return tau / before, here, grown - here - older, older
+    return tau / before, grown, grown * rho_here, grown * rho_older / ratio
