@@ -39,7 +39,7 @@ def randomise(module: nn.Module, seed: int) -> nn.Module:
         drawn = torch.randn(parameter.shape, generator=generator)
         if parameter.ndim > 1 and not name.endswith(("table", "gamma")):
             drawn = 0.8 * drawn / math.sqrt(parameter[0].numel())
-        elif "norm" in name and name.endswith("weight") or name.endswith("gamma"):
+        elif ("norm" in name and name.endswith("weight")) or name.endswith("gamma"):
             drawn = 1 + 0.1 * drawn
         else:
             drawn = 0.2 * drawn

@@ -9,11 +9,13 @@ import importlib.util
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
 import pytest
 import torch
+
 from vader_core.geometry import Geometry
 from vader_core.lora.adapter import LoraSettings, adapter_parameters, attach_lora
 from vader_core.lora.formats import Adapter
@@ -62,6 +64,9 @@ CASES = [
     Case("wan", "tiny", {**EULER, "shift": 3.0}),
     Case("wan", "tiny-a14b", steps=6, options={"guidance_scale_low": 2.0}, call={"guidance_scale_2": 2.0}),
     Case("wan", "tiny-5b"),
+    Case("wan_i2v", "tiny"),
+    Case("wan_i2v", "tiny-a14b", {"flow_shift": 5.0}, call={"guidance_scale_2": 3.0}),
+    Case("wan_i2v", "tiny-5b"),
     Case("ltx", "tiny"),
     Case("ltx", "tiny", {"use_dynamic_shifting": False, "shift_terminal": None}),
     Case("ltx", "tiny", options={"guidance_rescale": 0.7}, call={"guidance_rescale": 0.7}),
@@ -75,10 +80,17 @@ CASES = [
     Case("cogvideox", "tiny-2b", {"snr_shift_scale": 3.0}, steps=7),
     Case("cogvideox", "tiny-1.5"),
     Case("hunyuan_video", "tiny", scale=1.0),
-    Case("hunyuan_video", "tiny", scale=1.0, options={"embedded_guidance": 2.0}, call={"guidance_scale": 2.0}),
+    Case(
+        "hunyuan_video", "tiny", scale=1.0, options={"embedded_guidance": 2.0}, call={"guidance_scale": 2.0}
+    ),
     Case("hunyuan_video", "tiny", options={"embedded_guidance": 4.0}, call={"guidance_scale": 4.0}),
     Case("hunyuan_video15", "tiny"),
     Case("hunyuan_video15", "tiny", {"shift": 9.0}),
+    Case("diffusers", "wan/tiny"),
+    Case("diffusers", "wan/tiny-5b"),
+    Case("diffusers", "ltx/tiny"),
+    Case("diffusers", "cogvideox/tiny"),
+    Case("diffusers", "hunyuan_video/tiny", scale=1.0),
 ]
 
 
@@ -88,6 +100,8 @@ def saved(tmp_path_factory):
     held: dict[str, Path] = {}
 
     def save(backbone: str, model: str, scheduler: dict[str, Any]) -> Path:
+        family, _, rest = model.partition("/")
+        backbone, model = (family, rest) if rest else (backbone, model)
         key = f"{backbone} {model} {scheduler}"
         if key not in held:
             held[key] = tiny_pipelines.build(
@@ -109,7 +123,7 @@ def load(case: Case, path: Path, dtype=torch.float32):
 
 def geometry_of(backbone) -> Geometry:
     times = backbone.compression[0]
-    frames = 21 if backbone.name == "hunyuan_video" else 2 * times + 1
+    frames = 21 if "Hunyuan" in backbone.pipelines[0] else 2 * times + 1
     return Geometry(32, 64, frames, 24.0)
 
 
@@ -130,14 +144,32 @@ def start(backbone, geometry: Geometry):
     return prompts, rng, backbone.initial_noise(2, geometry, rng)
 
 
+def picture_of(backbone, geometry: Geometry):
+    """A first frame for two videos, where one is needed: whole 8-bit values, so that a file could hold it."""
+    if not backbone.needs_image:
+        return None
+    drawn = Randomness(seed=8).normal("picture", (3, geometry.height, geometry.width)).sigmoid()
+    return ((drawn * 255).round() / 255).expand(2, -1, -1, -1)
+
+
 @torch.no_grad()
 def ours(case: Case, backbone, registry, geometry: Geometry):
     """The video, the noise it started from, and what it was made with."""
     prompts, rng, noise = start(backbone, geometry)
     model = model_of(case, backbone, registry, geometry)
-    conditioning = model.condition(prompts, geometry, rng)
+    conditioning = model.condition(prompts, geometry, rng, image=picture_of(backbone, geometry))
     rollout = model.rollout(conditioning, geometry, rng, noise=noise)
     return model.decode(rollout.latents, geometry, None, conditioning), noise, conditioning
+
+
+def picture_words(pipe, conditioning, picture):
+    """The first frame as the pipeline wants it. CLIP sees the shorter side at its own size already."""
+    words = {"image": picture[:1]}
+    if "seen" in conditioning.tensors:
+        given = pipe.image_processor(images=[(picture[0] * 255).byte()], return_tensors="pt", do_resize=False)
+        out = pipe.image_encoder(**given, output_hidden_states=True).hidden_states[-2].detach()
+        pipe.encode_image = lambda *_: out
+    return words
 
 
 def theirs(case: Case, path: Path, geometry: Geometry, noise, conditioning, lora: Path | None = None):
@@ -157,7 +189,10 @@ def theirs(case: Case, path: Path, geometry: Geometry, noise, conditioning, lora
         "output_type": "pt",
         "latents": noise,
     }
-    if case.backbone == "ltx":
+    if case.backbone == "wan_i2v":
+        words |= picture_words(pipe, conditioning, picture_of(SimpleNamespace(needs_image=True), geometry))
+    family = case.model.partition("/")[0] if case.backbone == "diffusers" else case.backbone
+    if family == "ltx":
         words |= {"latents": noise.flatten(2).transpose(1, 2), "frame_rate": geometry.fps}
         pipe = diffusers.LTXPipeline(**pipe.components)
         pipe.set_progress_bar_config(disable=True)
@@ -168,9 +203,9 @@ def theirs(case: Case, path: Path, geometry: Geometry, noise, conditioning, lora
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(module, "randn_tensor", lambda *_, **__: drawn)
                 return pipe(**{**words, **case.call}).frames
-    if case.backbone == "cogvideox":
+    if family == "cogvideox":
         words |= {"latents": noise.transpose(1, 2)}
-    if case.backbone == "hunyuan_video":
+    if family == "hunyuan_video":
         words |= {"guidance_scale": 6.0, "true_cfg_scale": case.scale}
     if case.backbone == "hunyuan_video15":
         words.pop("guidance_scale")
@@ -255,8 +290,8 @@ def test_lora_written_by_us_is_read_by_diffusers(case, saved, tmp_path):
     difference = off(video, wanted)
     print(f"LoRA {case}: {difference:.1e}")
     assert difference <= WITHIN
-    whole = [place for place in lora_format("diffusers", registry).paths(adapter, target)][0]
-    again = lora_format("diffusers", registry).read(whole)
+    first, *_ = lora_format("diffusers", registry).paths(adapter, target)
+    again = lora_format("diffusers", registry).read(first)
     assert again.tensors.keys() == tensors.keys()
 
 
@@ -272,7 +307,7 @@ GRADIENTS = [
 
 
 def velocity(case: Case, pipe, geometry: Geometry, latents, timestep, text, scale: float):
-    """The guided prediction, called as a reader of the pipeline's source would, one branch after the other."""
+    """The guided prediction, as a reader of the pipeline's source would call it, branch after branch."""
     network, told = pipe.transformer, timestep.expand(len(latents))
     if case.model == "tiny-a14b" and timestep < 875:
         network, scale = pipe.transformer_2, 2.0

@@ -24,6 +24,7 @@ from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.schedule import Schedule
 from vader_core.text import Text
+from vader_diffusers.frozen_conv import keep_no_inputs
 from vader_diffusers.options import PipelineOptions
 from vader_diffusers.parts import autocast_for, bare, model_class, random_part, stored_pipeline, unread
 from vader_diffusers.pipeline_source import open_source
@@ -81,8 +82,8 @@ class PipelineBackbone(Backbone):
         if kind not in self.pipelines:
             raise VaderError(
                 f"{self.asks}: {self.source.where or self.config.architecture} is a {kind}; this backbone "
-                f"takes {' or '.join(self.pipelines)} (`vader plugins` lists the others; `diffusers` takes any "
-                "text-to-video pipeline)"
+                f"takes {' or '.join(self.pipelines)} (`vader plugins` lists the others; `diffusers` takes "
+                "any text-to-video pipeline)"
             )
 
     def _read_scheduling(self) -> Scheduling:
@@ -196,7 +197,9 @@ class PipelineBackbone(Backbone):
         self.pipe = self._random(kind) if self.source.where is None else self._stored(kind)
         for module in self.pipe.components.values():
             if isinstance(module, nn.Module):
-                frozen(module.to(self.device))
+                # parts that diffusers keeps in float32 are meant against half precision, not against double
+                wide = torch.float64 if self.dtype == torch.float64 else None
+                frozen(nn.Module.to(module, self.device, wide))
         self.vae = self.pipe.vae
         self.denoiser = self._denoiser()
         self._prepare()
@@ -207,7 +210,7 @@ class PipelineBackbone(Backbone):
         if self.config.transformer_subfolder is not None:
             network = model_class(str(self.network["_class_name"]), needed_for=self.asks)
             given["transformer"] = network.from_pretrained(
-                self.source.where, subfolder=self.config.transformer_subfolder, torch_dtype=self.dtype
+                self.source.where, subfolder=self.config.transformer_subfolder, dtype=self.dtype
             )
         return stored_pipeline(self.source, kind, dtypes=dtypes, given=given, needed_for=self.asks)
 
@@ -237,6 +240,7 @@ class PipelineBackbone(Backbone):
 
     def _prepare(self) -> None:
         """Switch on what is always on."""
+        keep_no_inputs(self.vae)
         for network in self.networks:
             network.enable_gradient_checkpointing()
             if self.config.attention_backend is not None:

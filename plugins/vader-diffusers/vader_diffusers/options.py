@@ -66,6 +66,14 @@ class LTXOptions(PipelineOptions):
     )
 
 
+class TracedOptions(PipelineOptions):
+    """Options of `diffusers`."""
+
+    targets: tuple[str, ...] = Field(
+        (), description="LoRA targets where the denoiser has not to_q, to_k, to_v and to_out.0"
+    )
+
+
 class HunyuanVideoOptions(PipelineOptions):
     """Options of `hunyuan_video`."""
 

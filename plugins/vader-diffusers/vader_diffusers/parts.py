@@ -105,7 +105,7 @@ def stored_pipeline(
     backbone = needed_for.removeprefix("backbone ").strip("'")
     try:
         with torch.random.fork_rng(devices=[]):
-            return kind.from_pretrained(where, revision=source.revision, torch_dtype=dict(dtypes), **given)
+            return kind.from_pretrained(where, revision=source.revision, dtype=dict(dtypes), **given)
     except GatedRepoError as error:
         raise VaderError(gated(backbone, where)) from error
     except ImportError as error:

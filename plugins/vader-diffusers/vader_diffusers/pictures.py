@@ -10,6 +10,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
+
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
 from vader_core.prompts import Prompt

@@ -7,11 +7,22 @@ from typing import Any
 
 from vader_core.hookspecs import Register, hookimpl
 from vader_core.weights import WeightFile
-from vader_diffusers.options import HunyuanVideoOptions, LTXOptions, PipelineOptions, WanOptions
+from vader_diffusers.options import (
+    HunyuanVideoOptions,
+    LTXOptions,
+    PipelineOptions,
+    TracedOptions,
+    WanOptions,
+)
 from vader_diffusers.published_models import published
 
 _BACKBONES: dict[str, tuple[str, type[PipelineOptions], str]] = {
     "wan": ("wan:Wan", WanOptions, "Wan 2.1 and 2.2, text to video: 1.3B, 14B, A14B, 5B"),
+    "wan_i2v": (
+        "wan_image:WanImage",
+        WanOptions,
+        "Wan 2.1 14B, 2.2 A14B and 5B, from a first frame",
+    ),
     "ltx": ("ltx:LTX", LTXOptions, "LTX-Video 2B and 13B, text to video"),
     "cogvideox": ("cogvideox:CogVideoX", PipelineOptions, "CogVideoX 2B, 5B and 1.5, text to video"),
     "hunyuan_video": ("hunyuan_video:HunyuanVideo", HunyuanVideoOptions, "HunyuanVideo, text to video"),
@@ -20,6 +31,7 @@ _BACKBONES: dict[str, tuple[str, type[PipelineOptions], str]] = {
         PipelineOptions,
         "HunyuanVideo 1.5, text to video at 480p and 720p",
     ),
+    "diffusers": ("traced:Traced", TracedOptions, "any other text-to-video pipeline, by tracing its call"),
 }
 
 

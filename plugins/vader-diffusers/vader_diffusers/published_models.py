@@ -67,9 +67,7 @@ def named(backbone: str, name: str) -> Published:
     return models[name]
 
 
-def alike(
-    backbone: str, folder: Mapping[str, Mapping[str, Any]], *, place: str = ""
-) -> Published | None:
+def alike(backbone: str, folder: Mapping[str, Mapping[str, Any]], *, place: str = "") -> Published | None:
     """The published model whose denoisers a folder has, for its authors' defaults.
 
     Of several, the one that the folder is named after, else the one with the most other parts in common.

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
 from vader_core.conditioning import Conditioning
 from vader_core.geometry import Geometry
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.text import Text
-
 from vader_diffusers.parts import autocast_for
 from vader_diffusers.pictures import encoder_pixels, first_frames
 from vader_diffusers.wan import Wan
