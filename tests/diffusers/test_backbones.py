@@ -36,7 +36,7 @@ MODELS = [
 ]
 
 
-@pytest.mark.parametrize(("backbone", "model"), MODELS, ids="-".join)
+@pytest.mark.parametrize(("backbone", "model"), MODELS, ids=lambda value: value)
 def test_contract(backbone, model):
     check_backbone(backbone, {"weights": "random", "model": model})
 

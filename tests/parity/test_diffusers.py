@@ -133,7 +133,7 @@ def model_of(case: Case, backbone, registry, geometry: Geometry) -> Model:
     options = {name: value for name, value in defaults.sampler_options.items() if name != "sigmas"}
     sampler = registry.get("sampler", defaults.sampler).make(options, device="cpu", dtype=None)
     embedded = defaults.guidance == "embedded"
-    guidance = Guidance(6.0 if embedded else case.scale, embedded=embedded)
+    guidance = Guidance(6.0 if embedded else case.scale, embedded=embedded)  # the pipeline's default
     return Model(backbone, sampler, guidance, case.steps, geometry)
 
 

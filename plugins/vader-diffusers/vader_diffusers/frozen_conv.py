@@ -60,7 +60,7 @@ def _subclass(kind: type[nn.Module]) -> type[nn.Module]:
 def keep_no_inputs(module: nn.Module) -> int:
     """Make every convolution within ``module`` keep no input while its weights are frozen.
 
-    A convolution becomes an instance of a subclass, so that names, ``isinstance`` and copies stay as they were.
+    A convolution becomes an instance of a subclass: names, ``isinstance`` and copies stay as they were.
 
     Returns:
         How many there are.
