@@ -63,7 +63,7 @@ def pass_table(rows: dict[str, Any]) -> list[str]:
     """One guided no-graph prediction."""
     lines = ["| row | wall, ms | device busy, ms | launches |", "|---|---|---|---|"]
     for name, row in rows.items():
-        found = row.get("no_graph_kernels")
+        found = row.get("no_grad_kernels", row.get("no_graph_kernels"))
         if found:
             lines.append(
                 f"| {name} | {found['wall_ms']:.0f} | {found['device_ms']:.0f} | {found['launches']} |"

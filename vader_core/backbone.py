@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from vader_core.conditioning import Conditioning
 from vader_core.device import to_device
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
-from vader_core.nn.precision import wide
+from vader_core.precision import wide
 from vader_core.prediction import Prediction
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
@@ -98,6 +98,8 @@ class Backbone(ABC):
     reads_text: ClassVar[bool] = True
     #: Whether :meth:`condition` can start from an image, so that a segment can continue another.
     takes_image: ClassVar[bool] = False
+    #: Whether :meth:`with_frame_mask` works: the model can be trained with frames that are given.
+    takes_frame_masks: ClassVar[bool] = False
     #: Whether the denoiser is faster on CUDA with its convolutions' channels innermost.
     prefers_channels_last: ClassVar[bool] = False
     #: Whether the denoiser runs its deep part through :mod:`vader_core.nn.feature_cache`.
@@ -324,6 +326,38 @@ class Backbone(ABC):
             VaderError: The backbone ships no encoder.
         """
         raise VaderError(f"backbone {self.name!r} has no encoder")
+
+    @property
+    def encodes_video(self) -> bool:
+        """Whether :meth:`encode_video` works: the model can learn from clips. Known before loading."""
+        return type(self).encode_video is not Backbone.encode_video
+
+    def training_shift(self, geometry: Geometry) -> float:
+        """How much more noise clips of this size are trained at: r in tau' = r tau / (1 + (r - 1) tau).
+
+        Beside the schedule's own shift; only for a rectified flow. 1 by default.
+        """
+        return 1.0
+
+    def with_frame_mask(self, conditioning: Conditioning, mask: Bool[Tensor, "b t"]) -> Conditioning:
+        """The conditioning of clips of which some latent frames are given.
+
+        Args:
+            conditioning: From :meth:`condition`.
+            mask: True = generated.
+
+        Raises:
+            VaderError: The model cannot be given single frames.
+        """
+        raise VaderError(f"backbone {self.name!r} cannot be given single frames")
+
+    def to_official(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The denoiser's whole state under the official checkpoint's names; they are its own by default."""
+        return dict(tensors)
+
+    def from_official(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The inverse of :meth:`to_official`."""
+        return dict(tensors)
 
     def modules(self) -> dict[str, nn.Module]:
         """Every loaded module by its role: ``denoiser``, ``autoencoder``, ``text_encoder`` …."""

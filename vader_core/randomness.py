@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vader_core.device import to_device
-from vader_core.nn.precision import wide
+from vader_core.precision import wide
 
 Key = int | str
 

@@ -12,7 +12,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from vader_core.nn.precision import widened
+from vader_core.precision import widened
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 

@@ -87,6 +87,13 @@ class Sampler(ABC):
         """What happens to the state before the model is called."""
         return state
 
+    def told(self, plan: Plan, i: int, conditioning: Conditioning) -> Conditioning:
+        """What the model is given beside latents and time: ``conditioning``, for a sampler that adds nothing.
+
+        For models that must know of each frame whether this step generates it.
+        """
+        return conditioning
+
     def model_input(self, plan: Plan, i: int, state: State) -> Tensor:
         """What the model is given: [B, C, T, h, w]."""
         return state.latents

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import torch
+from levered import Net
 
 from vader_core.registry import Registry, load_registry
 from vader_core.testing.plugin import add_testing_plugin
@@ -14,15 +16,6 @@ from vader_core.testing.plugin import add_testing_plugin
 @pytest.fixture(scope="session")
 def registry() -> Registry:
     return add_testing_plugin(load_registry())
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator() -> Any:
-    """Accelerate keeps its state for the whole process; a run must not see the one before it."""
-    yield
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture
@@ -34,10 +27,18 @@ def vader(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     def call(*arguments: Any) -> int:
         import importlib
 
-        for name in ("train", "sample", "evaluate", "config", "bench"):
+        for name in ("train", "sample", "evaluate", "config", "bench", "gradient_norms"):
             module = importlib.import_module(f"vader_core.cli.{name}")
             monkeypatch.setattr(module, "load_registry", lambda: registry)
         monkeypatch.setattr(vader_core.registry, "load_registry", lambda: registry)
         return run([str(argument) for argument in arguments])
 
     return call
+
+
+@pytest.fixture
+def net() -> Iterator[Net]:
+    """A small network in float64, the same for every test."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield Net().double()

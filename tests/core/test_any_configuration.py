@@ -54,10 +54,13 @@ FLAGS = {
         "sampler.split_guidance=true", "sampler.nothing=1", "prompts.count=3", "prompts.count=none",
         "reward.motion.cap=1",
         "reward.motion.cap=x", "reward.nothing.x=1", "reward.motion", "trainer.ema=0.9", "trainer.ema=2",
-        "objective.reward_gradient.segments=2", "objective.reward_gradient.segments=0", "objective.reward_gradient.gradient_segments=[0]",
+        "objective.reward_gradient.segments=2", "objective.reward_gradient.segments=0",
+        "objective.reward_gradient.gradient_segments=[0]",
         "objective.reward_gradient.gradient_segments=[5]",
-        "objective.reward_gradient.low_variance=2", "trainer.lr_schedule=cosine", "trainer.lr_schedule=square",
-        "objective.reward_gradient.base_weight=0.1", "objective.reward_gradient.inner_updates=2", "objective.reward_gradient.inner_updates=0", "performance.fp8=true",
+        "objective.reward_gradient.low_variance=2", "trainer.lr_schedule=cosine",
+        "trainer.lr_schedule=square",
+        "objective.reward_gradient.base_weight=0.1", "objective.reward_gradient.inner_updates=2",
+        "objective.reward_gradient.inner_updates=0", "performance.fp8=true",
         "performance.guidance_cache=2", "performance.guidance_cache=0", "performance.guidance_interval=0-1",
         "performance.guidance_interval=4", "performance.feature_cache=2",
         "run.trackers=[]", "run.trackers=[paper]", "validation.monitor_limit=0",
@@ -72,11 +75,24 @@ flag = st.sampled_from(sorted(FLAGS)).flatmap(
 scalar = st.none() | st.booleans() | st.integers(-3, 99) | st.floats() | st.text(max_size=6)
 tree = st.dictionaries(
     st.sampled_from(
-        ["backbone", "video", "sampling", "gradient", "rewards", "prompts", "lora", "trainer", "traner"]
+        [
+            "backbone",
+            "video",
+            "sampler",
+            "objective",
+            "reward",
+            "prompts",
+            "lora",
+            "trainer",
+            "traner",
+            "rewards",
+        ]
     ),
     scalar
     | st.dictionaries(
-        st.sampled_from(["name", "options", "height", "lr", "rank", "source", "x"]), scalar, max_size=3
+        st.sampled_from(["name", "reward_gradient", "height", "lr", "rank", "source", "x"]),
+        scalar,
+        max_size=3,
     )
     | st.lists(st.dictionaries(st.sampled_from(["name", "weight"]), scalar, max_size=2), max_size=2),
     max_size=4,

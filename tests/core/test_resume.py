@@ -12,11 +12,21 @@ from pathlib import Path
 
 import pytest
 
+from vader_core.run.config import validated
+from vader_core.run.layers import changes, read_yaml, to_yaml
+
 SCRIPT = Path(__file__).with_name("kill_and_resume.py")
 RUN = (
     "train --backbone tiny --reward brightness --prompts fixed --max-steps 3 --num-steps 2 --lora-rank "
     "2 --quiet -o validation.prompts=0 -o run.trackers=[] -o run.checkpoint_every=1"
 ).split()
+
+
+def EVERY(steps):
+    """The run with another distance between its checkpoints."""
+    return [
+        f"run.checkpoint_every={steps}" if part.startswith("run.checkpoint_every") else part for part in RUN
+    ]
 
 
 def kill_and_resume(folder: Path, *arguments: str) -> str:
@@ -44,6 +54,23 @@ def test_torn_checkpoints_are_passed_over(tmp_path):
 @pytest.mark.parametrize("extra", [[], ["--torn"]])
 def test_a_hundred_kills(tmp_path, extra):
     assert kill_and_resume(tmp_path, "--kills", "100", *extra).startswith("100 kills")
+
+
+def test_a_components_options_are_the_same_after_reading(tmp_path):
+    """In the file they are numbers, read back they are text: nobody has typed them yet."""
+    path = tmp_path / "config.yaml"
+    config = validated({"sampler": {"name": "ddim", "eta": 1.0}, "reward": [{"name": "motion", "weight": 2}]})
+    path.write_text(to_yaml(config))
+    read = validated(read_yaml(path))
+    assert changes(read, config) == []
+    other = validated({"sampler": {"name": "ddim", "eta": 0.5}, "reward": [{"name": "motion", "weight": 3}]})
+    assert changes(read, other) == ["reward[motion].weight: 2.0 -> 3.0", "sampler.eta: '1.0' -> '0.5'"]
+
+
+def test_a_run_with_a_number_for_a_component_resumes(vader, tmp_path):
+    run = [*RUN, "-o", "sampler.noise_level=0.5", "--out", tmp_path / "run"]
+    assert vader(*run) == 0
+    assert vader("train", "--resume", tmp_path / "run", "--quiet") == 0
 
 
 def test_existing_folder_is_refused_naming_the_ways_out(vader, tmp_path, capsys):
@@ -91,15 +118,15 @@ def test_a_second_process_is_refused(vader, tmp_path, capsys):
 def test_a_signal_writes_a_checkpoint_and_leaves(vader, registry, tmp_path, monkeypatch, number):
     from vader_core.training import trainer
 
-    original = trainer.Trainer._train_step
+    original = trainer.Trainer.train_step
 
     def step_and_signal(self):
         original(self)
         if self.step == 2:
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(trainer.Trainer, "_train_step", step_and_signal)
-    arguments = [*RUN, "--out", tmp_path / "run", "-o", "run.checkpoint_every=0"]
+    monkeypatch.setattr(trainer.Trainer, "train_step", step_and_signal)
+    arguments = [*EVERY(0), "--out", tmp_path / "run"]
     assert vader(*arguments) == 128 + number
     assert (tmp_path / "run" / "checkpoints" / "step-000002" / "checksums.json").is_file()
     monkeypatch.undo()
@@ -108,7 +135,9 @@ def test_a_signal_writes_a_checkpoint_and_leaves(vader, registry, tmp_path, monk
 
 def test_checkpoints_are_pruned_but_never_the_best(vader, tmp_path):
     run = tmp_path / "run"
-    arguments = [*RUN, "--keep", "1", "--max-steps", "4", "--lr", "0.02", "--out", run]
+    arguments = [part for part in RUN if part != "validation.prompts=0"]
+    arguments.remove("-o")
+    arguments += ["--keep", "1", "--max-steps", "4", "--lr", "0.02", "--out", run]
     arguments += ["-o", "validation.prompts=1", "-o", "validation.every=2"]
     assert vader(*arguments) == 0
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best", "step-000004"]
@@ -127,3 +156,58 @@ def test_nonfinite_steps_are_counted_and_stop_the_run(vader, registry, tmp_path,
     assert "step-000002" in message
     skipped = [json.loads(line)["skipped"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert skipped == [True, True, True]
+
+
+def test_every_checkpoint_is_written_once(vader, tmp_path, monkeypatch):
+    from vader_core.training import trainer
+
+    written = []
+    finish = trainer.finish_checkpoint
+
+    def counted(folder, step, *rest):
+        written.append(step)
+        return finish(folder, step, *rest)
+
+    monkeypatch.setattr(trainer, "finish_checkpoint", counted)
+    assert vader(*EVERY(2), "--max-steps", "4", "--out", tmp_path / "run") == 0
+    assert written == [2, 4]
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_checkpoint_that_is_written_again_is_never_lost(tmp_path, monkeypatch, at):
+    """Killed at either rename, the old or the new one is whole."""
+    from vader_core.run import checkpoint
+
+    for value in (1, 2):
+        checkpoint.begin_checkpoint(tmp_path, 3)
+        if value == 2:
+            renames = []
+            rename = Path.rename
+
+            def dying(self, target, renames=renames, rename=rename):
+                renames.append(target)
+                if len(renames) == at:
+                    raise KeyboardInterrupt
+                return rename(self, target)
+
+            monkeypatch.setattr(Path, "rename", dying)
+            with pytest.raises(KeyboardInterrupt):
+                checkpoint.finish_checkpoint(tmp_path, 3, {}, {"value": value})
+            monkeypatch.setattr(Path, "rename", rename)
+        else:
+            checkpoint.finish_checkpoint(tmp_path, 3, {}, {"value": value})
+    place, faults = checkpoint.newest_whole(tmp_path)
+    assert place is not None, faults
+    assert checkpoint.read_checkpoint(place).position["value"] in (1, 2)
+
+
+def test_leftovers_are_swept_when_a_run_is_continued(vader, tmp_path):
+    run = tmp_path / "run"
+    assert vader(*EVERY(1), "--max-steps", "2", "--out", run) == 0
+    kept = run / "checkpoints"
+    (kept / "step-000002").rename(kept / ".step-000002.old")
+    (kept / ".step-000003.part").mkdir()
+    assert vader("train", "--resume", run, "--quiet") == 0
+    assert sorted(path.name for path in kept.iterdir() if path.name.startswith((".", "step-000002"))) == [
+        "step-000002"
+    ]

@@ -14,6 +14,13 @@ import yaml
 RUN = (
     "train --backbone tiny --reward brightness --prompts fixed --num-steps 2 --lora-rank 2 --quiet"
 ).split()
+
+
+def RG(option):
+    """An option of the reward gradient."""
+    return ["-o", f"objective.reward_gradient.{option}"]
+
+
 FAST = ["-o", "validation.prompts=0", "-o", "run.trackers=[]"]
 
 
@@ -89,8 +96,8 @@ def test_config_round_trip(vader, tmp_path, capsys):
     text = capsys.readouterr().out
     tree = yaml.safe_load(text)
     assert tree["trainer"]["lr"] == 0.003
-    assert tree["backbone"]["options"]["width"] == 24
-    assert tree["gradient"] == "last"
+    assert tree["backbone"]["width"] == 24
+    assert tree["objective"]["reward_gradient"]["gradient"] == "last"
     path = tmp_path / "run.yaml"
     path.write_text(text)
     assert vader("config", "--config", path) == 0
@@ -205,10 +212,21 @@ def test_two_processes_equal_one_with_twice_the_batch(vader, tmp_path):
         ([*RUN[1:], "--recipe", "nothing"], "unknown recipe"),
         ([*RUN[1:], "--resume", "/nowhere"], "not a run directory"),
         (["--backbone", "tiny", "--reward", "motion", "--prompts", "fixed", "--reward-frames", "0",
-          "--reward", "brightness", "-o", "objective.reward_gradient.low_variance=2", "--gradient", "last:2"], "use last"),
-        ([*RUN[1:], "-o", "objective.reward_gradient.inner_updates=2", "--gradient", "refl"], "use last"),
-        ([*RUN[1:], "-o", "objective.reward_gradient.inner_updates=2", "-o", "objective.reward_gradient.low_variance=2"], "leave one out"),
-        ([*RUN[1:], "-o", "objective.reward_gradient.inner_updates=2", "-o", "performance.offload=true"], "leave one out"),
+          "--reward", "brightness", *RG("low_variance=2"), "--gradient", "last:2"], "use last"),
+        ([*RUN[1:], *RG("inner_updates=2"), "--gradient", "refl"], "use last"),
+        ([*RUN[1:], *RG("inner_updates=2"), *RG("detach_input=true")], "leave one out"),
+        ([*RUN[1:], *RG("low_variance=2"), *RG("segments=2")], "leave one out"),
+        ([*RUN[1:], *RG("base_weight=1"), "-o", "performance.offload=true"], "leave one out"),
+        ([*RUN[1:], "--lr", "0.1", "-o", "trainer.lr=0.2"], "set the same thing"),
+        ([*RUN[1:], "-o", "trainer.lr=0.1", "-o", "trainer.lr=0.2"], "given twice"),
+        ([*RUN[1:], "-o", "trainer.validate_every=2"], "is now 'validation.every'"),
+        ([*RUN[1:], "-o", "sampling.options.shift=2"], "is now 'sampler.shift'"),
+        ([*RUN[1:], "-o", "rewards.brightness.cap=2"], "is now 'reward.brightness.cap'"),
+        ([*RUN[1:], "--lr", "inf"], "finite"),
+        ([*RUN[1:], "--fps", "nan"], "finite"),
+        ([*RUN[1:], "-o", "sampler.guidance_scale=1:3:4"], "FIRST:LAST"),
+        ([*RUN[1:], "--monitor", "motion", "--monitor", "motion"], "given twice"),
+        ([*RUN[1:], "-o", "objective.policy.rate=1"], "does not run"),
         ([*RUN[1:], "-o", "performance.guidance_interval=1-9"], "LO-HI"),
     ],
 )  # fmt: skip

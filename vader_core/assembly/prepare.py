@@ -100,13 +100,15 @@ def make_objective(config: RunConfig, registry: Registry, backbone: Backbone) ->
     return WeightedSum.of(terms) if terms else None
 
 
-def make_prompts(config: RunConfig, registry: Registry) -> PromptSource:
-    """The prompt source.
+def make_prompts(config: RunConfig, registry: Registry) -> PromptSource | None:
+    """The prompt source; ``None`` where the clips' captions stand for it.
 
     Raises:
         VaderError: None was named, or what it names cannot be read.
     """
     source = config.prompts.source
+    if source is None and config.data.source is not None:
+        return None
     if source is None:
         raise VaderError("no prompts: give --prompts NAME, file:PATH, text:… or images:FOLDER")
     name, options = parse_prompts(source)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ DEMO_RECIPE = "demo"
 @click.option("--overwrite", is_flag=True, help="Replace the run in --out.")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Continue a run exactly.")
 @click.option("--allow-changes", is_flag=True, help="Resume with a changed configuration.")
-@click.option("--num-processes", type=int, metavar="N", help="One process a device.")
+@click.option("--num-processes", type=int, metavar="N", help="Number of processes, one per device.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--quiet", is_flag=True, help="Print the result alone.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
@@ -43,7 +45,8 @@ def command(**flags: Any) -> int:
     vader train --backbone opensora --reward pick_score --prompts animal
     vader train --reward demo_action --reward demo_alignment:10 --gradient refl
     """
-    return train_command(flags, load_registry())
+    arguments = (click.get_current_context().find_root().obj or {}).get("arguments", ())
+    return train_command({**flags, "arguments": arguments}, load_registry())
 
 
 def train_command(flags: dict[str, Any], registry: Registry) -> int:
@@ -51,13 +54,19 @@ def train_command(flags: dict[str, Any], registry: Registry) -> int:
     if flags.get("quiet") and flags.get("as_json"):
         raise VaderError("--quiet and --json exclude each other: give one")
     out, config = _configuration(flags, registry)
-    if flags.get("dry_run"):
-        return _print_plan(flags, config, registry)
     processes = flags.get("num_processes")
     if processes is not None and processes < 1:
         raise VaderError(f"--num-processes {processes} is not allowed: use 1 or more")
-    if processes is not None and processes > 1 and "WORLD_SIZE" not in os.environ:
-        return _launch(processes, config)
+    if flags.get("dry_run"):
+        return _print_plan(flags, config, registry)
+    world = os.environ.get("WORLD_SIZE")
+    if processes is not None and world is not None and world != str(processes):
+        raise VaderError(
+            f"--num-processes {processes}, but WORLD_SIZE={world} says that a launcher or a scheduler "
+            f"started {world}: leave --num-processes out, or unset WORLD_SIZE, RANK and LOCAL_RANK"
+        )
+    if processes is not None and processes > 1 and world is None:
+        return _launch(processes, config, flags["arguments"])
     return _train(flags, config, out, registry)
 
 
@@ -114,34 +123,23 @@ def _print_plan(flags: dict[str, Any], config: RunConfig, registry: Registry) ->
     return 0
 
 
-def _launch(processes: int, config: RunConfig) -> int:
-    """Start the same command once a device, through torch's launcher."""
+def _launch(processes: int, config: RunConfig, arguments: Sequence[str]) -> int:
+    """Start the same command once per device, through torch's launcher."""
     import torch
 
-    arguments = sys.argv[1:]
-    index = next(i for i, part in enumerate(arguments) if part.startswith("--num-processes"))
-    del arguments[index : index + (1 if "=" in arguments[index] else 2)]
     on_cpu = config.trainer.device == "cpu" or not torch.cuda.is_available()
     if not on_cpu and processes > torch.cuda.device_count():
         raise VaderError(
             f"--num-processes {processes}: there are {torch.cuda.device_count()} devices; use at most that "
-            "many, "
-            "or --device cpu"
+            "many, or --device cpu"
         )
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        str(processes),
-    ]
+    launch = ["--standalone", "--nproc-per-node", str(processes), "-m", "vader_core.cli.launched"]
     environment = dict(os.environ)
     if on_cpu:
-        environment["ACCELERATE_USE_CPU"] = "true"
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    done = subprocess.run([*launch, "-m", "vader_core", *arguments], env=environment, check=False)
-    return done.returncode
+    # As one word: the launcher would take --monitor and others for options of its own.
+    command = [sys.executable, "-m", "torch.distributed.run", *launch, json.dumps(list(arguments))]
+    return subprocess.run(command, env=environment, check=False).returncode
 
 
 def _train(flags: dict[str, Any], config: RunConfig, out: Path, registry: Registry) -> int:

@@ -21,7 +21,7 @@ from vader_core.errors import VaderError, near
 from vader_core.files import replacing
 from vader_core.lora.formats import Adapter
 from vader_core.lora.layers import ADAPTER, shorten
-from vader_core.nn.precision import wide, widened
+from vader_core.precision import wide, widened
 from vader_core.randomness import derive_seed
 from vader_core.weights import load_tensors, save_tensors
 

@@ -8,7 +8,7 @@ import torch
 from peft.tuners.lora import layer as peft_layers
 from torch import Tensor, nn
 
-from vader_core.nn.precision import without_autocast
+from vader_core.precision import without_autocast
 
 #: The trained adapter's name within peft's containers.
 ADAPTER = "default"

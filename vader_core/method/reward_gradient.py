@@ -130,10 +130,8 @@ class RewardGradient(Objective):
                 "use last"
             )
         clashing = {
-            "segments": config.segments > 1,
-            "detach_input": config.detach_input,
-            "base_weight": config.base_weight > 0,
-            "inner_updates": len(names) > 1,
+            "segments": config.segments > 1,  # only one segment's latents are kept
+            "detach_input": config.detach_input,  # fresh noise is detached already
         }
         for name, on in clashing.items():
             if on:
@@ -249,8 +247,9 @@ def renoised(
     fresh = rng.normal("renoise", clean.shape[1:], device=clean.device, dtype=clean.dtype)
     state = sampler.renoise(plan, last, clean, fresh)
     latents = sampler.model_input(plan, last, state)
-    prediction = model.predict(latents, plan.timesteps[last], kept.conditioning)
-    record = (DifferentiatedStep(last, latents.detach(), plan.timesteps[last], prediction.value),)
+    told = sampler.told(plan, last, kept.conditioning)
+    prediction = model.predict(latents, plan.timesteps[last], told)
+    record = (DifferentiatedStep(last, latents.detach(), plan.timesteps[last], told, prediction.value),)
     estimate = sampler.clean(plan, last, state, prediction)
     rollout = Rollout(estimate, kept.conditioning, record)
     return Trajectory(rollout, tuple(frames), geometry, Drawn(frozenset({last})))
@@ -264,7 +263,7 @@ def base_distance(model: Model, rollout: Rollout) -> Tensor:
     distances = []
     with torch.no_grad(), model.base():
         for step in rollout.record:
-            base = model.predict(step.latents, step.timestep, rollout.conditioning)
+            base = model.predict(step.latents, step.timestep, step.conditioning)
             distances.append(base.value)
     apart = [
         (step.prediction - base).pow(2).flatten(1).mean(dim=1)

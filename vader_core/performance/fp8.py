@@ -1,4 +1,4 @@
-"""Products of frozen linear layers in float8 (e4m3), for the no-graph steps of training rollouts."""
+"""Products of frozen linear layers in float8 (e4m3), for the no-grad steps of training rollouts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vader_core.nn.functional import Switch
-from vader_core.nn.precision import without_autocast
+from vader_core.precision import without_autocast
 
 if TYPE_CHECKING:
     from vader_core.performance.fold_adapter import Folding

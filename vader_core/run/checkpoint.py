@@ -20,6 +20,7 @@ from vader_core.weights import load_tensors
 
 CHECKSUMS = "checksums.json"
 _NAME = re.compile(r"step-(\d{6,})")
+_ASIDE = re.compile(r"\.step-(\d{6,})\.old")
 
 
 @dataclass(frozen=True)
@@ -123,11 +124,40 @@ def fault(place: Path) -> str | None:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first, whole or not."""
+    """The checkpoints of a run, oldest first, whole or not.
+
+    One that was moved aside for a successor which never came is among them.
+    """
     if not folder.is_dir():
         return []
     found = [path for path in folder.iterdir() if path.is_dir() and _NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    here = {path.name for path in found}
+    aside = [path for path in folder.iterdir() if path.is_dir() and _ASIDE.fullmatch(path.name)]
+    found += [path for path in aside if path.name[1:].removesuffix(".old") not in here]
+    return sorted(found, key=step_of)
+
+
+def step_of(place: Path) -> int:
+    """The step of a checkpoint, by its name."""
+    return int(place.name.strip(".").removesuffix(".old").removeprefix("step-"))
+
+
+def sweep(folder: Path) -> None:
+    """Put back what was moved aside and has no successor, and remove what was never finished.
+
+    Only for the process that holds the run.
+    """
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if path.name.endswith(".part") and path.name.startswith("."):
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name.endswith(".old") and path.name.startswith("."):
+            place = folder / path.name[1:].removesuffix(".old")
+            if place.exists():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.rename(place)
 
 
 def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
@@ -152,7 +182,7 @@ def read_checkpoint(place: Path) -> Checkpoint:
         raise VaderError(f"checkpoint {place} cannot be used: {wrong}")
     position = json.loads((place / "position.json").read_text())
     tensors = load_tensors(place / "state.pt", needed_for="checkpoint")
-    return Checkpoint(int(place.name.removeprefix("step-")), place, tensors, position)
+    return Checkpoint(step_of(place), place, tensors, position)
 
 
 def prune(folder: Path, keep: int) -> list[Path]:

@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from vader_core.errors import MachineError, VaderError
 from vader_core.files import replacing
+from vader_core.run.checkpoint import step_name, sweep
 from vader_core.run.config import RunConfig, validated
 from vader_core.run.layers import to_yaml
 
@@ -75,6 +76,7 @@ class Run:
             raise VaderError(f"{folder} is not a run directory: it has no {CONFIG}")
         run = cls(folder)
         run.acquire()
+        sweep(run.checkpoints)
         return run
 
     def acquire(self) -> None:
@@ -126,8 +128,6 @@ class Run:
 
     def samples(self, step: int) -> Path:
         """Where the samples of a validation lie."""
-        from vader_core.run.checkpoint import step_name
-
         return self.folder / "samples" / step_name(step)
 
     def config(self) -> RunConfig:

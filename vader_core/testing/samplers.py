@@ -168,7 +168,8 @@ def plan(subject: Subject) -> str:
         made, wanted = course.plan, course.wanted
         expect(len(made.timesteps) == wanted, f"{course}: {len(made.timesteps)} timesteps")
         pairs = zip(made.timesteps, made.timesteps[1:], strict=False)
-        expect(all(a > b for a, b in pairs), f"{course}: timesteps {made.timesteps} do not fall")
+        # a Runge-Kutta step asks the model twice at one timestep
+        expect(all(a >= b for a, b in pairs), f"{course}: timesteps {made.timesteps} do not fall")
         expect(
             made.prediction_type == course.schedule.prediction_type,
             f"{course}: the plan says {made.prediction_type!r}",

@@ -16,7 +16,7 @@ from vader_core.nn.build import frozen
 from vader_core.prediction import Prediction
 from vader_core.weights import parse_weights
 
-from vader_latte.plugin import LatteOptions
+from vader_latte.options import LatteOptions
 
 #: The published architecture: transformer, autoencoder (Stable Diffusion's), T5, frames, text tokens.
 FULL = ((16, 72, 28, 4096), ((128, 256, 512, 512), 2, 32), (4096, 64, 10240, 24, 64), 16, 120)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vader_core.errors import VaderError, unknown
-from vader_core.nn.precision import wide
+from vader_core.precision import wide
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.reward import ClipReward, FramesNeeded, ImageReward, RewardOutput, clip

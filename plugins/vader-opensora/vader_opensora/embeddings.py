@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from vader_core.nn.precision import widened
+from vader_core.precision import widened
 from vader_opensora import kernels
 
 #: Channels of the sinusoid that a scalar becomes, and its longest period.

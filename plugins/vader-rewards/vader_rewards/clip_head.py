@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vader_core.nn.precision import without_autocast
+from vader_core.precision import without_autocast
 from vader_core.prompts import Prompt
 from vader_core.reward import ImageReward
 from vader_core.weights import WeightFile

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vader_core.device import to_device
 from vader_core.errors import MissingDependencyError
-from vader_core.nn.precision import without_autocast
+from vader_core.precision import without_autocast
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.reward import ImageReward, RewardOutput

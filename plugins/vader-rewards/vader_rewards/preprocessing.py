@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vader_core.device import to_device
-from vader_core.nn.precision import without_autocast
+from vader_core.precision import without_autocast
 
 #: Mean and standard deviation a channel that CLIP was trained with (openai/clip-vit-large-patch14, and
 #: open_clip's).

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vader_core.device import to_device
-from vader_core.nn.precision import without_autocast
+from vader_core.precision import without_autocast
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.reward import ClipReward, FramesNeeded, clip

@@ -18,8 +18,8 @@ from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
 from vader_core.nn.build import empty_module, fill_randomly
 from vader_core.nn.fused_diffusers import fuse_decoder, fuse_denoiser
-from vader_core.nn.precision import without_autocast
 from vader_core.nn.recompute import RecomputeSwitch, recompute_blocks
+from vader_core.precision import without_autocast
 from vader_core.prediction import Prediction
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness

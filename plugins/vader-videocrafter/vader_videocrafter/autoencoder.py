@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from vader_core.nn.precision import without_autocast
 from vader_core.nn.recompute import RecomputeSwitch, recompute_blocks
+from vader_core.precision import without_autocast
 from vader_videocrafter.architecture import AutoencoderArchitecture
 
 TILE_SIZE = 256

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from vader_core.nn import functional as kernels
-from vader_core.nn.precision import without_autocast
+from vader_core.precision import without_autocast
 
 
 class GroupNorm(nn.GroupNorm):

@@ -119,3 +119,13 @@ class FlowUniPCOptions(_Options):
     order: Literal[1, 2] = Field(
         default=2, description="2 uses the previous step's estimate as well, 1 does not"
     )
+
+
+class IDDPMOptions(_Options):
+    """Options of ``iddpm``."""
+
+    table_dtype: Literal["float64", "float32"] = Field(
+        default="float64",
+        description="in which the coefficients are computed; Open-Sora 1.1 keeps them in float32, which "
+        "moves a sample of 100 steps by 1.5e-4",
+    )

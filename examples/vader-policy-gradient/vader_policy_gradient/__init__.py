@@ -1,0 +1,1 @@
+"""A policy gradient as an objective of vader."""
