@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from vader_core.data.clips import probe
 from vader_core.data.tables import Row
@@ -77,10 +76,3 @@ def within(shape: Shape, start: float, end: float | None) -> Shape | None:
     last = shape.frames if end is None else min(shape.frames, round(end * shape.fps))
     frames = last - round(start * shape.fps)
     return replace(shape, frames=frames) if frames > 0 else None
-
-
-def named(path: Path, root: Path | None = None) -> str:
-    """A file's name for a message: below ``root`` where it lies there."""
-    if root is not None and path.is_relative_to(root):
-        return str(path.relative_to(root))
-    return str(path)

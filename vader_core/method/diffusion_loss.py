@@ -234,8 +234,8 @@ class LearnedRange:
             + (true_mean - mean).pow(2) * torch.exp(-log_variance)
         )
         likelihood = -_bin_log_likelihood(clean, mean, 0.5 * log_variance)
-        bits = [frame_mean(values, mask) / math.log(2.0) for values in (likelihood, divergence)]
-        return torch.where(t == 0, *bits)
+        first, later = (frame_mean(values, mask) / math.log(2.0) for values in (likelihood, divergence))
+        return torch.where(t == 0, first, later)
 
     def _at(self, table: Tensor, t: Int[Tensor, " b"]) -> Tensor:
         """``table`` at ``t`` in float32, broadcast over latents."""

@@ -118,6 +118,9 @@ class ShortPredictions:
         else:
             with self._features(i, _BOTH[:1]):
                 conditional = self.guidance.conditional(*given)
+        if type(self.backbone).combine is not Backbone.combine:  # a rule of its own
+            other = Prediction(conditional.value - self._difference)
+            return self.backbone.combine(conditional, other, self.guidance, latents, timestep)
         mixed = conditional.value + (self.guidance.weights(latents) - 1) * self._difference
         return Prediction(mixed, conditional.variance)
 

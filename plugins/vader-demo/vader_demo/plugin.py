@@ -15,13 +15,7 @@ from vader_demo.options import (
 )
 
 if TYPE_CHECKING:
-    from vader_core.hookspecs import Factory, Register
-
-
-def _backbone(config: Any, *, device: Any, dtype: Any) -> object:
-    from vader_demo.backbone import DemoBackbone
-
-    return DemoBackbone(config, device=device, dtype=dtype)
+    from vader_core.hookspecs import Register
 
 
 def _prompts(config: Any, *, device: Any, dtype: Any) -> object:
@@ -42,21 +36,12 @@ def _postcard(config: Any, *, device: Any, dtype: Any) -> object:
     return DemoPostcard()
 
 
-def _reward(class_name: str) -> Factory:
-    def make(config: Any, *, device: Any, dtype: Any) -> object:
-        from vader_demo import rewards
-
-        return getattr(rewards, class_name)(config, device=device, dtype=dtype)
-
-    return make
-
-
 @hookimpl
 def register_backbones(register: Register) -> None:
     """Announce ``demo``."""
     register(
         "demo",
-        _backbone,
+        "vader_demo.backbone:DemoBackbone",
         config=DemoConfig,
         summary="a small trained text-to-video model: 8 frames of 64x64, one shape that moves",
     )
@@ -68,19 +53,19 @@ def register_rewards(register: Register) -> None:
     for twin, name, note in (("", "", ""), ("HeldOut", "_held_out", "; a second net, for monitoring")):
         register(
             f"demo_aesthetic{name}",
-            _reward(f"DemoAesthetic{twin}"),
+            f"vader_demo.rewards:DemoAesthetic{twin}",
             config=RewardConfig,
             summary=f"how vivid, outlined and sunlit the demo's world is, about 0 to 10{note}",
         )
         register(
             f"demo_alignment{name}",
-            _reward(f"DemoAlignment{twin}"),
+            f"vader_demo.rewards:DemoAlignment{twin}",
             config=RewardConfig,
             summary=f"cosine of video and caption in the demo's world{note}",
         )
         register(
             f"demo_action{name}",
-            _reward(f"DemoAction{twin}"),
+            f"vader_demo.rewards:DemoAction{twin}",
             config=ActionConfig,
             summary=f"probability of a chosen motion in the demo's world{note}",
         )
@@ -88,7 +73,7 @@ def register_rewards(register: Register) -> None:
     for attribute in ("shape", "colour", "background", "motion"):
         register(
             f"demo_judge_{attribute}",
-            _reward(f"DemoJudge{attribute.capitalize()}"),
+            f"vader_demo.rewards:DemoJudge{attribute.capitalize()}",
             config=JudgeConfig,
             summary=f"1 where a judge sees the {attribute} that the caption names, else 0; no gradient",
         )

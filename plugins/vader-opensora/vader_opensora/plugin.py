@@ -10,30 +10,9 @@ from vader_opensora.v11.options import OpenSora11Options, ToyBricksOptions
 from vader_opensora.weight_files import AUTOENCODER, AUTOENCODER_11, DENOISER, DENOISER_11, TEXT_ENCODER
 
 if TYPE_CHECKING:
-    import torch
     from pydantic import BaseModel
 
-    from vader_core.hookspecs import Register, RegisterCommand, RegisterLoraFormat
-
-
-def make_backbone(config: BaseModel, *, device: object, dtype: object) -> object:
-    """The backbone, without its weights."""
-    from vader_opensora.backbone import OpenSora
-
-    return OpenSora(
-        cast("OpenSoraOptions", config), device=cast("torch.device", device), dtype=cast("torch.dtype", dtype)
-    )
-
-
-def make_backbone_11(config: BaseModel, *, device: object, dtype: object) -> object:
-    """The backbone of 1.1, without its weights."""
-    from vader_opensora.v11.backbone import OpenSora11
-
-    return OpenSora11(
-        cast("OpenSora11Options", config),
-        device=cast("torch.device", device),
-        dtype=cast("torch.dtype", dtype),
-    )
+    from vader_core.hookspecs import Register, RegisterLoraFormat
 
 
 def make_rflow(config: BaseModel, *, device: object, dtype: object) -> object:
@@ -61,14 +40,14 @@ def register_backbones(register: Register) -> None:
     """Announces `opensora` and `opensora11`."""
     register(
         "opensora",
-        make_backbone,
+        "vader_opensora.backbone:OpenSora",
         config=OpenSoraOptions,
         summary="Open-Sora 1.2, text or first frames to video, 144p to 720p, 2 to 16 s (1.2 B STDiT3)",
         weights=(DENOISER, AUTOENCODER, TEXT_ENCODER),
     )
     register(
         "opensora11",
-        make_backbone_11,
+        "vader_opensora.v11.backbone:OpenSora11",
         config=OpenSora11Options,
         summary="Open-Sora 1.1 and text2bricks, text, pictures or clips to video, any size and length "
         "(0.77 B STDiT2)",
@@ -105,14 +84,4 @@ def register_lora_formats(register: RegisterLoraFormat) -> None:
         "opensora",
         "vader_opensora.lora_format:OpenSoraLora",
         summary="VADER's .pt files for Open-Sora 1.2 (alpha 8 at every rank)",
-    )
-
-
-@hookimpl
-def register_commands(register: RegisterCommand) -> None:
-    """Announces the measurement behind the default of ``--gradient``."""
-    register(
-        "opensora-gradients",
-        "vader_opensora.gradient_norms:command",
-        summary="gradient norm of the LoRA by sampling step (Open-Sora)",
     )

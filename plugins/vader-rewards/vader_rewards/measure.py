@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from vader_core.files import replacing
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 
-from .plugin import REWARDS, factory
+from .plugin import REWARDS
 
 #: What is measured where nothing else is asked for: a row a reward, two more for the other detectors.
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -61,7 +62,8 @@ def measure(row: str, device: torch.device, precision: str, repeats: int) -> dic
     """
     name, given = ROWS[row]
     module, cls, config, _ = REWARDS[name]
-    reward = factory(module, cls)(config(**given), device=device, dtype=DTYPES[precision])
+    made = getattr(import_module(f"{__package__}.{module}"), cls)
+    reward = made(config(**given), device=device, dtype=DTYPES[precision])
     video = Randomness(0).normal("video", (FRAMES, 3, SIDE, SIDE), device=device).sigmoid()
     prompts = [Prompt("a raccoon in a red coat plays the piano")]
     reset_peak(device)
