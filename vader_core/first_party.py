@@ -42,6 +42,10 @@ FIRST_PARTY: dict[str, dict[Kind, tuple[str, ...]]] = {
     },
     "vader-videocrafter": {"backbone": ("videocrafter",), "sampler": ("ddim_videocrafter",)},
     "vader-opensora": {"backbone": ("opensora",), "sampler": ("rflow",)},
+    "vader-easyanimate": {
+        "backbone": ("easyanimate",),
+        "sampler": ("euler_ancestral", "pndm", "easyanimate_ddim"),
+    },
     "vader-modelscope": {"backbone": ("modelscope",)},
     "vader-svd": {"backbone": ("svd",), "prompt source": ("svd_demo_images",)},
 }

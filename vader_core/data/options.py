@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Rule = Literal["1.1", "1.2"]
 FrameRuleName = Literal["even", "open_sora", "easyanimate"]
 Crop = Literal["smooth", "open_sora"]
+
+#: Keep probability (a pair under rule 1.2), and batch size.
+BucketEntry = tuple[tuple[float, float] | float, int | None]
 
 
 class DataOptions(BaseModel):
@@ -30,7 +33,7 @@ class DataOptions(BaseModel):
     crop: Crop = Field(
         "smooth", description="Resizing: smooth (antialiased) or open_sora (as its trainer does)."
     )
-    buckets: dict[str, dict[str, Any]] | None = Field(
+    buckets: dict[str, dict[str, BucketEntry]] | None = Field(
         None,
         description="Resolution -> frames -> [keep probability, batch size]; left out, every clip is brought "
         "to the run's size.",
