@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from vader_core.run.config import validated
+from vader_core.run.layers import changes, read_yaml, to_yaml
+
 SCRIPT = Path(__file__).with_name("kill_and_resume.py")
 RUN = (
     "train --backbone tiny --reward brightness --prompts fixed --max-steps 3 --num-steps 2 --lora-rank "
@@ -51,6 +54,23 @@ def test_torn_checkpoints_are_passed_over(tmp_path):
 @pytest.mark.parametrize("extra", [[], ["--torn"]])
 def test_a_hundred_kills(tmp_path, extra):
     assert kill_and_resume(tmp_path, "--kills", "100", *extra).startswith("100 kills")
+
+
+def test_a_components_options_are_the_same_after_reading(tmp_path):
+    """In the file they are numbers, read back they are text: nobody has typed them yet."""
+    path = tmp_path / "config.yaml"
+    config = validated({"sampler": {"name": "ddim", "eta": 1.0}, "reward": [{"name": "motion", "weight": 2}]})
+    path.write_text(to_yaml(config))
+    read = validated(read_yaml(path))
+    assert changes(read, config) == []
+    other = validated({"sampler": {"name": "ddim", "eta": 0.5}, "reward": [{"name": "motion", "weight": 3}]})
+    assert changes(read, other) == ["reward[motion].weight: 2.0 -> 3.0", "sampler.eta: '1.0' -> '0.5'"]
+
+
+def test_a_run_with_a_number_for_a_component_resumes(vader, tmp_path):
+    run = [*RUN, "-o", "sampler.noise_level=0.5", "--out", tmp_path / "run"]
+    assert vader(*run) == 0
+    assert vader("train", "--resume", tmp_path / "run", "--quiet") == 0
 
 
 def test_existing_folder_is_refused_naming_the_ways_out(vader, tmp_path, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -42,19 +43,16 @@ def test_accuracy_on_held_out_captions(tmp_path):
 
 def test_the_core_samples_what_the_plain_sampler_samples(backbone):
     from vader_core.builtin.samplers.rectified_flow import RectifiedFlowEuler
-    from vader_core.method.denoise import Sampling, denoise
-    from vader_core.method.gradient import NO_GRADIENT
     from vader_core.method.guidance import Guidance
+    from vader_core.method.model import Model
 
     prompts = [Prompt("a red ball rising on a navy background"), Prompt("a star")]
     rng = Randomness(3, samples=(0, 1))
-    sampler = RectifiedFlowEuler()
-    plan = sampler.plan(backbone.schedule, flow.NUM_STEPS, GEOMETRY)
-    conditioning = backbone.condition(backbone.encode_text(prompts), prompts, GEOMETRY, rng)
+    model = Model(backbone, RectifiedFlowEuler(), Guidance(flow.GUIDANCE_SCALE), flow.NUM_STEPS)
+    conditioning = model.condition(prompts, GEOMETRY, rng)
     noise = backbone.initial_noise(2, GEOMETRY, rng)
-    sampling = Sampling(sampler, plan, Guidance(flow.GUIDANCE_SCALE))
     with torch.no_grad():
-        mine = denoise(backbone, sampling, noise, conditioning, NO_GRADIENT, rng).latents
+        mine = model.rollout(conditioning, GEOMETRY, rng, noise=noise).latents
     parts = load_parts(checkpoint.WEIGHTS, CPU)
     text = parts.text_encoder(torch.tensor([tokenise(prompt.text) for prompt in prompts]))
     empty = parts.text_encoder(torch.tensor([tokenise("")]))
@@ -166,14 +164,14 @@ def test_feature_cache_reuses_what_the_inner_blocks_add():
             lambda module, given, index=index: seen.setdefault(index, []).append(given[0])
         )
     plain = denoiser(first, time, text)
-    denoiser.feature_cache = FeatureCache()
+    cache = FeatureCache()
     assert torch.equal(denoiser(first, time, text), plain)
-    with denoiser.feature_cache.at(0, ("conditional",), 2):
+    with cache.at(0, ("conditional",), 2):
         assert torch.equal(denoiser(first, time, text), plain)
     inner = seen[7][-1] - seen[1][-1]
     calls = []
     denoiser.blocks[0].register_forward_hook(lambda module, given, found: calls.append(found))
-    with denoiser.feature_cache.at(1, ("conditional",), 2):
+    with cache.at(1, ("conditional",), 2):
         denoiser(second, time, text)
     assert len(seen[1]) == 3  # not run again
     torch.testing.assert_close(seen[7][-1], calls[0] + inner)
@@ -186,33 +184,33 @@ def test_shortcuts_are_the_same_from_cuda_graphs():
     from vader_demo.options import DemoConfig
 
     from vader_core.builtin.samplers.rectified_flow import RectifiedFlowEuler
-    from vader_core.method.denoise import Sampling, denoise
-    from vader_core.method.gradient import NO_GRADIENT
     from vader_core.method.guidance import Guidance
-    from vader_core.method.shortcuts import Shortcuts
+    from vader_core.method.model import Model
+    from vader_core.method.shortcuts import Shortcuts, ShortPredictions
     from vader_core.nn.feature_cache import FeatureCache
-    from vader_core.performance.cuda_graphs import GraphedForward, eager
+    from vader_core.performance.cuda_graphs import GraphedForward
 
     made = DemoBackbone(DemoConfig(), device=torch.device("cuda"), dtype=torch.float32)
     made.load()
-    cache = made.feature_cache = made.denoiser.feature_cache = FeatureCache()
-    graphed = GraphedForward(made.denoiser, lambda: cache.state)
-    sampler = RectifiedFlowEuler()
-    sampling = Sampling(sampler, sampler.plan(made.schedule, 9, GEOMETRY), Guidance(3.0))
+    guidance = Guidance(3.0)
+    plain = Model(made, RectifiedFlowEuler(), guidance, 9)
 
-    def sample(seed, shortcuts):
+    def sample(seed, short, levers):
         rng, prompts = Randomness(seed, samples=(0, 1)), [Prompt("a red ball"), Prompt("a star")]
-        conditioning = made.condition(made.encode_text(prompts), prompts, GEOMETRY, rng)
-        noise = made.initial_noise(2, GEOMETRY, rng)
-        return denoise(made, sampling, noise, conditioning, NO_GRADIENT, rng, shortcuts).latents
+        model = replace(plain, shortcuts=short, levers=levers)
+        return model.rollout(model.condition(prompts, GEOMETRY, rng), GEOMETRY, rng).latents
 
+    # One cache for all: a graph reads and writes it where it lies.
+    cache = FeatureCache()
+    graphed = GraphedForward(made.denoiser, lambda: cache.state)
     for shortcuts in (
         Shortcuts(feature_cache=3),
         Shortcuts(guidance_cache=2, feature_cache=3),
         Shortcuts(guidance_interval=(2, 5), guidance_cache=3, feature_cache=2),
     ):
+        short = ShortPredictions(made, guidance, shortcuts)
+        short.cache = cache
         for seed in (0, 1, 0):
-            with eager():
-                wanted = sample(seed, shortcuts)
-            torch.testing.assert_close(sample(seed, shortcuts), wanted, rtol=1e-4, atol=1e-4)
+            wanted = sample(seed, short, ())
+            torch.testing.assert_close(sample(seed, short, (graphed,)), wanted, rtol=1e-4, atol=1e-4)
     assert len(graphed._graphs) == 4  # one branch or two, kept or reused

@@ -7,7 +7,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from vader_core.api.plan import dry_run
+from vader_core.api.plan import plan
 from vader_core.cli.train import command
 from vader_core.registry import load_registry
 from vader_core.run.config import validated
@@ -25,8 +25,7 @@ def train(tmp_path, *arguments):
 @pytest.mark.parametrize("name", ["demo", "demo_action", "demo_too_far"])
 def test_recipes_are_valid(name):
     registry = load_registry()
-    plan = dry_run(validated(read_recipe(registry, name)), registry, 1)
-    assert plan
+    assert plan(validated(read_recipe(registry, name)), registry=registry)["steps"] > 0
 
 
 def test_three_steps_of_the_demo_raise_reward_and_held_out_reward(tmp_path):

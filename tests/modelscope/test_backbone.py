@@ -102,7 +102,9 @@ def differentiated(backbone: ModelScope, on: bool, seed: int) -> tuple[torch.Ten
     for parameter in parameters.values():
         parameter.grad = None
     with backbone.checkpointing(on), adapter_dropout(backbone.denoiser, seed):
-        output = backbone.predict(latents, torch.tensor([400.0]), Conditioning({"embeddings": embeddings}))
+        output = backbone.predict(
+            latents, torch.tensor([400.0]), Conditioning({"embeddings": embeddings})
+        ).value
         output.square().mean().backward()
     return output.detach(), {name: value.grad.clone() for name, value in parameters.items()}
 
@@ -147,7 +149,7 @@ def test_checkpointing_is_off_without_gradients():
     conditioning = Conditioning({"embeddings": torch.zeros(1, 16, 32)})
     latents = backbone.initial_noise(1, SMALL, Randomness(seed=1))
     with backbone.checkpointing(True), torch.no_grad():
-        assert not backbone.predict(latents, torch.tensor([400.0]), conditioning).requires_grad
+        assert not backbone.predict(latents, torch.tensor([400.0]), conditioning).value.requires_grad
 
 
 def test_recompute_counts_blocks_once_and_copies_work():
@@ -189,7 +191,7 @@ def test_sixteen_bit_weights_keep_float32_latents():
     latents = backbone.initial_noise(1, SMALL, Randomness(seed=1))
     text = backbone.encode_text([Prompt("a red boat")])
     conditioning = backbone.condition(text, [Prompt("a red boat")], SMALL, Randomness(seed=1))
-    prediction = backbone.predict(latents, torch.tensor([400.0]), conditioning)
+    prediction = backbone.predict(latents, torch.tensor([400.0]), conditioning).value
     assert prediction.dtype == torch.float32
     assert backbone.decode(latents, SMALL, [1]).dtype == torch.float32
 

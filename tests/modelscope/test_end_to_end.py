@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
-from vader_core.method.step import reward_gradient_step
 from vader_modelscope.architecture import TINY
 from vader_modelscope.backbone import ModelScope
 from vader_modelscope.lora_format import DiffusersFormat, ListFormat, architecture_shapes
 from vader_modelscope.options import ModelScopeConfig
 
-from vader_core.api.plan import dry_run
-from vader_core.api.train import Request, train
+from vader_core.api.configure import complete
+from vader_core.api.plan import plan
+from vader_core.api.train import train
+from vader_core.assembly.loading import load_rewards
 from vader_core.assembly.prepare import prepare
 from vader_core.lora.adapter import LoraSettings, adapter_parameters, attach_adapter, attach_lora
+from vader_core.method.objective import Batch
 from vader_core.randomness import Randomness
 from vader_core.registry import load_registry
 from vader_core.run.adapters import find_adapter
@@ -25,21 +28,14 @@ from vader_core.run.config import validated
 from vader_core.testing.plugin import add_testing_plugin
 
 CONFIG = {
-    "backbone": {"name": "modelscope", "options": {"weights": "random", "architecture": "tiny"}},
+    "backbone": {"name": "modelscope", "weights": "random", "architecture": "tiny"},
     "video": {"height": 16, "width": 16, "num_frames": 3},
-    "sampling": {"num_steps": 3, "guidance_scale": 3.0},
-    "rewards": [{"name": "brightness"}],
+    "sampler": {"num_steps": 3, "guidance_scale": 3.0},
+    "reward": [{"name": "brightness"}],
     "lora": {"rank": 4, "targets": ["all"]},
-    "trainer": {
-        "max_steps": 10,
-        "lr": 2e-3,
-        "seed": 3,
-        "checkpoint_every": 5,
-        "validation_prompts": 1,
-        "validation_seeds": 2,
-        "trackers": [],
-        "device": "cpu",
-    },
+    "trainer": {"max_steps": 10, "lr": 2e-3, "seed": 3, "device": "cpu"},
+    "validation": {"prompts": 1, "seeds": 2},
+    "run": {"checkpoint_every": 5, "trackers": []},
 }
 
 
@@ -51,7 +47,7 @@ def registry():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, registry) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    train(Request(validated(CONFIG), folder), registry)
+    train(validated(CONFIG), out=folder, registry=registry)
     return folder
 
 
@@ -105,15 +101,15 @@ def test_the_run_s_lora_goes_out_and_in_again(run, registry, tmp_path, kind):
 
 
 def test_the_default_run_is_planned_without_weights(registry):
-    tree = {"backbone": {"name": "modelscope"}, "rewards": [{"name": "brightness"}]}
-    facts = dry_run(validated({**tree, "trainer": {"device": "cpu"}}), registry)
+    tree = {"backbone": {"name": "modelscope"}, "reward": [{"name": "brightness"}]}
+    facts = plan(validated({**tree, "trainer": {"device": "cpu"}}), registry=registry)
     assert facts["denoiser_parameters"] == 1_411_233_860
     assert facts["lora_modules"] == 264
     assert facts["video"] == "384x384, 16 frames at 8 fps"
 
 
 def tiny() -> ModelScope:
-    config = ModelScopeConfig(**CONFIG["backbone"]["options"])
+    config = ModelScopeConfig(weights="random", architecture="tiny")
     backbone = ModelScope(config, device=torch.device("cpu"), dtype=torch.float32)
     backbone.load()
     return backbone
@@ -131,21 +127,23 @@ def tuned() -> ModelScope:
 
 
 def gradient_of(
-    backbone, registry, samples: tuple[int, ...], *, split=False, **trainer
+    backbone, registry, samples: tuple[int, ...], *, split=False, **performance
 ) -> dict[str, torch.Tensor]:
     """The LoRA's gradient of one training step of the given samples."""
     tree = json.loads(json.dumps(CONFIG))
-    tree["trainer"] |= {"batch_size": len(samples), **trainer}
-    tree["sampling"]["split_guidance"] = split
-    assembly = prepare(validated(tree), registry, device=torch.device("cpu"))
-    assembly.load_rewards()
+    tree["trainer"]["batch_size"] = len(samples)
+    tree["performance"] = performance
+    tree["sampler"]["split_guidance"] = split
+    assembly = prepare(complete(validated(tree), registry), registry)
+    load_rewards(assembly)
     parameters = adapter_parameters(backbone.denoiser)
     for parameter in parameters.values():
         parameter.grad = None
     rng = Randomness(seed=3, step=0, samples=samples)
-    reward_gradient_step(
-        backbone, assembly.rewards, assembly.draw_prompts(list(samples)), assembly.settings, rng
-    )
+    batch = Batch(assembly.draw_prompts(list(samples)), assembly.geometry, rng)
+    model = replace(assembly.model, backbone=backbone)
+    (prepared,) = assembly.objective.prepare(model, [{"prompts": batch}], None)
+    assembly.objective.step(model, prepared, torch.Tensor.backward, 0)
     return {name: parameter.grad.clone() for name, parameter in parameters.items()}
 
 

@@ -23,14 +23,14 @@ def test_published_settings(registry, name):
     assert config.backbone.name == "modelscope"
     video = config.video
     assert (video.height, video.width, video.num_frames) == (384, 384, 16)
-    assert (config.sampling.num_steps, config.sampling.guidance_scale) == (25, 9.0)
+    assert (config.sampler.num_steps, config.sampler.guidance_scale) == (25, 9.0)
     assert (config.lora.rank, config.lora.alpha, config.lora.targets) == (16, 16, ["all"])
     trainer = config.trainer
     assert (trainer.lr, trainer.weight_decay, trainer.max_grad_norm, trainer.seed) == (2e-4, 0.0, 1.0, 64)
     assert trainer.max_steps * trainer.accumulate * trainer.batch_size == 10_000
-    assert [item.name for item in config.rewards] == [REWARDS[name]]
+    assert [item.name for item in config.reward] == [REWARDS[name]]
     registry.get("backbone", "modelscope").options(config.backbone.options)
-    registry.get("sampler", config.sampling.sampler).options(config.sampling.options)
-    reward = registry.get("reward", REWARDS[name]).options(config.rewards[0].options)
+    registry.get("sampler", config.sampler.name).options(config.sampler.options)
+    reward = registry.get("reward", REWARDS[name]).options(config.reward[0].options)
     if name == "modelscope_aesthetic":
         assert (reward.target, reward.grad_scale) == (10.0, 0.1)

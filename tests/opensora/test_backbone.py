@@ -16,9 +16,9 @@ from vader_opensora.sampler import RFlow
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
 from vader_core.lora.adapter import LoraSettings, attach_lora
-from vader_core.method.denoise import Sampling, denoise
 from vader_core.method.gradient import NO_GRADIENT, Drawn
 from vader_core.method.guidance import Guidance
+from vader_core.method.model import Model
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.registry import load_registry
@@ -33,11 +33,9 @@ def conditioned(backbone, prompts, geometry=SMALL, **given):
 
 def rolled_out(backbone, prompts, *, drawn=NO_GRADIENT, steps=3, geometry=SMALL, **given):
     rng = Randomness(1, samples=tuple(range(len(prompts))))
-    sampler = RFlow()
-    sampling = Sampling(sampler, sampler.plan(backbone.schedule, steps, geometry), Guidance(7.0))
     conditioning = conditioned(backbone, prompts, geometry, **given)
-    noise = backbone.initial_noise(len(prompts), geometry, rng)
-    return denoise(backbone, sampling, noise, conditioning, drawn, rng).latents
+    model = Model(backbone, RFlow(), Guidance(7.0), steps)
+    return model.rollout(conditioning, geometry, rng, drawn).latents
 
 
 # -- sizes -----------------------------------------------------------------------------------------------
@@ -160,7 +158,7 @@ def test_encoded_text_is_kept_on_disk(tmp_path, monkeypatch):
     again = second.encode_text(PROMPTS)
     assert all(torch.equal(again.positive[name], value) for name, value in text.positive.items())
     other = make(text_cache=tmp_path, text_encoder_dtype="bfloat16")
-    assert other.text_cache.get(other._prepared(PROMPTS[0].text)) is None
+    assert other.text_cache.get(other.prepared(PROMPTS[0].text)) is None
 
 
 # -- frames that are given -------------------------------------------------------------------------------
@@ -294,7 +292,8 @@ def test_bfloat16_does_not_round_the_timestep():
     conditioning = conditioned(backbone, PROMPTS[:1])
     latents = backbone.initial_noise(1, SMALL, Randomness(0))
     # bfloat16 holds neither 701 nor 702: both would be told as 700 or 704.
-    told = [backbone.predict(latents, torch.tensor([time]), conditioning) for time in (700.5, 701.5)]
+    times = (torch.tensor([time]) for time in (700.5, 701.5))
+    told = [backbone.predict(latents, time, conditioning).value for time in times]
     assert not torch.equal(*told)
     assert backbone.denoiser.rope.freqs.dtype == torch.float32
     assert backbone.autoencoder.shift.dtype == torch.float32
@@ -354,4 +353,3 @@ def test_the_plugin_announces_its_parts():
     made = component.make(dict(OPTIONS), device=CPU, dtype=torch.float32)
     assert made.name == "opensora"
     assert registry.lora_formats["opensora"].resolve().name == "opensora"
-    assert registry.commands["opensora-gradients"].resolve().name == "command"

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
-from vader_opensora.gradient_norms import command as gradients_command
 from vader_opensora.lora_format import OpenSoraLora
 
-from vader_core.api.train import Request, train
+from vader_core.api.train import train
+from vader_core.cli.gradient_norms import command as gradients_command
 from vader_core.cli.sample import command as sample_command
 from vader_core.registry import load_registry
 from vader_core.run.adapters import find_adapter
@@ -19,21 +19,15 @@ from vader_core.run.layers import merged, read_recipe, recipes
 from vader_core.testing.plugin import add_testing_plugin
 
 CONFIG = {
-    "backbone": {"name": "opensora", "options": {"weights": "random", "architecture": "tiny"}},
+    "backbone": {"name": "opensora", "weights": "random", "architecture": "tiny"},
     "video": {"height": 32, "width": 48, "num_frames": 17},
-    "sampling": {"num_steps": 2, "guidance_scale": 7.0},
-    "rewards": [{"name": "brightness"}],
+    "sampler": {"num_steps": 2, "guidance_scale": 7.0},
+    "reward": [{"name": "brightness"}],
     "prompts": {"source": "animal"},
     "lora": {"rank": 2, "alpha": 8},
-    "trainer": {
-        "max_steps": 2,
-        "lr": 1e-2,
-        "seed": 3,
-        "checkpoint_every": 1,
-        "validation_prompts": 0,
-        "trackers": [],
-        "device": "cpu",
-    },
+    "trainer": {"max_steps": 2, "lr": 1e-2, "seed": 3, "device": "cpu"},
+    "validation": {"prompts": 0},
+    "run": {"checkpoint_every": 1, "trackers": []},
 }
 
 
@@ -45,7 +39,7 @@ def registry():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, registry) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    train(Request(validated(CONFIG), folder), registry)
+    train(validated(CONFIG), out=folder, registry=registry)
     return folder
 
 
@@ -58,8 +52,8 @@ def test_the_lora_moved(run, registry):
 
 def test_stopped_and_resumed_it_ends_where_the_whole_run_ends(run, registry, tmp_path):
     folder = tmp_path / "resumed"
-    train(Request(validated(merged(CONFIG, {"trainer": {"max_steps": 1}})), folder), registry)
-    train(Request(validated(CONFIG), folder, resume=True, allow_changes=True), registry)
+    train(validated(merged(CONFIG, {"trainer": {"max_steps": 1}})), out=folder, registry=registry)
+    train(validated(CONFIG), out=folder, resume=True, allow_changes=True, registry=registry)
     whole, resumed = (find_adapter(str(path), registry).tensors for path in (run, folder))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
@@ -77,8 +71,11 @@ def test_the_run_is_sampled_and_converted(run, registry, tmp_path):
 
 
 def test_long_video_continues_from_the_last_frame(registry, tmp_path):
-    longer = {"trainer": {"segments": 2, "max_steps": 1}, "reward_frames": "last"}
-    train(Request(validated(merged(CONFIG, longer)), tmp_path / "long"), registry)
+    longer = {
+        "trainer": {"max_steps": 1},
+        "objective": {"reward_gradient": {"segments": 2, "reward_frames": "last"}},
+    }
+    train(validated(merged(CONFIG, longer)), out=tmp_path / "long", registry=registry)
     adapter = find_adapter(str(tmp_path / "long"), registry)
     assert all(value.abs().max() > 0 for value in adapter.tensors.values())
 
@@ -94,8 +91,20 @@ def test_recipes_are_valid(registry):
 
 
 def test_the_gradient_of_every_step_is_measured():
-    flags = ["--resolution", "144p", "--num-frames", "17", "--num-steps", "3", "--last", "1,3"]
-    result = CliRunner().invoke(gradients_command, [*flags, "--device", "cpu"])
+    flags = [
+        "--num-frames",
+        "17",
+        "--num-steps",
+        "3",
+        "--last",
+        "1,3",
+        "--lora-alpha",
+        "8",
+        "--device",
+        "cpu",
+    ]
+    flags += [text for key in ("architecture=tiny", "resolution=144p") for text in ("-o", f"backbone.{key}")]
+    result = CliRunner().invoke(gradients_command, ["--backbone", "opensora", "--weights", "random", *flags])
     assert result.exit_code == 0, result.output
     lines = result.output.splitlines()
     norms = [float(line.split()[-1]) for line in lines[2:]]

@@ -25,9 +25,9 @@ from vader_core.builtin.samplers.options import DDIMOptions, DPMSolverOptions
 from vader_core.conditioning import Conditioning
 from vader_core.geometry import Geometry
 from vader_core.lora.adapter import adapter_parameters, attach_adapter
-from vader_core.method.denoise import Sampling, denoise
 from vader_core.method.gradient import Drawn
 from vader_core.method.guidance import Guidance
+from vader_core.method.model import Model
 from vader_core.randomness import Randomness
 from vader_core.weights import load_exactly
 
@@ -102,7 +102,7 @@ def test_forward(case, checkpointing):
     with backbone.checkpointing(checkpointing):
         output = backbone.predict(
             sample, timestep, Conditioning({"embeddings": golden["encoder_hidden_states"]})
-        )
+        ).value
         assert deviation(output, golden["output"]) < TOLERANCE
         if "cotangent" in golden:
             (output * golden["cotangent"]).sum().backward()
@@ -112,11 +112,6 @@ def test_forward(case, checkpointing):
         assert deviation(parameters[name].grad, gradient) < TOLERANCE, name
     if "grad_sample" in golden:
         assert deviation(sample.grad, golden["grad_sample"]) < TOLERANCE
-
-
-def sampling(kind: str, backbone: ModelScope, geometry: Geometry) -> Sampling:
-    sampler = SAMPLERS[kind]
-    return Sampling(sampler, sampler.plan(backbone.schedule, STEPS, geometry), Guidance(GUIDANCE))
 
 
 def official_lora(case: Path, folder: Path) -> Path:
@@ -157,9 +152,8 @@ def test_train_policy(case, tmp_path):
     first = STEPS - 1 if kind["gradient"] == "last" else int(kind["gradient"].removeprefix("cut"))
     drawn = Drawn(frozenset(range(first, STEPS)))
     rng = Randomness(seed=0, samples=tuple(range(len(noise))))
-    rollout = denoise(
-        backbone, sampling(kind["sampler"], backbone, geometry), noise, conditioning, drawn, rng
-    )
+    model = Model(backbone, SAMPLERS[kind["sampler"]], Guidance(GUIDANCE), STEPS)
+    rollout = model.rollout(conditioning, geometry, rng, drawn, noise=noise)
     chosen = {
         "alt": list(range(0, geometry.num_frames, 2)),
         "all": list(range(geometry.num_frames)),

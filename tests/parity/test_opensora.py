@@ -42,9 +42,9 @@ from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
 from vader_core.lora.adapter import LoraSettings, adapter_parameters, attach_lora, set_adapter
-from vader_core.method.denoise import Sampling, denoise
-from vader_core.method.gradient import NO_GRADIENT, Drawn
+from vader_core.method.gradient import Drawn
 from vader_core.method.guidance import Guidance
+from vader_core.method.model import Model
 from vader_core.randomness import Randomness
 from vader_core.schedule import RectifiedFlow
 
@@ -398,15 +398,15 @@ def test_sampling_trace(folder, run, strict):
             timestep = torch.full((len(state.latents),), plan.timesteps[i])
             guided = guidance.predict(backbone, state.latents, timestep, conditioning)
             if strict or not overshoots:
-                check_step(recorded, i, state.latents, guided, config["cfg_scale"])
+                check_step(recorded, i, state.latents, guided.value, config["cfg_scale"])
             moved = sampler.step(plan, i, state, guided, noise)
             state = sampler.after_step(plan, i, moved, conditioning, noise)
     if strict or not overshoots:
         close(state.latents, recorded["z_final"], OUTPUT)
     else:
         unmasked = conditioning_of(given, model, None, strict=False)
-        free = Sampling(sampler, plan, guidance)
-        plain = denoise(backbone, free, given["z_init"], unmasked, NO_GRADIENT, Randomness(0)).latents
+        free = Model(backbone, sampler, guidance, plan.num_steps)
+        plain = free.rollout(unmasked, geometry_of(config), Randomness(0), noise=given["z_init"]).latents
         whole = (recorded["frame_mask"] >= 1).all(dim=1)
         assert whole.any()
         close(state.latents[whole], plain[whole], OUTPUT)
@@ -473,16 +473,15 @@ def test_lora_gradients(folder, run, tmp_path):
     backbone = backbone_of(model)
     frame_mask = given.get(f"{run}.frame_mask")
     conditioning = conditioning_of(given, model, frame_mask, strict=False)
-    sampler = RFlow()
-    plan = sampler.plan(backbone.schedule, config["num_sampling_steps"], geometry_of(config))
-    sampling = Sampling(sampler, plan, Guidance(config["cfg_scale"]))
-    drawn = Drawn(frozenset(range(config["runs"][run]["cutoff_step"], plan.num_steps)))
+    whole = Model(backbone, RFlow(), Guidance(config["cfg_scale"]), config["num_sampling_steps"])
+    drawn = Drawn(frozenset(range(config["runs"][run]["cutoff_step"], whole.num_steps)))
+    asked = (conditioning, geometry_of(config), Randomness(0), drawn)
     for recompute in (False, True):
-        backbone.gradient_checkpointing = recompute
         model.zero_grad()
-        final = denoise(backbone, sampling, given["z_init"], conditioning, drawn, Randomness(0)).latents
-        close(final, given[f"{run}.z_final"], OUTPUT)
-        (final * given["loss_weight"]).sum().backward()
+        with backbone.checkpointing(recompute):
+            final = whole.rollout(*asked, noise=given["z_init"]).latents
+            close(final, given[f"{run}.z_final"], OUTPUT)
+            (final * given["loss_weight"]).sum().backward()
         grads = {f"base_model.model.{name}": value.grad for name, value in adapter_parameters(model).items()}
         recorded = group(group(given, run), "grad")
         assert grads.keys() == recorded.keys()

@@ -27,9 +27,9 @@ from vader_svd.options import SvdConfig
 from vader_core import Geometry
 from vader_core.builtin.samplers.euler import Euler
 from vader_core.conditioning import Conditioning
-from vader_core.method.denoise import Sampling, denoise
 from vader_core.method.gradient import NO_GRADIENT, Drawn
 from vader_core.method.guidance import Guidance
+from vader_core.method.model import Model
 from vader_core.randomness import Randomness
 
 pytestmark = pytest.mark.golden
@@ -124,11 +124,10 @@ def golden_conditioning(sample: dict[str, torch.Tensor]) -> Conditioning:
 
 
 def roll_out(backbone: SvdBackbone, sample: dict[str, torch.Tensor], steps: int, drawn: Drawn):
-    euler = Euler()
-    geometry = golden_geometry(sample)
-    sampling = Sampling(euler, euler.plan(backbone.schedule, steps, geometry), Guidance(GUIDANCE))
+    model = Model(backbone, Euler(), Guidance(GUIDANCE), steps)
     noise = sample["latents"].transpose(1, 2)
-    return denoise(backbone, sampling, noise, golden_conditioning(sample), drawn, Randomness(0)).latents
+    asked = (golden_conditioning(sample), golden_geometry(sample), Randomness(0), drawn)
+    return model.rollout(*asked, noise=noise).latents
 
 
 def number_of_steps(case: Path, name: str) -> int:

@@ -35,9 +35,9 @@ from vader_core.conditioning import Conditioning
 from vader_core.geometry import Geometry
 from vader_core.lora.adapter import LoraSettings, adapter_parameters, attach_adapter, attach_lora
 from vader_core.lora.formats import Adapter
-from vader_core.method.denoise import Sampling, denoise
-from vader_core.method.gradient import Drawn, From
+from vader_core.method.gradient import From
 from vader_core.method.guidance import Guidance
+from vader_core.method.model import Model
 from vader_core.randomness import Randomness
 
 pytestmark = pytest.mark.golden
@@ -344,17 +344,10 @@ def test_whole_sampling_trace(ddim_folder, split):
     backbone = backbone_from(golden_paths(PLUGIN, trace.get("unet", "unet_a"))[0])
     noise = stored["x_T"]
     sampler = Watched(settings["eta"])
-    plan = sampler.plan(backbone.schedule, settings["S"], geometry_of(backbone, noise))
-    sampling = Sampling(sampler, plan, Guidance(trace["cfg_scale"], split=split))
+    model = Model(backbone, sampler, Guidance(trace["cfg_scale"], split=split), settings["S"])
+    conditioning, rng = conditioning_from(stored, len(noise)), stored_noise(stored["noise"])
     with torch.no_grad():
-        denoise(
-            backbone,
-            sampling,
-            noise,
-            conditioning_from(stored, len(noise)),
-            Drawn(frozenset()),
-            stored_noise(stored["noise"]),
-        )
+        model.rollout(conditioning, geometry_of(backbone, noise), rng, noise=noise)
     largest = stored["x_after_step"].abs().max().item()
     assert len(sampler.states) == len(stored["x_after_step"])
     for state, theirs in zip(sampler.states, stored["x_after_step"], strict=True):
@@ -391,12 +384,12 @@ def test_vader_gradient(folder, case, checkpointing):
     geometry = geometry_of(backbone, noise)
     steps = len(stored["noise"])
     sampler = Watched(settings["eta"])
-    plan = sampler.plan(backbone.schedule, steps, geometry)
-    sampling = Sampling(sampler, plan, Guidance(settings["cfg_scale"]))
+    model = Model(backbone, sampler, Guidance(settings["cfg_scale"]), steps)
     drawn = From(settings["first_differentiable_step"]).draw(steps, Randomness(0))
     rng = stored_noise(stored["noise"])
     with backbone.checkpointing(checkpointing):
-        rollout = denoise(backbone, sampling, noise, conditioning_from(inputs, len(noise)), drawn, rng)
+        conditioning = conditioning_from(inputs, len(noise))
+        rollout = model.rollout(conditioning, geometry, rng, drawn, noise=noise)
         video = backbone.decode(rollout.latents, geometry, [settings["decode_frame"]])
     frame = video[:, 0] * 2 - 1  # the official code hands the decoder's own range to the reward
     loss = (frame * inputs["probe"]).mean()

@@ -13,9 +13,9 @@ from vader_svd.architecture import NAMED
 from vader_core import Geometry, GeometryRequest, Prompt, Randomness, VaderError
 from vader_core.builtin.samplers.euler import Euler
 from vader_core.lora.adapter import LoraSettings, adapter_parameters, attach_lora
-from vader_core.method.denoise import Sampling, denoise
-from vader_core.method.gradient import NO_GRADIENT, Drawn
+from vader_core.method.gradient import Drawn
 from vader_core.method.guidance import Guidance
+from vader_core.method.model import Model
 from vader_core.testing.backbones import backbone_clauses, backbone_subject
 
 RNG = Randomness(0, samples=(0, 1))
@@ -69,11 +69,8 @@ def test_a_picture_file_becomes_the_pipelines_video(make_backbone, prompts, num_
     with torch.no_grad():
         conditioning = conditioned(backbone, prompts, geometry)
     noise = backbone.initial_noise(2, geometry, RNG)
-    euler = Euler()
-    sampling = Sampling(
-        euler, euler.plan(backbone.schedule, num_steps, geometry), Guidance(backbone.defaults.guidance_scale)
-    )
-    latents = denoise(backbone, sampling, noise, conditioning, NO_GRADIENT, RNG).latents
+    model = Model(backbone, Euler(), Guidance(backbone.defaults.guidance_scale), num_steps)
+    latents = model.rollout(conditioning, geometry, RNG, noise=noise).latents
     with torch.no_grad():
         ours = backbone.decode(latents, geometry).clamp(0, 1)
     theirs = pipeline_of(backbone)(
@@ -285,11 +282,9 @@ def test_the_encoder_stays_in_float32(make_backbone, prompts, geometry, dtype):
 def lora_gradient(backbone, prompts, geometry, weight, scale):
     """The LoRA's gradient through the last step alone, of a loss as small as a pixel's share of a mean."""
     attach_lora(backbone.denoiser, LoraSettings(2, 2.0, backbone.lora_targets))
-    euler = Euler()
-    sampling = Sampling(euler, euler.plan(backbone.schedule, 2, geometry), Guidance((1.0, 3.0)))
+    model = Model(backbone, Euler(), Guidance((1.0, 3.0)), 2)
     conditioning = backbone.condition(backbone.encode_text(prompts), prompts, geometry, Randomness(0))
-    noise = backbone.initial_noise(1, geometry, Randomness(0))
-    latents = denoise(backbone, sampling, noise, conditioning, Drawn(frozenset({1})), Randomness(0)).latents
+    latents = model.rollout(conditioning, geometry, Randomness(0), Drawn(frozenset({1}))).latents
     loss = backbone.decode(latents, geometry, [1]).mean() * weight * scale
     parameters = [
         value for name, value in adapter_parameters(backbone.denoiser).items() if ".lora_B." in name

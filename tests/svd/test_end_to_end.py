@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
-from vader_core.method.settings import StepSettings
-from vader_core.method.step import reward_gradient_step
 
 from vader_core import Geometry
-from vader_core.api.plan import dry_run
-from vader_core.api.train import Request, train
+from vader_core.api.configure import complete
+from vader_core.api.plan import plan
+from vader_core.api.train import train
 from vader_core.assembly.prepare import prepare
 from vader_core.builtin.samplers.euler import Euler
 from vader_core.cli.sample import command as sample_command
-from vader_core.lora.adapter import LoraSettings, adapter_parameters, attach_lora
-from vader_core.method.denoise import Sampling, denoise
-from vader_core.method.gradient import NO_GRADIENT, Last, Steps
+from vader_core.first_party import FIRST_PARTY
+from vader_core.lora.adapter import LoraSettings
+from vader_core.lora.tuning import Lora
 from vader_core.method.guidance import Guidance
 from vader_core.method.mixture import Mixture, Term
-from vader_core.method.segments import sample_video
+from vader_core.method.model import Model
+from vader_core.method.objective import Batch
+from vader_core.method.options import RewardGradientOptions
+from vader_core.method.reward_gradient import RewardGradient
+from vader_core.method.segments import Segments, sample_video
 from vader_core.randomness import Randomness
-from vader_core.registry import FIRST_PARTY, load_registry
+from vader_core.registry import load_registry
 from vader_core.run.adapters import find_adapter
 from vader_core.run.config import validated
-from vader_core.run.layers import read_recipe, recipes
+from vader_core.run.layers import changed, read_recipe, recipes
 from vader_core.testing.plugin import add_testing_plugin
 from vader_core.testing.tiny import BrightnessReward
 
 RNG = Randomness(0, samples=(0, 1))
+GEOMETRY = Geometry(16, 16, 3, 7)
 
 
 @pytest.fixture(scope="module")
@@ -42,30 +47,23 @@ def registry():
 def config(tmp_path_factory):
     pictures = str(tmp_path_factory.mktemp("pictures"))
     return {
-        "backbone": {"name": "svd", "options": {"weights": "random", "architecture": "tiny"}},
+        "backbone": {"name": "svd", "weights": "random", "architecture": "tiny"},
         "video": {"height": 16, "width": 24, "num_frames": 3},
-        "sampling": {"num_steps": 3},
-        "gradient": "last:2",
-        "reward_frames": "last",
-        "rewards": [{"name": "brightness"}],
-        "prompts": {"source": "svd_demo_images", "options": {"folder": pictures, "height": 32, "width": 48}},
+        "sampler": {"num_steps": 3},
+        "objective": {"reward_gradient": {"gradient": "last:2", "reward_frames": "last", "segments": 2}},
+        "reward": [{"name": "brightness"}],
+        "prompts": {"source": "svd_demo_images", "folder": pictures, "height": 32, "width": 48},
         "lora": {"rank": 2},
-        "trainer": {
-            "max_steps": 2,
-            "lr": 1e-2,
-            "checkpoint_every": 1,
-            "validation_prompts": 0,
-            "trackers": [],
-            "device": "cpu",
-            "segments": 2,
-        },
+        "trainer": {"max_steps": 2, "lr": 1e-2, "device": "cpu"},
+        "validation": {"prompts": 0},
+        "run": {"checkpoint_every": 1, "trackers": []},
     }
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, registry, config) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    train(Request(validated(config), folder), registry)
+    train(validated(config), out=folder, registry=registry)
     return folder
 
 
@@ -89,29 +87,25 @@ def test_the_run_is_sampled(run, tmp_path):
 
 @pytest.fixture(scope="module")
 def tuned(make_backbone):
-    """A backbone whose LoRA is away from zero."""
+    """A model whose LoRA is away from zero."""
     backbone = make_backbone(neighbours="all")
-    attach_lora(backbone.denoiser, LoraSettings(2, 2.0, backbone.lora_targets))
+    lora = Lora(backbone.denoiser, LoraSettings(2, 2.0, backbone.lora_targets))
     generator = torch.Generator().manual_seed(1)
-    for parameter in adapter_parameters(backbone.denoiser).values():
+    for parameter in lora.parameters().values():
         parameter.data.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return backbone
+    return Model(backbone, Euler(), Guidance((1.0, 3.0)), 3, GEOMETRY, lora)
 
 
-def settings(backbone, **more) -> StepSettings:
-    geometry = Geometry(16, 16, 3, 7)
-    euler = Euler()
-    plan = euler.plan(backbone.schedule, 3, geometry)
-    given = {"gradient": Last(2), "reward_frames": "all", **more}
-    return StepSettings(geometry=geometry, sampling=Sampling(euler, plan, Guidance((1.0, 3.0))), **given)
-
-
-def gradient(backbone, prompts, rng=RNG, **more):
-    parameters = adapter_parameters(backbone.denoiser)
+def gradient(model, prompts, rng=RNG, **more):
+    parameters = model.tuning.parameters()
     for parameter in parameters.values():
         parameter.grad = None
-    mixture = Mixture((Term("brightness", BrightnessReward(), 1.0),))
-    result = reward_gradient_step(backbone, mixture, prompts, settings(backbone, **more), rng)
+    objective = RewardGradient(
+        RewardGradientOptions(**{"gradient": "last:2", "reward_frames": "all", **more})
+    )
+    objective.use(Mixture((Term("brightness", BrightnessReward(), 1.0),)))
+    (prepared,) = objective.prepare(model, [Batch(prompts, GEOMETRY, rng)], None)
+    result = objective.step(model, prepared, torch.Tensor.backward, 0)
     return torch.cat([parameter.grad.flatten() for parameter in parameters.values()]), result
 
 
@@ -127,32 +121,29 @@ def test_a_batch_of_two_is_the_mean_of_two(tuned, prompts):
 
 def test_recomputing_changes_nothing(tuned, prompts):
     plain, _ = gradient(tuned, prompts)
-    recomputed, _ = gradient(tuned, prompts, checkpointing=True)
+    recomputed, _ = gradient(replace(tuned, checkpointing=True), prompts)
     assert apart(recomputed, plain) < 1e-4
 
 
 def test_three_segments_are_joined_without_the_repeated_frame(tuned, prompts):
-    video, *_ = sample_video(tuned, prompts, settings(tuned, segments=3), RNG)
+    video, _ = sample_video(tuned, prompts, GEOMETRY, RNG, Segments(3))
     assert video.shape == (2, 3 + 2 + 2, 3, 16, 16)
-    first, *_ = sample_video(tuned, prompts, settings(tuned), RNG.within("segment", 0))
+    first, _ = sample_video(tuned, prompts, GEOMETRY, RNG.within("segment", 0))
     torch.testing.assert_close(video[:, :3], first, atol=1e-4, rtol=1e-4)
     # The second segment starts from the last frame of the first.
-    text = tuned.encode_text(prompts)
     own = RNG.within("segment", 1)
     boundary = video[:, 2].clamp(0, 1)
     with torch.no_grad():
-        conditioning = tuned.condition(text, prompts, settings(tuned).geometry, own, image=boundary)
-        noise = tuned.initial_noise(2, settings(tuned).geometry, own)
-        again = denoise(tuned, settings(tuned).sampling, noise, conditioning, NO_GRADIENT, own)
-        second = tuned.decode(again.latents, settings(tuned).geometry)
+        conditioning = tuned.condition(prompts, GEOMETRY, own, image=boundary)
+        second = tuned.decode(tuned.rollout(conditioning, GEOMETRY, own).latents, GEOMETRY)
     torch.testing.assert_close(video[:, 3:5], second[:, 1:], atol=1e-3, rtol=1e-3)
 
 
 def test_the_boundary_frame_carries_gradient_only_when_asked(tuned, prompts):
     last, result = gradient(tuned, prompts, segments=3)
     assert result.frames == tuple(range(7))
-    every, _ = gradient(tuned, prompts, segments=3, gradient_segments=(0, 1, 2))
-    carried, _ = gradient(tuned, prompts, segments=3, gradient_segments=(0, 1, 2), carry_gradient=True)
+    every, _ = gradient(tuned, prompts, segments=3, gradient_segments=[0, 1, 2])
+    carried, _ = gradient(tuned, prompts, segments=3, gradient_segments=[0, 1, 2], carry_gradient=True)
     assert last.any()
     assert apart(every, last) > 0.05
     assert apart(carried, every) > 1e-4
@@ -177,9 +168,9 @@ def test_memory_of_a_graph_does_not_grow_with_the_segments(tuned, prompts):
 
 
 def test_one_middle_step_is_enough_for_a_gradient(tuned, prompts):
-    middle, result = gradient(tuned, prompts, gradient=Steps((1,)))
+    middle, result = gradient(tuned, prompts, gradient="steps:1")
     assert result.steps == {1}
-    last, _ = gradient(tuned, prompts, gradient=Last(1))
+    last, _ = gradient(tuned, prompts, gradient="last")
     assert middle.norm() > 10 * last.norm()
 
 
@@ -187,8 +178,8 @@ def test_one_middle_step_is_enough_for_a_gradient(tuned, prompts):
 
 
 def test_the_default_run_is_planned_without_weights(registry):
-    tree = {"backbone": {"name": "svd"}, "rewards": [{"name": "brightness"}], "trainer": {"device": "cpu"}}
-    facts = dry_run(validated(tree), registry)
+    tree = {"backbone": {"name": "svd"}, "reward": [{"name": "brightness"}], "trainer": {"device": "cpu"}}
+    facts = plan(validated(tree), registry=registry)
     assert facts["denoiser_parameters"] == 1_524_623_082
     assert facts["lora_modules"] == 192
     assert facts["video"] == "576x1024, 14 frames at 7 fps"
@@ -197,20 +188,20 @@ def test_the_default_run_is_planned_without_weights(registry):
 def test_fewer_steps_keep_a_gradient_that_fits(registry):
     tree = {
         "backbone": {"name": "svd"},
-        "sampling": {"num_steps": 5},
-        "rewards": [{"name": "brightness"}],
+        "sampler": {"num_steps": 5},
+        "reward": [{"name": "brightness"}],
         "trainer": {"device": "cpu"},
     }
-    assert prepare(validated(tree), registry).config.gradient == "steps:2"
+    found = prepare(complete(validated(tree), registry), registry).config
+    assert found.objective["reward_gradient"].options["gradient"] == "steps:2"
 
 
 @pytest.mark.parametrize("name", ["svd_long_vjepa", "svd_aesthetic"])
 def test_the_recipes_make_a_run(registry, name):
     assert recipes(registry)[name]["summary"]
-    config = validated(read_recipe(registry, name))
-    config.trainer.device = "cpu"
-    assert {item.name for item in config.rewards} <= set(FIRST_PARTY["vader-rewards"])
-    assembly = prepare(config, registry)
+    config = changed(validated(read_recipe(registry, name)), trainer={"device": "cpu"})
+    assert {item.name for item in config.reward} <= set(FIRST_PARTY["vader-rewards"]["reward"])
+    assembly = prepare(complete(config, registry), registry)
     assert assembly.geometry == Geometry(576, 1024, 14, 7)
-    assert assembly.settings.sampling.guidance.scale == (1.0, 3.0)
-    assert assembly.settings.segments == (3 if name == "svd_long_vjepa" else 1)
+    assert assembly.model.guidance.scale == (1.0, 3.0)
+    assert assembly.segments.count == (3 if name == "svd_long_vjepa" else 1)

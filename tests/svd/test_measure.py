@@ -12,6 +12,7 @@ from vader_core import Geometry, Randomness
 from vader_core.builtin.samplers.euler import Euler
 from vader_core.lora.adapter import LoraSettings, attach_lora
 from vader_core.method.gradient import parse_gradient
+from vader_core.prediction import Prediction
 from vader_core.sampler import State
 from vader_core.schedule import VarianceExploding
 
@@ -22,7 +23,7 @@ def test_the_reach_is_the_derivative_of_the_sampler():
     predictions = torch.zeros(6, dtype=torch.float64, requires_grad=True)
     state = State(torch.ones(1, dtype=torch.float64))
     for step in range(6):
-        state = euler.step(plan, step, state, predictions[step], None)
+        state = euler.step(plan, step, state, Prediction(predictions[step]), None)
     (derivative,) = torch.autograd.grad(state.latents.sum(), predictions)
     torch.testing.assert_close(
         derivative.abs(), torch.tensor(reach(plan.tables["sigma"]), dtype=torch.float64)

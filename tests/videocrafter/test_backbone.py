@@ -81,7 +81,7 @@ def test_the_frame_rate_reaches_both_branches(backbone):
     latents, time = latents_of(3), torch.tensor([500.0, 500.0])
     for branch in ("conditional_branch", "unconditional_branch"):
         with torch.no_grad():
-            a, b = (backbone.predict(latents, time, getattr(c, branch)) for c in (slow, fast))
+            a, b = (backbone.predict(latents, time, getattr(c, branch)).value for c in (slow, fast))
         assert not torch.allclose(a, b)
 
 
@@ -205,7 +205,7 @@ def test_half_precision_weights_predict_in_the_latents_dtype():
         half.encode_text(PROMPTS), PROMPTS, Geometry(16, 24, 3, 24), Randomness(0, samples=(0, 1))
     )
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        prediction = half.predict(latents_of(3), torch.tensor([500.0, 20.0]), conditioning)
+        prediction = half.predict(latents_of(3), torch.tensor([500.0, 20.0]), conditioning).value
         video = half.decode(latents_of(3), Geometry(16, 24, 3, 24))
     assert prediction.dtype == video.dtype == torch.float32
 

@@ -6,16 +6,18 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
-from vader_core.method.step import reward_gradient_step
 from vader_videocrafter.lora_format import PREFIX, VideoCrafterLora
 
-from vader_core.api.plan import dry_run
-from vader_core.api.train import Request, train
+from vader_core.api.configure import complete
+from vader_core.api.plan import plan
+from vader_core.api.train import train
+from vader_core.assembly.loading import load_rewards
 from vader_core.assembly.prepare import prepare
 from vader_core.cli.sample import command as sample_command
 from vader_core.lora.adapter import (
@@ -27,6 +29,7 @@ from vader_core.lora.adapter import (
     set_adapter,
 )
 from vader_core.lora.formats import Adapter
+from vader_core.method.objective import Batch
 from vader_core.randomness import Randomness
 from vader_core.registry import load_registry
 from vader_core.run.adapters import find_adapter
@@ -35,31 +38,24 @@ from vader_core.testing.plugin import add_testing_plugin
 from vader_core.text import TextCache
 
 CONFIG = {
-    "backbone": {"name": "videocrafter", "options": {"weights": "random", "architecture": "tiny"}},
+    "backbone": {"name": "videocrafter", "weights": "random", "architecture": "tiny"},
     "video": {"height": 16, "width": 24, "num_frames": 3},
-    "sampling": {"num_steps": 3, "guidance_scale": 3.0},
-    "rewards": [{"name": "brightness"}],
+    "sampler": {"num_steps": 3, "guidance_scale": 3.0},
+    "reward": [{"name": "brightness"}],
     "prompts": {"source": "animal"},
     "lora": {"rank": 2, "alpha": 8},
-    "trainer": {
-        "max_steps": 3,
-        "lr": 1e-2,
-        "seed": 3,
-        "checkpoint_every": 1,
-        "validation_prompts": 0,
-        "trackers": [],
-        "device": "cpu",
-    },
+    "trainer": {"max_steps": 3, "lr": 1e-2, "seed": 3, "device": "cpu"},
+    "validation": {"prompts": 0},
+    "run": {"checkpoint_every": 1, "trackers": []},
 }
 
 KILLED = """
 import json, os, signal, sys
-from pathlib import Path
 from vader_core.run.config import validated
 from vader_core.registry import load_registry
 from vader_core.testing.plugin import add_testing_plugin
 from vader_core.run.tracking import Silence
-from vader_core.api.train import Request, train
+from vader_core.api.train import train
 
 class Killer(Silence):
     def record(self, record):
@@ -67,7 +63,8 @@ class Killer(Silence):
             os.kill(os.getpid(), signal.SIGKILL)
 
 config = validated(json.loads(sys.argv[1]))
-train(Request(config, Path(sys.argv[2])), add_testing_plugin(load_registry()), Killer())
+registry = add_testing_plugin(load_registry())
+train(config, out=sys.argv[2], registry=registry, listener=Killer())
 """
 
 
@@ -79,7 +76,7 @@ def registry():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, registry) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    train(Request(validated(CONFIG), folder), registry)
+    train(validated(CONFIG), out=folder, registry=registry)
     return folder
 
 
@@ -95,7 +92,7 @@ def test_killed_and_resumed_it_ends_where_the_whole_run_ends(run, registry, tmp_
         [sys.executable, "-c", KILLED, json.dumps(CONFIG), str(folder)], capture_output=True, check=False
     )
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
-    train(Request(validated(CONFIG), folder, resume=True), registry)
+    train(validated(CONFIG), out=folder, resume=True, registry=registry)
     whole, resumed = (find_adapter(str(path), registry).tensors for path in (run, folder))
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
@@ -127,16 +124,18 @@ def gradient_of(
 ) -> dict[str, torch.Tensor]:
     """The LoRA's gradient of one training step of the given samples."""
     tree = json.loads(json.dumps(CONFIG))
-    tree["trainer"]["gradient_checkpointing"] = recompute
-    tree["sampling"]["split_guidance"] = split
-    assembly = prepare(validated(tree), registry, device=torch.device("cpu"))
-    assembly.load_rewards()
+    tree["performance"] = {"gradient_checkpointing": recompute}
+    tree["sampler"]["split_guidance"] = split
+    assembly = prepare(complete(validated(tree), registry), registry)
+    load_rewards(assembly)
     parameters = adapter_parameters(backbone.denoiser)
     for parameter in parameters.values():
         parameter.grad = None
-    prompts = assembly.draw_prompts(list(samples))
     rng = Randomness(seed=3, step=0, samples=samples)
-    reward_gradient_step(backbone, assembly.rewards, prompts, assembly.settings, rng)
+    batch = Batch(assembly.draw_prompts(list(samples)), assembly.geometry, rng)
+    model = replace(assembly.model, backbone=backbone)
+    (prepared,) = assembly.objective.prepare(model, [{"prompts": batch}], None)
+    assembly.objective.step(model, prepared, torch.Tensor.backward, 0)
     return {name: parameter.grad.clone() for name, parameter in parameters.items()}
 
 
@@ -178,8 +177,8 @@ def test_only_the_lora_gets_a_gradient(tuned, registry):
 
 
 def test_the_default_run_is_planned_without_weights(registry):
-    tree = {"backbone": {"name": "videocrafter"}, "rewards": [{"name": "brightness"}]}
-    facts = dry_run(validated({**tree, "trainer": {"device": "cpu"}}), registry)
+    tree = {"backbone": {"name": "videocrafter"}, "reward": [{"name": "brightness"}]}
+    facts = plan(validated({**tree, "trainer": {"device": "cpu"}}), registry=registry)
     assert facts["denoiser_parameters"] == 1_413_284_420
     assert (facts["lora_modules"], facts["trainable_parameters"]) == (198, 5_015_552)
     assert facts["video"] == "320x512, 12 frames at 24 fps"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vader_core.registry import FIRST_PARTY, load_registry
+from vader_core.first_party import FIRST_PARTY
+from vader_core.registry import load_registry
 from vader_core.run.config import validated
 from vader_core.run.layers import read_recipe, recipes
 
@@ -31,10 +32,10 @@ def test_published_settings(registry, name):
         12,
         24,
     )
-    assert (config.sampling.num_steps, config.sampling.guidance_scale) == (25, 12.0)
+    assert (config.sampler.num_steps, config.sampler.guidance_scale) == (25, 12.0)
     assert config.lora.alpha == 8
     assert config.lora.rank == {"videocrafter_pick_score": 16, "videocrafter_hps_aesthetic": 8}[name]
     assert (config.trainer.lr, config.trainer.accumulate, config.trainer.max_steps) == (2e-4, 8, 450)
-    assert {item.name for item in config.rewards} <= set(FIRST_PARTY["vader-rewards"])
+    assert {item.name for item in config.reward} <= set(FIRST_PARTY["vader-rewards"]["reward"])
     registry.get("backbone", config.backbone.name).options(config.backbone.options)
-    registry.get("sampler", config.sampling.sampler).options(config.sampling.options)
+    registry.get("sampler", config.sampler.name).options(config.sampler.options)

@@ -10,6 +10,7 @@ from vader_videocrafter.schedule import clean_scale, videocrafter_schedule
 from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
+from vader_core.prediction import Prediction
 from vader_core.sampler import State
 from vader_core.schedule import RectifiedFlow, VariancePreserving
 
@@ -69,7 +70,7 @@ def test_noise_is_asked_for_in_every_step_or_in_none():
 def test_a_step_without_its_noise_is_refused():
     latents = torch.zeros(1, 4, 2, 2, 2)
     with pytest.raises(VaderError, match="needs noise"):
-        VideoCrafterDDIM().step(plan_of(25), 0, State(latents), latents, None)
+        VideoCrafterDDIM().step(plan_of(25), 0, State(latents), Prediction(latents), None)
 
 
 @pytest.mark.parametrize("i", [0, 7, 24])
@@ -78,7 +79,7 @@ def test_renoised_latents_give_back_their_clean_estimate(i):
     generator = torch.Generator().manual_seed(0)
     clean, noise = (torch.randn(1, 4, 2, 3, 3, generator=generator, dtype=torch.float64) for _ in range(2))
     state = sampler.renoise(plan, i, clean, noise)
-    torch.testing.assert_close(sampler.clean(plan, i, state, noise), clean)
+    torch.testing.assert_close(sampler.clean(plan, i, state, Prediction(noise)), clean)
 
 
 @pytest.mark.parametrize("i", [0, 7, 24])
@@ -95,7 +96,7 @@ def test_a_v_prediction_of_the_same_path_gives_the_same_step(i):
     scaled = (latents - noise * epsilon) / signal
     v = signal * epsilon - noise * scaled
     steps = [
-        sampler.step(plan, i, State(latents), prediction, fresh).latents
-        for plan, prediction in ((epsilon_plan, epsilon), (v_plan, v))
+        sampler.step(plan, i, State(latents), Prediction(value), fresh).latents
+        for plan, value in ((epsilon_plan, epsilon), (v_plan, v))
     ]
     torch.testing.assert_close(*steps)

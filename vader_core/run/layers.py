@@ -97,12 +97,17 @@ def read_recipe(registry: Registry, name: str) -> Tree:
 
 
 def changes(before: RunConfig, after: RunConfig) -> list[str]:
-    """What differs, one line a key: ``trainer.lr: 0.0002 -> 0.0001``."""
-    left, right = _flat(before.model_dump(mode="json")), _flat(after.model_dump(mode="json"))
+    """What differs, one line per key: ``trainer.lr: 0.0002 -> 0.0001``."""
+    left, right = _flat(_written(before)), _flat(_written(after))
     keys = sorted(left.keys() | right.keys())
     return [
         f"{key}: {left.get(key)!r} -> {right.get(key)!r}" for key in keys if left.get(key) != right.get(key)
     ]
+
+
+def _written(config: RunConfig) -> Tree:
+    """The tree as a file gives it back: a component's own options are then text, typed by nobody yet."""
+    return validated(read_document(to_yaml(config))).model_dump(mode="json")
 
 
 def _flat(tree: Any, where: str = "") -> dict[str, Any]:

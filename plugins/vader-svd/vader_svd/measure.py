@@ -20,9 +20,9 @@ from torch import Tensor
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
 from vader_core.lora.adapter import LoraSettings, adapter_parameters, attach_lora
-from vader_core.method.denoise import Sampling, denoise
 from vader_core.method.gradient import parse_gradient
 from vader_core.method.guidance import Guidance
+from vader_core.method.model import Model
 from vader_core.randomness import Randomness
 from vader_core.registry import load_registry
 from vader_svd.architecture import NAMED
@@ -62,8 +62,8 @@ def gradient_rows(
     step is favoured by what a reward likes.
     """
     sampler = load_registry().get("sampler", "euler").make({}, device=backbone.device, dtype=backbone.dtype)
-    plan = sampler.plan(backbone.schedule, num_steps, geometry)
-    sampling = Sampling(sampler, plan, Guidance(backbone.defaults.guidance_scale))
+    model = Model(backbone, sampler, Guidance(backbone.defaults.guidance_scale), num_steps)
+    sigmas = model.plan(geometry).tables["sigma"]
     rng = Randomness(seed)
     with tempfile.TemporaryDirectory() as folder:
         pictures = DemoImages(
@@ -71,20 +71,19 @@ def gradient_rows(
         )
         prompts = pictures.draw([0])
         with torch.no_grad():
-            conditioning = backbone.condition(backbone.encode_text(prompts), prompts, geometry, rng)
-    noise = backbone.initial_noise(1, geometry, rng)
+            conditioning = model.condition(prompts, geometry, rng)
     parameters = list(adapter_parameters(backbone.denoiser).values())
     direction = rng.normal("direction", (3, geometry.height, geometry.width), device=backbone.device)
-    reaches = reach(plan.tables["sigma"])
+    reaches = reach(sigmas)
     for choice in choices:
         drawn = parse_gradient(choice).draw(num_steps, rng)
         with backbone.checkpointing(True):
-            rollout = denoise(backbone, sampling, noise, conditioning, drawn, rng)
-            video = backbone.decode(rollout.latents, geometry, [geometry.num_frames // 2])
+            rollout = model.rollout(conditioning, geometry, rng, drawn)
+            video = model.decode(rollout.latents, geometry, [geometry.num_frames // 2])
             gradients = torch.autograd.grad((video[:, 0] * direction).mean(), parameters)
         first = min(drawn.steps)
         norm = torch.stack([gradient.float().square().sum() for gradient in gradients]).sum().sqrt()
-        yield GradientRow(choice, plan.tables["sigma"][first], reaches[first], float(norm))
+        yield GradientRow(choice, sigmas[first], reaches[first], float(norm))
 
 
 @dataclass(frozen=True)
