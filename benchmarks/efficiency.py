@@ -7,13 +7,14 @@
 
 Both methods train the same LoRA of the same model with the same sampler, prompts, reward, optimizer and
 clipping; they differ in where the update comes from and in the clips an update. Every run is scored at
-intervals on the same held-out prompts and noise. It runs from a bare checkout too, with
-``PYTHONPATH=.:plugins/vader-demo``.
+intervals on the same held-out prompts and noise, sampled without random steps. It runs from a bare checkout
+too, with ``PYTHONPATH=.:plugins/vader-demo:examples/vader-policy-gradient``.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
@@ -25,22 +26,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from checkout import registry_of_checkout
-from policy_gradient import PolicySettings, policy_gradient_step
+from checkout import registry_of_checkout, with_policy_gradient
 
+from vader_core.api.configure import complete
+from vader_core.assembly.loading import attach, load_backbone, load_rewards
 from vader_core.assembly.parts import Assembly
 from vader_core.assembly.prepare import prepare
 from vader_core.evaluation.comparison import evaluation_pairs
 from vader_core.evaluation.validation import score_pairs
-from vader_core.lora.adapter import adapter_parameters
-from vader_core.method.step import reward_gradient_step
-from vader_core.randomness import Randomness
 from vader_core.run.config import validated
+from vader_core.run.layers import merged
+from vader_core.training.batches import PromptBatches
+from vader_core.training.processes import SingleProcess
 
 REWARD = "demo_aesthetic"
 MONITORS = ("demo_alignment", "demo_alignment_held_out", "demo_aesthetic_held_out", "demo_judge_shape")
-#: Clips an update of the reward gradient, as in the demo recipe.
+#: Clips per update of the reward gradient, as in the demo recipe.
 BATCH_SIZE = 4
+#: Prompts per update of the policy gradient, and clips per prompt.
+GROUPS, GROUP_SIZE = 4, 8
+#: Of the policy gradient's sampling: a in sigma = a sqrt(tau / (1 - tau)); this one is the paper's.
+NOISE_LEVEL = 0.7
 #: Names the noise of the held-out clips, the same for every run.
 EVALUATION_SEED = 0
 
@@ -63,12 +69,24 @@ class Job:
     seed: int
     queries: int
     every: int
-    noise_level: float = 0.7
+    noise_level: float = NOISE_LEVEL
 
     @property
     def batch_size(self) -> int:
-        """Reward queries an update."""
-        return BATCH_SIZE if self.method == "vader" else PolicySettings().batch_size
+        """Reward queries per update."""
+        return BATCH_SIZE if self.method == "vader" else GROUPS * GROUP_SIZE
+
+    @property
+    def sections(self) -> dict[str, Any]:
+        """What the method asks of the configuration."""
+        if self.method == "vader":
+            own = {"gradient": "last", "reward_frames": "all"}
+            return {"objective": {"reward_gradient": own}, "trainer": {"batch_size": BATCH_SIZE}}
+        return {
+            "objective": {"policy_gradient": {"weight": 1.0, "group": GROUP_SIZE}},
+            "sampler": {"noise_level": self.noise_level},
+            "trainer": {"batch_size": GROUPS},
+        }
 
 
 #: The sweep: (method, learning rate, queries, updates between evaluations, noise level).
@@ -86,79 +104,50 @@ SWEEP = (
 )
 
 
-def assemble(seed: int, pairs: int, device: str) -> Assembly:
-    """The demo with its adapter attached, the reward and the monitors."""
-    config = validated(
-        {
-            "backbone": {"name": "demo"},
-            "gradient": "last",
-            "rewards": [{"name": REWARD}],
-            "monitors": [{"name": name} for name in MONITORS],
-            "reward_frames": "all",
-            "prompts": {"source": "demo"},
-            "lora": {"rank": 8, "alpha": 8},
-            "trainer": {
-                "seed": seed,
-                "device": device,
-                "precision": "fp32",
-                "gradient_checkpointing": False,
-                "validation_batch": min(pairs, 64 if device == "cuda" else 8),
-            },
-        }
-    )
-    assembly = prepare(config, registry_of_checkout())
-    assembly.load_backbone()
-    assembly.attach()
-    assembly.load_rewards()
-    return assembly
+def assemble(job: Job, pairs: int, device: str) -> tuple[Assembly, Assembly]:
+    """The demo with its adapter attached, the reward and the monitors; and the same model for its judges."""
+    registry = with_policy_gradient(registry_of_checkout())
+    plain = {
+        "backbone": {"name": "demo"},
+        "reward": [{"name": REWARD}],
+        "monitor": [{"name": name} for name in MONITORS],
+        "prompts": {"source": "demo"},
+        "lora": {"rank": 8, "alpha": 8},
+        "trainer": {"seed": job.seed, "device": device, "precision": "fp32"},
+        "performance": {"gradient_checkpointing": False},
+        "validation": {"batch": min(pairs, 64 if device == "cuda" else 8)},
+    }
+    assembly = prepare(complete(validated(merged(plain, job.sections)), registry), registry)
+    load_backbone(assembly)
+    attach(assembly)
+    load_rewards(assembly)
+    config = complete(validated(merged(plain, {"trainer": {"seed": EVALUATION_SEED}})), registry)
+    model = prepare(config, registry).model
+    model = replace(model, backbone=assembly.backbone, tuning=assembly.model.tuning)
+    return assembly, replace(assembly, config=config, model=model)
 
 
-def _evaluate(assembly: Assembly, pairs: int) -> dict[str, float]:
-    config = assembly.config.model_copy(deep=True)
-    config.trainer.seed = EVALUATION_SEED
-    judge = replace(assembly, config=config)
+def _evaluate(judge: Assembly, pairs: int) -> dict[str, float]:
     mixtures = (judge.rewards, judge.monitors)
     scored = score_pairs(judge, evaluation_pairs(judge, pairs), mixtures, keep_videos=False)
     return {name: round(float(values.mean()), 5) for name, values in scored.scores.items()}
 
 
 def _updates(assembly: Assembly, job: Job) -> Iterator[None]:
-    """Train without end; one update an item."""
-    parameters = list(adapter_parameters(assembly.backbone.denoiser).values())
+    """Train without end; one update per item."""
+    model, objective, trainer = assembly.model, assembly.objective, assembly.config.trainer
+    assert objective is not None
+    parameters = list(model.tuning.parameters().values())
     optimizer = torch.optim.AdamW(parameters, lr=job.lr, weight_decay=0.01)
-    update = _vader_update if job.method == "vader" else _policy_update
-    step = 0
-    while True:
+    processes = SingleProcess(assembly.device)
+    batches = PromptBatches(assembly.draw_prompts, assembly.geometry, job.seed, trainer.batch_size, 1)
+    for step in itertools.count():
         optimizer.zero_grad(set_to_none=True)
-        update(assembly, job, step)
+        (prepared,) = objective.prepare(model, [batches.at(step, 0, *processes.here)], processes)
+        objective.step(model, prepared, processes.backward, 0)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        step += 1
         yield
-
-
-def _vader_update(assembly: Assembly, job: Job, step: int) -> None:
-    indices = list(range(step * BATCH_SIZE, (step + 1) * BATCH_SIZE))
-    rng = Randomness(job.seed, step, 0, tuple(indices))
-    prompts = assembly.draw_prompts(indices)
-    reward_gradient_step(assembly.backbone, assembly.rewards, prompts, assembly.settings, rng)
-
-
-def _policy_update(assembly: Assembly, job: Job, step: int) -> None:
-    settings = PolicySettings(noise_level=job.noise_level)
-    first = step * settings.groups
-    drawn = assembly.draw_prompts(list(range(first, first + settings.groups)))
-    prompts = [prompt for prompt in drawn for _ in range(settings.group_size)]
-    indices = tuple(range(step * settings.batch_size, (step + 1) * settings.batch_size))
-    policy_gradient_step(
-        assembly.backbone,
-        assembly.rewards,
-        prompts,
-        assembly.settings.sampling,
-        assembly.geometry,
-        settings,
-        Randomness(job.seed, step, 0, indices),
-    )
 
 
 def _now(device: torch.device) -> float:
@@ -169,8 +158,8 @@ def _now(device: torch.device) -> float:
 
 def train(job: Job, pairs: int, device: str, ends_at: float) -> dict[str, Any]:
     """One run's curve; it ends early, and says so, when the clock passes ``ends_at``."""
-    assembly = assemble(job.seed, pairs, device)
-    curve = [{"queries": 0, "seconds": 0.0, **_evaluate(assembly, pairs)}]
+    assembly, judge = assemble(job, pairs, device)
+    curve = [{"queries": 0, "seconds": 0.0, **_evaluate(judge, pairs)}]
     updates, spent, whole = _updates(assembly, job), 0.0, True
     total = job.queries // job.batch_size
     for done in range(1, total + 1):
@@ -178,7 +167,7 @@ def train(job: Job, pairs: int, device: str, ends_at: float) -> dict[str, Any]:
         next(updates)
         spent += _now(assembly.device) - begun
         if done % job.every == 0 or done == total:
-            scores = _evaluate(assembly, pairs)
+            scores = _evaluate(judge, pairs)
             curve.append({"queries": done * job.batch_size, "seconds": round(spent, 3), **scores})
         if time.time() > ends_at:
             whole = False
@@ -230,13 +219,13 @@ def _median_seconds(update: Callable[[], None], device: torch.device, repeats: i
 def timing(options: argparse.Namespace) -> None:
     """Seconds an update of each method with nothing else running; what the sweep's own clock cannot say."""
     options.out.mkdir(parents=True, exist_ok=True)
-    assembly = assemble(0, 8, options.device)
     found: dict[str, Any] = {
         "machine": _machine(options.device),
         "torch": torch.__version__.partition("+")[0],
     }
     for method in ("vader", "policy_gradient"):
         job = Job(method, 1e-5, 0, 0, 1)
+        assembly, _ = assemble(job, 8, options.device)
         updates = _updates(assembly, job)
         seconds = _median_seconds(lambda updates=updates: next(updates), assembly.device, options.repeats)
         found[method] = {
@@ -276,7 +265,7 @@ def collect(options: argparse.Namespace) -> None:
         "command": "python benchmarks/efficiency.py sweep",
         "reward": REWARD,
         "monitors": list(MONITORS),
-        "policy_gradient": asdict(PolicySettings()),
+        "policy_gradient": {"groups": GROUPS, "group_size": GROUP_SIZE, "noise_level": NOISE_LEVEL},
         "vader_batch_size": BATCH_SIZE,
         "timings": timings,
         "runs": [runs[key] for key in sorted(runs)],
@@ -286,7 +275,7 @@ def collect(options: argparse.Namespace) -> None:
 
 
 def _compact(tree: dict[str, Any]) -> str:
-    """JSON with one line a run."""
+    """JSON with one line per run."""
     runs = ",\n  ".join(json.dumps(run) for run in tree.pop("runs"))
     head = json.dumps(tree, indent=1).removesuffix("\n}")
     return f'{head},\n "runs": [\n  {runs}\n ]\n}}\n'

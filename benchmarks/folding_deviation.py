@@ -61,7 +61,7 @@ def row(scale: float) -> dict[str, float]:
     wanted = exact(x.double())
     plain = half(x)
     folding = Folding(half)
-    folding.set(True)
+    folding.on()
     return {
         "scale": scale,
         "adapter_moves_the_output_by": distance(base(x.double()), wanted),

@@ -19,7 +19,7 @@ from shortcuts_deviation import BATCH, load, sample
 from torch import Tensor, nn
 
 from vader_core.assembly.parts import Assembly
-from vader_core.method.shortcuts import WHOLE, Shortcuts
+from vader_core.method.shortcuts import WHOLE
 from vader_core.performance.fp8 import Fp8
 from vader_core.precision import without_autocast
 from vader_core.randomness import Randomness
@@ -35,16 +35,16 @@ def distance(found: Tensor, wanted: Tensor) -> float:
 @torch.no_grad()
 def predictions(assembly: Assembly) -> list[Tensor]:
     """The guided prediction of each step for pure noise, as far as the step's time goes."""
-    backbone, sampling = assembly.backbone, assembly.settings.sampling
+    backbone, model = assembly.backbone, assembly.model
     prompts = assembly.held_out_prompts()[:BATCH]
     rng = Randomness(1, samples=tuple(range(BATCH)))
     with assembly.autocast():
         conditioning = backbone.condition(backbone.encode_text(prompts), prompts, assembly.geometry, rng)
         noise = backbone.initial_noise(BATCH, assembly.geometry, rng)
         found = []
-        for time in sampling.plan.timesteps:
+        for time in model.plan(assembly.geometry).timesteps:
             given = noise.new_full((BATCH,), time)
-            found.append(sampling.guidance.predict(backbone, noise, given, conditioning).float())
+            found.append(model.guidance.predict(backbone, noise, given, conditioning).value.float())
     return found
 
 
@@ -59,9 +59,9 @@ def layer_errors(assembly: Assembly, fp8: Fp8) -> dict[str, dict[str, float]]:
         own = errors.setdefault(name, {"fp8": [], "bf16": []})
         with torch.autocast("cpu", dtype=torch.bfloat16):
             for kind in own:
-                fp8.on = kind == "fp8"
+                fp8.active = kind == "fp8"
                 own[kind].append(distance(type(layer).forward(layer, x), wanted))
-        fp8.on = False
+        fp8.off()
 
     hooks = [
         layer.register_forward_pre_hook(lambda layer, given, name=name: compare(name, layer, given[0]))
@@ -81,12 +81,13 @@ def main(file: Path) -> None:
     wanted, plain = predictions(exact), predictions(half)
     latents, scores = sample(exact, WHOLE)
     half_latents, half_scores = sample(half, WHOLE)
-    fp8 = half.backbone.fp8 = Fp8(half.backbone.denoiser, least_width=LEAST_WIDTH)
+    fp8 = Fp8(half.backbone.denoiser, least_width=LEAST_WIDTH)
     layers = layer_errors(half, fp8)
-    fp8.set(True)
+    fp8.on()
     rounded = predictions(half)
-    fp8.set(False)
-    eight_latents, eight_scores = sample(half, Shortcuts(fp8=True))
+    fp8.off()
+    half.model.levers = (fp8,)
+    eight_latents, eight_scores = sample(half, WHOLE)
     weights = sum(parameter.numel() for parameter in half.backbone.denoiser.parameters())
     found: dict[str, Any] = {
         "layers": len(layers),

@@ -39,18 +39,19 @@ from reward_per_second_report import (
     REWARD,
     chosen_rates,
 )
-from vader_core.method.step import reward_gradient_step
 
-from vader_core.assembly.levers import check_levers, pull_levers
+from vader_core.api.configure import complete
+from vader_core.assembly.levers import pull_levers
+from vader_core.assembly.loading import attach, load_backbone, load_rewards
 from vader_core.assembly.parts import Assembly
 from vader_core.assembly.prepare import prepare
 from vader_core.evaluation.comparison import evaluation_pairs
 from vader_core.evaluation.validation import score_pairs
-from vader_core.lora.adapter import adapter_parameters
-from vader_core.randomness import Randomness
 from vader_core.run.config import validated
-from vader_core.run.layers import merged, read_recipe
-from vader_core.training.optimizer import make_optimizer
+from vader_core.run.layers import changed, merged, read_recipe
+from vader_core.training.batches import PromptBatches
+from vader_core.training.optimizer import Updates
+from vader_core.training.processes import SingleProcess
 
 MONITORS = (ALIGNMENT, "demo_aesthetic_held_out")
 #: Learning rates that every variant is tuned over.
@@ -69,7 +70,11 @@ def _trainer(**options: Any) -> dict[str, Any]:
 
 
 def _steps(count: int, **options: Any) -> dict[str, Any]:
-    return {"sampling": {"num_steps": count}, "trainer": options}
+    return {"sampler": {"num_steps": count}, "trainer": options}
+
+
+def _objective(**options: Any) -> dict[str, Any]:
+    return {"objective": {"reward_gradient": options}}
 
 
 #: What each variant changes in the recipe: a batch of 4, 6 steps, all 8 frames, guidance 3.
@@ -78,7 +83,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "batch 1": _trainer(batch_size=1),
     "2 steps": _steps(2),
     "3 steps, batch 1": _steps(3, batch_size=1),
-    "low variance 2": _trainer(low_variance=2),
+    "low variance 2": _objective(low_variance=2),
 }
 
 
@@ -110,22 +115,16 @@ def assemble(variant: str, seed: int, pairs: int, device: str, lr: float = RATES
     """The variant's parts, loaded, with its levers pulled."""
     registry = registry_of_checkout()
     given = {
-        "monitors": [{"name": name} for name in MONITORS],
-        "trainer": {
-            "lr": lr,
-            "seed": seed,
-            "device": device,
-            "precision": "fp32",
-            "gradient_checkpointing": False,
-            "validation_batch": min(pairs, 64 if device == "cuda" else 8),
-        },
+        "monitor": [{"name": name} for name in MONITORS],
+        "trainer": {"lr": lr, "seed": seed, "device": device, "precision": "fp32"},
+        "performance": {"gradient_checkpointing": False},
+        "validation": {"batch": min(pairs, 64 if device == "cuda" else 8)},
     }
     tree = merged(read_recipe(registry, "demo"), given, VARIANTS[variant])
-    assembly = prepare(validated(tree), registry)
-    check_levers(assembly)
-    assembly.load_backbone()
-    assembly.attach()
-    assembly.load_rewards()
+    assembly = prepare(complete(validated(tree), registry), registry)
+    load_backbone(assembly)
+    attach(assembly)
+    load_rewards(assembly)
     pull_levers(assembly)
     return assembly
 
@@ -134,10 +133,10 @@ def _judge(assembly: Assembly) -> Assembly:
     """The same model, sampled as the recipe samples, with noise that is the same for every run."""
     registry = registry_of_checkout()
     tree = merged(read_recipe(registry, "demo"), {"trainer": {"precision": "fp32"}})
-    plain = prepare(validated(tree), registry, device=assembly.device)
-    config = assembly.config.model_copy(deep=True)
-    config.trainer.seed = 0
-    return replace(assembly, config=config, settings=plain.settings)
+    config = complete(validated(tree), registry, device=assembly.device)
+    plain = prepare(config, registry, device=assembly.device).model
+    model = replace(plain, backbone=assembly.backbone, tuning=assembly.model.tuning)
+    return replace(assembly, config=changed(assembly.config, trainer={"seed": 0}), model=model)
 
 
 def _evaluate(judge: Assembly, pairs: int) -> dict[str, float]:
@@ -148,25 +147,18 @@ def _evaluate(judge: Assembly, pairs: int) -> dict[str, float]:
 
 def _updates(assembly: Assembly) -> Iterator[bool]:
     """Train without end; one update an item, which says whether it made a rollout of its own."""
-    trainer = assembly.config.trainer
-    parameters = list(adapter_parameters(assembly.backbone.denoiser).values())
-    optimizer = make_optimizer(parameters, trainer)
-    size = trainer.batch_size
+    trainer, model, objective = assembly.config.trainer, assembly.model, assembly.objective
+    assert objective is not None
+    processes = SingleProcess(assembly.device)
+    updates = Updates(model.tuning, trainer, processes)
+    batches = PromptBatches(
+        assembly.draw_prompts, assembly.geometry, trainer.seed, trainer.batch_size, trainer.accumulate
+    )
     for step in itertools.count():
-        indices = list(range(step * size, (step + 1) * size))
-        rng, kept = Randomness(trainer.seed, step, 0, tuple(indices)), None
-        for update in range(objective.reward_gradient.inner_updates):
-            optimizer.zero_grad(set_to_none=True)
-            kept = reward_gradient_step(
-                assembly.backbone,
-                assembly.rewards,
-                assembly.draw_prompts(indices),
-                assembly.settings,
-                rng.within("inner update", update) if update else rng,
-                kept=kept,
-            ).kept
-            torch.nn.utils.clip_grad_norm_(parameters, trainer.max_grad_norm)
-            optimizer.step()
+        (prepared,) = objective.prepare(model, [batches.at(step, 0, *processes.here)], processes)
+        for update in range(objective.updates):
+            with updates.update() as backward:
+                objective.step(model, prepared, backward, update)
             yield update == 0
 
 
@@ -241,6 +233,12 @@ def _machine() -> str:
     return "CPU"
 
 
+def _updates_of(variant: str) -> int:
+    """How many updates a rollout of the variant serves."""
+    own = VARIANTS[variant].get("objective", {}).get("reward_gradient", {})
+    return int(own.get("inner_updates", 1))
+
+
 def timing(options: argparse.Namespace) -> None:
     """Processor seconds of an update of each variant, in turns, so that what drifts drifts for all.
 
@@ -254,7 +252,7 @@ def timing(options: argparse.Namespace) -> None:
     taken: dict[tuple[str, bool], list[tuple[float, float]]] = {}
     for turn in range(options.rounds + 1):
         for name in names:
-            for _ in range(VARIANTS[name].get("trainer", {}).get("inner_updates", 1)):
+            for _ in range(_updates_of(name)):
                 wall, busy = time.perf_counter(), time.process_time()
                 fresh = next(updates[name])
                 if options.device == "cuda":

@@ -1,28 +1,30 @@
-"""How far shortcuts of the no-graph steps move the clips of the trained demo model, and what they save.
+"""How far shortcuts of the no-grad steps move the clips of the trained demo model, and what they save.
 
 python benchmarks/shortcuts_deviation.py benchmarks/results/shortcuts.json
 
 Latents of 32 held-out captions after 6 steps at guidance 3, the last step whole as it is where it is
 differentiated, against the same without shortcuts; beside it what bfloat16 and fewer steps do. Scores are of
-the decoded clips; the work is counted in samples that pass a block in the no-graph steps.
+the decoded clips; the work is counted in samples that pass a block in the no-grad steps.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from checkout import registry_of_checkout
 from torch import Tensor, nn
 
+from vader_core.api.configure import complete
+from vader_core.assembly.loading import load_backbone, load_rewards
 from vader_core.assembly.parts import Assembly
 from vader_core.assembly.prepare import prepare
-from vader_core.method.denoise import denoise
 from vader_core.method.gradient import Drawn
-from vader_core.method.shortcuts import WHOLE, Shortcuts
-from vader_core.nn.feature_cache import FeatureCache
+from vader_core.method.model import Model
+from vader_core.method.shortcuts import WHOLE, Shortcuts, ShortPredictions
 from vader_core.randomness import Randomness
 from vader_core.run.config import validated
 from vader_core.run.layers import merged, read_recipe
@@ -45,22 +47,27 @@ def load(num_steps: int = 6, precision: str = "fp32") -> Assembly:
     """The demo, with its reward and the alignment."""
     registry = registry_of_checkout()
     given = {
-        "sampling": {"num_steps": num_steps},
+        "sampler": {"num_steps": num_steps},
         "trainer": {"precision": precision, "device": "cpu"},
     }
-    assembly = prepare(validated(merged(read_recipe(registry, "demo"), given)), registry)
-    assembly.load_backbone()
-    assembly.load_rewards()
+    config = complete(validated(merged(read_recipe(registry, "demo"), given)), registry)
+    assembly = prepare(config, registry)
+    load_backbone(assembly)
+    load_rewards(assembly)
     return assembly
+
+
+def shortened(model: Model, shortcuts: Shortcuts) -> Model:
+    """The same model, whose no-grad steps leave out what ``shortcuts`` says."""
+    short = ShortPredictions(model.backbone, model.guidance, shortcuts) if shortcuts.on else None
+    return replace(model, shortcuts=short)
 
 
 @torch.no_grad()
 def sample(assembly: Assembly, shortcuts: Shortcuts) -> tuple[Tensor, dict[str, float]]:
     """Latents of the held-out captions, and mean scores of the clips."""
-    backbone, geometry = assembly.backbone, assembly.geometry
-    if shortcuts.feature_cache > 1:
-        backbone.feature_cache = backbone.denoiser.feature_cache = FeatureCache()
-    last = assembly.settings.sampling.plan.num_steps - 1
+    backbone, geometry, model = assembly.backbone, assembly.geometry, shortened(assembly.model, shortcuts)
+    last = Drawn(frozenset({model.num_steps - 1}))
     passed = 0
 
     def count(block: nn.Module, given: tuple[Tensor, ...], found: Tensor) -> None:
@@ -73,15 +80,12 @@ def sample(assembly: Assembly, shortcuts: Shortcuts) -> tuple[Tensor, dict[str, 
     for start in range(0, CLIPS, BATCH):
         prompts = assembly.held_out_prompts()[start : start + BATCH]
         rng = Randomness(0, samples=tuple(range(start, start + BATCH)))
+        conditioning = model.condition(prompts, geometry, rng)
+        with torch.enable_grad():  # only then is the last step one that is differentiated
+            latents = model.rollout(conditioning, geometry, rng, last).latents.detach()
         with assembly.autocast():
-            conditioning = backbone.condition(backbone.encode_text(prompts), prompts, geometry, rng)
-            noise = backbone.initial_noise(BATCH, geometry, rng)
-            drawn = Drawn(frozenset({last}))
-            rollout = denoise(
-                backbone, assembly.settings.sampling, noise, conditioning, drawn, rng, shortcuts
-            )
-            video = backbone.decode(rollout.latents, geometry)
-        parts.append(rollout.latents.float())
+            video = backbone.decode(latents, geometry)
+        parts.append(latents.float())
         for mixture in (assembly.rewards, assembly.monitors):
             frames = mixture.choose_frames("all", video.shape[1], rng)
             for name, score in mixture(video.float(), frames, prompts, rng).scores.items():

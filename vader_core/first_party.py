@@ -42,12 +42,16 @@ FIRST_PARTY: dict[str, dict[Kind, tuple[str, ...]]] = {
     },
     "vader-videocrafter": {"backbone": ("videocrafter",), "sampler": ("ddim_videocrafter",)},
     "vader-opensora": {"backbone": ("opensora",), "sampler": ("rflow",)},
+    "vader-easyanimate": {
+        "backbone": ("easyanimate",),
+        "sampler": ("euler_ancestral", "pndm", "easyanimate_ddim"),
+    },
     "vader-modelscope": {"backbone": ("modelscope",)},
     "vader-svd": {"backbone": ("svd",), "prompt source": ("svd_demo_images",)},
 }
 
 #: Distributions whose names a new plugin must not take: a package index knows one package by each name.
-TAKEN = ("vader-core", "vader-example", "vader-latte", *FIRST_PARTY)
+TAKEN = ("vader-core", "vader-example", "vader-latte", "vader-policy-gradient", *FIRST_PARTY)
 
 
 def first_party(kind: Kind) -> Iterator[tuple[str, str]]:

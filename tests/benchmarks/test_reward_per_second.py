@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from vader_core.api.configure import complete
 from vader_core.assembly.prepare import prepare
 from vader_core.registry import load_registry
 from vader_core.run.config import validated
@@ -72,4 +73,21 @@ def test_a_table_has_a_row_a_variant_and_the_factor():
 def test_every_variant_can_be_trained(variant):
     registry = load_registry()
     tree = merged(read_recipe(registry, "demo"), {"trainer": {"device": "cpu"}}, study.VARIANTS[variant])
-    assert prepare(validated(tree), registry).config.rewards[0].name == report.REWARD
+    config = complete(validated(tree), registry)
+    assembly = prepare(config, registry)
+    assert config.reward[0].name == report.REWARD
+    assert assembly.model.num_steps == (int(variant[0]) if variant[1:].startswith(" steps") else 6)
+    assert config.trainer.batch_size == (1 if variant.endswith("batch 1") else 4)
+    assert assembly.objective.terms[0].objective.config.low_variance == 2 * (variant == "low variance 2")
+
+
+def test_an_update_of_a_variant_trains_and_the_judge_sees_it():
+    low = study.assemble("low variance 2", 0, 2, "cpu", lr=1e-2)
+    judge = study._judge(low)
+    assert judge.model.backbone is low.backbone
+    assert judge.model.num_steps == 6
+    before = study._evaluate(judge, 2)
+    updates = study._updates(low)
+    assert [next(updates) for _ in range(2)] == [True, True]
+    after = study._evaluate(judge, 2)
+    assert after[study.REWARD] > before[study.REWARD]

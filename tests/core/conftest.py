@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import torch
+from levered import Net
 
 from vader_core.registry import Registry, load_registry
 from vader_core.testing.plugin import add_testing_plugin
@@ -32,3 +34,11 @@ def vader(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
         return run([str(argument) for argument in arguments])
 
     return call
+
+
+@pytest.fixture
+def net() -> Iterator[Net]:
+    """A small network in float64, the same for every test."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield Net().double()

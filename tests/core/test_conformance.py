@@ -14,9 +14,11 @@ from vader_core.testing import (
     add_testing_plugin,
     backbone_clauses,
     check_backbone,
+    check_objective,
     check_prompt_source,
     check_reward,
     check_sampler,
+    objective_clauses,
     prompt_source_clauses,
     reward_clauses,
     reward_subject,
@@ -69,16 +71,36 @@ def test_the_built_in_samplers_pass(name):
     assert check_sampler(name, registry=load_registry()).passed
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"inner_updates": 2}, {"base_weight": 0.5}, {"low_variance": 2}],
+    ids=str,
+)
+def test_the_reward_gradient_passes(options):
+    assert check_objective("reward_gradient", options).passed
+
+
+def test_the_sound_objective_passes():
+    from vader_core.component import Component, Registration
+
+    broken("broken_plugin")
+    made = importlib.import_module("broken_objectives").Quiet
+    registration = Registration(lambda config, *, device, dtype: made())
+    sound = Component("objective", "quiet", "sound", "x", "broken_plugin", lambda: registration)
+    assert check_objective(sound).passed
+
+
 @pytest.mark.parametrize("clause", reward_clauses(), ids=str)
 def test_clauses_parametrise_a_test(clause):
     assert clause.require(reward_subject("brightness", registry=registry_of_testing()))
 
 
 def test_clauses_have_unique_names_and_a_sentence_each():
-    for clauses in (backbone_clauses(), sampler_clauses(), reward_clauses(), prompt_source_clauses()):
-        names = [str(clause) for clause in clauses]
+    contracts = backbone_clauses, sampler_clauses, reward_clauses, prompt_source_clauses, objective_clauses
+    for clauses in contracts:
+        names = [str(clause) for clause in clauses()]
         assert len(set(names)) == len(names)
-        assert all(clause.promise.endswith(".") for clause in clauses)
+        assert all(clause.promise.endswith(".") for clause in clauses())
 
 
 def test_global_random_state_is_left_alone_by_the_kit():
@@ -106,6 +128,7 @@ CHECKS = {
     "backbone": check_backbone,
     "sampler": check_sampler,
     "prompt source": check_prompt_source,
+    "objective": check_objective,
 }
 
 
@@ -146,5 +169,5 @@ def test_the_documented_table_of_defects_is_this_one():
     sys.stdout.write("\n".join(["| kind | defect | clause |", "|---|---|---|", *rows, ""]))
     documented = [line for line in DOCS.read_text().splitlines() if line.startswith("| ")]
     assert [row for row in rows if row not in documented] == []
-    kinds = ("| reward ", "| backbone ", "| sampler ", "| prompt source ")
+    kinds = tuple(f"| {kind} " for kind in CHECKS)
     assert [line for line in documented if line.startswith(kinds) and line not in rows] == []

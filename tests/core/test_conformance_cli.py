@@ -7,10 +7,10 @@ import torch
 
 from vader_core.cli import run
 from vader_core.cli.check import check_command, options_of
-from vader_core.cli.new_plugin import SUMMARIES, write_plugin
+from vader_core.cli.new_plugin import write_plugin
 from vader_core.errors import VaderError
 from vader_core.prompts import Prompt
-from vader_core.registry import KINDS, Registry, load_registry
+from vader_core.registry import KINDS, load_registry
 from vader_core.testing import BrightnessReward, ConformanceError, add_testing_plugin
 from vader_core.testing.probe import blurred, changes, probe, saliency
 from vader_core.testing.rewards import moving_patterns
@@ -24,7 +24,7 @@ FLAGS = {
 
 @pytest.fixture(scope="module")
 def registry():
-    return add_testing_plugin(Registry())
+    return add_testing_plugin(load_registry())
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,7 @@ def registry():
         ("backbone", "tiny", ("backbone.schedule=v", "backbone.temporal_compression=2")),
         ("reward", "motion", ()),
         ("prompts", "fixed", ("prompts.count=3",)),
+        ("objective", "reward_gradient", ("objective.reward_gradient.inner_updates=2",)),
     ],
 )
 def test_check_prints_a_line_a_clause(registry, capsys, kind, name, options):
@@ -95,16 +96,14 @@ def test_a_mistake_ends_in_one_message(capsys, words, message):
 
 
 def test_options_are_read_as_in_a_run():
-    assert options_of("reward", "x", ("reward.x.target=0.5", "reward.x.on=true")) == {
-        "target": 0.5,
-        "on": True,
-    }
+    given = options_of("reward", "x", ("reward.x.target=0.5", "reward.x.on=true"))
+    assert given == {"target": "0.5", "on": "true"}  # read by the option's type, later
     with pytest.raises(VaderError, match=r"-o reward\.x\.KEY=VALUE"):
         options_of("reward", "x", ("reward.y.target=0.5",))
 
 
 def test_an_existing_folder_is_not_overwritten(tmp_path):
-    for kind in (KINDS[kind].word for kind in SUMMARIES):
+    for kind in (facts.word for facts in KINDS.values()):
         folder = write_plugin(f"my_{kind}", kind, tmp_path / kind)
         before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         assert len(before) == 7

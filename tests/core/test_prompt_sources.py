@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from vader_core import prompts
 from vader_core.builtin import plugin
 from vader_core.builtin.prompts import parse_prompts
 from vader_core.builtin.prompts.article import with_article
 from vader_core.builtin.prompts.themed import THEMES, read_words
 from vader_core.errors import VaderError
+from vader_core.prompts import shuffled_index
 from vader_core.registry import Plugin, Registry
 
 FIELDS = ("text", "negative", "image", "metadata")
@@ -87,6 +91,42 @@ def test_drawing_is_a_function_of_seed_and_index(make):
     size = len(read_words("lists/animal.txt")) - 8
     assert len(set(texts(first[:size]))) == size  # a pass brings no prompt twice
     assert set(texts(first[size : 2 * size])) == set(texts(first[:size]))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 16, 64, 65, 1000])
+def test_a_pass_brings_every_item_once_and_no_pass_is_like_another(size):
+    passes = [[shuffled_index(turn * size + i, size, 3) for i in range(size)] for turn in range(4)]
+    assert all(sorted(order) == list(range(size)) for order in passes)
+    assert passes == [[shuffled_index(turn * size + i, size, 3) for i in range(size)] for turn in range(4)]
+    if size >= 7:
+        assert len({tuple(order) for order in passes}) == 4
+        assert [shuffled_index(i, size, 4) for i in range(size)] != passes[0]
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_short_lists_come_in_all_their_orders_equally_often(size):
+    count, orders = 4000, math.factorial(size)
+    found = Counter(tuple(shuffled_index(i, size, seed) for i in range(size)) for seed in range(count))
+    assert len(found) == orders
+    wanted = count / orders
+    chi_squared = sum((times - wanted) ** 2 / wanted for times in found.values())
+    assert chi_squared < orders + 5 * math.sqrt(2 * orders)
+
+
+def test_a_draw_costs_the_same_however_long_the_list_is(monkeypatch):
+    hashes = []
+    real = prompts._hashed
+
+    def counted(text):
+        hashes.append(text)
+        return real(text)
+
+    monkeypatch.setattr(prompts, "_hashed", counted)
+    for size in (10, 24_000, 10**6, 10**15):  # no list of 10^15 fits any memory
+        hashes.clear()
+        for index in range(100):
+            assert 0 <= shuffled_index(index, size, 5) < size
+        assert len(hashes) <= 100 * 2 * prompts._ROUNDS
 
 
 def test_held_out_prompts_are_never_drawn(make):

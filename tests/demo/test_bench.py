@@ -16,4 +16,4 @@ def test_bench_of_the_recipe_says_what_its_training_part_takes(tmp_path):
     assert "training part, 12 steps, s" in done.output
     found = json.loads(out.read_text())
     assert found["training_seconds"] == 12 * found["seconds_per_step"]
-    assert found["config"]["backbone"]["options"] == {}
+    assert found["config"]["backbone"] == {"name": "demo"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from reference_loop import assert_equal, by_hand, make, step
 
-from vader_core.method.gradient import parse_gradient
 from vader_core.registry import load_registry
 from vader_core.testing.plugin import add_testing_plugin
 
@@ -27,16 +26,16 @@ def parts():
     ],
 )
 def test_gradient_equals_reference_loop(parts, gradient, chosen, refl_at, detach):
-    found = step(*parts, gradient=parse_gradient(gradient), reward_frames="all", detach_input=detach)
-    assert_equal(found, by_hand(*parts, chosen, detach=detach, refl_at=refl_at))
+    found = step(parts, gradient=gradient, reward_frames="all", detach_input=detach)
+    assert_equal(found, by_hand(parts, chosen, detach=detach, refl_at=refl_at))
 
 
 def test_checkpointing_changes_nothing(parts):
-    plain = step(*parts, gradient=parse_gradient("last:2"))
-    assert_equal(step(*parts, gradient=parse_gradient("last:2"), checkpointing=True), plain)
+    plain = step(parts, gradient="last:2")
+    assert_equal(step(parts.with_model(checkpointing=True), gradient="last:2"), plain, 1e-12)
 
 
 def test_gradient_of_two_is_the_mean_of_two_of_one(parts):
-    both = step(*parts, gradient=parse_gradient("last:2"))
-    one, other = (step(*parts, gradient=parse_gradient("last:2"), indices=(index,)) for index in (0, 1))
+    both = step(parts, gradient="last:2")
+    one, other = (step(parts, gradient="last:2", indices=(index,)) for index in (0, 1))
     assert_equal(both, {name: (one[name] + other[name]) / 2 for name in one})

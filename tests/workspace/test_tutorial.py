@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from vader_core.testing import backbone_clauses, prompt_source_clauses, reward_clauses, sampler_clauses
+from vader_core.testing import (
+    backbone_clauses,
+    objective_clauses,
+    prompt_source_clauses,
+    reward_clauses,
+    sampler_clauses,
+)
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "writing-a-plugin.md").read_text()
@@ -59,7 +65,7 @@ def test_the_examples_are_as_small_as_the_page_says():
 
 
 def test_the_page_lists_every_clause():
-    contracts = (backbone_clauses(), sampler_clauses(), reward_clauses(), prompt_source_clauses())
-    wanted = {f"| `{clause}` | {clause.promise} |" for contract in contracts for clause in contract}
+    contracts = (backbone_clauses, sampler_clauses, reward_clauses, prompt_source_clauses, objective_clauses)
+    wanted = {f"| `{clause}` | {clause.promise} |" for contract in contracts for clause in contract()}
     listed = {line for line in PAGE.splitlines() if re.match(r"\| `\w+` \| ", line)}
     assert listed == wanted

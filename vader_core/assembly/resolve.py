@@ -12,11 +12,12 @@ from vader_core.errors import VaderError
 from vader_core.geometry import GeometryRequest
 from vader_core.method.guidance import format_scale
 from vader_core.registry import Component, Kind, Registry
-from vader_core.run.config import ObjectiveSection, Precision, RunConfig, Tree
+from vader_core.run.config import LoraSection, ObjectiveSection, Precision, RunConfig, Tree
 from vader_core.run.layers import changed
 
+_FRESH = LoraSection().model_dump()
 #: What runs where no objective is named: by what is given.
-IMPLIED = {"reward": "reward_gradient"}
+IMPLIED = {"reward": "reward_gradient", "data": "supervised"}
 
 
 def choose_device(config: RunConfig) -> torch.device:
@@ -57,13 +58,10 @@ def resolve(
         backbone=_given(component, config.backbone.options),
         video=_geometry(config, backbone),
         sampler=_sampler(config, registry, backbone),
-        prompts={"source": config.prompts.source or backbone.defaults.prompts},
+        prompts={"source": _prompts(config, backbone)},
         trainer={"precision": _precision(config, backbone.defaults.precision, device)},
         performance=_performance(config, device),
-        lora={
-            "targets": config.lora.targets or list(backbone.lora_targets),
-            "alpha": config.lora.alpha or float(config.lora.rank),
-        },
+        lora=_lora(config, backbone),
     )
     scored: Tree = {name: _items(config, registry, name) for name in ("reward", "monitor")}
     objectives = _objectives(config, registry, backbone, training=training)
@@ -102,6 +100,33 @@ def _check_unique(config: RunConfig) -> None:
     both = sorted(set(names) & set(watched))
     if both:
         raise VaderError(f"--monitor {both[0]}: it is trained on, so it cannot judge; monitor another reward")
+
+
+def _lora(config: RunConfig, backbone: Backbone) -> Tree:
+    if config.tuning.kind == "lora":
+        if config.tuning.modules is not None:
+            raise VaderError(
+                "tuning.modules names what learns with --tune full; an adapter's places are --lora-targets"
+            )
+        return {
+            "targets": config.lora.targets or list(backbone.lora_targets),
+            "alpha": config.lora.alpha or float(config.lora.rank),
+        }
+    given = [name for name in LoraSection.model_fields if getattr(config.lora, name) != _FRESH[name]]
+    if given:
+        raise VaderError(f"--tune full trains no adapter, so lora.{given[0]} has no effect: leave it out")
+    return {}
+
+
+def _prompts(config: RunConfig, backbone: Backbone) -> str | None:
+    """Without prompts of its own, a run on clips is validated on their captions."""
+    if config.prompts.source is None and config.data.source is not None:
+        return None
+    return config.prompts.source or backbone.defaults.prompts
+
+
+def _is_given(config: RunConfig, section: str) -> bool:
+    return bool(config.data.source if section == "data" else getattr(config, section))
 
 
 def _precision(config: RunConfig, default: Precision, device: torch.device) -> Precision:
@@ -157,7 +182,7 @@ def _objectives(config: RunConfig, registry: Registry, backbone: Backbone, *, tr
     named = {name: item for name, item in config.objective.items() if item.weight is not None}
     chosen: dict[str, ObjectiveSection] = dict(named)
     if not named and training:
-        implied = [name for given, name in IMPLIED.items() if getattr(config, given)]
+        implied = [name for given, name in IMPLIED.items() if _is_given(config, given)]
         chosen = {name: config.objective.get(name, ObjectiveSection(weight=None)) for name in implied}
     if not training:
         chosen = dict(config.objective)

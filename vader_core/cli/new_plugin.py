@@ -21,6 +21,7 @@ SUMMARIES: dict[Kind, str] = {
     "backbone": "a small text-to-video model with random weights",
     "sampler": "rectified flow in steps that grow",
     "prompt source": "a few sentences about things in a place",
+    "objective": "predictions a little smaller than the base model's",
 }
 
 
@@ -28,7 +29,7 @@ SUMMARIES: dict[Kind, str] = {
 @click.argument("name")
 @click.option(
     "--kind",
-    type=click.Choice([KINDS[kind].word for kind in SUMMARIES]),
+    type=click.Choice([facts.word for facts in KINDS.values()]),
     required=True,
     help="What the plugin brings.",
 )

@@ -1,4 +1,4 @@
-"""Deep features of a denoiser, kept at one no-graph step and reused at the next few."""
+"""Deep features of a denoiser, kept at one no-grad step and reused at the next few."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Products of frozen linear layers in float8 (e4m3), for the no-graph steps of training rollouts."""
+"""Products of frozen linear layers in float8 (e4m3), for the no-grad steps of training rollouts."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def _programs() -> Any:
 class Fp8:
     """Gives the wide frozen linear layers of a denoiser a second, float8 copy of their weights.
 
-    Weights have a scale an output channel, activations one a row, found anew at each call. The products are
-    summed in float32 and given in the dtype that the layer would give. The kept weights serve whatever is
+    Weights have a scale per output channel, activations one per row, found anew at each call. The products
+    are summed in float32 and given in the dtype that the layer would give. The kept weights serve whatever is
     differentiated.
 
     Args:

@@ -48,11 +48,13 @@ class OffloadedActivations:
 
     Args:
         module: Its parameters and buffers are never moved.
-        device: Where the work is done; on the CPU the copies are made in place, without streams.
+        device: Where the work is done, and what is moved lies; on the CPU the copies are made in place,
+            without streams.
         least: Smaller storages, in bytes, stay.
     """
 
     def __init__(self, module: nn.Module, device: torch.device, least: int = LEAST_BYTES) -> None:
+        self.device = device
         self.least = least
         #: Bytes moved to the CPU since the beginning.
         self.moved = 0
@@ -74,7 +76,9 @@ class OffloadedActivations:
 
             def pack(tensor: Tensor) -> Tensor | _View:
                 storage = tensor.untyped_storage()
-                stays = storage.nbytes() < self.least or storage._cdata in staying
+                # A recomputed block saves an empty tensor on the CPU, whatever the device.
+                elsewhere = tensor.device.type != self.device.type
+                stays = elsewhere or storage.nbytes() < self.least or storage._cdata in staying
                 return tensor if stays else _View(self._kept(tensor), tensor)
 
             with torch.autograd.graph.saved_tensors_hooks(pack, self._open):

@@ -65,7 +65,7 @@ class Bench:
             steps: Steps measured as a whole, and as many again with the device synchronised around each
                 phase; medians are reported.
             warmup: Steps before them.
-            kernels: Profile one guided prediction of a no-graph step.
+            kernels: Profile one guided prediction of a no-grad step.
         """
         first = Stopwatch(self.device)
         begun = first.now()
@@ -115,14 +115,15 @@ class Bench:
         from torch.profiler import ProfilerActivity, profile
 
         assembly, model = self.assembly, self.assembly.model
-        batch = self.trainer.batches.at(0, 0, *self.processes.here)["prompts"]
+        batches = self.trainer.batches.at(0, 0, *self.processes.here)
+        batch = batches["prompts"] if "prompts" in batches else batches["videos"]
         conditioning = model.condition(batch.prompts, assembly.geometry, batch.rng)
         noise = assembly.backbone.initial_noise(len(batch), assembly.geometry, batch.rng)
         timestep = model.plan(assembly.geometry).timesteps[0]
-        with model.without_graph(0) as guided:
+        with model.without_graph(0):  # the levers are on, but nothing is left out
 
             def predict() -> None:
-                guided(noise, timestep, conditioning)
+                model.predict(noise, timestep, conditioning)
 
             predict()
             watch = Stopwatch(self.device)
@@ -158,12 +159,12 @@ def _fill(parameters: list[torch.nn.Parameter]) -> None:
             parameter.copy_(0.01 * torch.randn(parameter.shape, generator=generator))
 
 
-def load(assembly: Assembly) -> Assembly:
-    """Load what :class:`Bench` needs."""
+def load(assembly: Assembly, steps: int = 1) -> Assembly:
+    """Load what :class:`Bench` needs; the texts of ``steps`` steps are encoded first, as a run does."""
 
     def encode() -> None:
         trainer = assembly.config.trainer
-        prompts = assembly.draw_prompts(list(range(trainer.batch_size * trainer.accumulate)))
+        prompts = assembly.draw_prompts(list(range(steps * trainer.batch_size * trainer.accumulate)))
         with torch.no_grad(), assembly.autocast():
             assembly.backbone.encode_text(prompts)
         assembly.backbone.release_text_encoder()

@@ -73,9 +73,9 @@ def estimate(config: RunConfig, registry: Registry, *, validation: bool = True) 
         registry: Where the components come from.
         validation: Look at a validation too, where the run has any.
     """
-    with on_paper() as device:
-        assembly = _on_cuda(without_files(config, registry), registry)
-        return _Paper(assembly, device).estimate(validation=validation)
+    config = without_files(config, registry)
+    with on_paper() as device, process_switches(config):
+        return _Paper(_on_cuda(config, registry), device).estimate(validation=validation)
 
 
 def _on_cuda(config: RunConfig, registry: Registry) -> Assembly:
@@ -276,8 +276,7 @@ class _Paper:
             gradient = "last"
         if self._asked():
             section = assembly.config.objective["reward_gradient"]
-            options = section.options | {"gradient": gradient}
-            shortened = section.model_copy(update={"__pydantic_extra__": options})
+            shortened = section.model_copy(update={"gradient": gradient})
             config = assembly.config.model_copy(update={"objective": {"reward_gradient": shortened}})
             objective = make_objective(config, assembly.registry, assembly.backbone)
             assert objective is not None

@@ -6,7 +6,7 @@ Autograd's engine insists on a device's streams; a device on paper has none.
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from itertools import count
 from typing import Any, ClassVar
 
@@ -21,20 +21,37 @@ def walk_backward(loss: Tensor, gradient: Tensor | None = None) -> None:
         loss: With a graph.
         gradient: Of ``loss``; needed unless it is a scalar.
     """
-    root = loss.grad_fn
-    if root is None:
-        raise RuntimeError("nothing to differentiate: no graph was recorded")
-    waiting = _arrivals(root)
-    start = torch.ones_like(loss) if gradient is None else gradient
-    arrived: dict[Any, dict[int, Tensor]] = {root: {loss.output_nr: start}}
-    order = count()
+    walk_all_backward([loss], [gradient])
+
+
+def walk_all_backward(
+    ends: Tensor | Sequence[Tensor], gradients: Tensor | Sequence[Tensor | None] | None = None
+) -> None:
+    """What ``torch.autograd.backward(ends, gradients)`` does, in one walk.
+
+    Args:
+        ends: With graphs, which may share nodes, or lie within each other.
+        gradients: Of each; needed unless it is a scalar.
+    """
+    ends = [ends] if isinstance(ends, Tensor) else ends
+    if gradients is None or isinstance(gradients, Tensor):
+        gradients = [gradients] * len(ends)
+    arrived: dict[Any, dict[int, Tensor]] = {}
+    for end, gradient in zip(ends, gradients, strict=True):
+        if end.grad_fn is None:
+            raise RuntimeError("nothing to differentiate: no graph was recorded")
+        start = torch.ones_like(end) if gradient is None else gradient
+        held = arrived.setdefault(end.grad_fn, {})
+        held[end.output_nr] = held[end.output_nr] + start if end.output_nr in held else start
+    waiting, order = _arrivals(arrived), count()
     # as the engine does, the latest operation first
-    ready = [(-root._sequence_nr(), next(order), root)]
+    ready = [(-root._sequence_nr(), next(order), root) for root in arrived if root not in waiting]
+    heapq.heapify(ready)
     with torch.no_grad():
         while ready:
             node = heapq.heappop(ready)[2]
-            gradients = _run(node, arrived.pop(node))
-            for (following, place), value in zip(node.next_functions, gradients, strict=False):
+            sent = _run(node, arrived.pop(node))
+            for (following, place), value in zip(node.next_functions, sent, strict=False):
                 if following is None:
                     continue
                 held = arrived.setdefault(following, {})
@@ -45,18 +62,19 @@ def walk_backward(loss: Tensor, gradient: Tensor | None = None) -> None:
                 if not waiting[following]:
                     del waiting[following]
                     heapq.heappush(ready, (-following._sequence_nr(), next(order), following))
-            del gradients, node
+            del sent, node
 
 
-def _arrivals(root: Any) -> dict[Any, int]:
-    """How many gradients each node of the graph waits for."""
-    found: dict[Any, int] = defaultdict(int)
-    seen, stack = {root}, [root]
+def _arrivals(roots: Iterable[Any]) -> dict[Any, int]:
+    """How many gradients each node of the graph waits for; none where a root waits for nothing."""
+    found: dict[Any, int] = {}
+    stack = list(roots)
+    seen = set(stack)
     while stack:
         for node, _ in stack.pop().next_functions:
             if node is None:
                 continue
-            found[node] += 1
+            found[node] = found.get(node, 0) + 1
             if node not in seen:
                 seen.add(node)
                 stack.append(node)

@@ -24,7 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vader_core.profiling.graph_walk import UsedOnce, walk_backward
+from vader_core.profiling.graph_walk import UsedOnce, walk_all_backward, walk_backward
 
 #: The allocator hands out multiples of this many bytes.
 GRAIN = 512
@@ -292,6 +292,7 @@ _REPLACED: dict[str, Any] = {
     "torch.nn.functional.scaled_dot_product_attention": _attention,
     "torch.nn.Module._apply": _apply,
     "torch.Tensor.backward": walk_backward,
+    "torch.autograd.backward": walk_all_backward,
     # checkpointed blocks ask which backward pass they are in
     "torch._C._current_graph_task_id": lambda: 0,
     # draws again until every number is within bounds, which numbers without values never are

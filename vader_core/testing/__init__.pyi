@@ -6,6 +6,9 @@ from .backbones import check_backbone as check_backbone
 from .conformance import Clause as Clause
 from .conformance import ConformanceError as ConformanceError
 from .conformance import Report as Report
+from .objectives import check_objective as check_objective
+from .objectives import objective_clauses as objective_clauses
+from .objectives import objective_subject as objective_subject
 from .options import TinyConfig as TinyConfig
 from .plugin import add_testing_plugin as add_testing_plugin
 from .prompt_sources import check_prompt_source as check_prompt_source

@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vader_core.hookspecs import hookimpl
-from vader_demo.options import ActionConfig, DemoConfig, DemoPromptsConfig, JudgeConfig, RewardConfig
+from vader_demo.options import (
+    ActionConfig,
+    DemoConfig,
+    DemoPromptsConfig,
+    DemoStyleConfig,
+    JudgeConfig,
+    RewardConfig,
+)
 
 if TYPE_CHECKING:
-    from vader_core.hookspecs import Factory, Register
-
-
-def _backbone(config: Any, *, device: Any, dtype: Any) -> object:
-    from vader_demo.backbone import DemoBackbone
-
-    return DemoBackbone(config, device=device, dtype=dtype)
+    from vader_core.hookspecs import Register
 
 
 def _prompts(config: Any, *, device: Any, dtype: Any) -> object:
@@ -23,13 +24,16 @@ def _prompts(config: Any, *, device: Any, dtype: Any) -> object:
     return DemoPrompts(config)
 
 
-def _reward(class_name: str) -> Factory:
-    def make(config: Any, *, device: Any, dtype: Any) -> object:
-        from vader_demo import rewards
+def _style(config: Any, *, device: Any, dtype: Any) -> object:
+    from vader_demo.style import DemoStyle
 
-        return getattr(rewards, class_name)(config, device=device, dtype=dtype)
+    return DemoStyle(config)
 
-    return make
+
+def _postcard(config: Any, *, device: Any, dtype: Any) -> object:
+    from vader_demo.style import DemoPostcard
+
+    return DemoPostcard()
 
 
 @hookimpl
@@ -37,7 +41,7 @@ def register_backbones(register: Register) -> None:
     """Announce ``demo``."""
     register(
         "demo",
-        _backbone,
+        "vader_demo.backbone:DemoBackbone",
         config=DemoConfig,
         summary="a small trained text-to-video model: 8 frames of 64x64, one shape that moves",
     )
@@ -49,26 +53,27 @@ def register_rewards(register: Register) -> None:
     for twin, name, note in (("", "", ""), ("HeldOut", "_held_out", "; a second net, for monitoring")):
         register(
             f"demo_aesthetic{name}",
-            _reward(f"DemoAesthetic{twin}"),
+            f"vader_demo.rewards:DemoAesthetic{twin}",
             config=RewardConfig,
             summary=f"how vivid, outlined and sunlit the demo's world is, about 0 to 10{note}",
         )
         register(
             f"demo_alignment{name}",
-            _reward(f"DemoAlignment{twin}"),
+            f"vader_demo.rewards:DemoAlignment{twin}",
             config=RewardConfig,
             summary=f"cosine of video and caption in the demo's world{note}",
         )
         register(
             f"demo_action{name}",
-            _reward(f"DemoAction{twin}"),
+            f"vader_demo.rewards:DemoAction{twin}",
             config=ActionConfig,
             summary=f"probability of a chosen motion in the demo's world{note}",
         )
+    register("demo_postcard", _postcard, summary="how much a clip is framed like a postcard, at most 1")
     for attribute in ("shape", "colour", "background", "motion"):
         register(
             f"demo_judge_{attribute}",
-            _reward(f"DemoJudge{attribute.capitalize()}"),
+            f"vader_demo.rewards:DemoJudge{attribute.capitalize()}",
             config=JudgeConfig,
             summary=f"1 where a judge sees the {attribute} that the caption names, else 0; no gradient",
         )
@@ -76,7 +81,13 @@ def register_rewards(register: Register) -> None:
 
 @hookimpl
 def register_prompt_sources(register: Register) -> None:
-    """Announce ``demo``."""
+    """Announce ``demo``, and clips of a look that it cannot make."""
+    register(
+        "demo_style",
+        _style,
+        config=DemoStyleConfig,
+        summary="clips to learn from: the demo's world framed like postcards",
+    )
     register(
         "demo",
         _prompts,

@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
-
-from pydantic import BaseModel
+from typing import TYPE_CHECKING
 
 from vader_core.hookspecs import hookimpl
 from vader_modelscope.checkpoint import PRETRAINED
 from vader_modelscope.options import ModelScopeConfig
 
 if TYPE_CHECKING:
-    import torch
-
     from vader_core.hookspecs import Register, RegisterLoraFormat
-    from vader_modelscope.backbone import ModelScope
-
-
-def _make(config: BaseModel, *, device: object, dtype: object) -> ModelScope:
-    from vader_modelscope.backbone import ModelScope
-
-    return ModelScope(
-        cast(ModelScopeConfig, config), device=cast("torch.device", device), dtype=cast("torch.dtype", dtype)
-    )
 
 
 @hookimpl
@@ -30,7 +17,7 @@ def register_backbones(register: Register) -> None:
     """Announce `modelscope`."""
     register(
         "modelscope",
-        _make,
+        "vader_modelscope.backbone:ModelScope",
         config=ModelScopeConfig,
         summary="ModelScope text-to-video 1.7b: 16 frames at 384x384 or 256x256",
         weights=(PRETRAINED,),

@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ from vader_core.files import replacing
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 
-from .plugin import REWARDS, factory
+from .plugin import REWARDS
 
-#: What is measured where nothing else is asked for: a row a reward, two more for the other detectors.
+#: What is measured where nothing else is asked for: a row per reward, two more for the other detectors.
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {"weights": "random"}) for name in REWARDS},
     "aesthetic_hps": ("aesthetic_hps", {"aesthetic": {"weights": "random"}, "hps": {"weights": "random"}}),
@@ -61,7 +62,8 @@ def measure(row: str, device: torch.device, precision: str, repeats: int) -> dic
     """
     name, given = ROWS[row]
     module, cls, config, _ = REWARDS[name]
-    reward = factory(module, cls)(config(**given), device=device, dtype=DTYPES[precision])
+    made = getattr(import_module(f"{__package__}.{module}"), cls)
+    reward = made(config(**given), device=device, dtype=DTYPES[precision])
     video = Randomness(0).normal("video", (FRAMES, 3, SIDE, SIDE), device=device).sigmoid()
     prompts = [Prompt("a raccoon in a red coat plays the piano")]
     reset_peak(device)
@@ -115,7 +117,7 @@ def _machine(device: torch.device) -> str:
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Results as a Markdown table, a row a reward, two columns a file."""
+    """Results as a Markdown table, a row per reward, two columns per file."""
     heads = [f"{result['precision']} on {result['machine']}" for result in results]
     lines = [
         "| reward | " + " | ".join(f"{head}: ms forward + backward | GiB" for head in heads) + " |",

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib import import_module
-from typing import Any
-
 from pydantic import BaseModel
 
 from vader_core.hookspecs import Register, hookimpl
@@ -65,17 +61,9 @@ REWARDS: dict[str, tuple[str, str, type[BaseModel], str]] = {
 }
 
 
-def factory(module: str, name: str) -> Callable[..., Any]:
-    """A factory that imports its reward when called."""
-
-    def make(config: BaseModel, *, device: object, dtype: object) -> object:
-        return getattr(import_module(f"{__package__}.{module}"), name)(config, device=device, dtype=dtype)
-
-    return make
-
-
 @hookimpl
 def register_rewards(register: Register) -> None:
     """Announces every reward with its options and the files it wants."""
     for name, (module, cls, config, summary) in REWARDS.items():
-        register(name, factory(module, cls), config=config, summary=summary, weights=BY_REWARD[name])
+        place = f"{__package__}.{module}:{cls}"
+        register(name, place, config=config, summary=summary, weights=BY_REWARD[name])

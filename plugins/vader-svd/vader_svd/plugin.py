@@ -12,12 +12,6 @@ if TYPE_CHECKING:
     from vader_core.hookspecs import Register, RegisterLoraFormat
 
 
-def _backbone(config: Any, *, device: Any, dtype: Any) -> object:
-    from vader_svd.backbone import make_backbone
-
-    return make_backbone(config, device=device, dtype=dtype)
-
-
 def _demo_images(config: Any, *, device: Any, dtype: Any) -> object:
     from vader_svd.demo_images import DemoImages
 
@@ -32,7 +26,7 @@ def register_backbones(register: Register) -> None:
     ]
     register(
         "svd",
-        _backbone,
+        "vader_svd.backbone:make_backbone",
         config=SvdConfig,
         summary="Stable Video Diffusion: a picture to 14 (xt: 25) frames",
         weights=tuple(files),

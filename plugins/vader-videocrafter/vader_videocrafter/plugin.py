@@ -9,25 +9,13 @@ from vader_videocrafter.options import DDIMOptions, VideoCrafterOptions
 from vader_videocrafter.weight_files import CHECKPOINT, LORA_FILES
 
 if TYPE_CHECKING:
-    import torch
     from pydantic import BaseModel
 
     from vader_core.hookspecs import Register, RegisterLoraFormat
 
 
-def make_backbone(config: BaseModel, *, device: object, dtype: object) -> object:
-    """The backbone, without its weights."""
-    from vader_videocrafter.backbone import VideoCrafter
-
-    return VideoCrafter(
-        cast("VideoCrafterOptions", config),
-        device=cast("torch.device", device),
-        dtype=cast("torch.dtype", dtype),
-    )
-
-
 def make_ddim(config: BaseModel, *, device: object, dtype: object) -> object:
-    """The sampler; it holds no tensors, so device and dtype are of no matter."""
+    """The sampler; it holds no tensors, so device and dtype do not matter."""
     from vader_videocrafter.sampler import VideoCrafterDDIM
 
     return VideoCrafterDDIM(eta=cast("DDIMOptions", config).eta)
@@ -38,7 +26,7 @@ def register_backbones(register: Register) -> None:
     """Announces `videocrafter`."""
     register(
         "videocrafter",
-        make_backbone,
+        "vader_videocrafter.backbone:VideoCrafter",
         config=VideoCrafterOptions,
         summary="VideoCrafter2, text to video, 320x512 (1.41 B UNet)",
         weights=(CHECKPOINT, *LORA_FILES),

@@ -2,6 +2,7 @@
 
 import torch
 
+from vader_core.prediction import Prediction
 from vader_core.testing.tiny import TinyBackbone
 
 
@@ -14,7 +15,7 @@ class Detached(TinyBackbone):
 class Mixing(TinyBackbone):
     def predict(self, latents, timestep, conditioning):
         out = super().predict(latents, timestep, conditioning)
-        return out - 0.1 * out.mean(dim=0, keepdim=True)
+        return Prediction(out.value - 0.1 * out.value.mean(dim=0, keepdim=True))
 
 
 class Thawed(TinyBackbone):
@@ -74,7 +75,7 @@ class Chancy(TinyBackbone):
 
 class Narrow(TinyBackbone):
     def predict(self, latents, timestep, conditioning):
-        return super().predict(latents, timestep, conditioning).to(self.dtype).clone()
+        return Prediction(super().predict(latents, timestep, conditioning).value.to(self.dtype).clone())
 
 
 class Mistargeted(TinyBackbone):
@@ -92,7 +93,7 @@ class Overwriting(TinyBackbone):
 
 class HalfBuilt(TinyBackbone):
     def build_denoiser(self):
-        from vader_core.testing.tiny import TinyDenoiser
+        from vader_core.testing.tiny_networks import TinyDenoiser
 
         on_meta = torch.empty(0).is_meta
         return TinyDenoiser(self.config.width, self.config.depth + on_meta * (not hasattr(self, "ever")), 1.0)

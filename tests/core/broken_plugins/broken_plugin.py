@@ -46,7 +46,7 @@ class Case:
     def make(self, config, *, device, dtype):
         module = {"prompt source": "broken_prompts"}.get(self.kind, f"broken_{self.kind}s")
         found = getattr(import_module(module), self.made)
-        if self.kind in ("backbone", "reward"):
+        if self.kind in ("backbone", "reward", "objective"):
             found = type(self.made, (found,), {"name": self.name})
         return found(config, device=device, dtype=dtype) if self.kind == "backbone" else found()
 
@@ -65,6 +65,10 @@ def _sampler(made, defect, *clauses):
 
 def _prompts(made, defect, *clauses):
     return Case("prompt source", made, defect, clauses)
+
+
+def _objective(made, defect, *clauses):
+    return Case("objective", made, defect, clauses)
 
 
 CASES = [
@@ -177,6 +181,42 @@ CASES = [
         "evaluation_prompts",
     ),
     _prompts("Seeding", "reseeds Python's global generator", "global_state"),
+    _objective("Wanting", "needs what nothing provides", "announces"),
+    _objective("Idle", "a batch serves no update", "announces"),
+    _objective("Misled", "takes a batch that it does not need", "announces"),
+    _objective("Hasty", "the check loads the model", "checks"),
+    _objective("Clumsy", "the check fails with one step", "checks"),
+    _objective("Presuming", "defaults for options that it has not", "checks"),
+    _objective("Short", "one value for two micro-steps", "preparation"),
+    _objective("Graphful", "prepares with a graph", "preparation"),
+    _objective("Untuned", "trains on the base model's prediction", "gradient", "updates"),
+    _objective("Thawing", "thaws a frozen weight", "gradient"),
+    _objective("Moving", "moves what learns by itself", "gradient", "model_unchanged"),
+    _objective("Direct", "sends half of its loss back by itself", "sending_back"),
+    _objective("Clipping", "clips the gradient itself", "sending_back"),
+    _objective("Enclosed", "sends back within autocast", "outside_autocast"),
+    _objective("Misreporting", "reports a loss for each sample", "results", "determinism", "state"),
+    _objective("Attached", "reports a loss with its graph", "results"),
+    _objective("Flat", "one score for the whole batch", "results"),
+    _objective("Chancy", "draws from torch's global generator", "determinism", "sending_back", "state"),
+    _objective("Seeding", "seeds torch's global generator", "determinism"),
+    _objective("Resting", "the second update sends nothing", "updates"),
+    _objective("Following", "moves what learns after an update", "updates", "model_unchanged"),
+    _objective("Forgetful", "its state is not saved", "state"),
+    _objective("Careless", "reads a state that it never wrote", "state"),
+    _objective("Lingering", "leaves the adapter at half strength", "model_unchanged", "state"),
+    _objective("Waking", "leaves the model in train mode", "model_unchanged"),
+    _objective(
+        "Endless",
+        "a loss that is not finite",
+        "gradient",
+        "sending_back",
+        "outside_autocast",
+        "results",
+        "determinism",
+        "updates",
+        "state",
+    ),
 ]
 
 
@@ -204,3 +244,8 @@ def register_rewards(register):
 @hookimpl
 def register_prompt_sources(register):
     _register("prompt source", register)
+
+
+@hookimpl
+def register_objectives(register):
+    _register("objective", register)

@@ -1,0 +1,263 @@
+"""The memory estimate: booked on paper what the same step really holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from booked import Booked
+from PIL import Image
+from torch import Tensor, nn
+
+from vader_core.api.configure import complete
+from vader_core.assembly.prepare import prepare
+from vader_core.device import GIB
+from vader_core.errors import VaderError
+from vader_core.nn.functional import Switch
+from vader_core.profiling import estimate as estimates
+from vader_core.profiling.bench import Bench, load
+from vader_core.profiling.estimate import (
+    WORKSPACE,
+    Estimate,
+    count_operations,
+    decide_checkpointing,
+    estimate,
+    memory_facts,
+)
+from vader_core.profiling.stopwatch import Stopwatch
+from vader_core.registry import Registry
+from vader_core.run.config import RunConfig, validated
+from vader_core.run.layers import changed, merged
+from vader_core.testing.tiny import BrightnessReward, MotionReward, TinyBackbone
+
+BASE: dict[str, Any] = {
+    "backbone": {"name": "tiny", "width": 64, "depth": 4},
+    "video": {"height": 64, "width": 64, "num_frames": 8},
+    "sampler": {"num_steps": 6, "guidance_scale": 3.0},
+    "reward": [{"name": "brightness"}],
+    "objective": {"reward_gradient": {"reward_frames": "all"}},
+    "prompts": {"source": "fixed"},
+    "trainer": {"precision": "fp32"},
+    "performance": {"gradient_checkpointing": True},
+    "validation": {"prompts": 0},
+}
+
+
+def _config(objective: dict[str, Any] | None = None, **sections: Any) -> RunConfig:
+    """The base run with some values replaced; ``objective`` holds options of the reward gradient."""
+    own = {} if objective is None else {"objective": {"reward_gradient": objective}}
+    return validated(merged(BASE, own, sections))
+
+
+def _found(registry: Registry, **changes: Any) -> Estimate:
+    return estimate(_config(**changes), registry)
+
+
+def _performance(registry: Registry, **options: Any) -> Estimate:
+    return _found(registry, performance=options)
+
+
+def test_the_process_is_left_as_it_was(registry: Registry) -> None:
+    state, config = torch.get_rng_state(), _config()
+    before = config.model_dump()
+    estimate(config, registry)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert config.model_dump() == before
+
+
+@pytest.mark.parametrize(("recomputing", "accumulate"), [(False, 1), (True, 2)])
+def test_the_estimate_is_what_a_real_step_holds(
+    registry: Registry, recomputing: bool, accumulate: int
+) -> None:
+    config = _config(performance={"gradient_checkpointing": recomputing}, trainer={"accumulate": accumulate})
+    found = estimate(config, registry)
+
+    def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # as CUDA takes three axes; the CPU's choice varies
+        return torch.ops.aten._scaled_dot_product_attention_math(q, k, v)[0]
+
+    cpu = torch.device("cpu")
+    with Booked() as booked, patch("torch.nn.functional.scaled_dot_product_attention", plain):
+        bench = Bench(load(prepare(complete(config, registry, device=cpu), registry, device=cpu)))
+        for number in range(2):  # the first makes the optimizer's states
+            booked.ledger.reset()
+            bench.step(number, Stopwatch(cpu))
+    real = booked.ledger.peak / GIB
+    assert found.peak - WORKSPACE / GIB == pytest.approx(real, rel=0.05)
+
+
+def test_the_estimate_follows_the_levers(registry: Registry) -> None:
+    plain = _found(registry)
+    everything_held = _performance(registry, gradient_checkpointing=False)
+    folded = _performance(registry, fold_adapter=True)
+    offloaded = _performance(registry, offload=True)
+    swapped = _performance(registry, swap_blocks=4)
+    moved = _performance(registry, offload_activations=True)
+    assert swapped.parts["denoiser"] < 0.7 * plain.parts["denoiser"]
+    assert moved.saved < 0.5 * plain.saved
+    assert everything_held.saved > 1.5 * plain.saved
+    assert everything_held.peak > plain.peak
+    assert folded.parts["folded copy"] > 0
+    assert "folded copy" not in plain.parts
+    assert "autoencoder" in plain.parts
+    assert "autoencoder" not in offloaded.parts
+
+
+def test_the_estimate_follows_the_segments(registry: Registry, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "one.png")
+    pictured = {"backbone": {"name": "tiny_image"}, "prompts": {"source": f"images:{tmp_path}"}}
+    segments = {"segments": 3, "gradient_segments": [0, 1, 2]}
+    one = _found(registry, **pictured)
+    segmented = _found(registry, **pictured, objective=segments)
+    assert segmented.peak > one.peak
+    for carried in (False, True):  # several ends go back at once
+        staged = _found(
+            registry,
+            **pictured,
+            objective=segments | {"carry_gradient": carried},
+            performance={"offload": True},
+        )
+        assert staged.phases["backward"] > one.parts["denoiser"]
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_the_estimate_is_of_the_kernels_that_the_run_uses(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, used: bool
+) -> None:
+    seen = set()
+    predict = TinyBackbone.predict
+
+    def noted(self: Any, *given: Any) -> Any:
+        seen.add(Switch.on)
+        return predict(self, *given)
+
+    monkeypatch.setattr(TinyBackbone, "predict", noted)
+    _performance(registry, fused_kernels=used)
+    assert seen == {used}
+    assert Switch.on
+    count_operations(_config(performance={"fused_kernels": used}), registry)
+    assert seen == {used, False}  # the counter knows torch's own operations alone
+
+
+def test_operations_are_those_of_the_whole_optimizer_step(registry: Registry) -> None:
+    one = count_operations(_config(), registry)
+    assert one > 0
+    assert count_operations(_config(trainer={"accumulate": 3}), registry) == 3 * one
+    assert count_operations(_config(trainer={"batch_size": 3}), registry) == 3 * one
+    inner = count_operations(_config(objective={"inner_updates": 2}), registry)
+    assert one < inner < 2 * one
+
+
+def test_with_offload_no_two_networks_are_loaded_together(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hold(self: Any) -> None:
+        self.net = nn.Linear(4096, 4096, device="cuda").requires_grad_(False)
+
+    for kind in (BrightnessReward, MotionReward):
+        monkeypatch.setattr(kind, "__init__", hold)
+    size = 4096 * 4097 * 4 / GIB
+    rewards = [{"name": "brightness"}, {"name": "motion"}]
+    plain = _found(registry, reward=rewards)
+    offloaded = _found(registry, reward=rewards, performance={"offload": True})
+    assert plain.loading - offloaded.loading > 0.9 * size
+    assert plain.parts["rewards"] == pytest.approx(2 * size, rel=0.01)
+    assert "rewards" not in offloaded.parts
+
+
+def test_further_steps_are_extrapolated_exactly(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = _config(objective={"gradient": "last:5"})
+    quick = estimate(config, registry)
+    monkeypatch.setattr(estimates, "TRACED", 5)
+    whole = estimate(config, registry)
+    assert quick.peak == pytest.approx(whole.peak, rel=0.01)
+    assert quick.peak > _found(registry).peak
+
+
+@pytest.mark.parametrize("gradient", ["random", "refl", "steps:2", "from:4", "last"])
+def test_every_gradient_choice_has_an_estimate(registry: Registry, gradient: str) -> None:
+    found = _found(registry, objective={"gradient": gradient})
+    assert found.phases["backward"] > WORKSPACE / GIB
+    assert found.saved > 0
+
+
+def test_a_validation_is_looked_at(registry: Registry) -> None:
+    one = _found(registry, validation={"prompts": 4, "batch": 1}).validation
+    four = _found(registry, validation={"prompts": 4, "batch": 4}).validation
+    assert one is not None
+    assert four is not None
+    assert four > one
+    assert _found(registry).validation is None
+
+
+def test_a_component_that_needs_values_is_named(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    score = BrightnessReward.score_frames
+    monkeypatch.setattr(
+        BrightnessReward,
+        "score_frames",
+        lambda self, frames, prompts: score(self, frames[frames > 0], prompts),
+    )
+    facts = memory_facts(_config(), registry)
+    assert facts["estimated_peak_gib"] is None
+    assert facts["estimate"].startswith("not possible: ")
+
+
+def test_too_little_memory_is_said_with_what_helps(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimates, "free_gib", lambda: 0.01)
+    much = _config(performance={"gradient_checkpointing": False}, trainer={"batch_size": 2})
+    said = memory_facts(much, registry)["memory"]
+    for option in ("performance.gradient_checkpointing=true", "performance.offload=true", "--batch-size 1"):
+        assert option in said
+    assert "offload" not in memory_facts(_config(performance={"offload": True}), registry)["memory"]
+    for enough in (1000.0, None):
+        monkeypatch.setattr(estimates, "free_gib", lambda enough=enough: enough)
+        assert "memory" not in memory_facts(_config(), registry)
+
+
+def test_checkpointing_is_chosen_by_memory(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = _performance(registry, gradient_checkpointing=False).peak
+    undecided = _config(performance={"gradient_checkpointing": "auto"})
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")  # nothing is loaded
+    for free, chosen in ((1.5 * held, False), (1.1 * held, True), (0.5 * held, True), (None, True)):
+        monkeypatch.setattr(estimates, "free_gib", lambda free=free: free)
+        config = complete(undecided, registry, device=cuda)
+        assert config.performance.gradient_checkpointing is chosen
+        assert prepare(config, registry, device=cuda).model.checkpointing is chosen
+    settled = complete(undecided, registry, device=cpu)
+    assert settled.performance.gradient_checkpointing is False
+    assert undecided.performance.gradient_checkpointing == "auto"
+    with pytest.raises(VaderError, match="not complete"):
+        prepare(undecided, registry, device=cpu)
+
+
+def test_auto_checkpointing_says_where_it_cannot_be_decided(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(self: Any, *given: Any) -> Any:
+        raise ValueError("its shapes depend on values")
+
+    monkeypatch.setattr(TinyBackbone, "predict", fails)
+    monkeypatch.setattr(estimates, "free_gib", lambda: 10.0)
+    config = _config(performance={"gradient_checkpointing": "auto"})
+    with pytest.raises(VaderError, match="its shapes depend on values: use true or false"):
+        decide_checkpointing(config, registry, torch.device("cuda"))
+    decided = changed(config, performance={"gradient_checkpointing": True})
+    assert decide_checkpointing(decided, registry, torch.device("cuda")) == decided
+
+
+def test_the_dry_run_prints_it(vader: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("train", "--backbone", "tiny", "--reward", "brightness", "--prompts", "fixed", "--dry-run")
+    assert vader(*arguments, "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["estimated_peak_gib"] >= WORKSPACE / GIB
+    assert facts["estimated_parts_gib"]["denoiser"] > 0
+    assert vader(*arguments) == 0
+    assert "estimated peak gib" in capsys.readouterr().out
+    assert vader(*arguments, "--json", "--device", "cpu") == 0
+    assert "estimated_peak_gib" not in json.loads(capsys.readouterr().out)

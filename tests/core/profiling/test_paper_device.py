@@ -1,0 +1,76 @@
+"""A CUDA device on paper: what lies on it, and that the process is left as it was."""
+
+from __future__ import annotations
+
+import inspect
+from pkgutil import resolve_name
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from vader_core.profiling.paper_device import _REPLACED, on_paper
+
+
+def test_what_lies_on_the_paper_device_is_booked_once_and_struck_when_it_goes() -> None:
+    with on_paper() as device:
+        here = torch.arange(3.0)
+        assert here.sum().item() == 3.0  # the CPU is real
+        one = torch.empty(1000, device="cuda")
+        assert device.ledger.live == 4096  # 4,000 bytes in multiples of 512
+        view = one.view(10, 100).t()
+        assert device.ledger.live == 4096
+        other = here.to("cuda")
+        assert other.device.type == "cuda"
+        assert device.ledger.live == 4096 + 512
+        away = one.cpu()
+        assert away.device.type == "cpu"
+        del one, view
+        assert device.ledger.live == 512
+        assert device.ledger.peak == 4096 + 512
+        assert float(other.sum()) == 1.0
+
+
+def test_attention_on_paper_holds_no_scores() -> None:
+    with on_paper() as device:
+        for dtype, mask in ((torch.bfloat16, False), (torch.float32, False), (torch.bfloat16, True)):
+            q = torch.randn(1, 2, 2048, 64, device="cuda", dtype=dtype, requires_grad=True)
+            given = torch.zeros(1, 1, 1, 2048, device="cuda") if mask else None
+            device.ledger.reset()
+            before = device.ledger.live
+            F.scaled_dot_product_attention(q, q, q, attn_mask=given).float().sum().backward()
+            assert q.grad is not None
+            assert q.grad.shape == q.shape
+            assert device.ledger.peak - before < 2 * 2048**2 * dtype.itemsize / 2
+
+
+def test_the_process_is_left_as_it_was() -> None:
+    def now() -> list[object]:
+        return [_found(place) for place in _REPLACED]
+
+    before, state = now(), torch.get_rng_state()
+    with on_paper():
+        assert all(one is not other for one, other in zip(now(), before, strict=True) if one is not True)
+        nn.Linear(4, 4).to("cuda")(torch.randn(2, 4, device="cuda")).sum().backward()
+    assert all(one is other for one, other in zip(now(), before, strict=True))
+    torch.set_rng_state(state)
+
+
+def _found(place: str) -> object:
+    """What stands at a dotted place, as its owner holds it."""
+    owner, _, name = place.rpartition(".")
+    return inspect.getattr_static(resolve_name(owner), name)
+
+
+@pytest.mark.parametrize("innermost", [False, True])
+def test_a_convolution_on_paper_lies_as_on_the_device(innermost):
+    layout = torch.channels_last if innermost else torch.contiguous_format
+    with on_paper():
+        x = torch.empty(2, 8, 6, 6, device="cuda").to(memory_format=layout)
+        weight = torch.empty(16, 8, 3, 3, device="cuda")
+        out = F.conv2d(x, weight, padding=1)
+        flags = (1, 1), (1, 1), (1, 1), False, (0, 0), 1, (True, False, False)
+        gradient = torch.ops.aten.convolution_backward(out, x, weight, None, *flags)[0]
+        assert out.is_contiguous(memory_format=layout)
+        assert gradient.is_contiguous(memory_format=layout)
