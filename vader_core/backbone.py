@@ -247,7 +247,7 @@ class Backbone(ABC):
         """
 
     def initial_noise(self, batch: int, geometry: Geometry, rng: Randomness) -> Float[Tensor, "b c t h w"]:
-        """Standard normal latents, float32 (float64 for a float64 backbone), one stream a sample."""
+        """Standard normal latents, float32 (float64 for a float64 backbone), one stream per sample."""
         shape, dtype = self.latent_shape(geometry), wide(self.dtype)
         noise = rng.normal("noise", shape, device=self.device, dtype=dtype)
         if len(noise) != batch:

@@ -59,7 +59,7 @@ class Attached:
 
     Args:
         modules: Names of the modules that carry a LoRA.
-        parameters: Trainable numbers.
+        parameters: Trainable parameters.
     """
 
     modules: tuple[str, ...]
@@ -167,7 +167,7 @@ def adapter_parameters(denoiser: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def count_trainable(denoiser: nn.Module) -> int:
-    """How many numbers are trained."""
+    """How many parameters are trained."""
     return sum(parameter.numel() for parameter in denoiser.parameters() if parameter.requires_grad)
 
 

@@ -25,7 +25,7 @@ class Shortcuts:
     Args:
         guidance_interval: First and last executed step that is guided; the others are conditional alone
             (Kynkäänniemi et al. 2024, arXiv 2404.07724). ``None`` guides all.
-        guidance_cache: The difference of the two branches is worked out at every k-th step and reused in
+        guidance_cache: The difference of the two branches is computed at every k-th step and reused in
             between (FasterCache, arXiv 2410.19355, without its filter); 1 works it out at each.
         feature_cache: The denoiser's deep part runs at every k-th step, and what it gave is reused in between
             (:class:`vader_core.nn.feature_cache.FeatureCache`); 1 runs it at each.

@@ -3,7 +3,7 @@
 The decoder is causal: a frame depends on the latents up to its own and on nothing behind. Diffusers keeps
 what the convolutions need of earlier frames in a list that every call changes in place. Here a call is a
 function of a latent frame and that list, which gives back its frames and another list, so that it can be
-checkpointed: what the backward pass works out again does not depend on what came after.
+checkpointed: what the backward pass computes again does not depend on what came after.
 """
 
 from __future__ import annotations

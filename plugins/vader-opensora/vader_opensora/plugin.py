@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def make_rflow(config: BaseModel, *, device: object, dtype: object) -> object:
-    """The sampler; it holds no tensors, so device and dtype are of no matter."""
+    """The sampler; it holds no tensors, so device and dtype do not matter."""
     import torch
 
     from vader_opensora.sampler import RFlow
