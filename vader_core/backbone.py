@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from jaxtyping import Bool, Float
@@ -36,7 +36,11 @@ class Defaults:
         sampler_options: Options of that sampler.
         guidance_channels: Guidance mixes the first n latent channels and leaves the others to the
             conditional branch; ``None`` mixes all.
+        guidance: What ``--guidance-scale`` means: ``classifier_free`` mixes two branches; ``embedded`` is
+            told to the model, as ``conditioning.shared["guidance"]``, and there is one branch.
         gradient: Where the gradient flows, in the words of ``--gradient``.
+        reward_frames: Which frames a reward sees, in the words of ``--reward-frames``, where some are cheaper
+            to decode than others; ``None`` leaves it to the objective.
         sample_frames: Frames of ``vader sample`` where they differ from training.
         negative_prompt: Text of the unconditional branch.
         precision: ``fp32``, ``bf16`` or ``fp16`` on an accelerator; on a CPU the default is always ``fp32``.
@@ -49,11 +53,26 @@ class Defaults:
     sampler: str
     sampler_options: Mapping[str, Any] = field(default_factory=dict)
     guidance_channels: int | None = None
+    guidance: Literal["classifier_free", "embedded"] = "classifier_free"
     gradient: str = "last"
+    reward_frames: str | None = None
     sample_frames: int | None = None
     negative_prompt: str = ""
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     prompts: str | None = None
+
+
+class Mixing(Protocol):
+    """How two branches become one prediction, as the run asks for."""
+
+    @property
+    def scale(self) -> float | tuple[float, float]:
+        """The scale s, or the first and last of a scale that runs over the latent frames."""
+
+    def combine(
+        self, conditional: Prediction, unconditional: Prediction, scale: float | None = None
+    ) -> Prediction:
+        """Unconditional + s (conditional - unconditional); ``scale`` takes the place of s."""
 
 
 class Backbone(ABC):
@@ -114,10 +133,17 @@ class Backbone(ABC):
     def schedule(self) -> Schedule:
         """The noise schedule; its ``prediction_type`` says what :meth:`predict` returns."""
 
+    def schedule_for(self, geometry: Geometry) -> Schedule:
+        """The noise schedule of videos of ``geometry``, for a model whose times depend on their size."""
+        return self.schedule
+
     @property
     @abstractmethod
     def lora_targets(self) -> tuple[str, ...]:
-        """Module names (peft's rule: the end of a dotted name) that get a LoRA by default."""
+        """Module names that get a LoRA by default.
+
+        The end of a dotted name, as peft has it; a name with ``*`` is a pattern of whole names.
+        """
 
     def resolve_geometry(self, request: GeometryRequest) -> Geometry:
         """The user's request, filled up from the defaults and checked.
@@ -221,7 +247,7 @@ class Backbone(ABC):
         """
 
     def initial_noise(self, batch: int, geometry: Geometry, rng: Randomness) -> Float[Tensor, "b c t h w"]:
-        """Standard normal latents, float32 (float64 for a float64 backbone), one stream a sample."""
+        """Standard normal latents, float32 (float64 for a float64 backbone), one stream per sample."""
         shape, dtype = self.latent_shape(geometry), wide(self.dtype)
         noise = rng.normal("noise", shape, device=self.device, dtype=dtype)
         if len(noise) != batch:
@@ -241,6 +267,40 @@ class Backbone(ABC):
             timestep: In the model's own units, as the sampler planned them; float32 (float64 likewise).
             conditioning: A single branch: only ``tensors`` and ``shared`` are read.
         """
+
+    def combine(
+        self,
+        conditional: Prediction,
+        unconditional: Prediction,
+        mixing: Mixing,
+        latents: Float[Tensor, "b c t h w"],
+        timestep: Float[Tensor, " b"],
+    ) -> Prediction:
+        """The guided prediction; a model with a rule of its own overrides this.
+
+        Args:
+            conditional: That branch's prediction.
+            unconditional: That branch's.
+            mixing: The usual rule, with the scale that was asked for.
+            latents: What both branches were given.
+            timestep: What both branches were told.
+        """
+        return mixing.combine(conditional, unconditional)
+
+    def at_timestep(self, timestep: float) -> AbstractContextManager[None]:
+        """Around predictions at one timestep that the host knows, so that no device is asked for it."""
+        return nullcontext()
+
+    def before_decode(
+        self, latents: Float[Tensor, "b c t h w"], conditioning: Conditioning
+    ) -> Float[Tensor, "b c t h w"]:
+        """Clean latents as :meth:`decode` wants them: a picture's own put back, a decoder's noise mixed in.
+
+        Args:
+            latents: Clean latents, with their graph.
+            conditioning: What they were made from.
+        """
+        return latents
 
     @abstractmethod
     def decode(

@@ -39,21 +39,23 @@ class Shape:
 
 @dataclass(frozen=True)
 class Clip:
-    """A video to learn from.
+    """A video to learn from. Two are equal when they name the same part of the same file.
 
     Args:
         path: The file: a video, or a picture, which is a video of one frame.
         start: Seconds at which the clip begins in the file.
         end: Seconds at which it ends; ``None`` is the file's end.
         pixels: Once it is read: [F, 3, H, W], RGB in [0, 1], float32, at its batch's geometry.
-        latents: Where they were kept from an earlier encoding: [C, T, h, w], float32.
+        entry: In a cache of latents: the name of this clip's in the file ``path``.
+        latents: Once they are read from there: [C, T, h, w], float32.
     """
 
     path: Path
     start: float = 0.0
     end: float | None = None
-    pixels: Tensor | None = None
-    latents: Tensor | None = None
+    pixels: Tensor | None = field(default=None, compare=False)
+    entry: str | None = None
+    latents: Tensor | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def draw(number: int) -> torch.Tensor:
 
 
 def preserving(prediction_type: str, scheduler) -> VariancePreserving:
-    """The schedule in float64, close to the one that the scheduler works out in float32."""
+    """The schedule in float64, close to the one that the scheduler computes in float32."""
     schedule = VariancePreserving(VariancePreserving.scaled_linear(), prediction_type)
     assert torch.allclose(schedule.alphas_cumprod.float(), scheduler.alphas_cumprod, rtol=2e-5, atol=0)
     # take the scheduler's own numbers, so that what is compared below is the sampler alone

@@ -177,7 +177,7 @@ def pushed(vader, tmp_path):
 
 
 def expected_alarms(run: Path) -> list[int]:
-    """Steps whose validation breaks the rule, worked out from the run's own figures."""
+    """Steps whose validation breaks the rule, computed from the run's own figures."""
     base, *later = records(run, "validation")
     return [
         record["step"]

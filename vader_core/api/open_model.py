@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from vader_core.api.configure import complete
+from vader_core.assembly.levers import process_switches
 from vader_core.assembly.loading import full_weights, load_backbone
 from vader_core.assembly.parts import Assembly
 from vader_core.assembly.prepare import prepare
@@ -33,7 +35,17 @@ def open_model(
     Raises:
         VaderError: Anything that cannot be done.
     """
-    return open_assembly(config, lora, registry or load_registry()).model
+    assembly = open_assembly(config, lora, registry or load_registry())
+    model, own = assembly.model, assembly.model.autocast
+
+    @contextmanager
+    def as_configured() -> Iterator[None]:
+        """The process's switches are the model's own while it computes, and the caller's in between."""
+        with process_switches(assembly.config), own():
+            yield
+
+    model.autocast = as_configured
+    return model
 
 
 def open_assembly(config: RunConfig, lora: str | Sequence[str], registry: Registry) -> Assembly:

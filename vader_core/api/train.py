@@ -12,6 +12,7 @@ from vader_core.assembly.levers import process_switches
 from vader_core.assembly.loading import load_parts
 from vader_core.assembly.parts import Assembly
 from vader_core.assembly.prepare import prepare
+from vader_core.data.latents import TEXT
 from vader_core.errors import VaderError
 from vader_core.evaluation.comparison import evaluation_pairs
 from vader_core.evaluation.validation import validation_pairs
@@ -121,6 +122,9 @@ def encode_up_front(assembly: Assembly, processes: int) -> None:
         processes: How many will train.
     """
     trainer, validation = assembly.config.trainer, assembly.config.validation
+    cached = assembly.config.data.source or ""
+    if cached.startswith("cache:"):
+        assembly.backbone.text_cache.directory = Path(cached.removeprefix("cache:")).expanduser() / TEXT
     needs = assembly.objective.needs if assembly.objective is not None else frozenset()
     prompts: list[Prompt] = []
     if needs != {"videos"}:

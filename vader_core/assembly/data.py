@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,6 +14,7 @@ from vader_core.builtin.prompts.data_grammar import parse_data
 from vader_core.data.buckets import Buckets
 from vader_core.data.examine import examine
 from vader_core.data.frame_rule import FrameRule
+from vader_core.data.latents import CachedVideos
 from vader_core.data.plan import InBuckets, OneSize, Plan
 from vader_core.data.reader import Reader
 from vader_core.data.summary import Summary
@@ -58,17 +60,44 @@ def video_data(config: RunConfig, registry: Registry, backbone: Backbone, geomet
             backbone cannot make.
     """
     asked = config.data
-    source = video_source(asked, registry)
-    rule = FrameRule(asked.frame_rule, asked.frame_interval, geometry.fps)
+    source: PromptSource
+    if asked.source is not None and asked.source.startswith("cache:"):
+        source, rule = _cached(config, geometry), FrameRule(interval=1)
+    else:
+        source = video_source(asked, registry)
+        rule = FrameRule(asked.frame_rule, asked.frame_interval, geometry.fps)
     plan = _plan(config, source, rule, geometry)
     dropped = source.dropped if isinstance(source, Videos) else ()
-    held_out = source.held_out_clips() if isinstance(source, Videos) else []
+    held_out = source.held_out_clips() if isinstance(source, Videos | CachedVideos) else []
     summary = plan.summary(dropped, len(held_out))
     summary.check(asked.unreadable_limit)
     for size in plan.geometries():
         _check_size(backbone, size)
     fitting = [(prompt, shape) for prompt, shape in held_out if rule.fits(shape, geometry.num_frames)]
     return VideoData(source, plan, Reader(rule, asked.crop), summary, fitting)
+
+
+def cache_identity(config: RunConfig, geometry: Geometry) -> dict[str, Any]:
+    """What the latents of a run's clips depend on, beside the clips: model and transform, as JSON."""
+    asked = config.data
+    return {
+        "backbone": config.backbone.name,
+        "options": {key: str(value) for key, value in config.backbone.options.items()},
+        "video": asdict(geometry),
+        "precision": config.trainer.precision,
+        "crop": asked.crop,
+        "frame_rule": asked.frame_rule,
+        "frame_interval": asked.frame_interval,
+    }
+
+
+def _cached(config: RunConfig, geometry: Geometry) -> CachedVideos:
+    asked = config.data
+    for name in ("buckets", "root", "held_out"):
+        if getattr(asked, name) is not None:
+            raise VaderError(f"data.{name} has no effect on --data {asked.source}: it is encoded already")
+    _, rest = parse_data(str(asked.source))
+    return CachedVideos(Path(rest).expanduser(), cache_identity(config, geometry))
 
 
 def video_source(asked: DataSection, registry: Registry) -> PromptSource:
@@ -120,9 +149,3 @@ def _check_size(backbone: Backbone, size: Geometry) -> None:
         backbone.validate(size)
     except VaderError as error:
         raise VaderError(f"data.buckets: clips of {size} cannot be learned: {error}") from error
-
-
-def with_pixels(prompt: Prompt, pixels: torch.Tensor) -> Prompt:
-    """The prompt with its clip read."""
-    assert prompt.video is not None
-    return replace(prompt, video=replace(prompt.video, pixels=pixels))

@@ -14,6 +14,8 @@ from vader_core.builtin.samplers.options import (
     DDIMOptions,
     DPMSolverOptions,
     EulerOptions,
+    FlowEulerOptions,
+    FlowUniPCOptions,
     IDDPMOptions,
     RectifiedFlowOptions,
 )
@@ -51,9 +53,21 @@ def _rectified_flow(config: Any, *, device: object, dtype: object) -> object:
     return RectifiedFlowEuler(config)
 
 
+def _flow_euler(config: Any, *, device: object, dtype: object) -> object:
+    from vader_core.builtin.samplers.flow_euler import FlowEuler
+
+    return FlowEuler(config)
+
+
+def _flow_unipc(config: Any, *, device: object, dtype: object) -> object:
+    from vader_core.builtin.samplers.flow_unipc import FlowUniPC
+
+    return FlowUniPC(config)
+
+
 @hookimpl
 def register_samplers(register: Register) -> None:
-    """DDIM, DPM-Solver++ (2M), Euler, IDDPM and rectified flow."""
+    """DDIM, DPM-Solver++ (2M), Euler, IDDPM, and three along a rectified flow."""
     register("ddim", _ddim, config=DDIMOptions, summary="DDIM for epsilon and v models")
     register(
         "dpmpp",
@@ -78,6 +92,18 @@ def register_samplers(register: Register) -> None:
         _rectified_flow,
         config=RectifiedFlowOptions,
         summary="Euler steps along a rectified flow, with a static time shift",
+    )
+    register(
+        "flow_euler",
+        _flow_euler,
+        config=FlowEulerOptions,
+        summary="Euler steps along a rectified flow, at diffusers' times",
+    )
+    register(
+        "flow_unipc",
+        _flow_unipc,
+        config=FlowUniPCOptions,
+        summary="UniPC of second order along a rectified flow",
     )
 
 

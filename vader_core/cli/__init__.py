@@ -1,4 +1,4 @@
-"""The command ``vader``: one file a command, each imported only when it is called."""
+"""The command ``vader``: one file per command, each imported only when it is called."""
 
 from __future__ import annotations
 

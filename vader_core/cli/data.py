@@ -9,7 +9,10 @@ import click
 from vader_core.errors import did_you_mean
 
 #: Command of the group -> (module below this package, one line).
-COMMANDS = {"scan": ("data_scan", "Write a table of a folder's clips: sizes, frames, rate, bad files.")}
+COMMANDS = {
+    "scan": ("data_scan", "Write a table of a folder's clips: sizes, frames, rate, bad files."),
+    "encode": ("data_encode", "Encode clips and captions beforehand, for --data cache:DIR."),
+}
 
 
 class DataGroup(click.Group):

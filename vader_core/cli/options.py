@@ -92,7 +92,9 @@ _REWARDS = [
     ),
 ]
 _TRAINING = [
-    click.option("--data", metavar="D", help="Learn from clips: file:PATH, videos:FOLDER or NAME."),
+    click.option(
+        "--data", metavar="D", help="Learn from clips: file:PATH, videos:FOLDER, cache:FOLDER or NAME."
+    ),
     click.option(
         "--gradient", metavar="G", help="last, last:K, random, from:I, steps:I,J, refl or refl:LO-HI."
     ),

@@ -69,7 +69,7 @@ class ProgressListener:
         modules = f" in {facts['lora_modules']} modules" if facts["tuning"] == "lora" else ""
         self.console.print(
             f"[bold]{facts['backbone']}[/] · {facts['video']} · {facts['sampler']}{gradient}\n"
-            f"{reward} · {facts['trainable_parameters']:,} trainable numbers{modules} · batch "
+            f"{reward} · {facts['trainable_parameters']:,} trainable parameters{modules} · batch "
             f"{facts['effective_batch']} · {facts['steps']} steps · "
             f"{facts['precision']} on {facts['device']}",
             highlight=False,

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from vader_core.data.resolutions import Resolution, resolution
 from vader_core.errors import VaderError
 from vader_core.prompts import Shape
 
-BucketConfig = Mapping[str, Mapping[int | str, Sequence[object]]]
+BucketConfig = Mapping[str, Mapping[Any, Any]]
 
 # A clip below this share of a resolution's pixels would have to be enlarged too much.
 SMALLEST_SHARE = 0.8
@@ -220,7 +220,7 @@ def _count(name: str, frames: int | str) -> int:
     return int(frames)
 
 
-def _slot(number: int, where: Resolution, frames: int, entry: Sequence[object], rule: Rule) -> Slot:
+def _slot(number: int, where: Resolution, frames: int, entry: Any, rule: Rule) -> Slot:
     place = f"buckets: {where.name}, {frames} frames"
     if not isinstance(entry, Sequence) or isinstance(entry, str) or len(entry) != 2:
         raise VaderError(f"{place}: {entry!r} is not [keep probability, batch size], e.g. [1.0, 8]")

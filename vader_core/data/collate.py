@@ -73,7 +73,7 @@ def easyanimate_collate(
     covering: Size | None = None
     if crop_draws is None:
         size, _ = easyanimate_size(first[0], first[1], side)
-        # The original works out the resize from the first clip for all of them.
+        # The original computes the resize from the first clip for all of them.
         covering = smallest_cover(first[0], first[1], size)
     else:
         sizes, weights = easyanimate_crops()

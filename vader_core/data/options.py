@@ -20,7 +20,7 @@ class DataOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    source: str | None = Field(None, description="file:PATH, videos:FOLDER or NAME.")
+    source: str | None = Field(None, description="file:PATH, videos:FOLDER, cache:FOLDER or NAME.")
     root: Path | None = Field(None, description="Folder that a table's relative paths start from.")
     frame_rule: FrameRuleName = Field(
         "even",

@@ -96,15 +96,22 @@ def open_sora_order(
             f"step {start_step} lies beyond the epoch's end ({len(entries) // world_size} steps on "
             f"{world_size} processes): the data or the number of processes changed since"
         )
+    dealt = _dealt(entries, rows_of, batch_size)
+    first = start_step * world_size
+    return [dealt[first:][rank::world_size] for rank in range(world_size)]
+
+
+def _dealt(
+    entries: list[Bucket], rows_of: dict[Bucket, list[int]], batch_size: Callable[[Bucket], int]
+) -> list[tuple[Bucket, list[int]]]:
+    """Each entry with the next rows of its bucket."""
     taken: dict[Bucket, int] = dict.fromkeys(rows_of, 0)
-    by_rank: list[list[tuple[Bucket, list[int]]]] = [[] for _ in range(world_size)]
-    for number, bucket in enumerate(entries):
-        size, start = batch_size(bucket), taken[bucket]
-        taken[bucket] = start + size
-        rows = rows_of[bucket][start : start + size]
-        if number >= start_step * world_size:
-            by_rank[number % world_size].append((bucket, rows))
-    return by_rank
+    dealt = []
+    for bucket in entries:
+        start = taken[bucket]
+        taken[bucket] = start + batch_size(bucket)
+        dealt.append((bucket, rows_of[bucket][start : taken[bucket]]))
+    return dealt
 
 
 def _whole_batches(rows: list[int], size: int, drop_last: bool) -> list[int]:

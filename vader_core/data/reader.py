@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float
 from torch import Tensor
@@ -12,10 +12,11 @@ from vader_core.data.crops import Pixels, cover_image, cover_smooth, cover_video
 from vader_core.data.examine import within
 from vader_core.data.frame_masks import Draws
 from vader_core.data.frame_rule import FrameRule
+from vader_core.data.latents import read_latents
 from vader_core.data.options import Crop
 from vader_core.data.resolutions import Size
 from vader_core.errors import VaderError
-from vader_core.prompts import Clip, Shape
+from vader_core.prompts import Clip, Prompt, Shape
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,29 @@ class Reader:
 
     rule: FrameRule
     crop: Crop = "smooth"
+
+    def filled(
+        self, prompt: Prompt, frames: int, size: Size, draws: Draws, shape: Shape | None = None
+    ) -> Prompt:
+        """The prompt with its clip read: with its pixels, or with its latents where it is of a cache.
+
+        Args:
+            prompt: With a video.
+            frames: How many.
+            size: (height, width) in pixels.
+            draws: Where the start comes from.
+            shape: What the clip holds, where it is known.
+
+        Raises:
+            VaderError: Naming the file and what is wrong with it.
+        """
+        clip = prompt.video
+        if clip is None:
+            raise VaderError(f"prompt {prompt.text!r} has no video to learn from")
+        if clip.entry is not None:
+            return replace(prompt, video=replace(clip, latents=read_latents(clip)))
+        pixels = self.read(clip, frames, size, draws, shape)
+        return replace(prompt, video=replace(clip, pixels=pixels))
 
     def read(
         self, clip: Clip, frames: int, size: Size, draws: Draws, shape: Shape | None = None

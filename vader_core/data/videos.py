@@ -38,7 +38,7 @@ class Videos(PromptSource):
             raise VaderError(
                 f"{name}: held_out={held_out} leaves none of the {len(usable)} usable clips to learn from"
             )
-        order = sorted(usable, key=lambda one: derive_seed("held out", one.row.path.name, one.row.start))
+        order = sorted(usable, key=lambda one: derive_seed("held out", one.row.path.name, str(one.row.start)))
         kept = {id(one) for one in order[:held_out]}
         self.held_out = [_prompt(one) for one in usable if id(one) in kept]
         learned = [one for one in usable if id(one) not in kept]

@@ -104,7 +104,7 @@ class LearnedRangeTerms:
 class LearnedRange:
     """The posterior of a discrete diffusion, for models that predict noise and a variance between two bounds.
 
-    (Improved DDPM, arXiv 2102.09672; Open-Sora 1.1 and EasyAnimate V2.) Tables are worked out in the dtype
+    (Improved DDPM, arXiv 2102.09672; Open-Sora 1.1 and EasyAnimate V2.) Tables are computed in the dtype
     of ``betas``: Open-Sora's are float32, which moves the bound at timestep 0 by 0.3 %; EasyAnimate's are
     float64.
 
@@ -123,7 +123,7 @@ class LearnedRange:
 
     @classmethod
     def of(cls, alphas_cumprod: Tensor, dtype: torch.dtype) -> LearnedRange:
-        """The tables of a schedule's A_t [N], float64, worked out in ``dtype``."""
+        """The tables of a schedule's A_t [N], float64, computed in ``dtype``."""
         cumprod = alphas_cumprod.double()
         before = torch.cat([torch.ones_like(cumprod[:1]), cumprod[:-1]])
         return cls((1 - cumprod / before).to(dtype))
@@ -234,8 +234,8 @@ class LearnedRange:
             + (true_mean - mean).pow(2) * torch.exp(-log_variance)
         )
         likelihood = -_bin_log_likelihood(clean, mean, 0.5 * log_variance)
-        bits = [frame_mean(values, mask) / math.log(2.0) for values in (likelihood, divergence)]
-        return torch.where(t == 0, *bits)
+        first, later = (frame_mean(values, mask) / math.log(2.0) for values in (likelihood, divergence))
+        return torch.where(t == 0, first, later)
 
     def _at(self, table: Tensor, t: Int[Tensor, " b"]) -> Tensor:
         """``table`` at ``t`` in float32, broadcast over latents."""

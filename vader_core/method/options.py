@@ -18,7 +18,9 @@ class RewardGradientOptions(BaseModel):
         "the backbone's by default.",
     )
     reward_frames: str | None = Field(
-        None, description="Frames that rewards of images are given; random by default."
+        None,
+        description="Frames that rewards of images are given; left out, those that the backbone decodes "
+        "cheaply, else random.",
     )
     detach_input: bool = Field(
         False, description="Detach the latents that a differentiated prediction is given (DRTune)."

@@ -1,6 +1,6 @@
 """Fused kernels for denoisers on CUDA, in 16 bits; everywhere else the plain torch operations.
 
-Statistics, softmax and activations are worked out in float32 and rounded once, as torch's own kernels do.
+Statistics, softmax and activations are computed in float32 and rounded once, as torch's own kernels do.
 They have gradients with respect to activations; where a weight of theirs is trained, torch's operations run.
 """
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 
-from vader_core.assembly.data import with_pixels
 from vader_core.assembly.parts import Assembly
 from vader_core.data.frame_masks import SeededDraws
 from vader_core.method.objective import Batch
@@ -36,10 +35,8 @@ class HeldOut:
         seed, size = assembly.config.trainer.seed, assembly.config.validation.batch
         target, prompts = assembly.backbone.video_size(geometry), []
         for index, (prompt, shape) in enumerate(videos.held_out):
-            assert prompt.video is not None
             draws = SeededDraws(derive_seed(seed, "held out", index))
-            pixels = videos.reader.read(prompt.video, geometry.num_frames, target, draws, shape)
-            prompts.append(with_pixels(prompt, pixels))
+            prompts.append(videos.reader.filled(prompt, geometry.num_frames, target, draws, shape))
         prompts = assembly.with_negative(prompts)
         return [
             Batch(

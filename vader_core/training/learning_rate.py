@@ -46,7 +46,7 @@ def cosine(k: int, lr: float, warmup: int, steps: int) -> float:
 def cosine_const(k: int, lr: float, warmup: int) -> float:
     """text2bricks: half a cosine from 1e-7 up to ``lr``, then constant; ahead by one step.
 
-    Worked out in float32, as the original is: at small rates the difference shows.
+    Computed in float32, as the original is: at small rates the difference shows.
     """
     share = 0.5 * (1 - torch.cos(torch.tensor(math.pi * min(1.0, (k + 1) / max(1, warmup)))))
     return float(_FLOOR + (lr - _FLOOR) * share)
@@ -71,7 +71,7 @@ def one_cycle(
         final_lr: From step ``warmup + cooldown`` on.
         warmup: Steps of the way up.
         cooldown: Steps of the way down.
-        anneal: Shape of both ways; cosines are worked out in float32, as the original's are.
+        anneal: Shape of both ways; cosines are computed in float32, as the original's are.
     """
     between = _half_cosine if anneal == "cos" else _straight
     if k < warmup:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from vader_core.data.frame_masks import SeededDraws
 from vader_core.data.plan import Plan, Portion
@@ -107,13 +107,9 @@ class VideoBatches:
         )
 
     def _clip(self, clip: int, sample: int, geometry: Geometry) -> Prompt:
-        prompt = self.plan.clips[clip]
-        assert prompt.video is not None
         draws = SeededDraws(derive_seed(self.seed, "frames", sample))
-        pixels = self.reader.read(
-            prompt.video, geometry.num_frames, self.size_of(geometry), draws, self.plan.shapes[clip]
-        )
-        return replace(prompt, video=replace(prompt.video, pixels=pixels))
+        size, shape = self.size_of(geometry), self.plan.shapes[clip]
+        return self.reader.filled(self.plan.clips[clip], geometry.num_frames, size, draws, shape)
 
     def _count(self, passed_over: Mapping[int, str]) -> None:
         for clip, why in passed_over.items():

@@ -89,7 +89,7 @@ class DemoPostcard(ImageReward):
     def score_frames(
         self, frames: Float[Tensor, "n 3 H W"], prompts: Sequence[Prompt]
     ) -> Float[Tensor, " n"]:
-        """One score a frame, at most 1."""
+        """One score per frame, at most 1."""
         paper = frames.new_tensor(PAPER).view(3, 1)
         edge = frames.clamp(0, 1)[:, :, border(frames.shape[-2], frames.shape[-1]).to(frames.device)]
         return 1 - (edge - paper).abs().mean(dim=(1, 2))

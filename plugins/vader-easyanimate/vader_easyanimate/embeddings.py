@@ -137,7 +137,7 @@ def position_embedding(
         base: Tokens along a side in training.
         scale: What coordinates are divided by.
         device: Where the result goes.
-        dtype: Of the result; worked out in float64.
+        dtype: Of the result; computed in float64.
     """
     quarter = width // 4
     steps = torch.arange(quarter, dtype=torch.float64)

@@ -1,6 +1,6 @@
 """The published checkpoint's files and key names, and ours.
 
-The layout is diffusers': a folder a network, each with its `config.json`. The U-Net's names are those of
+The layout is diffusers': a folder per network, each with its `config.json`. The U-Net's names are those of
 today's class. The autoencoder's attention may carry the names of early diffusers; the text encoder's names
 may begin with `text_model.`, which transformers 5 no longer keeps in memory.
 """

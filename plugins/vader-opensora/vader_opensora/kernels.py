@@ -1,4 +1,4 @@
-"""What surrounds the matrix products of a block, fused for the no-graph steps on CUDA, in 16 bits.
+"""What surrounds the matrix products of a block, fused for the no-grad steps on CUDA, in 16 bits.
 
 Everywhere else the plain torch operations. Statistics, softmax and sums are float32, rounded once.
 """

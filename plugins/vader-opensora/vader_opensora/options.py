@@ -41,7 +41,7 @@ class FamilyOptions(BaseModel):
     )
     conditioning_dtype: Wide = Field(
         default="float32",
-        description="in which height, width, length and fps are told and the time shift is worked out; "
+        description="in which height, width, length and fps are told and the time shift is computed; "
         "the official training has bfloat16, which rounds 854 pixels to 856; float16 is refused where it "
         "overflows",
     )
@@ -100,4 +100,4 @@ class RFlowOptions(BaseModel):
     timestep_transform: bool = Field(
         default=True, description="shift the timesteps by the video's size and length"
     )
-    conditioning_dtype: Wide = Field(default="float32", description="in which the shift is worked out")
+    conditioning_dtype: Wide = Field(default="float32", description="in which the shift is computed")

@@ -15,19 +15,8 @@ if TYPE_CHECKING:
     from vader_core.hookspecs import Register, RegisterLoraFormat
 
 
-def make_backbone_11(config: BaseModel, *, device: object, dtype: object) -> object:
-    """The backbone of 1.1, without its weights."""
-    from vader_opensora.v11.backbone import OpenSora11
-
-    return OpenSora11(
-        cast("OpenSora11Options", config),
-        device=cast("torch.device", device),
-        dtype=cast("torch.dtype", dtype),
-    )
-
-
 def make_rflow(config: BaseModel, *, device: object, dtype: object) -> object:
-    """The sampler; it holds no tensors, so device and dtype are of no matter."""
+    """The sampler; it holds no tensors, so device and dtype do not matter."""
     import torch
 
     from vader_opensora.sampler import RFlow
@@ -58,7 +47,7 @@ def register_backbones(register: Register) -> None:
     )
     register(
         "opensora11",
-        make_backbone_11,
+        "vader_opensora.v11.backbone:OpenSora11",
         config=OpenSora11Options,
         summary="Open-Sora 1.1 and text2bricks, text, pictures or clips to video, any size and length "
         "(0.77 B STDiT2)",

@@ -27,7 +27,7 @@ class RFlow(Sampler):
 
     Args:
         timestep_transform: Shift the timesteps by the video's size and length.
-        conditioning_dtype: In which the shift is worked out; float32, or bfloat16 as the official run has it.
+        conditioning_dtype: In which the shift is computed; float32, or bfloat16 as the official run has it.
     """
 
     schedules = (RectifiedFlow,)

@@ -24,7 +24,11 @@ class Reader:
     def __init__(self, broken=()):
         self.broken, self.asked = set(broken), []
 
-    def read(self, clip, frames, size, draws, shape):
+    def filled(self, prompt, frames, size, draws, shape):
+        pixels = self.read(prompt.video, frames, size, draws)
+        return replace(prompt, video=replace(prompt.video, pixels=pixels))
+
+    def read(self, clip, frames, size, draws):
         self.asked.append(int(clip.path))
         if int(clip.path) in self.broken:
             raise VaderError(f"clip {clip.path}: it cannot be read")
