@@ -55,10 +55,6 @@ FIRST_PARTY: dict[str, dict[Kind, tuple[str, ...]]] = {
         "backbone": ("wan", "wan_i2v", "ltx", "cogvideox", "hunyuan_video", "hunyuan_video15", "diffusers"),
     },
     "vader-data": {},
-    "vader-easyanimate": {
-        "backbone": ("easyanimate",),
-        "sampler": ("euler_ancestral", "pndm", "easyanimate_ddim"),
-    },
     "vader-modelscope": {"backbone": ("modelscope",)},
     "vader-svd": {"backbone": ("svd",), "prompt source": ("svd_demo_images",)},
 }
