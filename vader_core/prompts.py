@@ -39,7 +39,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Clip:
-    """A video to learn from.
+    """A video to learn from. Two are equal when they name the same part of the same file.
 
     Args:
         path: The file: a video, or a picture, which is a video of one frame.
@@ -53,9 +53,9 @@ class Clip:
     path: Path
     start: float = 0.0
     end: float | None = None
-    pixels: Tensor | None = None
+    pixels: Tensor | None = field(default=None, compare=False)
     entry: str | None = None
-    latents: Tensor | None = None
+    latents: Tensor | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

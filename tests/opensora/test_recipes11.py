@@ -75,27 +75,49 @@ def test_published_settings(registry, name):
     assert (config.trainer.ema, config.trainer.weight_decay, config.trainer.max_grad_norm) == (0.9999, 0, 1)
 
 
-@pytest.mark.parametrize("name", ["text2bricks_32f"])
-def test_one_trains_in_miniature(registry, name, tmp_path):
-    clips = tmp_path / "clips"
-    clips.mkdir()
+@pytest.fixture(scope="module")
+def miniature(registry, tmp_path_factory):
+    """The recipe `text2bricks_32f` over a tiny model and four small clips."""
+    clips = tmp_path_factory.mktemp("clips")
     for number in range(4):
         frames = torch.rand(20, 3, 32, 48, generator=torch.Generator().manual_seed(number))
         write_video(frames, clips / f"{number}.mp4", fps=30)
         (clips / f"{number}.txt").write_text(f"noise number {number}")
     data = {"data": {"source": f"videos:{clips}"}}
-    folder = tmp_path / "run"
-    train(validated(merged(read_recipe(registry, name), TINY, data)), out=folder, registry=registry)
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    # Up in one step, down in one step, then constant: both phases of the published rate.
+    return merged(read_recipe(registry, "text2bricks_32f"), TINY, data)
+
+
+@pytest.fixture(scope="module")
+def run(registry, miniature, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    train(validated(miniature), out=folder, registry=registry)
+    return folder
+
+
+def newest(folder):
+    return sorted((folder / "checkpoints").glob("*/denoiser.safetensors"))[-1]
+
+
+def test_one_trains_in_miniature(run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     rates = [line["learning_rate"] for line in lines if line["kind"] == "train"]
+    # Up in one step, down in one step, then constant: both phases of the published rate.
     assert rates == pytest.approx([1e-3, 1e-2, 2e-3])
-    checkpoint = sorted((folder / "checkpoints").glob("*/denoiser.safetensors"))[-1]
-    made = load_file(checkpoint)
-    before = make().denoiser.state_dict()
+    made, before = load_file(newest(run)), make().denoiser.state_dict()
     assert made.keys() == before.keys()
     kept = {name for name, value in made.items() if torch.equal(value, before[name])}
     assert kept == {"rope.freqs", "y_embedder.y_embedding"}
-    # The folder is what --weights takes.
-    again = make(weights=str(checkpoint.parent), vae_weights="random", text_encoder_weights="random")
+
+
+def test_its_checkpoint_is_what_weights_takes(run):
+    made = load_file(newest(run))
+    again = make(weights=str(newest(run).parent), vae_weights="random", text_encoder_weights="random")
     assert all(torch.equal(value, made[name]) for name, value in again.denoiser.state_dict().items())
+
+
+def test_stopped_between_the_phases_and_resumed(run, registry, miniature, tmp_path):
+    folder = tmp_path / "resumed"
+    train(validated(merged(miniature, {"trainer": {"max_steps": 2}})), out=folder, registry=registry)
+    train(validated(miniature), out=folder, resume=True, allow_changes=True, registry=registry)
+    whole, resumed = load_file(newest(run)), load_file(newest(folder))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)

@@ -216,7 +216,7 @@ class Supervised(Objective):
         """Noise levels for evenly spread numbers in [0, 1)."""
         if self.config.timesteps == "logit_normal":
             uniform = torch.special.ndtri(uniform.clamp(1e-6, 1 - 1e-6)).sigmoid()
-        schedule = backbone.schedule
+        schedule = backbone.schedule_for(geometry)
         timestep = schedule.training_timesteps(uniform)
         ratio = backbone.training_shift(geometry)
         if ratio == 1.0 or not isinstance(schedule, RectifiedFlow):

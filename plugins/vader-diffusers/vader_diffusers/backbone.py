@@ -54,6 +54,7 @@ class PipelineBackbone(Backbone):
     own_times: ClassVar[bool] = False
     #: Which frames a reward sees by default, where some are cheaper to decode than others.
     cheap_frames: ClassVar[str | None] = None
+    encodes_video: ClassVar[bool] = True
     #: Where the gradient flows by default.
     best_gradient: ClassVar[str] = "last"
     #: Whether encodings are zero behind the text.
