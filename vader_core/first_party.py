@@ -18,6 +18,7 @@ FIRST_PARTY: dict[str, dict[Kind, tuple[str, ...]]] = {
             "demo_action",
             "demo_action_held_out",
             "demo_postcard",
+            "demo_postcard_alignment",
             "demo_judge_shape",
             "demo_judge_colour",
             "demo_judge_background",

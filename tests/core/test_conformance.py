@@ -80,6 +80,10 @@ def test_the_reward_gradient_passes(options):
     assert check_objective("reward_gradient", options).passed
 
 
+def test_the_supervised_objective_passes_on_clips():
+    assert check_objective("supervised").passed
+
+
 def test_the_sound_objective_passes():
     from vader_core.component import Component, Registration
 

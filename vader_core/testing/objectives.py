@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from vader_core.method.mixture import Mixture, Term
 from vader_core.method.model import Model
 from vader_core.method.objective import Batch, Objective, StepResult
 from vader_core.method.segments import Segments
-from vader_core.prompts import Prompt
+from vader_core.prompts import Clip, Prompt
 from vader_core.randomness import Randomness
 from vader_core.registry import Component, load_registry
 from vader_core.testing.conformance import (
@@ -36,6 +36,7 @@ from vader_core.testing.conformance import (
     reseeded,
 )
 from vader_core.testing.options import TinyConfig
+from vader_core.testing.rewards import moving_patterns
 from vader_core.testing.tiny import BrightnessReward, TinyBackbone
 from vader_core.training.processes import SingleProcess
 
@@ -111,9 +112,11 @@ class Place:
 
     def batch(self, micro: int = 0, step: int = 0) -> Batch:
         """The batch of one micro-step."""
-        size = len(self.subject.prompts)
-        samples = tuple(range(micro * size, (micro + 1) * size))
-        return Batch(self.subject.prompts, _GEOMETRY, Randomness(5, step, micro, samples))
+        prompts = list(self.subject.prompts)
+        if "videos" in self.objective.needs:
+            prompts = _with_clips(prompts)
+        samples = tuple(range(micro * len(prompts), (micro + 1) * len(prompts)))
+        return Batch(prompts, _GEOMETRY, Randomness(5, step, micro, samples))
 
     def prepared(self, *micros: int, step: int = 0) -> list[Any]:
         """What the objective prepares for those micro-steps."""
@@ -394,6 +397,15 @@ def model_unchanged(subject: ObjectiveSubject) -> str:
 
 
 # -- what the clauses work with ------------------------------------------------------------------------------
+
+
+def _with_clips(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Each prompt with a clip that is read already, another for each."""
+    films = moving_patterns(len(prompts), _GEOMETRY.num_frames, _GEOMETRY.height, _GEOMETRY.width)
+    return [
+        prompt if prompt.video is not None else replace(prompt, video=Clip(Path(f"{index}.mp4"), pixels=film))
+        for index, (prompt, film) in enumerate(zip(prompts, films, strict=True))
+    ]
 
 
 @torch.no_grad()
