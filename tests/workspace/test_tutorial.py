@@ -61,7 +61,7 @@ def test_the_examples_are_as_small_as_the_page_says():
         source = ROOT / "examples" / "vader-example" / "vader_example" / f"{name}.py"
         assert len(source.read_text().splitlines()) < 30
     latte = ROOT / "examples" / "vader-latte" / "vader_latte" / "backbone.py"
-    assert len(latte.read_text().splitlines()) <= 150
+    assert len(latte.read_text().splitlines()) <= 155
 
 
 def test_the_page_lists_every_clause():
