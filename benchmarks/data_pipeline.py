@@ -17,18 +17,19 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "data"))
 
 
-def draw(folder: Path, films: int, height: int, width: int) -> None:
-    """Films of two scenes of 40 frames, each with other light and texture."""
+def draw(folder: Path, films: int, what: str) -> None:
+    """Films with other light and texture each: two scenes of 40 frames, or 2,500 frames of one."""
     import footage
     import numpy as np
 
     for number in range(films):
-        frames = np.concatenate(
-            [
-                footage.panning(40, height, width, seed=2 * number + part, speed=3, contrast=60)
-                for part in (0, 1)
-            ]
-        )
+        if what == "memory":
+            frames = footage.panning(2500, 64, 96, seed=number, speed=1, contrast=60)
+        else:
+            scenes = (
+                footage.panning(40, 180, 320, seed=2 * number + part, speed=3, contrast=60) for part in (0, 1)
+            )
+            frames = np.concatenate(list(scenes))
         footage.write(folder / f"{number:05d}.mp4", frames)
 
 
@@ -40,8 +41,15 @@ def measured(footage_folder: Path, out: Path, what: str) -> None:
     from vader_data.running import Settings, run
 
     options = ["cut.min_seconds=1", "detector.name=adaptive", "duplicates.distance=none"]
-    options += ["scorers.text_area=none"] if what == "memory" else []
-    run(footage_folder, out, make_plan("plain", options=options), Settings(engine="process", shard_size=8))
+    if what == "memory":
+        options = ["cut.min_seconds=none", "cut.max_seconds=1", "cut.write=spans", "detector.name=none"]
+        options += ["scorers.text_area=none", "exports="]
+    run(
+        footage_folder,
+        out,
+        make_plan("plain", options=options),
+        Settings(engine="process", shard_size=1 if what == "memory" else 8),
+    )
     clips = len(read_manifest(out).rows)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"clips": clips, "peak_mib": peak, "timings": timings_of(out)}))
@@ -56,7 +64,7 @@ def main() -> None:
     for films in map(int, sys.argv[3:]):
         source, out = folder / f"{what}-films-{films}", folder / f"{what}-out-{films}"
         if not source.is_dir():
-            draw(source, films, *((64, 96) if what == "memory" else (180, 320)))
+            draw(source, films, what)
         command = [sys.executable, __file__, "--measure", str(source), str(out), what]
         found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
         print(f"{found['clips']} clips, peak {found['peak_mib']:.0f} MiB")
