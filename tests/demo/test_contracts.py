@@ -33,7 +33,12 @@ def test_backbone(subject, clause):
 
 
 @pytest.mark.parametrize(
-    "name", [f"demo_{kind}{twin}" for kind in ("aesthetic", "alignment", "action") for twin in TWINS]
+    "name",
+    [
+        *(f"demo_{kind}{twin}" for kind in ("aesthetic", "alignment", "action") for twin in TWINS),
+        "demo_postcard",
+        "demo_postcard_alignment",
+    ],
 )
 def test_reward(name):
     check_reward(name, prompts=PLAIN)
@@ -51,3 +56,7 @@ def test_judge(attribute):
 )
 def test_prompt_source(options):
     check_prompt_source("demo", options)
+
+
+def test_clips_to_learn_from():
+    check_prompt_source("demo_style", {"count": 12})
