@@ -16,6 +16,10 @@ Tracker = Literal["tensorboard", "wandb"]
 Precision = Literal["fp32", "bf16", "fp16"]
 
 
+#: Rank of a fresh adapter where none is asked for.
+DEFAULT_RANK = 16
+
+
 class Section(BaseModel):
     """A part of the tree, which never changes; an unknown key is an error."""
 
@@ -93,7 +97,7 @@ class PromptSection(ComponentSection):
 class LoraSection(Section):
     """The adapter."""
 
-    rank: int = Field(16, ge=1, description="Rank r.")
+    rank: int | None = Field(None, ge=1, description="Rank r; 16 by default, with `start` the adapter's own.")
     alpha: float | None = Field(
         None, gt=0, description="The update is scaled by alpha / r; alpha = r by default."
     )
