@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 
 from vader_core.api.configure import complete
 from vader_core.assembly.parts import Assembly
 from vader_core.assembly.prepare import prepare
 from vader_core.device import GIB
 from vader_core.errors import VaderError
-from vader_core.lora.adapter import attach_lora
+from vader_core.lora.adapter import LoraSettings, attach_lora, fitted, refuse_foreign, settings_of
 from vader_core.profiling.estimate import memory_facts
 from vader_core.registry import Registry, load_registry
+from vader_core.run.adapters import find_adapter
 from vader_core.run.config import RunConfig
 
 #: What an objective may need, the section that gives it, and the flag.
@@ -56,7 +58,7 @@ def plan_facts(assembly: Assembly, processes: int) -> dict[str, Any]:
     with torch.device("meta"):
         denoiser = assembly.backbone.build_denoiser()
     frozen = sum(parameter.numel() for parameter in denoiser.parameters())
-    attached = attach_lora(denoiser, assembly.lora_settings())
+    attached = attach_lora(denoiser, _settings(denoiser, assembly))
     batch = trainer.batch_size * trainer.accumulate * processes
     asked = _reward_gradient(config)
     queries = max(1, int(asked.get("low_variance", 0))) * int(asked.get("inner_updates", 1))
@@ -129,3 +131,14 @@ def _check_guard(config: RunConfig) -> None:
             f"--guard {validation.guard} acts on a monitor that falls at a validation, and there is none: "
             f"add {' and '.join(missing)}"
         )
+
+
+def _settings(denoiser: nn.Module, assembly: Assembly) -> LoraSettings:
+    """The shape of what is trained: a fresh adapter's, or that of the one to start from."""
+    start = assembly.config.lora.start
+    if start is None:
+        return assembly.lora_settings()
+    adapter = fitted(denoiser, find_adapter(start, assembly.registry))
+    settings = settings_of(adapter)
+    refuse_foreign(denoiser, settings, what=f"--lora {start}")
+    return settings
