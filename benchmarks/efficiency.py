@@ -275,7 +275,7 @@ def collect(options: argparse.Namespace) -> None:
 
 
 def _compact(tree: dict[str, Any]) -> str:
-    """JSON with one line a run."""
+    """JSON with one line per run."""
     runs = ",\n  ".join(json.dumps(run) for run in tree.pop("runs"))
     head = json.dumps(tree, indent=1).removesuffix("\n}")
     return f'{head},\n "runs": [\n  {runs}\n ]\n}}\n'

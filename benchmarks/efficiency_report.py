@@ -230,7 +230,7 @@ class Axes:
 
 
 def plot(tree: dict[str, Any]) -> str:
-    """Reward over queries, and alignment over reward: one line a run, one colour a setting."""
+    """Reward over queries, and alignment over reward: one line per run, one colour per setting."""
     grouped = settings_of(tree["runs"])
     queries = Axes(LEFT, (4, 4000), (3.5, 10.5), log=True)
     content = Axes(LEFT + PANEL + GAP, (6.0, 10.5), (0.1, 0.9), log=False)

@@ -13,7 +13,7 @@ from typing import Any
 from page_tables import write_tables
 
 RESULTS = Path(__file__).parent / "results"
-#: Seconds a step of the official code on the same kind of device (batch 1, same shapes, HPS reward).
+#: Seconds per step of the official code on the same kind of device (batch 1, same shapes, HPS reward).
 OFFICIAL = {"videocrafter": 14.69, "opensora": 10.41, "modelscope": 8.13}
 
 
@@ -60,7 +60,7 @@ def phase_table(rows: dict[str, Any]) -> list[str]:
 
 
 def pass_table(rows: dict[str, Any]) -> list[str]:
-    """One guided no-graph prediction."""
+    """One guided no-grad prediction."""
     lines = ["| row | wall, ms | device busy, ms | launches |", "|---|---|---|---|"]
     for name, row in rows.items():
         found = row.get("no_grad_kernels", row.get("no_graph_kernels"))
@@ -105,7 +105,7 @@ def fp8_table(found: dict[str, Any]) -> list[str]:
 
 def shortcuts_table(rows: list[dict[str, Any]]) -> list[str]:
     """What shortcuts save and change on the demo."""
-    lines = ["| no-graph steps | work | latents move by | reward | alignment |", "|---|---|---|---|---|"]
+    lines = ["| no-grad steps | work | latents move by | reward | alignment |", "|---|---|---|---|---|"]
     whole = rows[0]["block_passes"]
     for row in rows:
         lines.append(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from vader_core.conditioning import Conditioning
@@ -36,7 +36,11 @@ class Defaults:
         sampler_options: Options of that sampler.
         guidance_channels: Guidance mixes the first n latent channels and leaves the others to the
             conditional branch; ``None`` mixes all.
+        guidance: What ``--guidance-scale`` means: ``classifier_free`` mixes two branches; ``embedded`` is
+            told to the model, as ``conditioning.shared["guidance"]``, and there is one branch.
         gradient: Where the gradient flows, in the words of ``--gradient``.
+        reward_frames: Which frames a reward sees, in the words of ``--reward-frames``, where some are cheaper
+            to decode than others; ``None`` leaves it to the objective.
         sample_frames: Frames of ``vader sample`` where they differ from training.
         negative_prompt: Text of the unconditional branch.
         precision: ``fp32``, ``bf16`` or ``fp16`` on an accelerator; on a CPU the default is always ``fp32``.
@@ -49,11 +53,26 @@ class Defaults:
     sampler: str
     sampler_options: Mapping[str, Any] = field(default_factory=dict)
     guidance_channels: int | None = None
+    guidance: Literal["classifier_free", "embedded"] = "classifier_free"
     gradient: str = "last"
+    reward_frames: str | None = None
     sample_frames: int | None = None
     negative_prompt: str = ""
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     prompts: str | None = None
+
+
+class Mixing(Protocol):
+    """How two branches become one prediction, as the run asks for."""
+
+    @property
+    def scale(self) -> float | tuple[float, float]:
+        """The scale s, or the first and last of a scale that runs over the latent frames."""
+
+    def combine(
+        self, conditional: Prediction, unconditional: Prediction, scale: float | None = None
+    ) -> Prediction:
+        """Unconditional + s (conditional - unconditional); ``scale`` takes the place of s."""
 
 
 class Backbone(ABC):
@@ -79,6 +98,8 @@ class Backbone(ABC):
     reads_text: ClassVar[bool] = True
     #: Whether :meth:`condition` can start from an image, so that a segment can continue another.
     takes_image: ClassVar[bool] = False
+    #: Whether :meth:`with_frame_mask` works: the model can be trained with frames that are given.
+    takes_frame_masks: ClassVar[bool] = False
     #: Whether the denoiser is faster on CUDA with its convolutions' channels innermost.
     prefers_channels_last: ClassVar[bool] = False
     #: Whether the denoiser runs its deep part through :mod:`vader_core.nn.feature_cache`.
@@ -112,10 +133,17 @@ class Backbone(ABC):
     def schedule(self) -> Schedule:
         """The noise schedule; its ``prediction_type`` says what :meth:`predict` returns."""
 
+    def schedule_for(self, geometry: Geometry) -> Schedule:
+        """The noise schedule of videos of ``geometry``, for a model whose times depend on their size."""
+        return self.schedule
+
     @property
     @abstractmethod
     def lora_targets(self) -> tuple[str, ...]:
-        """Module names (peft's rule: the end of a dotted name) that get a LoRA by default."""
+        """Module names that get a LoRA by default.
+
+        The end of a dotted name, as peft has it; a name with ``*`` is a pattern of whole names.
+        """
 
     def resolve_geometry(self, request: GeometryRequest) -> Geometry:
         """The user's request, filled up from the defaults and checked.
@@ -219,7 +247,7 @@ class Backbone(ABC):
         """
 
     def initial_noise(self, batch: int, geometry: Geometry, rng: Randomness) -> Float[Tensor, "b c t h w"]:
-        """Standard normal latents, float32 (float64 for a float64 backbone), one stream a sample."""
+        """Standard normal latents, float32 (float64 for a float64 backbone), one stream per sample."""
         shape, dtype = self.latent_shape(geometry), wide(self.dtype)
         noise = rng.normal("noise", shape, device=self.device, dtype=dtype)
         if len(noise) != batch:
@@ -239,6 +267,40 @@ class Backbone(ABC):
             timestep: In the model's own units, as the sampler planned them; float32 (float64 likewise).
             conditioning: A single branch: only ``tensors`` and ``shared`` are read.
         """
+
+    def combine(
+        self,
+        conditional: Prediction,
+        unconditional: Prediction,
+        mixing: Mixing,
+        latents: Float[Tensor, "b c t h w"],
+        timestep: Float[Tensor, " b"],
+    ) -> Prediction:
+        """The guided prediction; a model with a rule of its own overrides this.
+
+        Args:
+            conditional: That branch's prediction.
+            unconditional: That branch's.
+            mixing: The usual rule, with the scale that was asked for.
+            latents: What both branches were given.
+            timestep: What both branches were told.
+        """
+        return mixing.combine(conditional, unconditional)
+
+    def at_timestep(self, timestep: float) -> AbstractContextManager[None]:
+        """Around predictions at one timestep that the host knows, so that no device is asked for it."""
+        return nullcontext()
+
+    def before_decode(
+        self, latents: Float[Tensor, "b c t h w"], conditioning: Conditioning
+    ) -> Float[Tensor, "b c t h w"]:
+        """Clean latents as :meth:`decode` wants them: a picture's own put back, a decoder's noise mixed in.
+
+        Args:
+            latents: Clean latents, with their graph.
+            conditioning: What they were made from.
+        """
+        return latents
 
     @abstractmethod
     def decode(
@@ -264,6 +326,38 @@ class Backbone(ABC):
             VaderError: The backbone ships no encoder.
         """
         raise VaderError(f"backbone {self.name!r} has no encoder")
+
+    @property
+    def encodes_video(self) -> bool:
+        """Whether :meth:`encode_video` works: the model can learn from clips. Known before loading."""
+        return type(self).encode_video is not Backbone.encode_video
+
+    def training_shift(self, geometry: Geometry) -> float:
+        """How much more noise clips of this size are trained at: r in tau' = r tau / (1 + (r - 1) tau).
+
+        Beside the schedule's own shift; only for a rectified flow. 1 by default.
+        """
+        return 1.0
+
+    def with_frame_mask(self, conditioning: Conditioning, mask: Bool[Tensor, "b t"]) -> Conditioning:
+        """The conditioning of clips of which some latent frames are given.
+
+        Args:
+            conditioning: From :meth:`condition`.
+            mask: True = generated.
+
+        Raises:
+            VaderError: The model cannot be given single frames.
+        """
+        raise VaderError(f"backbone {self.name!r} cannot be given single frames")
+
+    def to_official(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The denoiser's whole state under the official checkpoint's names; they are its own by default."""
+        return dict(tensors)
+
+    def from_official(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The inverse of :meth:`to_official`."""
+        return dict(tensors)
 
     def modules(self) -> dict[str, nn.Module]:
         """Every loaded module by its role: ``denoiser``, ``autoencoder``, ``text_encoder`` …."""

@@ -330,7 +330,7 @@ def checked(model: type[BaseModel], given: dict[str, Any], where: str) -> Any:
             else:
                 lines.append(f"{where}: {place}={problem['input']!r} is not allowed: {problem['msg']}")
         raise VaderError("\n".join(lines)) from error
-    place = not_finite(found)
-    if place is not None:
-        raise VaderError(f"{where}: {place} is not a finite number")
+    infinite = not_finite(found)
+    if infinite is not None:
+        raise VaderError(f"{where}: {infinite} is not a finite number")
     return found

@@ -9,12 +9,53 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 #: Rounds of :func:`shuffled_index`: with 16, the orders of a short list come equally often.
 _ROUNDS = 16
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The size of a clip, known without decoding it.
+
+    Args:
+        frames: Frames that can be read, 1 for a picture.
+        height: Pixels, as it is shown.
+        width: Pixels, as it is shown.
+        fps: Frames per second; ``None`` where the file does not say.
+    """
+
+    frames: int
+    height: int
+    width: int
+    fps: float | None = None
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video to learn from. Two are equal when they name the same part of the same file.
+
+    Args:
+        path: The file: a video, or a picture, which is a video of one frame.
+        start: Seconds at which the clip begins in the file.
+        end: Seconds at which it ends; ``None`` is the file's end.
+        pixels: Once it is read: [F, 3, H, W], RGB in [0, 1], float32, at its batch's geometry.
+        entry: In a cache of latents: the name of this clip's in the file ``path``.
+        latents: Once they are read from there: [C, T, h, w], float32.
+    """
+
+    path: Path
+    start: float = 0.0
+    end: float | None = None
+    pixels: Tensor | None = field(default=None, compare=False)
+    entry: str | None = None
+    latents: Tensor | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -26,12 +67,14 @@ class Prompt:
         negative: What it should not show; ``None`` leaves the backbone's own negative prompt.
         image: The picture that an image-to-video model starts from, as a file.
         metadata: Whatever else the source knows, e.g. ``{"label": "playing piano"}``; rewards may read it.
+        video: What the text describes, where it is to be learned from.
     """
 
     text: str
     negative: str | None = None
     image: Path | None = None
     metadata: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+    video: Clip | None = None
 
 
 class PromptSource(ABC):
@@ -49,6 +92,14 @@ class PromptSource(ABC):
     @abstractmethod
     def all(self) -> list[Prompt]:
         """Every evaluation prompt, in a fixed order; a held-out set where the source has one."""
+
+    def clips(self) -> Sequence[Prompt]:
+        """Every training prompt that has a ``video``, in a fixed order; none by default."""
+        return []
+
+    def shapes(self) -> Sequence[Shape]:
+        """The size of each of :meth:`clips`, without decoding it."""
+        return []
 
 
 def shuffled_index(index: int, size: int, seed: int) -> int:

@@ -14,7 +14,8 @@ from vader_core.errors import VaderError, did_you_mean
 from vader_core.hookspecs import PROJECT
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-_COMMAND = re.compile(r"[a-z][a-z0-9_-]*")
+#: One word, or a group and a word: ``data cut``.
+_COMMAND = re.compile(r"[a-z][a-z0-9_-]*( [a-z][a-z0-9_-]*)?")
 _TARGET = re.compile(r"[\w.]+:\w+")
 
 

@@ -155,7 +155,7 @@ class Registry:
         return [plugin for plugin in self.plugins if plugin.error]
 
     def recipe_packages(self) -> list[str]:
-        """Packages that may carry a ``recipes`` folder, one a plugin."""
+        """Packages that may carry a ``recipes`` folder, one per plugin."""
         return sorted({plugin.module.rpartition(".")[0] for plugin in self.plugins if not plugin.error})
 
 

@@ -93,7 +93,7 @@ class ImageReward(Reward):
     def score_frames(
         self, frames: Float[Tensor, "n 3 H W"], prompts: Sequence[Prompt]
     ) -> Float[Tensor, " n"]:
-        """One score a frame, each against its own prompt."""
+        """One score per frame, each against its own prompt."""
 
     def loss_frames(self, scores: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """One loss a frame; without a target form, minus the score."""
@@ -125,7 +125,7 @@ class ClipReward(Reward):
     def score(
         self, video: Float[Tensor, "b f 3 H W"], prompts: Sequence[Prompt], rng: Randomness
     ) -> Float[Tensor, " b"]:
-        """One score a video."""
+        """One score per video."""
 
     def loss(self, scores: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """One loss a video."""

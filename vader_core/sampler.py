@@ -1,7 +1,7 @@
 """The sampler contract: how noise becomes latents.
 
-A sampler is pure. All it knows is in its arguments: the plan (numbers worked out once from the backbone's
-schedule), the step index and the state. Coefficients are Python floats worked out in float64, so that latents
+A sampler is pure. All it knows is in its arguments: the plan (numbers computed once from the backbone's
+schedule), the step index and the state. Coefficients are Python floats computed in float64, so that latents
 keep their own dtype.
 """
 
@@ -22,7 +22,7 @@ from vader_core.schedule import PredictionType, Schedule
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sampler works out once, before the first step.
+    """What a sampler computes once, before the first step.
 
     Args:
         timesteps: What the model is told at each executed step, in the model's own units; length S.
@@ -86,6 +86,13 @@ class Sampler(ABC):
     ) -> State:
         """What happens to the state before the model is called."""
         return state
+
+    def told(self, plan: Plan, i: int, conditioning: Conditioning) -> Conditioning:
+        """What the model is given beside latents and time: ``conditioning``, for a sampler that adds nothing.
+
+        For models that must know of each frame whether this step generates it.
+        """
+        return conditioning
 
     def model_input(self, plan: Plan, i: int, state: State) -> Tensor:
         """What the model is given: [B, C, T, h, w]."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 PredictionType = Literal["epsilon", "v", "velocity"]
+FlowSpacing = Literal["even", "trained", "trained_shifted"]
 Variance = Literal["fixed", "learned_range"]
 
 
@@ -140,12 +141,17 @@ class RectifiedFlow:
         num_train_timesteps: The model's unit of time.
         shift: Static time shift s: tau' = s tau / (1 + (s - 1) tau); 1 leaves the times evenly spaced.
         velocity_sign: +1 where the model predicts noise - x_0, -1 where it predicts x_0 - noise (Open-Sora).
+        spacing: Where ``flow_euler`` steps before the shift: ``even`` at 1 - i / S, ``trained`` evenly from
+            1 to the smallest trained time 1 / num_train_timesteps, ``trained_shifted`` to that time, shifted.
+        terminal: Noise level that the last step is stretched to; ``None`` leaves it where it is.
     """
 
     num_train_timesteps: int = 1000
     shift: float = 1.0
     velocity_sign: int = 1
     prediction_type: PredictionType = "velocity"
+    spacing: FlowSpacing = "even"
+    terminal: float | None = None
 
     # -- the forward process -----------------------------------------------------------------------------
 

@@ -171,9 +171,10 @@ def _load_torch(path: Path, needed_for: str, *, device: str = "cpu") -> dict[str
 
     _refuse_compressed(path, needed_for)
     try:
-        with warnings.catch_warnings():
+        # an open file: by a path, torch goes by the name's ending
+        with warnings.catch_warnings(), path.open("rb") as stream:
             warnings.simplefilter("ignore")
-            loaded = torch.load(path, map_location=device, weights_only=True)
+            loaded = torch.load(stream, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         found = _GLOBAL.search(str(error))
         named = f" ({found[1]})" if found else ""

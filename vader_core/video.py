@@ -133,13 +133,13 @@ def _frames(path: Path) -> Iterator[Tensor]:
 def contact_sheet(
     videos: Sequence[Float[Tensor, "f 3 H W"]], captions: Sequence[str], path: Path, *, columns: int = 8
 ) -> None:
-    """Write a PNG with a row a video: frames evenly spread over it, the caption below.
+    """Write a PNG with a row per video: frames evenly spread over it, the caption below.
 
     Args:
         videos: RGB in [0, 1]; clamped here. Sizes may differ.
         captions: One a video.
         path: Where to; written beside it and renamed into place. Its folder is made.
-        columns: At most so many frames a video.
+        columns: At most so many frames per video.
 
     Raises:
         VaderError: Not one caption a video.

@@ -56,15 +56,17 @@ def unwrapped(loaded: Mapping[str, Any], *, what: str) -> dict[str, Tensor]:
         VaderError: There are no tensors by name in it.
     """
     held: Mapping[str, Any] = loaded
+    opened = False
     for _ in range(_DEEPEST):
         inner = next(
             (held[name] for name in CONTAINERS if isinstance(held.get(name), Mapping) and held[name]), None
         )
         if inner is None:
             break
-        held = inner
+        held, opened = inner, True
     tensors = {name: value for name, value in held.items() if isinstance(value, Tensor)}
-    if not tensors or not all(isinstance(name, str) for name in tensors):
+    torn = opened and len(tensors) != len(held)
+    if torn or not tensors or not all(isinstance(name, str) for name in tensors):
         shown = ", ".join(str(name)[:60] for name in list(held)[:6]) or "nothing"
         raise VaderError(f"{what} holds no flat dictionary of tensors, but {shown}")
     return _averaged(without_prefixes(tensors))

@@ -9,12 +9,13 @@ import torch
 from vader_modelscope import checkpoint
 from vader_modelscope.architecture import FULL, TINY, find_architecture
 from vader_modelscope.backbone import ModelScope
-from vader_modelscope.checkpoint import CheckpointFiles, modern_attention_names, text_encoder_names
+from vader_modelscope.checkpoint import CheckpointFiles, text_encoder_names
 from vader_modelscope.options import ModelScopeConfig
 from vader_modelscope.text_encoder import HashedWords
 
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
+from vader_core.nn.diffusers_names import modern_attention_names
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.weights import WeightFile, parse_weights, save_tensors

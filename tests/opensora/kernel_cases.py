@@ -30,8 +30,8 @@ def told(given):
     return given["table"][:, :, None].unbind(3)
 
 
-def packed(batch, frames, places, heads, head, *, normed=True):
-    given = {"qkv": drawn(batch, frames, places, 3 * heads * head), "heads": heads}
+def packed(batch, frames, places, heads, head, *, normed=True, turn_first=False):
+    given = {"qkv": drawn(batch, frames, places, 3 * heads * head), "heads": heads, "turn_first": turn_first}
     if normed:
         given |= {"q": 1 + drawn(head) / 5, "k": 1 - drawn(head) / 5}
     return given
@@ -71,7 +71,9 @@ def attended(given, *, temporal):
     """Through the module, which chooses between the programs and torch; its linear layers are left out."""
     qkv, heads = given["qkv"], given["heads"]
     width = qkv.shape[-1] // 3
-    attention = SelfAttention(width, heads, temporal=temporal, qk_norm="q" in given)
+    attention = SelfAttention(
+        width, heads, temporal=temporal, qk_norm="q" in given, turn_first=given["turn_first"]
+    )
     attention.qkv = attention.proj = nn.Identity()
     for norm, name in ((attention.q_norm, "q"), (attention.k_norm, "k")):
         if name in given:
@@ -120,20 +122,27 @@ def plain_added(given):
 
 def plain_across(given, temporal=True):
     q, k, v = given["qkv"].unflatten(-1, (3, given["heads"], -1)).unbind(3)
-    if "q" in given:
-        q, k = (
+
+    def normed(q, k):
+        if "q" not in given:
+            return q, k
+        return tuple(
             x / (x.square().mean(-1, keepdim=True) + EPS).sqrt() * weight
             for x, weight in ((q, given["q"]), (k, given["k"]))
         )
-    if temporal:
+
+    def turned(*both):
         # turning a pair of channels is a product of complex numbers
         turn = torch.complex(*rotation(given))[:, None, None]
-        q, k = (
-            torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous()) * turn).flatten(
-                -2
-            )
-            for x in (q, k)
-        )
+        pairs = [torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous()) for x in both]
+        return tuple(torch.view_as_real(x * turn).flatten(-2) for x in pairs)
+
+    if given["turn_first"]:
+        q, k = turned(q, k)
+    q, k = normed(q, k)
+    if temporal:
+        if not given["turn_first"]:
+            q, k = turned(q, k)
         q, k, v = (x.permute(0, 2, 3, 1, 4) for x in (q, k, v))
     else:
         q, k, v = (x.transpose(2, 3) for x in (q, k, v))
@@ -173,6 +182,8 @@ PROGRAMS = {
     "across-narrow": lambda: (across, packed(1, 5, 3, 2, 12)),
     "across-wide": lambda: (across, packed(1, 30, 2, 1, 128, normed=False)),
     "across-many": lambda: (across, packed(1, 70, 2, 2, 72)),
+    "across-turned": lambda: (across, packed(2, 15, 5, 2, 72, turn_first=True)),
+    "across-turned-many": lambda: (across, packed(1, 70, 2, 2, 72, turn_first=True)),
     "cross": lambda: (cross, crossed(2, 150, 40, 2, 72)),
     "cross-masked": lambda: (cross, crossed(2, 37, 70, 2, 72, counted=(70, 9))),
     "cross-long": lambda: (cross, crossed(1, 37, 200, 2, 72, counted=(190,))),

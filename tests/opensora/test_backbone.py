@@ -158,7 +158,7 @@ def test_encoded_text_is_kept_on_disk(tmp_path, monkeypatch):
     again = second.encode_text(PROMPTS)
     assert all(torch.equal(again.positive[name], value) for name, value in text.positive.items())
     other = make(text_cache=tmp_path, text_encoder_dtype="bfloat16")
-    assert other.text_cache.get(other._prepared(PROMPTS[0].text)) is None
+    assert other.text_cache.get(other.prepared(PROMPTS[0].text)) is None
 
 
 # -- frames that are given -------------------------------------------------------------------------------

@@ -10,15 +10,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from reward_classes import reward_class
 from vader_rewards import weight_files
 from vader_rewards.heads import aesthetic_head
-from vader_rewards.loading import flat_tensors, load_model
+from vader_rewards.loading import load_model
 from vader_rewards.measure import ROWS
-from vader_rewards.plugin import REWARDS, factory
+from vader_rewards.plugin import REWARDS
 
 from vader_core.errors import VaderError
 from vader_core.performance.offload import modules_of
 from vader_core.weights import save_tensors
+from vader_core.wrappings import unwrapped
 
 TINY = {"weights": "random", "architecture": "tiny"}
 
@@ -35,7 +37,7 @@ class RunsCode:
 
 def make(name, **given):
     module, cls, config, _ = REWARDS[name]
-    return factory(module, cls)(config(**given), device=torch.device("cpu"), dtype=torch.float32)
+    return reward_class(module, cls)(config(**given), device=torch.device("cpu"), dtype=torch.float32)
 
 
 @pytest.mark.parametrize("name", ["aesthetic", "hps", "pick_score", "viclip", "rainy"])
@@ -99,7 +101,7 @@ def test_weights_that_do_not_fit_are_listed(tmp_path):
 @pytest.mark.parametrize("content", [{}, {"a": 1}, {"state_dict": {"a": torch.zeros(1), "b": "c"}}])
 def test_a_file_without_flat_tensors_is_refused(content):
     with pytest.raises(VaderError, match="holds no flat dictionary"):
-        flat_tensors(content, what="x")
+        unwrapped(content, what="x")
 
 
 @pytest.mark.parametrize("name", ["rainy", "snowy", "compression"])
@@ -170,7 +172,7 @@ def test_a_model_lies_whole_on_its_device(row):
     """The meta device stands for a GPU; PickScore reads its scale while it is made, so it cannot be there."""
     name, given = ROWS[row]
     module, cls, config, _ = REWARDS[name]
-    reward = factory(module, cls)(config(**given), device=torch.device("meta"), dtype=torch.float32)
+    reward = reward_class(module, cls)(config(**given), device=torch.device("meta"), dtype=torch.float32)
     held = [tensor for one in modules_of(reward) for tensor in (*one.parameters(), *one.buffers())]
     assert held
     assert {tensor.device.type for tensor in held} == {"meta"}

@@ -20,7 +20,7 @@ from vader_core.run.layers import merged, read_recipe, read_yaml
 def configure(
     *,
     recipe: str | None = None,
-    run: str | Path | None = None,
+    from_run: str | Path | None = None,
     registry: Registry | None = None,
     **sections: Any,
 ) -> RunConfig:
@@ -28,7 +28,7 @@ def configure(
 
     Args:
         recipe: Published settings that a plugin ships.
-        run: A run directory, whose own settings hold.
+        from_run: A run directory, whose own settings hold.
         registry: Where recipes come from; the installed plugins by default.
         **sections: Values by section, as in the run's YAML:
             ``backbone={"name": "demo"}, reward=["demo_aesthetic"], trainer={"lr": 1e-4}``. A backbone, a
@@ -41,8 +41,8 @@ def configure(
     if recipe is not None:
         found = registry or load_registry()
         layers.append(read_recipe(found, recipe))
-    if run is not None:
-        layers.append(run_settings(entered(run)))
+    if from_run is not None:
+        layers.append(run_settings(entered(from_run)))
     layers.append({name: _spelled_out(name, value) for name, value in sections.items()})
     for layer in layers:
         check_keys(layer)

@@ -17,10 +17,13 @@ from vader_core.profiling.estimate import memory_facts
 from vader_core.registry import Registry, load_registry
 from vader_core.run.adapters import find_adapter
 from vader_core.run.config import RunConfig
+from vader_core.training.optimizer import check_schedule
+from vader_core.tuning.full import chosen_weights
 
 #: What an objective may need, the section that gives it, and the flag.
 _NEEDS = {
     "rewards": ("reward", "no reward: give --reward NAME (`vader plugins` lists them)"),
+    "videos": ("data", "no data: give --data file:PATH, videos:FOLDER or NAME"),
     "scores": ("reward", "no reward: give --reward NAME (`vader plugins` lists them)"),
 }
 
@@ -42,6 +45,8 @@ def plan(config: RunConfig, *, registry: Registry | None = None, processes: int 
     assembly = prepare(complete(config, registry), registry)
     require_trainable(assembly)
     facts = plan_facts(assembly, processes)
+    if config.data.source is not None:
+        facts["data"] = assembly.videos.summary.as_dict()
     if config.trainer.device == "cpu":
         return facts
     return facts | memory_facts(assembly.config, registry)
@@ -58,7 +63,7 @@ def plan_facts(assembly: Assembly, processes: int) -> dict[str, Any]:
     with torch.device("meta"):
         denoiser = assembly.backbone.build_denoiser()
     frozen = sum(parameter.numel() for parameter in denoiser.parameters())
-    attached = attach_lora(denoiser, _settings(denoiser, assembly))
+    trainable, modules = _what_learns(assembly, denoiser)
     batch = trainer.batch_size * trainer.accumulate * processes
     asked = _reward_gradient(config)
     queries = max(1, int(asked.get("low_variance", 0))) * int(asked.get("inner_updates", 1))
@@ -75,16 +80,27 @@ def plan_facts(assembly: Assembly, processes: int) -> dict[str, Any]:
         "gradient": str(asked.get("gradient", "")),
         "rewards": ", ".join(f"{item.name} x {item.weight:g}" for item in config.reward),
         "monitors": ", ".join(item.name for item in config.monitor) or "none",
-        "prompts": config.prompts.source,
+        "prompts": config.prompts.source or f"the captions of {config.data.source}",
         "denoiser_parameters": frozen,
-        "trainable_parameters": attached.parameters,
-        "lora_modules": len(attached.modules),
+        "tuning": config.tuning.kind,
+        "trainable_parameters": trainable,
+        "lora_modules": modules,
         "effective_batch": batch,
         "steps": trainer.max_steps,
         "reward_queries": batch * trainer.max_steps * queries,
         "denoiser_gib": frozen * width / GIB,
-        "adapter_and_optimizer_gib": attached.parameters * 16 / GIB,
+        "adapter_and_optimizer_gib": trainable * 16 / GIB,
     }
+
+
+def _what_learns(assembly: Assembly, denoiser: torch.nn.Module) -> tuple[int, int]:
+    """How many numbers learn, and in how many modules an adapter lies."""
+    tuning = assembly.config.tuning
+    if tuning.kind == "full":
+        every = dict(denoiser.named_parameters())
+        return sum(every[name].numel() for name in chosen_weights(denoiser, tuning.modules)), 0
+    attached = attach_lora(denoiser, _settings(denoiser, assembly))
+    return attached.parameters, len(attached.modules)
 
 
 def _reward_gradient(config: RunConfig) -> dict[str, Any]:
@@ -100,15 +116,18 @@ def require_trainable(assembly: Assembly) -> None:
     """
     config = assembly.config
     if assembly.objective is None:
-        raise VaderError("nothing to train on: give --reward NAME (`vader plugins` lists them)")
+        raise VaderError("nothing to train on: give --reward NAME (`vader plugins` lists them), or --data D")
     for need in sorted(assembly.objective.needs & set(_NEEDS)):
         section, message = _NEEDS[need]
-        if not getattr(config, section):
+        if not (config.data.source if section == "data" else getattr(config, section)):
             raise VaderError(message)
+    if "videos" in assembly.objective.needs:
+        assembly.videos.summary.check(config.data.unreadable_limit)
     drawn = assembly.draw_prompts([0])
     if not drawn:
         raise VaderError(f"--prompts {config.prompts.source}: there are no prompts in it")
     _check_guard(config)
+    check_schedule(config.trainer)
     if assembly.backbone.needs_image and any(prompt.image is None for prompt in drawn):
         raise VaderError(
             f"backbone {config.backbone.name!r} starts from an image, but the prompts have none: "

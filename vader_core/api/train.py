@@ -12,10 +12,12 @@ from vader_core.assembly.levers import process_switches
 from vader_core.assembly.loading import load_parts
 from vader_core.assembly.parts import Assembly
 from vader_core.assembly.prepare import prepare
+from vader_core.data.latents import TEXT
 from vader_core.errors import VaderError
 from vader_core.evaluation.comparison import evaluation_pairs
 from vader_core.evaluation.validation import validation_pairs
 from vader_core.paths import entered
+from vader_core.prompts import Prompt
 from vader_core.registry import Registry, load_registry
 from vader_core.report import write_report
 from vader_core.run.checkpoint import newest_whole, read_checkpoint
@@ -31,8 +33,10 @@ _TEXTS_AT_ONCE = 16
 
 
 def default_out(config: RunConfig) -> Path:
-    """``runs/BACKBONE-REWARD…``."""
+    """``runs/BACKBONE-REWARD…``, ``runs/BACKBONE-data`` where clips are learned from."""
     parts = [config.backbone.name or "run", *(item.name for item in config.reward)]
+    if config.data.source is not None:
+        parts.append("data")
     return Path("runs") / "-".join(parts)
 
 
@@ -94,6 +98,8 @@ def _train(
 ) -> dict[str, Any]:
     if run is not None:
         listener.plan(plan_facts(assembly, processes.count))
+        if assembly.config.data.source is not None:
+            listener.say(assembly.videos.summary.table())
     place = _checkpoint_to_continue(folder, listener) if resume else None
     load_parts(assembly, lambda: encode_up_front(assembly, processes.count))
     trainer = make_trainer(assembly, processes, run, listener)
@@ -117,8 +123,17 @@ def encode_up_front(assembly: Assembly, processes: int) -> None:
         processes: How many will train.
     """
     trainer, validation = assembly.config.trainer, assembly.config.validation
-    count = trainer.max_steps * trainer.accumulate * trainer.batch_size * processes
-    prompts = assembly.draw_prompts(list(range(count)))
+    cached = assembly.config.data.source or ""
+    if cached.startswith("cache:"):
+        assembly.backbone.text_cache.directory = Path(cached.removeprefix("cache:")).expanduser() / TEXT
+    needs = assembly.objective.needs if assembly.objective is not None else frozenset()
+    prompts: list[Prompt] = []
+    if needs != {"videos"}:
+        count = trainer.max_steps * trainer.accumulate * trainer.batch_size * processes
+        prompts += assembly.draw_prompts(list(range(count)))
+    if "videos" in needs:
+        prompts += assembly.with_negative(list(assembly.videos.source.clips()))
+        prompts += assembly.with_negative([prompt for prompt, _ in assembly.videos.held_out])
     if validation.prompts:
         prompts += [pair.prompt for pair in validation_pairs(assembly)]
     if validation.evaluation_pairs:
@@ -179,6 +194,10 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
         f"{summary['steps']} steps, {summary['reward_queries']} reward queries, "
         f"{summary['train_seconds']:.1f} s of training"
     ]
+    losses = summary.get("held_out_loss")
+    if losses:
+        base, tuned = losses["base"]["mean"], losses["tuned"]["mean"]
+        lines.append(f"held-out loss: {base:.4g} -> {tuned:.4g} ({tuned - base:+.4g})")
     for name, found in summary.get("evaluation", {}).items():
         low, high = found["ci95"]
         lines.append(

@@ -71,6 +71,23 @@ def check_levers(assembly: Assembly) -> None:
             )
     if asked.fp8:
         _check_fp8(assembly)
+    if config.tuning.kind == "full":
+        _check_full(config)
+
+
+def _check_full(config: RunConfig) -> None:
+    for name in ("fold_adapter", "fp8", "swap_blocks"):
+        if getattr(config.performance, name):
+            raise VaderError(
+                f"performance.{name} needs weights that do not learn, and --tune full trains them: leave "
+                "one out"
+            )
+    asked = config.objective.get("reward_gradient")
+    if asked is not None and asked.options.get("base_weight"):
+        raise VaderError(
+            "objective.reward_gradient.base_weight compares with the base model inside an update, and --tune "
+            "full has no base model there: leave one out"
+        )
 
 
 def _check_device(assembly: Assembly) -> None:

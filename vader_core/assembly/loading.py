@@ -6,13 +6,16 @@ from collections.abc import Callable, Sequence
 
 from vader_core.assembly.levers import pull_levers
 from vader_core.assembly.parts import Assembly
+from vader_core.backbone import Backbone
 from vader_core.device import out_of_memory_named
 from vader_core.errors import VaderError
 from vader_core.lora.tuning import Lora
 from vader_core.method.mixture import Mixture, Term
+from vader_core.method.tuning import Tuning
 from vader_core.reward import Reward
 from vader_core.run.adapters import find_adapter
 from vader_core.run.config import MonitorSection, RewardSection
+from vader_core.tuning.full import Full
 
 
 def load_parts(assembly: Assembly, encode: Callable[[], None]) -> None:
@@ -51,16 +54,30 @@ def load_backbone(assembly: Assembly) -> None:
         assembly.backbone.load()
 
 
-def attach(assembly: Assembly) -> Lora:
-    """Make what learns: the adapter to start from where there is one, else a fresh one."""
+def attach(assembly: Assembly) -> Tuning:
+    """Make what learns: full weights, the adapter to start from where there is one, else a fresh one."""
     start = assembly.config.lora.start
     denoiser = assembly.backbone.denoiser
+    if assembly.config.tuning.kind == "full":
+        full = full_weights(assembly.backbone, assembly.config.tuning.modules)
+        assembly.model.tuning = full
+        return full
     if start is None:
         tuning = Lora(denoiser, assembly.lora_settings())
     else:
         tuning = Lora(denoiser, start=find_adapter(start, assembly.registry), what=start)
     assembly.model.tuning = tuning
     return tuning
+
+
+def full_weights(backbone: Backbone, modules: Sequence[str] | None) -> Full:
+    """The denoiser's own weights as what learns."""
+    return Full(
+        backbone.denoiser,
+        modules,
+        to_official=backbone.to_official,
+        from_official=backbone.from_official,
+    )
 
 
 def load_rewards(

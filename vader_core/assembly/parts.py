@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 
+from vader_core.assembly.data import VideoData, video_data
 from vader_core.backbone import Backbone
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
@@ -32,7 +34,7 @@ class Assembly:
         device: Where the models live.
         model: Backbone, sampler, guidance; its weights are not there before loading.
         geometry: Of one segment.
-        prompts: The prompt source.
+        given_prompts: The prompt source, where one was named.
         objective: What training minimises; ``None`` where nothing is trained.
         rewards: What is trained on.
         monitors: What is watched.
@@ -43,10 +45,24 @@ class Assembly:
     device: torch.device
     model: Model
     geometry: Geometry
-    prompts: PromptSource
+    given_prompts: PromptSource | None
     objective: WeightedSum | None = None
     rewards: Mixture = field(default_factory=lambda: Mixture(()))
     monitors: Mixture = field(default_factory=lambda: Mixture(()))
+
+    @cached_property
+    def videos(self) -> VideoData:
+        """The clips that are learned from; looked at when they are first asked for.
+
+        Raises:
+            VaderError: They cannot be.
+        """
+        return video_data(self.config, self.registry, self.backbone, self.geometry)
+
+    @property
+    def prompts(self) -> PromptSource:
+        """What to ask for: the prompt source, or the captions of the clips."""
+        return self.videos.source if self.given_prompts is None else self.given_prompts
 
     @property
     def backbone(self) -> Backbone:
@@ -87,7 +103,8 @@ class Assembly:
         """
         prompts = self.with_negative(self.prompts.all())
         if not prompts:
-            raise VaderError(f"--prompts {self.config.prompts.source}: there are no prompts to evaluate on")
+            source = self.config.prompts.source or self.config.data.source
+            raise VaderError(f"--prompts {source}: there are no prompts to evaluate on")
         return prompts
 
     def with_negative(self, prompts: list[Prompt]) -> list[Prompt]:

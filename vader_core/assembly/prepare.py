@@ -70,7 +70,13 @@ def make_model(config: RunConfig, registry: Registry, backbone: Backbone) -> Mod
     component = registry.get("sampler", str(asked.name))
     sampler = component.make(asked.options, device=backbone.device, dtype=backbone.dtype)
     scale = parse_scale(asked.guidance_scale if asked.guidance_scale is not None else 1.0)
-    guidance = Guidance(scale, asked.split_guidance, backbone.defaults.guidance_channels)
+    embedded = backbone.defaults.guidance == "embedded"
+    if embedded and isinstance(scale, tuple):
+        raise VaderError(
+            f"--guidance-scale {asked.guidance_scale}: backbone {backbone.name!r} is told one number; a "
+            "scale that runs over the frames is for models with two branches"
+        )
+    guidance = Guidance(scale, asked.split_guidance, backbone.defaults.guidance_channels, embedded)
     return Model(
         backbone=backbone,
         sampler=sampler,
@@ -94,13 +100,15 @@ def make_objective(config: RunConfig, registry: Registry, backbone: Backbone) ->
     return WeightedSum.of(terms) if terms else None
 
 
-def make_prompts(config: RunConfig, registry: Registry) -> PromptSource:
-    """The prompt source.
+def make_prompts(config: RunConfig, registry: Registry) -> PromptSource | None:
+    """The prompt source; ``None`` where the clips' captions stand for it.
 
     Raises:
         VaderError: None was named, or what it names cannot be read.
     """
     source = config.prompts.source
+    if source is None and config.data.source is not None:
+        return None
     if source is None:
         raise VaderError("no prompts: give --prompts NAME, file:PATH, text:… or images:FOLDER")
     name, options = parse_prompts(source)

@@ -14,11 +14,12 @@ from vader_core.geometry import GeometryRequest
 from vader_core.method.guidance import format_scale
 from vader_core.paths import kept, kept_place, kept_source
 from vader_core.registry import Component, Kind, Registry
-from vader_core.run.config import DEFAULT_RANK, ObjectiveSection, Precision, RunConfig, Tree
+from vader_core.run.config import DEFAULT_RANK, LoraSection, ObjectiveSection, Precision, RunConfig, Tree
 from vader_core.run.layers import changed
 
+_FRESH = LoraSection().model_dump()
 #: What runs where no objective is named: by what is given.
-IMPLIED = {"reward": "reward_gradient"}
+IMPLIED = {"reward": "reward_gradient", "data": "supervised"}
 
 
 def choose_device(config: RunConfig) -> torch.device:
@@ -60,7 +61,7 @@ def resolve(
         backbone=_given(component, config.backbone.options),
         video=_geometry(config, backbone),
         sampler=_sampler(config, registry, backbone),
-        prompts={"source": kept_source(config.prompts.source or backbone.defaults.prompts)},
+        prompts={"source": kept_source(_prompts(config, backbone))},
         trainer={"precision": _precision(config, backbone.defaults.precision, device)},
         performance=_performance(config, device),
         lora=_lora(config, backbone),
@@ -126,14 +127,34 @@ def _check_start(config: RunConfig) -> None:
 def _lora(config: RunConfig, backbone: Backbone) -> Tree:
     """The shape of a fresh adapter; one to start from has its own."""
     asked = config.lora
-    if asked.start is not None:
-        return {"start": kept_place(asked.start)}
-    rank = asked.rank or DEFAULT_RANK
-    return {
-        "rank": rank,
-        "alpha": asked.alpha or float(rank),
-        "targets": asked.targets or list(backbone.lora_targets),
-    }
+    if config.tuning.kind == "lora":
+        if config.tuning.modules is not None:
+            raise VaderError(
+                "tuning.modules names what learns with --tune full; an adapter's places are --lora-targets"
+            )
+        if asked.start is not None:
+            return {"start": kept_place(asked.start)}
+        rank = asked.rank or DEFAULT_RANK
+        return {
+            "rank": rank,
+            "alpha": asked.alpha or float(rank),
+            "targets": asked.targets or list(backbone.lora_targets),
+        }
+    given = [name for name in LoraSection.model_fields if getattr(config.lora, name) != _FRESH[name]]
+    if given:
+        raise VaderError(f"--tune full trains no adapter, so lora.{given[0]} has no effect: leave it out")
+    return {}
+
+
+def _prompts(config: RunConfig, backbone: Backbone) -> str | None:
+    """Without prompts of its own, a run on clips is validated on their captions."""
+    if config.prompts.source is None and config.data.source is not None:
+        return None
+    return config.prompts.source or backbone.defaults.prompts
+
+
+def _is_given(config: RunConfig, section: str) -> bool:
+    return bool(config.data.source if section == "data" else getattr(config, section))
 
 
 def _precision(config: RunConfig, default: Precision, device: torch.device) -> Precision:
@@ -189,7 +210,7 @@ def _objectives(config: RunConfig, registry: Registry, backbone: Backbone, *, tr
     named = {name: item for name, item in config.objective.items() if item.weight is not None}
     chosen: dict[str, ObjectiveSection] = dict(named)
     if not named and training:
-        implied = [name for given, name in IMPLIED.items() if getattr(config, given)]
+        implied = [name for given, name in IMPLIED.items() if _is_given(config, given)]
         chosen = {name: config.objective.get(name, ObjectiveSection(weight=None)) for name in implied}
     if not training:
         chosen = dict(config.objective)

@@ -14,10 +14,13 @@ from vader_core.builtin.samplers.options import (
     DDIMOptions,
     DPMSolverOptions,
     EulerOptions,
+    FlowEulerOptions,
+    FlowUniPCOptions,
+    IDDPMOptions,
     RectifiedFlowOptions,
 )
 from vader_core.hookspecs import Register, RegisterLoraFormat, hookimpl
-from vader_core.method.options import RewardGradientOptions
+from vader_core.method.options import RewardGradientOptions, SupervisedOptions
 
 
 def _ddim(config: Any, *, device: object, dtype: object) -> object:
@@ -38,15 +41,33 @@ def _euler(config: Any, *, device: object, dtype: object) -> object:
     return Euler(config)
 
 
+def _iddpm(config: Any, *, device: object, dtype: object) -> object:
+    from vader_core.builtin.samplers.iddpm import IDDPM
+
+    return IDDPM(config)
+
+
 def _rectified_flow(config: Any, *, device: object, dtype: object) -> object:
     from vader_core.builtin.samplers.rectified_flow import RectifiedFlowEuler
 
     return RectifiedFlowEuler(config)
 
 
+def _flow_euler(config: Any, *, device: object, dtype: object) -> object:
+    from vader_core.builtin.samplers.flow_euler import FlowEuler
+
+    return FlowEuler(config)
+
+
+def _flow_unipc(config: Any, *, device: object, dtype: object) -> object:
+    from vader_core.builtin.samplers.flow_unipc import FlowUniPC
+
+    return FlowUniPC(config)
+
+
 @hookimpl
 def register_samplers(register: Register) -> None:
-    """DDIM, DPM-Solver++ (2M), Euler and rectified flow."""
+    """DDIM, DPM-Solver++ (2M), Euler, IDDPM, and three along a rectified flow."""
     register("ddim", _ddim, config=DDIMOptions, summary="DDIM for epsilon and v models")
     register(
         "dpmpp",
@@ -61,10 +82,28 @@ def register_samplers(register: Register) -> None:
         summary="Euler on the noise level: EDM (Karras), epsilon and v models",
     )
     register(
+        "iddpm",
+        _iddpm,
+        config=IDDPMOptions,
+        summary="ancestral DDPM over respaced steps, with the variance that the model predicts",
+    )
+    register(
         "rectified_flow",
         _rectified_flow,
         config=RectifiedFlowOptions,
         summary="Euler steps along a rectified flow, with a static time shift",
+    )
+    register(
+        "flow_euler",
+        _flow_euler,
+        config=FlowEulerOptions,
+        summary="Euler steps along a rectified flow, at diffusers' times",
+    )
+    register(
+        "flow_unipc",
+        _flow_unipc,
+        config=FlowUniPCOptions,
+        summary="UniPC of second order along a rectified flow",
     )
 
 
@@ -74,14 +113,26 @@ def _reward_gradient(config: Any, *, device: object, dtype: object) -> object:
     return RewardGradient(config)
 
 
+def _supervised(config: Any, *, device: object, dtype: object) -> object:
+    from vader_core.method.supervised import Supervised
+
+    return Supervised(config)
+
+
 @hookimpl
 def register_objectives(register: Register) -> None:
-    """The reward gradient."""
+    """The reward gradient, and learning from clips."""
     register(
         "reward_gradient",
         _reward_gradient,
         config=RewardGradientOptions,
         summary="VADER: a reward's gradient through the denoising steps",
+    )
+    register(
+        "supervised",
+        _supervised,
+        config=SupervisedOptions,
+        summary="fine-tuning on clips and their captions: --data",
     )
 
 

@@ -1,4 +1,4 @@
-"""The command ``vader``: one file a command, each imported only when it is called."""
+"""The command ``vader``: one file per command, each imported only when it is called."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sample": ("sample", "Sample videos from a base or a tuned model."),
     "evaluate": ("evaluate", "Compare base and tuned model on held-out prompts."),
     "score": ("score", "Score video files with a reward."),
+    "data": ("data", "Look at the clips that a model is to learn from."),
     "plugins": ("plugins", "List the installed plugins and what they bring."),
     "show": ("show", "Show a component: options, weights, LoRA targets."),
     "config": ("config", "Print the resolved configuration of a run."),

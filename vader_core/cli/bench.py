@@ -79,7 +79,7 @@ def _print_table(result: dict[str, Any], earlier: dict[str, Any] | None) -> None
     columns = ["", "now"] + (["before", "ratio"] if earlier else [])
     for column in columns:
         table.add_column(column, justify="left" if not column else "right")
-    rows: list[tuple[str, tuple[str, ...]]] = [("seconds a step", ("seconds_per_step",))]
+    rows: list[tuple[str, tuple[str, ...]]] = [("seconds per step", ("seconds_per_step",))]
     rows += [(f"  {name}", ("phases", name)) for name in result["phases"]]
     rows += [(f"training part, {plan['steps']} steps, s", ("training_seconds",))]
     rows += [

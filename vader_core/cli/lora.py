@@ -46,9 +46,13 @@ def converted(source: str, target: Path, to: str, *, overwrite: bool, registry: 
     from vader_core.run.adapters import find_adapter, lora_format
 
     written = lora_format(to, registry)
-    if target.exists() and not overwrite:
+    if target.exists() and not overwrite:  # before anything is read
         raise VaderError(f"{target} exists: choose another OUT, or give --overwrite")
     adapter = find_adapter(source, registry)
+    files = written.paths(adapter, target)
+    for path in files:
+        if path.exists() and not overwrite:
+            raise VaderError(f"{path} exists: choose another OUT, or give --overwrite")
     if not target.parent.is_dir():
         raise VaderError(f"{target}: the folder {target.parent} does not exist")
     if adapter.flat:
@@ -58,8 +62,8 @@ def converted(source: str, target: Path, to: str, *, overwrite: bool, registry: 
             "be converted by itself"
         )
     written.write(adapter, target)
-    check_equal(adapter, written.read(target), what=str(target))
+    check_equal(adapter, written.read(files[0]), what=str(target))
     modules = {name.rpartition(".lora_")[0] for name in adapter.tensors}
     numbers = sum(value.numel() for value in adapter.tensors.values())
     size = f"rank {adapter.rank}, alpha {adapter.alpha:g}, {numbers:,} numbers"
-    return f"{target}: {to}, {len(modules)} modules, {size}"
+    return f"{', '.join(map(str, files))}: {to}, {len(modules)} modules, {size}"

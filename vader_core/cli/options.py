@@ -32,7 +32,9 @@ PLACES: dict[str, str] = {
     "gradient": "objective.reward_gradient.gradient",
     "reward_frames": "objective.reward_gradient.reward_frames",
     "prompts": "prompts.source",
+    "data": "data.source",
     "negative_prompt": "prompts.negative_prompt",
+    "tune": "tuning.kind",
     "lora_rank": "lora.rank",
     "lora_alpha": "lora.alpha",
     "lora_targets": "lora.targets",
@@ -80,7 +82,7 @@ _REWARDS = [
         "objectives",
         multiple=True,
         metavar="NAME[:WEIGHT]",
-        help="What to minimise (repeat); by default what --reward implies.",
+        help="What to minimise (repeat); by default what --reward and --data imply.",
     ),
     click.option("--reward", "rewards", multiple=True, metavar="NAME[:WEIGHT]", help="Train on it (repeat)."),
     click.option("--monitor", "monitors", multiple=True, metavar="NAME", help="Watch it (repeat)."),
@@ -90,7 +92,13 @@ _REWARDS = [
 ]
 _TRAINING = [
     click.option(
+        "--data", metavar="D", help="Learn from clips: file:PATH, videos:FOLDER, cache:FOLDER or NAME."
+    ),
+    click.option(
         "--gradient", metavar="G", help="last, last:K, random, from:I, steps:I,J, refl or refl:LO-HI."
+    ),
+    click.option(
+        "--tune", type=click.Choice(["lora", "full"]), help="What learns: an adapter, or the model itself."
     ),
     click.option("--lora-rank", type=int, help="Rank of the adapter."),
     click.option("--lora-alpha", type=float, help="The update is scaled by alpha / rank."),
@@ -206,4 +214,4 @@ def _value_of(name: str, value: Any) -> Any:
 
 def is_bare(flags: dict[str, Any]) -> bool:
     """Whether nothing says what to train: then the demo runs."""
-    return not any(flags.get(name) for name in ("backbone", "rewards", "recipe", "config_file"))
+    return not any(flags.get(name) for name in ("backbone", "rewards", "data", "recipe", "config_file"))

@@ -22,8 +22,12 @@ def print_plan(facts: Mapping[str, Any], *, as_json: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from vader_core.data.summary import from_dict
+
     table = Table(title="plan", show_header=False, box=None, pad_edge=False)
     for name, value in facts.items():
+        if name == "data":
+            value = from_dict(value).table()
         table.add_row(name.replace("_", " "), Text(_shown(value)))  # brackets are no markup here
     Console().print(table)
 
@@ -60,11 +64,13 @@ class ProgressListener:
 
     def plan(self, facts: Mapping[str, Any]) -> None:
         """A line on what begins."""
+        gradient = f" · gradient {facts['gradient']}" if facts["gradient"] else ""
+        reward = f"reward {facts['rewards']}" if facts["rewards"] else f"{facts['objective']}"
+        modules = f" in {facts['lora_modules']} modules" if facts["tuning"] == "lora" else ""
         self.console.print(
-            f"[bold]{facts['backbone']}[/] · {facts['video']} · {facts['sampler']} · gradient "
-            f"{facts['gradient']}\n"
-            f"reward {facts['rewards']} · {facts['trainable_parameters']:,} trainable numbers in "
-            f"{facts['lora_modules']} modules · batch {facts['effective_batch']} · {facts['steps']} steps · "
+            f"[bold]{facts['backbone']}[/] · {facts['video']} · {facts['sampler']}{gradient}\n"
+            f"{reward} · {facts['trainable_parameters']:,} trainable parameters{modules} · batch "
+            f"{facts['effective_batch']} · {facts['steps']} steps · "
             f"{facts['precision']} on {facts['device']}",
             highlight=False,
         )
@@ -76,6 +82,9 @@ class ProgressListener:
         elif record["kind"] == "validation":
             self._alarms = list(record["alarms"])
             scores = {**record["rewards"], **record["monitors"]}
+            watched = record.get("watch", {})
+            if "held_out_loss" in watched:
+                scores["held-out loss"] = watched["held_out_loss"]
             shown = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
             self.console.print(f"step {record['step']:>4}  validation  {shown}", highlight=False)
 

@@ -18,14 +18,20 @@ if TYPE_CHECKING:
 
 
 @click.command("show")
-@click.argument("kind", metavar="KIND", type=click.Choice([facts.word for facts in KINDS.values()]))
-@click.argument("name")
+@click.argument("kind", metavar="KIND", type=click.Choice([*(facts.word for facts in KINDS.values()), "run"]))
+@click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(kind: str, name: str, as_json: bool) -> None:
+def command(kind: str, name: str | None, as_json: bool) -> None:
     """Show a component: its options with types and defaults, the files it wants, a backbone's LoRA targets.
 
-    KIND is backbone, sampler, reward, prompts or objective; `vader plugins` lists the names.
+    KIND is backbone, sampler, reward, prompts or objective; `vader plugins` lists the names. `vader show run`
+    lists every option of a run: its key, default, owner, and the file in which it takes effect.
     """
+    if kind == "run":
+        _show_run(name, as_json)
+        return
+    if name is None:
+        raise click.UsageError(f"which {kind}? Give its NAME; `vader plugins` lists them")
     from vader_core.registry import load_registry
 
     found = described(load_registry().get(kind_called(kind), name))
@@ -33,6 +39,41 @@ def command(kind: str, name: str, as_json: bool) -> None:
         click.echo(json.dumps(found))
     else:
         _print(found)
+
+
+def _show_run(section: str | None, as_json: bool) -> None:
+    """The table of a run's options, or of one section."""
+    from vader_core.cli.run_options import run_options
+    from vader_core.errors import VaderError
+
+    rows = [
+        {
+            "option": one.key,
+            "type": type_words(one.field),
+            "default": default_words(one.field),
+            "owner": one.owner,
+            "file": one.file,
+            "help": one.field.description or "",
+        }
+        for one in run_options()
+        if section is None or one.key.startswith(f"{section}.")
+    ]
+    if not rows:
+        sections = dict.fromkeys(one.key.partition(".")[0] for one in run_options())
+        raise VaderError(f"a run has no section {section!r}; sections: {', '.join(sections)}")
+    if as_json:
+        click.echo(json.dumps({"options": rows}))
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("option", "default", "owner", "file"):
+        table.add_column(column, overflow="fold", no_wrap=column == "option")
+    for row in rows:
+        table.add_row(*(escape(row[column]) for column in ("option", "default", "owner", "file")))
+    Console(highlight=False).print(table)
 
 
 def described(component: Component) -> dict[str, Any]:

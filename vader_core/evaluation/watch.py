@@ -67,7 +67,7 @@ class Watch:
 
     Args:
         limit: Fall of a monitor, as a share of the base model's score, that raises the alarm.
-        history: One entry a validation: ``step``, ``reward``, ``monitors`` and ``alarms``.
+        history: One entry per validation: ``step``, ``reward``, ``monitors`` and ``alarms``.
     """
 
     limit: float

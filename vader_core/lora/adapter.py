@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
@@ -35,7 +36,8 @@ class LoraSettings:
     Args:
         rank: r.
         alpha: The update is scaled by alpha / r.
-        targets: Ends of module names; ``("all",)`` is every linear and convolution.
+        targets: Ends of module names, or patterns of whole names with ``*``; ``("all",)`` is every linear and
+            convolution.
         dropout: Probability on the adapter's input, while training.
         seed: Of the initial A matrices; B starts at zero.
         ranks: Modules (whole names) whose own rank differs; their scale stays alpha / r.
@@ -55,7 +57,7 @@ class Attached:
 
     Args:
         modules: Names of the modules that carry a LoRA.
-        parameters: Trainable numbers.
+        parameters: Trainable parameters.
     """
 
     modules: tuple[str, ...]
@@ -114,15 +116,32 @@ def _resolve_targets(denoiser: nn.Module, targets: tuple[str, ...]) -> list[str]
     candidates = [name for name, module in denoiser.named_modules() if isinstance(module, kinds)]
     if targets == ("all",):
         return candidates
+    found: list[str] = []
     for target in targets:
-        if not any(name == target or name.endswith(f".{target}") for name in candidates):
+        if "*" in target:
+            hits = [name for name in candidates if fnmatchcase(name, target)]
+        else:
+            hits = [target] if any(named_by(target, name) for name in candidates) else []
+        found += hits
+        if not hits:
             ends = sorted({part for name in candidates for part in (name.rpartition(".")[2], name)})
             close = near(target, ends) or sorted({name.rpartition(".")[2] for name in candidates})[:12]
             raise VaderError(
                 f"LoRA target {target!r} names no linear or convolution of the denoiser; "
                 f"near or possible: {', '.join(close)} (`all` is every one)"
             )
-    return list(targets)
+    return found
+
+
+def named_by(target: str, name: str) -> bool:
+    """Whether a target means the module ``name``: by its end, or as a pattern where it holds a ``*``.
+
+    >>> named_by("to_q", "blocks.0.attn.to_q"), named_by("blocks.*.to_q", "blocks.0.attn.to_q")
+    (True, True)
+    """
+    if "*" in target:
+        return fnmatchcase(name, target)
+    return name == target or name.endswith(f".{target}")
 
 
 def _is_adapter(name: str) -> bool:
@@ -146,7 +165,7 @@ def adapter_parameters(denoiser: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def count_trainable(denoiser: nn.Module) -> int:
-    """How many numbers are trained."""
+    """How many parameters are trained."""
     return sum(parameter.numel() for parameter in denoiser.parameters() if parameter.requires_grad)
 
 

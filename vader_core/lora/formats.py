@@ -51,9 +51,13 @@ class LoraFormat(ABC):
             VaderError: It is not of this format, naming the first key that does not fit.
         """
 
+    def paths(self, adapter: Adapter, path: Path) -> tuple[Path, ...]:
+        """The files that :meth:`write` makes of ``path``: several, or another, for denoisers in parts."""
+        return (path,)
+
     @abstractmethod
     def write(self, adapter: Adapter, path: Path) -> None:
-        """Write a file, beside its place and renamed into it.
+        """Write the files of :meth:`paths`, each beside its place and renamed into it.
 
         Raises:
             VaderError: The format cannot hold this adapter (a fixed alpha, say), naming why.

@@ -68,12 +68,14 @@ class DifferentiatedStep:
         index: Which executed step.
         latents: What the model was given, detached [B, C, T, h, w].
         timestep: What the model was told, in its own units.
+        conditioning: What else it was given.
         prediction: The guided prediction's value, with its graph [B, C, T, h, w].
     """
 
     index: int
     latents: Tensor
     timestep: float
+    conditioning: Conditioning
     prediction: Tensor
 
 
@@ -129,14 +131,16 @@ def denoise(
         # only so does the chain from a chosen prediction reach the clean latents.
         with torch.set_grad_enabled(i >= first and torch.is_grad_enabled()):
             state = sampler.before_step(plan, i, state, conditioning, fresh)
-            latents = sampler.model_input(plan, i, state)
+            latents, told = sampler.model_input(plan, i, state), sampler.told(plan, i, conditioning)
             if i in drawn.steps and torch.is_grad_enabled():
                 given = latents.detach() if drawn.detach_input else latents
-                prediction = model.predict(given, plan.timesteps[i], conditioning)
-                record.append(DifferentiatedStep(i, latents.detach(), plan.timesteps[i], prediction.value))
+                prediction = model.predict(given, plan.timesteps[i], told)
+                record.append(
+                    DifferentiatedStep(i, latents.detach(), plan.timesteps[i], told, prediction.value)
+                )
             else:
                 with model.without_graph(i) as predict:
-                    prediction = predict(latents.detach(), plan.timesteps[i], conditioning)
+                    prediction = predict(latents.detach(), plan.timesteps[i], told)
             ends = i == drawn.ends_at
             if ends:
                 after = sampler.clean(plan, i, state, prediction)

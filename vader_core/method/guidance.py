@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,16 +26,18 @@ class Guidance:
             rounding.
         channels: Only the first n channels are mixed, the others are the conditional branch's; ``None`` is
             all.
+        embedded: The scale is told to the model, as ``conditioning.shared["guidance"]``; one branch.
     """
 
     scale: Scale = 1.0
     split: bool = False
     channels: int | None = None
+    embedded: bool = False
 
     @property
     def on(self) -> bool:
         """Whether the unconditional branch is needed; at scale 1 it is skipped."""
-        return self.scale not in (1.0, (1.0, 1.0))
+        return not self.embedded and self.scale not in (1.0, (1.0, 1.0))
 
     def weights(self, latents: Tensor) -> Tensor | float:
         """S as a number, or [1, 1, T, 1, 1] for a scale per latent frame."""
@@ -45,10 +47,12 @@ class Guidance:
         steps = torch.linspace(first, last, latents.shape[2], device=latents.device, dtype=latents.dtype)
         return steps.view(1, 1, -1, 1, 1)
 
-    def combine(self, conditional: Prediction, unconditional: Prediction) -> Prediction:
+    def combine(
+        self, conditional: Prediction, unconditional: Prediction, scale: float | None = None
+    ) -> Prediction:
         """The guided prediction: the values mixed, the variance the conditional branch's."""
         given, other = conditional.value, unconditional.value
-        mixed = other + self.weights(given) * (given - other)
+        mixed = other + (self.weights(given) if scale is None else scale) * (given - other)
         if self.channels is not None:
             mixed = torch.cat([mixed[:, : self.channels], given[:, self.channels :]], dim=1)
         return Prediction(mixed, conditional.variance)
@@ -59,13 +63,17 @@ class Guidance:
         """The guided prediction, in the latents' dtype."""
         if not self.on:
             return self.conditional(backbone, latents, timestep, conditioning)
-        return self.combine(*self.branches(backbone, latents, timestep, conditioning))
+        conditional, unconditional = self.branches(backbone, latents, timestep, conditioning)
+        return backbone.combine(conditional, unconditional, self, latents, timestep)
 
     def conditional(
         self, backbone: Backbone, latents: Tensor, timestep: Tensor, conditioning: Conditioning
     ) -> Prediction:
         """The conditional branch's prediction alone, in the latents' dtype."""
-        return backbone.predict(latents, timestep, conditioning.conditional_branch).to(latents)
+        given = conditioning.conditional_branch
+        if self.embedded:
+            given = replace(given, shared={**given.shared, "guidance": self.scale})
+        return backbone.predict(latents, timestep, given).to(latents)
 
     def branches(
         self, backbone: Backbone, latents: Tensor, timestep: Tensor, conditioning: Conditioning

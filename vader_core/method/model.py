@@ -101,7 +101,8 @@ class Model:
             VaderError: The sampler cannot follow the backbone's schedule in S steps.
         """
         if geometry not in self._plans:
-            self._plans[geometry] = self.sampler.plan(self.backbone.schedule, self.num_steps, geometry)
+            schedule = self.backbone.schedule_for(geometry)
+            self._plans[geometry] = self.sampler.plan(schedule, self.num_steps, geometry)
         return self._plans[geometry]
 
     def condition(
@@ -143,7 +144,7 @@ class Model:
         if torch.is_grad_enabled():
             self.end_levers()
         told = _told(latents, timestep)
-        with self.autocast():
+        with self.autocast(), self._at(timestep):
             if guided:
                 return self.guidance.predict(self.backbone, latents, told, conditioning)
             return self.guidance.conditional(self.backbone, latents, told, conditioning)
@@ -178,11 +179,24 @@ class Model:
             self.end_levers()
 
     def decode(
-        self, latents: Float[Tensor, "b c t h w"], geometry: Geometry, frames: Sequence[int] | None = None
+        self,
+        latents: Float[Tensor, "b c t h w"],
+        geometry: Geometry,
+        frames: Sequence[int] | None = None,
+        conditioning: Conditioning | None = None,
     ) -> Float[Tensor, "b f 3 H W"]:
-        """The frames of clean latents, RGB nominally in [0, 1], not clamped; all of them by default."""
+        """The frames of clean latents, RGB nominally in [0, 1], not clamped.
+
+        Args:
+            latents: Clean latents.
+            geometry: The geometry they were made for.
+            frames: Which frames, in this order; all of them by default.
+            conditioning: What the latents were made from, for a backbone that wants it before it decodes.
+        """
         chosen = None if frames is None else list(frames)
         with self.autocast():
+            if conditioning is not None:
+                latents = self.backbone.before_decode(latents, conditioning)
             if torch.is_grad_enabled():
                 return self.backbone.decode(latents, geometry, chosen)
             # Samples do not see each other, and whole videos are much for a decoder: one at a time.
@@ -211,8 +225,11 @@ class Model:
         self, i: int, latents: Tensor, timestep: float, conditioning: Conditioning
     ) -> Prediction:
         assert self.shortcuts is not None
-        with self.autocast():
+        with self.autocast(), self._at(timestep):
             return self.shortcuts.predict(i, latents, _told(latents, timestep), conditioning)
+
+    def _at(self, timestep: float | Tensor) -> AbstractContextManager[None]:
+        return nullcontext() if isinstance(timestep, Tensor) else self.backbone.at_timestep(timestep)
 
     def end_levers(self) -> None:
         """Switch the levers off."""

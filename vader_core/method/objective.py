@@ -171,6 +171,15 @@ class Objective(ABC):
     def after_update(self, model: Model, step: int) -> None:  # noqa: B027 - most objectives follow nothing
         """Called after each optimizer update: an old adapter follows, a store is refreshed."""
 
+    def judge(self, model: Model, batches: Sequence[Batch]) -> Mapping[str, float]:
+        """Its own loss on held-out batches by name, each the lower the better; nothing by default.
+
+        Args:
+            model: Loaded; no graph is recorded.
+            batches: Held-out clips, the same at every validation, with random numbers of their own.
+        """
+        return {}
+
     def save(self, folder: Path) -> None:  # noqa: B027 - most objectives have no state
         """Write what must survive a restart; part of every checkpoint, on every rank."""
 

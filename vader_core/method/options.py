@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -16,7 +18,9 @@ class RewardGradientOptions(BaseModel):
         "the backbone's by default.",
     )
     reward_frames: str | None = Field(
-        None, description="Frames that rewards of images are given; random by default."
+        None,
+        description="Frames that rewards of images are given; left out, those that the backbone decodes "
+        "cheaply, else random.",
     )
     detach_input: bool = Field(
         False, description="Detach the latents that a differentiated prediction is given (DRTune)."
@@ -39,4 +43,37 @@ class RewardGradientOptions(BaseModel):
     )
     carry_gradient: bool = Field(
         False, description="Let the gradient run through the frame that joins two segments."
+    )
+
+
+class SupervisedOptions(BaseModel):
+    """Options of the objective ``supervised``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    timesteps: Literal["uniform", "logit_normal"] | None = Field(
+        None,
+        description="How noise levels are drawn: uniform (as the schedule spreads them) or logit_normal "
+        "(most often half-way); by default logit_normal for a rectified flow.",
+    )
+    caption_dropout: float = Field(
+        0.1, ge=0, lt=1, description="Share of the clips that are learned from without their caption."
+    )
+    frame_masks: dict[str, float] | None = Field(
+        None,
+        description="Kind of mask -> probability: frames that are given and not learned, e.g. "
+        "{image_head: 0.1, quarter_tail: 0.05}.",
+    )
+    min_snr: float | None = Field(
+        None, gt=0, description="Min-SNR gamma, such as 5: cut the weight of easy timesteps."
+    )
+    snr_loss: bool = Field(
+        False,
+        description="Compare the data up to timestep 249 of 1000, the noise above it (EasyAnimate); only for "
+        "models that predict noise and a variance.",
+    )
+    tables: Literal["float32", "float64"] = Field(
+        "float64",
+        description="Precision of the tables of a model that predicts its variance; Open-Sora 1.1 was "
+        "trained with float32.",
     )

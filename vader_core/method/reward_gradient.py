@@ -104,7 +104,7 @@ class RewardGradient(Objective):
         config, backbone = self.config, model.backbone
         self._gradient().check(model.num_steps)
         self.segments.check()
-        check_choice(self._frames(), self.segments.joined_frames(geometry))
+        check_choice(self._frames(backbone), self.segments.joined_frames(geometry))
         self._check_renoising()
         if self.segments.count > 1 and not (backbone.takes_image or backbone.needs_image):
             raise VaderError(
@@ -140,8 +140,9 @@ class RewardGradient(Objective):
     def _gradient(self) -> Any:
         return parse_gradient(self.config.gradient or "last")
 
-    def _frames(self) -> str:
-        return self.config.reward_frames or "random"
+    def _frames(self, backbone: Backbone) -> str:
+        """What was asked for, else what is cheap to decode, else any one frame."""
+        return self.config.reward_frames or backbone.defaults.reward_frames or "random"
 
     # -- one update --------------------------------------------------------------------------------------
 
@@ -152,7 +153,7 @@ class RewardGradient(Objective):
     def step(self, model: Model, prepared: Prepared, backward: Backward, update: int) -> StepResult:
         """Sample videos, score them, and send the reward's gradient back into what learns."""
         batch = prepared.batch if update == 0 else prepared.batch.within("inner update", update)
-        frames = self._chosen_frames(batch)
+        frames = self._chosen_frames(batch, model.backbone)
         send_back = in_one_piece if model.stages is None else network_by_network
         terms = max(1, self.config.low_variance) if update == 0 else 1
         scores: list[Score] = []
@@ -164,13 +165,14 @@ class RewardGradient(Objective):
                 prepared.kept = prepared.kept or trajectory.last.detached()
         return _result(scores, trajectory.drawn, frames, len(batch))
 
-    def _chosen_frames(self, batch: Batch) -> FrameChoice:
+    def _chosen_frames(self, batch: Batch, backbone: Backbone) -> FrameChoice:
         joined = self.segments.joined_frames(batch.geometry)
         differentiable = self.segments.gradient_frames(batch.geometry)
-        frames = self.rewards.choose_frames(self._frames(), joined, batch.rng, differentiable)
+        words = self._frames(backbone)
+        frames = self.rewards.choose_frames(words, joined, batch.rng, differentiable)
         if not set(frames.union) & set(differentiable):
             raise VaderError(
-                f"--reward-frames {self._frames()}: none of the scored frames lies in a segment that carries "
+                f"--reward-frames {words}: none of the scored frames lies in a segment that carries "
                 f"a gradient; choose others, or set {_HERE}.gradient_segments"
             )
         return frames
@@ -245,8 +247,9 @@ def renoised(
     fresh = rng.normal("renoise", clean.shape[1:], device=clean.device, dtype=clean.dtype)
     state = sampler.renoise(plan, last, clean, fresh)
     latents = sampler.model_input(plan, last, state)
-    prediction = model.predict(latents, plan.timesteps[last], kept.conditioning)
-    record = (DifferentiatedStep(last, latents.detach(), plan.timesteps[last], prediction.value),)
+    told = sampler.told(plan, last, kept.conditioning)
+    prediction = model.predict(latents, plan.timesteps[last], told)
+    record = (DifferentiatedStep(last, latents.detach(), plan.timesteps[last], told, prediction.value),)
     estimate = sampler.clean(plan, last, state, prediction)
     rollout = Rollout(estimate, kept.conditioning, record)
     return Trajectory(rollout, tuple(frames), geometry, Drawn(frozenset({last})))
@@ -260,7 +263,7 @@ def base_distance(model: Model, rollout: Rollout) -> Tensor:
     distances = []
     with torch.no_grad(), model.base():
         for step in rollout.record:
-            base = model.predict(step.latents, step.timestep, rollout.conditioning)
+            base = model.predict(step.latents, step.timestep, step.conditioning)
             distances.append(base.value)
     apart = [
         (step.prediction - base).pow(2).flatten(1).mean(dim=1)
@@ -304,7 +307,8 @@ def network_by_network(
     if wanted:
         latents.requires_grad_()
         with model.stages.decoder_awake():
-            decoded = model.decode(latents, trajectory.geometry, trajectory.wanted)
+            made_from = trajectory.last.conditioning
+            decoded = model.decode(latents, trajectory.geometry, trajectory.wanted, made_from)
             decoded.backward(video.grad[:, -wanted:])
         ends.append((last, latents.grad))
     differentiated = [(end, gradient) for end, gradient in ends if end.requires_grad]

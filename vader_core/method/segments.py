@@ -94,7 +94,7 @@ class Trajectory:
         pieces = list(self.earlier)
         if self.wanted:
             given = self.last.latents if latents is None else latents
-            pieces.append(model.decode(given, self.geometry, self.wanted))
+            pieces.append(model.decode(given, self.geometry, self.wanted, self.last.conditioning))
         return torch.cat(pieces, dim=1) if len(pieces) != 1 else pieces[0]
 
 
@@ -131,7 +131,7 @@ def sample_segments(
                 return Trajectory(rollout, tuple(wanted), geometry, drawn, tuple(pieces))
             boundary = geometry.num_frames - 1
             asked = wanted if boundary in wanted else [*wanted, boundary]
-            decoded = model.decode(rollout.latents, geometry, asked)
+            decoded = model.decode(rollout.latents, geometry, asked, conditioning)
         if wanted:
             pieces.append(decoded[:, : len(wanted)])
         image = decoded[:, -1].clamp(0, 1)

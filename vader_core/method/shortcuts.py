@@ -25,7 +25,7 @@ class Shortcuts:
     Args:
         guidance_interval: First and last executed step that is guided; the others are conditional alone
             (Kynkäänniemi et al. 2024, arXiv 2404.07724). ``None`` guides all.
-        guidance_cache: The difference of the two branches is worked out at every k-th step and reused in
+        guidance_cache: The difference of the two branches is computed at every k-th step and reused in
             between (FasterCache, arXiv 2410.19355, without its filter); 1 works it out at each.
         feature_cache: The denoiser's deep part runs at every k-th step, and what it gave is reused in between
             (:class:`vader_core.nn.feature_cache.FeatureCache`); 1 runs it at each.
@@ -118,6 +118,9 @@ class ShortPredictions:
         else:
             with self._features(i, _BOTH[:1]):
                 conditional = self.guidance.conditional(*given)
+        if type(self.backbone).combine is not Backbone.combine:  # a rule of its own
+            other = Prediction(conditional.value - self._difference)
+            return self.backbone.combine(conditional, other, self.guidance, latents, timestep)
         mixed = conditional.value + (self.guidance.weights(latents) - 1) * self._difference
         return Prediction(mixed, conditional.variance)
 

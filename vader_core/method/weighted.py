@@ -115,6 +115,14 @@ class WeightedSum(Objective):
         for term in self.terms:
             term.objective.after_update(model, step)
 
+    def judge(self, model: Model, batches: Sequence[Batch]) -> Mapping[str, float]:
+        """What those that learn from clips say."""
+        found: dict[str, float] = {}
+        for term in self.terms:
+            if term.objective.batch_kind == "videos":
+                found |= term.objective.judge(model, batches)
+        return found
+
     def save(self, folder: Path) -> None:
         """Each writes its state into a folder of its name."""
         for term in self.terms:

@@ -1,6 +1,6 @@
 """Fused kernels for denoisers on CUDA, in 16 bits; everywhere else the plain torch operations.
 
-Statistics, softmax and activations are worked out in float32 and rounded once, as torch's own kernels do.
+Statistics, softmax and activations are computed in float32 and rounded once, as torch's own kernels do.
 They have gradients with respect to activations; where a weight of theirs is trained, torch's operations run.
 """
 
@@ -402,7 +402,8 @@ def layer_without_adapter(layer: Any) -> nn.Linear | None:
     """The plain linear layer whose output is ``layer``'s at the moment, if there is one."""
     if type(layer) is nn.Linear:
         return layer
-    if hasattr(layer, "base_layer") and not layer.counting:
+    # A layer that says nothing of what counts is not of this toolkit, and is called as it is.
+    if hasattr(layer, "base_layer") and not getattr(layer, "counting", True):
         return layer_without_adapter(layer.base_layer)
     return None
 

@@ -90,7 +90,7 @@ def group_norm_forward(
 
 
 class GroupNorm(Function):
-    """:func:`group_norm_forward`'s result; keeps the input and a few numbers a channel."""
+    """:func:`group_norm_forward`'s result; keeps the input and a few numbers per channel."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, groups: int, weight: Tensor, *rest: Any) -> Tensor:

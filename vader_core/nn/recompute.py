@@ -1,6 +1,6 @@
 """Gradient checkpointing of foreign modules, block by block.
 
-Blocks drop their activations in the forward pass and work them out again in the backward pass. Values and
+Blocks drop their activations in the forward pass and compute them again in the backward pass. Values and
 gradients are the same to the last bit, because the random state (dropout) is restored for the second pass.
 """
 
@@ -24,7 +24,7 @@ _SUBCLASSES: dict[type[nn.Module], type[nn.Module]] = {}
 
 
 def _recomputing(kind: type[nn.Module]) -> type[nn.Module]:
-    """The subclass of ``kind`` that recomputes; one a class, however many models are built."""
+    """The subclass of ``kind`` that recomputes; one per class, however many models are built."""
     if kind not in _SUBCLASSES:
         _SUBCLASSES[kind] = _subclass(kind)
     return _SUBCLASSES[kind]

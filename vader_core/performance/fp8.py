@@ -51,8 +51,8 @@ def _programs() -> Any:
 class Fp8:
     """Gives the wide frozen linear layers of a denoiser a second, float8 copy of their weights.
 
-    Weights have a scale an output channel, activations one a row, found anew at each call. The products are
-    summed in float32 and given in the dtype that the layer would give. The kept weights serve whatever is
+    Weights have a scale per output channel, activations one per row, found anew at each call. The products
+    are summed in float32 and given in the dtype that the layer would give. The kept weights serve whatever is
     differentiated.
 
     Args:

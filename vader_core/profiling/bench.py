@@ -115,7 +115,8 @@ class Bench:
         from torch.profiler import ProfilerActivity, profile
 
         assembly, model = self.assembly, self.assembly.model
-        batch = self.trainer.batches.at(0, 0, *self.processes.here)["prompts"]
+        batches = self.trainer.batches.at(0, 0, *self.processes.here)
+        batch = batches["prompts"] if "prompts" in batches else batches["videos"]
         conditioning = model.condition(batch.prompts, assembly.geometry, batch.rng)
         noise = assembly.backbone.initial_noise(len(batch), assembly.geometry, batch.rng)
         timestep = model.plan(assembly.geometry).timesteps[0]

@@ -21,7 +21,7 @@ _TRAINING = {
     "loss": "loss",
     "grad_norm": "gradient norm before clipping",
     "learning_rate": "learning rate",
-    "seconds": "seconds a step",
+    "seconds": "seconds per step",
     "memory_gib": "peak memory, GiB",
 }
 

@@ -63,8 +63,11 @@ def _read(path: Path, registry: Registry) -> Adapter:
     names = tensor_names(path)
     of_peft = path.name in TENSORS_FILES and (path.parent / CONFIG_FILE).is_file()
     of_pipeline = is_lora(path) and all(name.startswith(_PIPELINE) for name in names)
-    if of_peft or of_pipeline:  # these say by themselves what they are
+    if of_peft:  # it says by itself what it is
         return read_lora(path)
+    if of_pipeline:
+        pipeline: Adapter = registry.lora_formats["diffusers"].resolve()().read(path)
+        return pipeline
     for announced in registry.lora_formats.values():
         if announced.plugin != "core":
             format_ = announced.resolve()()

@@ -64,6 +64,20 @@ def unfinished(folder: Path, step: int) -> Path:
     return folder / f".{step_name(step)}.part"
 
 
+def rank_folder(place: Path, rank: int) -> Path:
+    """Where one process keeps the state of its objective."""
+    return place / "objective" / f"rank-{rank}"
+
+
+def save_rank(save: Callable[[Path], None], place: Path, rank: int) -> None:
+    """Let ``save`` write into the rank's folder; nothing is left of one that stays empty."""
+    own = rank_folder(place, rank)
+    own.mkdir(parents=True, exist_ok=True)
+    save(own)
+    if not any(own.iterdir()):
+        own.rmdir()
+
+
 def finish_checkpoint(
     folder: Path, step: int, tensors: Mapping[str, Any], position: Mapping[str, Any]
 ) -> Path:
@@ -83,6 +97,9 @@ def finish_checkpoint(
     place, beside = folder / step_name(step), unfinished(folder, step)
     old = folder / f".{place.name}.old"
     with _writing(place):
+        objective = beside / "objective"
+        if objective.is_dir() and not any(objective.iterdir()):
+            objective.rmdir()
         torch.save(dict(tensors), beside / "state.pt")
         (beside / "position.json").write_text(json.dumps(dict(position), indent=1))
         files = sorted(path for path in beside.rglob("*") if path.is_file())

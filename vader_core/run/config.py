@@ -8,12 +8,16 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from vader_core.data.options import DataOptions
 from vader_core.errors import VaderError, did_you_mean
 from vader_core.registry import checked
 
 Tree = dict[str, Any]
 Tracker = Literal["tensorboard", "wandb"]
 Precision = Literal["fp32", "bf16", "fp16"]
+LearningRateSchedule = Literal[
+    "constant", "linear", "cosine", "linear_warmup", "warmup_from_zero", "cosine_const", "one_cycle"
+]
 
 
 #: Rank of a fresh adapter where none is asked for.
@@ -94,6 +98,26 @@ class PromptSection(ComponentSection):
     )
 
 
+class DataSection(DataOptions):
+    """What is learned from; a named source's own options stand beside it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+    @property
+    def options(self) -> Tree:
+        """The source's own options."""
+        return dict(self.model_extra or {})
+
+
+class TuningSection(Section):
+    """What learns."""
+
+    kind: Literal["lora", "full"] = Field("lora", description="An adapter, or the denoiser's own weights.")
+    modules: list[str] | None = Field(
+        None, description="With full: names of the modules that learn; all by default."
+    )
+
+
 class LoraSection(Section):
     """The adapter."""
 
@@ -128,10 +152,16 @@ class TrainerSection(Section):
     weight_decay: float = Field(0.01, ge=0, description="Decoupled weight decay of AdamW.")
     beta1: float = Field(0.9, ge=0, lt=1, description="Decay of AdamW's mean gradient.")
     beta2: float = Field(0.999, ge=0, lt=1, description="Decay of AdamW's mean squared gradient.")
-    lr_schedule: Literal["constant", "linear", "cosine"] = Field(
-        "constant", description="Learning rate after the warm-up: constant, or falling to 0."
+    lr_schedule: LearningRateSchedule = Field(
+        "constant",
+        description="Learning rate after the warm-up: constant, or falling to 0 (linear, cosine); or a "
+        "published schedule with a warm-up of its own: linear_warmup (Open-Sora 1.2), warmup_from_zero "
+        "(EasyAnimate), cosine_const and one_cycle (text2bricks).",
     )
-    warmup_steps: int = Field(0, ge=0, description="Steps of linear warm-up.")
+    warmup_steps: int = Field(0, ge=0, description="Steps of warm-up.")
+    cooldown_steps: int = Field(0, ge=0, description="one_cycle: steps of the way down.")
+    min_lr: float | None = Field(None, gt=0, description="one_cycle: learning rate at step 0.")
+    final_lr: float | None = Field(None, gt=0, description="one_cycle: learning rate after the way down.")
     ema: float | None = Field(
         None, gt=0, lt=1, description="Decay of averaged weights, which are then what is evaluated and kept."
     )
@@ -235,6 +265,8 @@ class RunConfig(Section):
     reward: list[RewardSection] = Field(default_factory=list)
     monitor: list[MonitorSection] = Field(default_factory=list)
     prompts: PromptSection = Field(default_factory=PromptSection)
+    data: DataSection = Field(default_factory=DataSection)
+    tuning: TuningSection = Field(default_factory=TuningSection)
     lora: LoraSection = Field(default_factory=LoraSection)
     trainer: TrainerSection = Field(default_factory=TrainerSection)
     performance: PerformanceSection = Field(default_factory=PerformanceSection)

@@ -138,7 +138,7 @@ class Reader:
         return found
 
     def json_lines(self, name: str) -> list[tuple[str, dict[str, Any]]]:
-        """Every JSON object of a file with one a line, each with a word for its place.
+        """Every JSON object of a file with one per line, each with a word for its place.
 
         The last line may be torn (its process was killed while it wrote) and is then left out without a word.
         """

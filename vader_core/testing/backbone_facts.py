@@ -12,7 +12,7 @@ from torch import nn
 from vader_core.backbone import Backbone
 from vader_core.conditioning import Conditioning
 from vader_core.geometry import GeometryRequest
-from vader_core.lora.adapter import LoraSettings, attach_lora
+from vader_core.lora.adapter import LoraSettings, attach_lora, named_by
 from vader_core.nn.feature_cache import FeatureCache
 from vader_core.randomness import Randomness
 from vader_core.schedule import RectifiedFlow, Schedule, VarianceExploding, VariancePreserving
@@ -160,7 +160,7 @@ def lora_targets(subject: BackboneSubject) -> str:
         bare = backbone.build_denoiser()
     names = [name for name, module in bare.named_modules() if isinstance(module, kinds)]
     for target in backbone.lora_targets:
-        hits = [name for name in names if name == target or name.endswith(f".{target}")]
+        hits = [name for name in names if named_by(target, name)]
         expect(hits, f"target {target!r} names no module")
     return ", ".join(backbone.lora_targets)
 

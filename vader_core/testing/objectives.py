@@ -295,7 +295,7 @@ def outside_autocast(subject: ObjectiveSubject) -> str:
         within.append(torch.is_autocast_enabled(subject.device.type))
         send(loss, scale)
 
-    place.backward = backward  # type: ignore[method-assign] - a look at where it is called
+    place.backward = backward  # type: ignore[method-assign]  # to see where it is called
     result = place.step(place.prepared()[0])
     expect(not any(within), "`backward` was called within autocast")
     expect(torch.isfinite(result.loss).all(), f"in bfloat16 the loss is {result.loss}")

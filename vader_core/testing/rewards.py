@@ -69,7 +69,7 @@ class RewardSubject(Subject):
         return self._held
 
     def video(self, batch: int = 2, *, height: int = 0, width: int = 0, frames: int = 0) -> Tensor:
-        """Smooth moving patterns [B, F, 3, H, W] in [0.15, 0.85], a different one a sample."""
+        """Smooth moving patterns [B, F, 3, H, W] in [0.15, 0.85], a different one per sample."""
         count = frames or self.num_frames
         return moving_patterns(batch, count, height or self.height, width or self.width).to(self.device)
 
@@ -172,7 +172,7 @@ def frozen(subject: RewardSubject) -> str:
 
 @REWARD.clause
 def scores(subject: RewardSubject) -> str:
-    """Score and loss are finite float32 [B], one a video."""
+    """Score and loss are finite float32 [B], one per video."""
     with torch.no_grad():
         output = _score(subject, subject.video())
     expect_tensor(output.score, (2,), "the score", dtype=torch.float32)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vader_core.geometry import Geometry
-from vader_core.method.objective import Batch
+from vader_core.method.objective import Batch, Batches
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 
@@ -35,3 +35,21 @@ class PromptBatches:
         indices = list(range(start, start + self.size))
         rng = Randomness(self.seed, step, micro, tuple(indices))
         return {"prompts": Batch(self.draw(indices), self.geometry, rng)}
+
+
+@dataclass(frozen=True)
+class JoinedBatches:
+    """Batches of several kinds side by side, for objectives that each need their own.
+
+    Args:
+        parts: Each gives its kind.
+    """
+
+    parts: Sequence[Batches]
+
+    def at(self, step: int, micro: int, rank: int, world: int) -> Mapping[str, Batch]:
+        """The batches of one micro-step, by what is needed."""
+        found: dict[str, Batch] = {}
+        for part in self.parts:
+            found |= part.at(step, micro, rank, world)
+        return found

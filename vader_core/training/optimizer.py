@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vader_core.errors import MissingDependencyError
+from vader_core.errors import MissingDependencyError, VaderError
 from vader_core.method.tuning import Tuning
 from vader_core.run.config import TrainerSection
+from vader_core.training import learning_rate as schedules
 from vader_core.training.processes import SingleProcess
 
 Backward = Callable[[Tensor], None]
@@ -42,15 +43,61 @@ def make_optimizer(parameters: list[torch.nn.Parameter], trainer: TrainerSection
 
 
 def learning_rate(trainer: TrainerSection, step: int) -> float:
-    """The learning rate of step ``step`` (from 0): linear warm-up, then constant, linear or cosine to 0."""
-    if step < trainer.warmup_steps:
-        return trainer.lr * (step + 1) / trainer.warmup_steps
+    """The learning rate of step ``step`` (from 0), as ``trainer.lr_schedule`` says."""
+    lr, warmup = trainer.lr, trainer.warmup_steps
+    if trainer.lr_schedule == "linear_warmup":
+        return schedules.linear_warmup(step, lr, warmup)
+    if trainer.lr_schedule == "warmup_from_zero":
+        return schedules.warmup_from_zero(step, lr, warmup)
+    if trainer.lr_schedule == "cosine_const":
+        return schedules.cosine_const(step, lr, warmup)
+    if trainer.lr_schedule == "one_cycle":
+        assert trainer.min_lr is not None
+        assert trainer.final_lr is not None
+        return schedules.one_cycle(
+            step,
+            min_lr=trainer.min_lr,
+            max_lr=lr,
+            final_lr=trainer.final_lr,
+            warmup=warmup,
+            cooldown=trainer.cooldown_steps,
+        )
+    if step < warmup:
+        return lr * (step + 1) / warmup
+    return lr * _left(trainer, step)
+
+
+def _left(trainer: TrainerSection, step: int) -> float:
+    """The share of the learning rate that is left after the warm-up."""
     if trainer.lr_schedule == "constant":
-        return trainer.lr
+        return 1.0
     span = max(1, trainer.max_steps - trainer.warmup_steps)
     done = min(1.0, (step - trainer.warmup_steps) / span)
-    share = 1.0 - done if trainer.lr_schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
-    return trainer.lr * share
+    return 1.0 - done if trainer.lr_schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def check_schedule(trainer: TrainerSection) -> None:
+    """Refuse options of another schedule, and a schedule without what it needs.
+
+    Raises:
+        VaderError: Naming the option.
+    """
+    own = {
+        "min_lr": trainer.min_lr is not None,
+        "final_lr": trainer.final_lr is not None,
+        "cooldown_steps": trainer.cooldown_steps > 0,
+    }
+    if trainer.lr_schedule == "one_cycle":
+        missing = [name for name, given in own.items() if not given]
+        if missing:
+            raise VaderError(f"trainer.lr_schedule=one_cycle needs trainer.{missing[0]}: give it")
+        return
+    idle = [name for name, given in own.items() if given]
+    if idle:
+        raise VaderError(
+            f"trainer.{idle[0]} belongs to trainer.lr_schedule=one_cycle, not to {trainer.lr_schedule}: "
+            "leave it out"
+        )
 
 
 class Updates:

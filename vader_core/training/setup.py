@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from vader_core.assembly.parts import Assembly
+from vader_core.method.objective import Batches
 from vader_core.run.directory import Run
 from vader_core.run.tracking import Listener
 from vader_core.training.average import Average
-from vader_core.training.batches import PromptBatches
+from vader_core.training.batches import JoinedBatches, PromptBatches
 from vader_core.training.journal import Journal
 from vader_core.training.processes import SingleProcess
 from vader_core.training.trainer import Trainer
 from vader_core.training.validator import Validator
+from vader_core.training.video_batches import VideoBatches
 
 
 def make_trainer(
@@ -28,9 +30,7 @@ def make_trainer(
     trainer = assembly.config.trainer
     journal = Journal(processes, run, listener, assembly.config.run.trackers)
     average = Average(assembly.model.tuning, trainer.ema)
-    batches = PromptBatches(
-        assembly.draw_prompts, assembly.geometry, trainer.seed, trainer.batch_size, trainer.accumulate
-    )
+    batches = make_batches(assembly, journal)
     return Trainer(
         assembly.model,
         assembly.objective,
@@ -41,3 +41,40 @@ def make_trainer(
         average,
         journal,
     )
+
+
+def make_batches(assembly: Assembly, journal: Journal) -> Batches:
+    """What each micro-step learns from: prompts, clips, or both.
+
+    Args:
+        assembly: With an objective.
+        journal: Told of files that cannot be read.
+    """
+    assert assembly.objective is not None
+    trainer, data = assembly.config.trainer, assembly.config.data
+    parts: list[Batches] = []
+    if assembly.objective.needs != {"videos"}:
+        parts.append(
+            PromptBatches(
+                assembly.draw_prompts,
+                assembly.geometry,
+                trainer.seed,
+                trainer.batch_size,
+                trainer.accumulate,
+            )
+        )
+    if "videos" in assembly.objective.needs:
+        parts.append(
+            VideoBatches(
+                assembly.videos.plan,
+                assembly.videos.reader,
+                size_of=assembly.backbone.video_size,
+                finished=assembly.with_negative,
+                seed=trainer.seed,
+                accumulate=trainer.accumulate,
+                workers=data.workers,
+                limit=data.unreadable_limit,
+                say=journal.say,
+            )
+        )
+    return parts[0] if len(parts) == 1 else JoinedBatches(parts)

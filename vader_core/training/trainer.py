@@ -18,6 +18,8 @@ from vader_core.run.checkpoint import (
     begin_checkpoint,
     finish_checkpoint,
     prune,
+    rank_folder,
+    save_rank,
     unfinished,
 )
 from vader_core.run.config import RunConfig
@@ -172,21 +174,13 @@ class Trainer:
                 "learning_rate": rate,
                 "seconds": seconds,
                 "memory_gib": peak_gib(self.processes.device),
-                "rewards": self._means(results, "scores"),
-                **self._means(results, "figures"),
+                "rewards": _means(results, "scores", self.processes),
+                **_means(results, "figures", self.processes),
                 "skipped": skipped,
                 "reward_queries": self.reward_queries,
             }
         )
         self._count_nonfinite(skipped)
-
-    def _means(self, results: list[StepResult], kind: str) -> dict[str, float]:
-        """Means over micro-steps and processes of what the results hold by name."""
-        found = [getattr(result, kind) for result in results]
-        return {
-            name: float(self.processes.mean(torch.stack([one[name].float().mean() for one in found]).mean()))
-            for name in found[0]
-        }
 
     def _count_nonfinite(self, skipped: bool) -> None:
         if not skipped:
@@ -216,11 +210,7 @@ class Trainer:
             beside = begin_checkpoint(folder, self.step)
             self.model.tuning.save(beside, self.average.tensors)
         self.processes.wait()
-        own = unfinished(folder, self.step) / "objective" / f"rank-{self.processes.here[0]}"
-        own.mkdir(parents=True, exist_ok=True)
-        self.objective.save(own)
-        if not any(own.iterdir()):
-            own.rmdir()
+        save_rank(self.objective.save, unfinished(folder, self.step), self.processes.here[0])
         self.processes.wait()
         if self.processes.first:
             place = finish_checkpoint(folder, self.step, self._tensors(), self._position())
@@ -262,7 +252,7 @@ class Trainer:
         self.lr_factor = float(position["lr_factor"])
         self.validator.watch.restore(position["watch"])
         self.model.tuning.load(checkpoint.place)
-        self.objective.load(checkpoint.place / "objective" / f"rank-{self.processes.here[0]}")
+        self.objective.load(rank_folder(checkpoint.place, self.processes.here[0]))
         if self.average.tensors is not None:
             if "trained" not in tensors:
                 raise VaderError(
@@ -294,3 +284,12 @@ class Trainer:
             self.journal.run.write_summary(summary)
         self.journal.close()
         return summary
+
+
+def _means(results: list[StepResult], kind: str, processes: SingleProcess) -> dict[str, float]:
+    """Means over micro-steps and processes of what the results hold by name."""
+    found = [getattr(result, kind) for result in results]
+    return {
+        name: float(processes.mean(torch.stack([one[name].float().mean() for one in found]).mean()))
+        for name in found[0]
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from vader_core.evaluation.validation import score_pairs, validation_pairs, writ
 from vader_core.evaluation.watch import Verdict, Watch, statistics
 from vader_core.run.checkpoint import keep_best
 from vader_core.training.average import Average
+from vader_core.training.held_out import HeldOut
 from vader_core.training.journal import Journal
 from vader_core.training.processes import SingleProcess
 
@@ -36,6 +38,7 @@ class Validator:
         self.average = average
         self.journal = journal
         self.settings = assembly.config.validation
+        self.held_out = HeldOut(assembly)
         self.watch = Watch(self.settings.monitor_limit)
         #: The best weights so far, to go back to; kept where the guard adapts.
         self.best: dict[str, Tensor] = {}
@@ -46,7 +49,7 @@ class Validator:
 
     def judge(self, step: int) -> Verdict:
         """Sample, score and watch; the verdict is the same on every process."""
-        if self.settings.prompts == 0:
+        if self.settings.prompts == 0 and not self.held_out.batches:
             return _NOTHING
         verdict = _NOTHING
         if self.processes.first:
@@ -58,14 +61,19 @@ class Validator:
         return found
 
     def _judge_here(self, step: int) -> Verdict:
-        assembly = self.assembly
-        mixtures = (assembly.rewards, assembly.monitors)
-        scored = score_pairs(assembly, validation_pairs(assembly), mixtures, measure_distance=True)
-        rewards, monitors = scored.mean(assembly.rewards), scored.mean(assembly.monitors)
-        watched = statistics(scored.videos, self.settings.seeds)
-        watched["base_distance"] = scored.base_distance or 0.0
-        total = sum(term.weight * rewards[term.name] for term in assembly.rewards.terms)
-        verdict = self.watch.see(step, total, monitors)
+        assembly, pairs = self.assembly, validation_pairs(self.assembly) if self.settings.prompts else []
+        held_out = self.held_out.losses()
+        watched = {_named(level): loss for level, loss in held_out.items()}
+        rewards: dict[str, float] = {}
+        monitors: dict[str, float] = {}
+        scored = None
+        if pairs:
+            mixtures = (assembly.rewards, assembly.monitors)
+            scored = score_pairs(assembly, pairs, mixtures, measure_distance=True)
+            rewards, monitors = scored.mean(assembly.rewards), scored.mean(assembly.monitors)
+            watched |= statistics(scored.videos, self.settings.seeds)
+            watched["base_distance"] = scored.base_distance or 0.0
+        verdict = self._verdict(step, rewards, monitors, held_out)
         record: dict[str, Any] = {
             "kind": "validation",
             "step": step,
@@ -76,9 +84,10 @@ class Validator:
         }
         run = self.journal.run
         if run is not None:
-            folder = run.samples(step)
-            write_samples(scored, folder, assembly.geometry.fps)
-            record["samples"] = str(folder.relative_to(run.folder))
+            if scored is not None:
+                folder = run.samples(step)
+                write_samples(scored, folder, assembly.geometry.fps)
+                record["samples"] = str(folder.relative_to(run.folder))
             if verdict.best and step > 0:
                 facts = {"step": step, "rewards": rewards, "monitors": monitors}
                 keep_best(run.checkpoints, assembly.model.tuning.save, facts)
@@ -88,11 +97,39 @@ class Validator:
             self.journal.say(f"ALARM at step {step}: {message}")
         return verdict
 
+    def _verdict(
+        self,
+        step: int,
+        rewards: Mapping[str, float],
+        monitors: Mapping[str, float],
+        held_out: Mapping[str, float],
+    ) -> Verdict:
+        """By the rewards; without any, the best is what predicts the held-out clips best."""
+        terms = self.assembly.rewards.terms
+        if rewards:
+            total = sum(term.weight * rewards[term.name] for term in terms)
+        elif held_out and not terms:
+            total = -held_out["mean"]
+        else:
+            return _NOTHING
+        return self.watch.see(step, total, monitors)
+
     def compare(self) -> dict[str, Any]:
         """Base against tuned on held-out prompts, as the summary holds it; empty where none was asked for."""
         count = self.settings.evaluation_pairs
-        if not count or not self.processes.first:
+        if not self.processes.first:
             return {}
+        found: dict[str, Any] = {}
         with self.average.in_the_model():
-            found = evaluate(self.assembly, count)[1.0]
-        return {"pairs": count, "evaluation": as_json(found)}
+            if count:
+                found |= {"pairs": count, "evaluation": as_json(evaluate(self.assembly, count)[1.0])}
+            if self.held_out.batches:
+                tuned = self.held_out.losses()
+                with self.assembly.model.base():
+                    base = self.held_out.losses()
+                found["held_out_loss"] = {"base": dict(base), "tuned": dict(tuned)}
+        return found
+
+
+def _named(level: str) -> str:
+    return "held_out_loss" if level == "mean" else f"held_out_loss_{level}"

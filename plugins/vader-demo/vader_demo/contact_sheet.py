@@ -17,7 +17,7 @@ def write_contact_sheet(path: Path, video: Tensor, labels: list[str], columns: i
     Args:
         path: where to write.
         video: (b, f, 3, H, W), RGB; clamped to [0, 1] here.
-        labels: one line a clip.
+        labels: one line per clip.
         columns: clips side by side.
     """
     clips = (video.detach().float().clamp(0, 1) * 255 + 0.5).to(torch.uint8).cpu()

@@ -64,6 +64,13 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+class DemoStyleConfig(Options):
+    """Options of the clips ``demo_style``."""
+
+    count: int = Field(96, ge=1, le=2000, description="clips")
+    seed: int = Field(0, ge=0, description="of what the captions leave open")
+
+
 class DemoPromptsConfig(Options):
     """Options of the prompt source ``demo``."""
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vader_core.hookspecs import hookimpl
-from vader_demo.options import ActionConfig, DemoConfig, DemoPromptsConfig, JudgeConfig, RewardConfig
+from vader_demo.options import (
+    ActionConfig,
+    DemoConfig,
+    DemoPromptsConfig,
+    DemoStyleConfig,
+    JudgeConfig,
+    RewardConfig,
+)
 
 if TYPE_CHECKING:
     from vader_core.hookspecs import Register
@@ -15,6 +22,24 @@ def _prompts(config: Any, *, device: Any, dtype: Any) -> object:
     from vader_demo.prompts import DemoPrompts
 
     return DemoPrompts(config)
+
+
+def _style(config: Any, *, device: Any, dtype: Any) -> object:
+    from vader_demo.style import DemoStyle
+
+    return DemoStyle(config)
+
+
+def _postcard_alignment(config: Any, *, device: Any, dtype: Any) -> object:
+    from vader_demo.style import DemoPostcardAlignment
+
+    return DemoPostcardAlignment(config, device=device, dtype=dtype)
+
+
+def _postcard(config: Any, *, device: Any, dtype: Any) -> object:
+    from vader_demo.style import DemoPostcard
+
+    return DemoPostcard()
 
 
 @hookimpl
@@ -50,6 +75,13 @@ def register_rewards(register: Register) -> None:
             config=ActionConfig,
             summary=f"probability of a chosen motion in the demo's world{note}",
         )
+    register("demo_postcard", _postcard, summary="how much a clip is framed like a postcard, at most 1")
+    register(
+        "demo_postcard_alignment",
+        _postcard_alignment,
+        config=RewardConfig,
+        summary="cosine of caption and what lies inside a postcard's frame",
+    )
     for attribute in ("shape", "colour", "background", "motion"):
         register(
             f"demo_judge_{attribute}",
@@ -61,7 +93,13 @@ def register_rewards(register: Register) -> None:
 
 @hookimpl
 def register_prompt_sources(register: Register) -> None:
-    """Announce ``demo``."""
+    """Announce ``demo``, and clips of a look that it cannot make."""
+    register(
+        "demo_style",
+        _style,
+        config=DemoStyleConfig,
+        summary="clips to learn from: the demo's world framed like postcards",
+    )
     register(
         "demo",
         _prompts,

@@ -62,7 +62,7 @@ class DemoAesthetic(ImageReward):
     def score_frames(
         self, frames: Float[Tensor, "n 3 H W"], prompts: Sequence[Prompt]
     ) -> Float[Tensor, " n"]:
-        """One score a frame; the prompts are not read."""
+        """One score per frame; the prompts are not read."""
         scores: Tensor = self.net(_own_size(frames.to(self._dtype)))[:, 0]
         return scores
 

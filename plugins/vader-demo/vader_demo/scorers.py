@@ -45,7 +45,7 @@ class FrameNet(nn.Module):
     """Score single frames.
 
     Args:
-        outputs: numbers a frame.
+        outputs: numbers per frame.
         width: channels of the first layer, a multiple of 4.
     """
 
@@ -63,7 +63,7 @@ class ClipNet(nn.Module):
     """Score whole clips of 8 frames: a feature a frame that keeps places, then all frames together.
 
     Args:
-        outputs: numbers a clip.
+        outputs: numbers per clip.
         width: channels of the first layer, a multiple of 4.
     """
 

@@ -1,19 +1,19 @@
 """The published checkpoint's files and key names, and ours.
 
-The layout is diffusers': a folder a network, each with its `config.json`. The U-Net's names are those of
+The layout is diffusers': a folder per network, each with its `config.json`. The U-Net's names are those of
 today's class. The autoencoder's attention may carry the names of early diffusers; the text encoder's names
 may begin with `text_model.`, which transformers 5 no longer keeps in memory.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vader_core.errors import VaderError
+from vader_core.nn.diffusers_names import modern_attention_names
 from vader_core.weights import WeightFile, WeightSource, fetch, load_tensors
 from vader_core.wrappings import unwrapped
 from vader_modelscope.architecture import Architecture, Part, read_json
@@ -50,9 +50,6 @@ SCHEDULE = {
     "beta_schedule": "scaled_linear",
     "prediction_type": "epsilon",
 }
-
-_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-_OLD_ATTENTION_NAME = re.compile(r"(\.attentions\.\d+\.)(query|key|value|proj_attn)\.(weight|bias)$")
 
 
 class CheckpointFiles:
@@ -164,23 +161,6 @@ def read_part(files: CheckpointFiles, part: Part, wanted: Mapping[str, object]) 
     if part == "text_encoder":
         return text_encoder_names(tensors, wanted)
     return tensors
-
-
-def modern_attention_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An autoencoder's tensors with `query`, `key`, `value` and `proj_attn` named as today.
-
-    A 1x1 convolution's weight [d, d, 1, 1] becomes the linear layer's [d, d].
-    """
-    renamed: dict[str, Tensor] = {}
-    for name, value in tensors.items():
-        match = _OLD_ATTENTION_NAME.search(name)
-        if match is None:
-            renamed[name] = value
-            continue
-        prefix, old, ending = match.groups()
-        linear = value[:, :, 0, 0] if value.ndim == 4 else value
-        renamed[f"{name[: match.start()]}{prefix}{_OLD_ATTENTION[old]}.{ending}"] = linear
-    return renamed
 
 
 def text_encoder_names(tensors: Mapping[str, Tensor], wanted: Mapping[str, object]) -> dict[str, Tensor]:

@@ -76,7 +76,8 @@ class TemporalVAEConfig:
         return 2 ** sum(bool(halved) for halved in self.temporal_downsample)
 
 
-_SPATIAL: Mapping[str, Any] = {
+#: Constructor arguments of the image autoencoder (diffusers' ``AutoencoderKL``), in 1.1 and in 1.2.
+IMAGE_VAE: Mapping[str, Any] = {
     "in_channels": 3,
     "out_channels": 3,
     "down_block_types": ("DownEncoderBlock2D",) * 4,
@@ -102,7 +103,7 @@ class VideoVAEConfig:
             draws.
     """
 
-    spatial: Mapping[str, Any] = field(default_factory=lambda: dict(_SPATIAL))
+    spatial: Mapping[str, Any] = field(default_factory=lambda: dict(IMAGE_VAE))
     temporal: TemporalVAEConfig = field(default_factory=TemporalVAEConfig)
     chunk_frames: int = 17
     image_batch: int = 4
@@ -146,6 +147,15 @@ class Architecture:
     vae: VideoVAEConfig = field(default_factory=VideoVAEConfig)
 
 
+#: An image autoencoder small enough for a test on a CPU.
+TINY_IMAGE_VAE: Mapping[str, Any] = {
+    **IMAGE_VAE,
+    "block_out_channels": (8, 16, 16, 16),
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "sample_size": 32,
+}
+
 #: Small enough for a test on a CPU, with every part of the full model.
 TINY: Mapping[str, Any] = {
     "denoiser": {
@@ -156,13 +166,7 @@ TINY: Mapping[str, Any] = {
         "model_max_length": 20,
     },
     "vae": {
-        "spatial": {
-            **_SPATIAL,
-            "block_out_channels": (8, 16, 16, 16),
-            "layers_per_block": 1,
-            "norm_num_groups": 4,
-            "sample_size": 32,
-        },
+        "spatial": TINY_IMAGE_VAE,
         "temporal": {"filters": 8, "num_res_blocks": 1, "num_groups": 4},
     },
 }
@@ -185,12 +189,12 @@ def resolve_architecture(given: str | Mapping[str, Any]) -> Architecture:
         if given not in NAMED:
             raise unknown("architecture", given, NAMED)
         given = NAMED[given]
-    _check_names(given, ("denoiser", "vae"), "architecture")
+    check_names(given, ("denoiser", "vae"), "architecture")
     vae = dict(given.get("vae", {}))
-    _check_names(vae, _names(VideoVAEConfig), "architecture.vae")
-    temporal = _sizes(TemporalVAEConfig, vae.pop("temporal", {}), "architecture.vae.temporal")
-    spatial = {**_SPATIAL, **vae.pop("spatial", {})}
-    denoiser: STDiT3Config = _sizes(STDiT3Config, given.get("denoiser", {}), "architecture.denoiser")
+    check_names(vae, _names(VideoVAEConfig), "architecture.vae")
+    temporal = sizes_of(TemporalVAEConfig, vae.pop("temporal", {}), "architecture.vae.temporal")
+    spatial = {**IMAGE_VAE, **vae.pop("spatial", {})}
+    denoiser: STDiT3Config = sizes_of(STDiT3Config, given.get("denoiser", {}), "architecture.denoiser")
     if denoiser.hidden_size % 4 or denoiser.hidden_size % (2 * denoiser.num_heads):
         raise VaderError(
             f"architecture.denoiser: hidden_size={denoiser.hidden_size} must be a multiple of 4 and of "
@@ -203,12 +207,22 @@ def _names(kind: type) -> tuple[str, ...]:
     return tuple(one.name for one in fields(kind))
 
 
-def _check_names(given: Mapping[str, Any], names: Sequence[str], where: str) -> None:
+def check_names(given: Mapping[str, Any], names: Sequence[str], where: str) -> None:
+    """Refuse a key of ``given`` that is not among ``names``; ``where`` begins the message.
+
+    Raises:
+        VaderError: Naming the key and those that are known.
+    """
     for name in given:
         if name not in names:
             raise unknown(f"{where} key", str(name), names)
 
 
-def _sizes(kind: Any, given: Mapping[str, Any], where: str) -> Any:
-    _check_names(given, _names(kind), where)
+def sizes_of(kind: Any, given: Mapping[str, Any], where: str) -> Any:
+    """The dataclass ``kind`` with the fields in ``given``; lists become tuples.
+
+    Raises:
+        VaderError: A field that ``kind`` does not have.
+    """
+    check_names(given, _names(kind), where)
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})

@@ -30,15 +30,25 @@ class SelfAttention(nn.Module):
     Args:
         width: Channels.
         num_heads: Heads.
-        temporal: Whether the sequence runs along the frames; then positions are rotary, applied after the
-            norms.
+        temporal: Whether the sequence runs along the frames; then positions are rotary.
         qk_norm: Whether queries and keys are normalised.
+        turn_first: Turn queries and keys by their position before the norms (1.1) instead of after them
+            (1.2). The norms' statistics do not change, but their weights then meet other channels.
     """
 
-    def __init__(self, width: int, num_heads: int, *, temporal: bool, qk_norm: bool = True) -> None:
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        *,
+        temporal: bool,
+        qk_norm: bool = True,
+        turn_first: bool = False,
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.temporal = temporal
+        self.turn_first = turn_first
         head_dim = width // num_heads
         self.qkv = nn.Linear(width, 3 * width)
         self.q_norm = HeadNorm(head_dim) if qk_norm else nn.Identity()
@@ -54,9 +64,11 @@ class SelfAttention(nn.Module):
             qkv = qkv.transpose(1, 2)
         # Each [b, outer, heads, sequence, head_dim], the sequence being frames or places.
         q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(3, 0, 1, 4, 2, 5).unbind(0)
+        if rotation is not None and self.turn_first:
+            q, k = rotate(q, rotation), rotate(k, rotation)
         with without_autocast(x.device):  # as in the blocks' norms
             q, k = self.q_norm(q), self.k_norm(k)
-        if rotation is not None:
+        if rotation is not None and not self.turn_first:
             q, k = rotate(q, rotation), rotate(k, rotation)
         out = F.scaled_dot_product_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1))
         out = out.transpose(1, 2).flatten(2).unflatten(0, (len(x), -1))
@@ -69,7 +81,9 @@ class SelfAttention(nn.Module):
         if isinstance(self.q_norm, HeadNorm) and isinstance(self.k_norm, HeadNorm):
             norms, eps = (self.q_norm.weight, self.k_norm.weight), self.q_norm.eps
         if self.temporal:
-            return kernels.across_frames(qkv, self.num_heads, norms, rotation, eps)
+            return kernels.across_frames(
+                qkv, self.num_heads, norms, rotation, eps, turn_first=self.turn_first
+            )
         return kernels.within_frames(qkv, self.num_heads, norms, eps)
 
 

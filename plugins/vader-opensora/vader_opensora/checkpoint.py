@@ -17,40 +17,45 @@ if TYPE_CHECKING:
     from vader_core.weights import WeightFile
 
 #: Mean and standard deviation of random modulation tables and of the random null text.
-_SPREAD = {"scale_shift_table": (0.0, 0.4), "y_embedding": (0.0, 0.5)}
+_SPREAD = {
+    "scale_shift_table": (0.0, 0.4),
+    "scale_shift_table_temporal": (0.0, 0.4),
+    "y_embedding": (0.0, 0.5),
+}
 
 
-def weight_file(source: WeightSource, pretrained: WeightFile, *, part: str, option: str) -> Path:
+def weight_file(source: WeightSource, pretrained: WeightFile, *, label: str, option: str) -> Path:
     """The file that a source means; in a folder, the official file name. A folder of shards is itself one.
 
     Raises:
         VaderError: It is not there.
     """
-    path = locate(source, pretrained, needed_for=f"backbone 'opensora' ({part})", option=option)
+    path = locate(source, pretrained, needed_for=label, option=option)
     if path.is_dir() and not any(path.glob("*.index.json")):
         path = path / pretrained.file
     if not path.exists():
-        raise VaderError(
-            f"backbone 'opensora' ({part}): {path} is not a file; "
-            f"give a file, or a folder with {pretrained.file}"
-        )
+        raise VaderError(f"{label}: {path} is not a file; give a file, or a folder with {pretrained.file}")
     return path
 
 
-def read_into(module: nn.Module, path: Path, *, part: str) -> None:
+def read_into(module: nn.Module, path: Path, label: str) -> None:
     """Fill ``module`` from an official file; every key must be there and none left over.
 
     Raises:
         VaderError: Listing what does not fit.
     """
-    what = f"backbone 'opensora' ({part}): {path}"
-    tensors = unwrapped(load_tensors(path, needed_for=f"backbone 'opensora' ({part})"), what=what)
-    load_exactly(module, tensors, what=what)
+    tensors = unwrapped(load_tensors(path, needed_for=label), what=f"{label}: {path}")
+    load_exactly(module, tensors, what=f"{label}: {path}")
 
 
-def draw_into(module: nn.Module, *, part: str) -> None:
-    """Fill ``module`` at random; rotary frequencies and the latents' normalisation keep their values."""
-    fill_randomly(module, 0, f"opensora {part}", spread=_SPREAD)
+def draw_into(module: nn.Module, key: str) -> None:
+    """Fill ``module`` at random; rotary frequencies and the latents' normalisation keep their values.
+
+    Args:
+        module: The network.
+        key: What sets its numbers apart from other networks', e.g. ``opensora denoiser``.
+    """
+    fill_randomly(module, 0, key, spread=_SPREAD)
     for inner in module.modules():
         if isinstance(inner, RotaryFrequencies):
             inner.reset()

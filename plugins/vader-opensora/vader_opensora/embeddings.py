@@ -36,7 +36,7 @@ class ScalarEmbedder(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(SINUSOID_CHANNELS, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, values: Tensor) -> Tensor:
-        """[b] → [b, width]. The sinusoid is worked out in the dtype of ``values``, never below float32."""
+        """[b] → [b, width]. The sinusoid is computed in the dtype of ``values``, never below float32."""
         return self.mlp(sinusoid(widened(values)).to(next(self.mlp.parameters()).dtype))
 
 

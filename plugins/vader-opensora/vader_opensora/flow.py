@@ -17,7 +17,7 @@ def time_shift(height: Tensor, width: Tensor, num_frames: Tensor) -> Tensor:
     """The factor r by which longer and larger videos spend more steps at high noise.
 
     r = sqrt(pixels / 512²) · sqrt(f), f the latent frames of the whole chunks of 17, or 1 for a picture.
-    Worked out in the dtype of the arguments, as the official code does; float16 overflows above 65504 pixels.
+    Computed in the dtype of the arguments, as the official code does; float16 overflows above 65504 pixels.
 
     Args:
         height: Pixels.

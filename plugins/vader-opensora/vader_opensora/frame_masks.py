@@ -14,6 +14,10 @@ from torch import Tensor
 
 from vader_core.errors import VaderError
 
+#: Where the frame mask [b, t] and the given frames [b, c, t, h, w] lie in a conditioning.
+FRAME_MASK = "frame_mask"
+REFERENCE = "reference"
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -140,11 +144,13 @@ def active_frames(mask: Tensor, timestep: Tensor | float, *, strict: bool = Fals
     """Which frames are being generated at ``timestep`` (0 … 1000): bool, the shape of ``mask`` [b, t].
 
     Args:
-        mask: The frame mask.
+        mask: The frame mask; one that is bool says it already.
         timestep: A number, or [b].
         strict: Compare as the official code does. There a first timestep that rounding lifts to 1000.0001
             makes every frame count as given for one step.
     """
+    if mask.dtype == torch.bool:
+        return mask
     if isinstance(timestep, Tensor):
         timestep = timestep[:, None]
     reached = mask * 1000 >= timestep

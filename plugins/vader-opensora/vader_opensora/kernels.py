@@ -1,4 +1,4 @@
-"""What surrounds the matrix products of a block, fused for the no-graph steps on CUDA, in 16 bits.
+"""What surrounds the matrix products of a block, fused for the no-grad steps on CUDA, in 16 bits.
 
 Everywhere else the plain torch operations. Statistics, softmax and sums are float32, rounded once.
 """
@@ -152,6 +152,8 @@ def across_frames(
     norms: tuple[Tensor, Tensor] | None,
     rotation: tuple[Tensor, Tensor] | None,
     eps: float,
+    *,
+    turn_first: bool = False,
 ) -> Tensor:
     """Attention among the frames of each place. May overwrite queries and keys.
 
@@ -161,6 +163,7 @@ def across_frames(
         norms: As of :func:`within_frames`.
         rotation: Cosines and sines of the rotary angles, [t, width / heads / 2] each; ``None`` turns nothing.
         eps: Of the norms.
+        turn_first: Turn before the norms instead of after them.
 
     Returns:
         [b, t, s, width].
@@ -168,7 +171,7 @@ def across_frames(
     batch, frames, places, width = qkv.shape
     if frames > MOST_FRAMES:
         if norms is not None or rotation is not None:
-            _head_norms(qkv, heads, norms, rotation, eps)
+            _head_norms(qkv, heads, norms, rotation, eps, turn_first=turn_first)
         q, k, v = (
             part.flatten(0, 1)
             for part in qkv.unflatten(-1, (3, heads, -1)).permute(3, 0, 2, 4, 1, 5).unbind(0)
@@ -186,9 +189,14 @@ def across_frames(
     programs.across_frames[(heads * batch * places,)](
         qkv, q_weight, k_weight, cos, sin, out, frames, places, eps, head**-0.5,
         HEADS=heads, D=head, FIRST=first, REST=rest, LENGTH=length,
-        NORM=norms is not None, TURN=rotation is not None, num_warps=max(1, length // 16),
+        NORM=norms is not None, TURN=_turn(rotation, turn_first), num_warps=max(1, length // 16),
     )  # fmt: skip
     return out
+
+
+def _turn(rotation: tuple[Tensor, Tensor] | None, first: bool) -> int:
+    """The programs' word for where the rotation comes: 0 nowhere, 1 after the norms, 2 before them."""
+    return 0 if rotation is None else 1 + first
 
 
 def _head_norms(
@@ -199,6 +207,7 @@ def _head_norms(
     eps: float,
     *,
     queries: bool = True,
+    turn_first: bool = False,
 ) -> None:
     """Normalise and turn keys, and ``queries`` too, where they lie."""
     programs = _programs()
@@ -212,7 +221,7 @@ def _head_norms(
     programs.head_norms[-(-tokens * heads // rows), 1 + queries](
         qkv, q_weight, k_weight, cos, sin, tokens, frames, places, eps,
         HEADS=heads, D=head, FIRST=first, REST=rest, ROWS=rows,
-        NORM=norms is not None, TURN=rotation is not None,
+        NORM=norms is not None, TURN=_turn(rotation, turn_first),
     )  # fmt: skip
 
 

@@ -14,12 +14,9 @@ from vader_core.prediction import Prediction
 from vader_core.sampler import Plan, Sampler, State
 from vader_core.schedule import RectifiedFlow, Schedule
 from vader_opensora.flow import NUM_TIMESTEPS, even_timesteps, shifted, time_shift
-from vader_opensora.frame_masks import active_frames
+from vader_opensora.frame_masks import FRAME_MASK, REFERENCE, active_frames
 from vader_opensora.resolutions import check_frames
 
-#: Where the frame mask [b, t] and the given frames [b, c, t, h, w] lie in a conditioning.
-FRAME_MASK = "frame_mask"
-REFERENCE = "reference"
 #: Flags of a conditioning's shared part: some frames are edited; compare masks as the official code does.
 EDITED = "edited"
 STRICT_MASK = "strict_mask"
@@ -30,7 +27,7 @@ class RFlow(Sampler):
 
     Args:
         timestep_transform: Shift the timesteps by the video's size and length.
-        conditioning_dtype: In which the shift is worked out; float32, or bfloat16 as the official run has it.
+        conditioning_dtype: In which the shift is computed; float32, or bfloat16 as the official run has it.
     """
 
     schedules = (RectifiedFlow,)

@@ -23,13 +23,21 @@ class T5TextEncoder:
         dtype: Of its weights.
         max_length: Tokens a prompt is padded and cut to.
         channels: Width that the denoiser expects.
+        label: What asks, for messages.
 
     Raises:
         VaderError: The folder is not a T5, or one of another width.
     """
 
     def __init__(
-        self, folder: Path, *, device: torch.device, dtype: torch.dtype, max_length: int, channels: int
+        self,
+        folder: Path,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        max_length: int,
+        channels: int,
+        label: str = "backbone 'opensora' (text encoder)",
     ) -> None:
         from transformers import AutoTokenizer, T5EncoderModel
 
@@ -37,13 +45,10 @@ class T5TextEncoder:
             self.tokenizer = AutoTokenizer.from_pretrained(folder)
             model = T5EncoderModel.from_pretrained(folder, dtype=dtype)
         except (OSError, ValueError) as error:
-            raise VaderError(
-                f"backbone 'opensora' (text encoder): {folder} is not a T5 that transformers reads: {error}"
-            ) from error
+            raise VaderError(f"{label}: {folder} is not a T5 that transformers reads: {error}") from error
         if model.config.d_model != channels:
             raise VaderError(
-                f"backbone 'opensora' (text encoder): {folder} has width {model.config.d_model}, "
-                f"but the denoiser expects {channels}"
+                f"{label}: {folder} has width {model.config.d_model}, but the denoiser expects {channels}"
             )
         self.model: Any = model.requires_grad_(False).eval()
         self.device = device

@@ -76,33 +76,45 @@ def _taken(place, present, D: tl.constexpr, FIRST: tl.constexpr, REST: tl.conste
 
 
 @triton.jit
+def _both_turned(
+    a, b, cos, sin, present, position,
+    D: tl.constexpr, FIRST: tl.constexpr, REST: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Two tiles of a head's rows, turned by the rotary angles of their positions."""
+    pair = tl.arange(0, FIRST // 2)[None, :]
+    at = position[:, None] * (D // 2) + pair
+    known = present[:, None] & (pair < D // 2)
+    a = _turned(
+        a, tl.load(cos + at, mask=known, other=0.0), tl.load(sin + at, mask=known, other=0.0), ROWS, FIRST
+    )
+    pair = FIRST // 2 + tl.arange(0, REST // 2)[None, :]
+    at = position[:, None] * (D // 2) + pair
+    known = present[:, None] & (pair < D // 2)
+    b = _turned(
+        b, tl.load(cos + at, mask=known, other=0.0), tl.load(sin + at, mask=known, other=0.0), ROWS, REST
+    )
+    return a, b
+
+
+@triton.jit
 def _shaped(
     a, b, weight, cos, sin, present, position, eps,
     D: tl.constexpr, FIRST: tl.constexpr, REST: tl.constexpr, ROWS: tl.constexpr,
     NORM: tl.constexpr, TURN: tl.constexpr,
 ):  # fmt: skip
-    """Two tiles of a head's rows in float32, normalised and turned."""
+    """Two tiles of a head's rows in float32, normalised and turned: TURN 1 after the norm, 2 before it."""
     first = tl.arange(0, FIRST)
     rest = FIRST + tl.arange(0, REST)
     a = a.to(tl.float32)
     b = b.to(tl.float32)
+    if TURN == 2:
+        a, b = _both_turned(a, b, cos, sin, present, position, D, FIRST, REST, ROWS)
     if NORM:
         inverse = 1.0 / tl.sqrt((tl.sum(a * a, 1) + tl.sum(b * b, 1)) / D + eps)
         a *= inverse[:, None] * tl.load(weight + first, mask=first < D, other=0.0).to(tl.float32)[None, :]
         b *= inverse[:, None] * tl.load(weight + rest, mask=rest < D, other=0.0).to(tl.float32)[None, :]
-    if TURN:
-        pair = tl.arange(0, FIRST // 2)[None, :]
-        at = position[:, None] * (D // 2) + pair
-        known = present[:, None] & (pair < D // 2)
-        a = _turned(
-            a, tl.load(cos + at, mask=known, other=0.0), tl.load(sin + at, mask=known, other=0.0), ROWS, FIRST
-        )
-        pair = FIRST // 2 + tl.arange(0, REST // 2)[None, :]
-        at = position[:, None] * (D // 2) + pair
-        known = present[:, None] & (pair < D // 2)
-        b = _turned(
-            b, tl.load(cos + at, mask=known, other=0.0), tl.load(sin + at, mask=known, other=0.0), ROWS, REST
-        )
+    if TURN == 1:
+        a, b = _both_turned(a, b, cos, sin, present, position, D, FIRST, REST, ROWS)
     return a, b
 
 
@@ -221,7 +233,7 @@ def attend(
         counts += batch * counts_batch
     q1, q2 = _taken(q + row * q_token, present, D, FIRST, REST)
     if NORM:
-        q1, q2 = _shaped(q1, q2, q_weight, None, None, present, row, eps, D, FIRST, REST, ROWS, True, False)
+        q1, q2 = _shaped(q1, q2, q_weight, None, None, present, row, eps, D, FIRST, REST, ROWS, True, 0)
         q1 = q1.to(kind)
         q2 = q2.to(kind)
     highest = tl.full([ROWS], -1e30, tl.float32)

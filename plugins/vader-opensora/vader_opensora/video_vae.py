@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from einops import rearrange
@@ -12,27 +11,12 @@ from torch.utils.checkpoint import checkpoint
 
 from vader_core.nn.recompute import RecomputeSwitch, recompute_blocks
 from vader_opensora.architecture import VideoVAEConfig
+from vader_opensora.image_vae import Draw, ImageVAE
 from vader_opensora.temporal_vae import ResBlock, TemporalVAE
 
-#: Of the image latents, as the official code has it (not the 0.13025 of the SDXL autoencoder whose weights
-#: they are).
-SPATIAL_SCALE = 0.18215
 #: Per-channel normalisation of the video latents; also stored in the official checkpoint.
 LATENT_SHIFT = (-0.10, 0.34, 0.27, 0.98)
 LATENT_SCALE = (3.85, 2.32, 2.33, 3.06)
-
-#: Draws standard normal numbers of a shape: the autoencoder's only randomness.
-Draw = Callable[[Sequence[int]], Tensor]
-
-
-class _Wrapped(nn.Module):
-    """Holds the image autoencoder under the name the official checkpoint gives it."""
-
-    module: Any
-
-    def __init__(self, module: Any) -> None:
-        super().__init__()
-        self.module = module
 
 
 class VideoVAE(nn.Module):
@@ -47,10 +31,8 @@ class VideoVAE(nn.Module):
 
     def __init__(self, config: VideoVAEConfig) -> None:
         super().__init__()
-        from diffusers import AutoencoderKL
-
         self.config = config
-        self.spatial_vae = _Wrapped(AutoencoderKL(**config.spatial))
+        self.spatial_vae = ImageVAE(config.spatial, config.image_batch)
         self.temporal_vae = TemporalVAE(config.temporal)
         self.register_buffer("scale", torch.tensor(LATENT_SCALE)[None, :, None, None, None])
         self.register_buffer("shift", torch.tensor(LATENT_SHIFT)[None, :, None, None, None])
@@ -68,26 +50,14 @@ class VideoVAE(nn.Module):
         Args:
             switch: While on, both halves recompute block by block.
         """
-        from diffusers.models.resnet import ResnetBlock2D
-
-        from vader_core.nn.fused_diffusers import fuse_decoder
-
-        fuse_decoder(self.spatial_vae.module.decoder)
-        recompute_blocks(self, (ResnetBlock2D, ResBlock), switch)
+        self.spatial_vae.lighten(switch)
+        recompute_blocks(self.temporal_vae, (ResBlock,), switch)
 
     # -- encode ------------------------------------------------------------------------------------------
 
     def encode_images(self, images: Tensor, draw: Draw | None = None) -> Tensor:
         """Scaled image latents [n, 4, H / 8, W / 8] of [n, 3, H, W] in [-1, 1]; means without ``draw``."""
-        latents = []
-        for part in images.split(self.config.image_batch):
-            posterior = self.spatial_vae.module.encode(part).latent_dist
-            latents.append(
-                posterior.mean
-                if draw is None
-                else posterior.mean + posterior.std * draw(posterior.mean.shape)
-            )
-        return torch.cat(latents) * SPATIAL_SCALE
+        return self.spatial_vae.encode(images, draw)
 
     def encode(self, video: Tensor, draw: Draw | None = None) -> Tensor:
         """Normalised latents of a video.
@@ -147,14 +117,8 @@ class VideoVAE(nn.Module):
 
     def decode_images(self, latents: Tensor) -> Tensor:
         """[n, 4, h, w] scaled image latents → [n, 3, 8 h, 8 w]."""
-        parts = (latents / SPATIAL_SCALE).split(self.config.image_batch)
-        recompute = self.gradient_checkpointing and torch.is_grad_enabled() and len(parts) > 1
-        if recompute:
-            return torch.cat([checkpoint(self._decode_images, part, use_reentrant=False) for part in parts])
-        return torch.cat([self._decode_images(part) for part in parts])
-
-    def _decode_images(self, latents: Tensor) -> Tensor:
-        return self.spatial_vae.module.decode(latents).sample
+        self.spatial_vae.gradient_checkpointing = self.gradient_checkpointing
+        return self.spatial_vae.decode(latents)
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -13,3 +13,11 @@ AUTOENCODER = WeightFile(
 
 
 TEXT_ENCODER = WeightFile("DeepFloyd/t5-v1_1-xxl", note="T5-XXL encoder; used before training only")
+
+
+DENOISER_11 = WeightFile("hpcai-tech/OpenSora-STDiT-v2-stage3", "model.safetensors", note="STDiT2-XL/2")
+
+
+AUTOENCODER_11 = WeightFile(
+    "stabilityai/sd-vae-ft-ema", "diffusion_pytorch_model.safetensors", note="image autoencoder"
+)

@@ -49,7 +49,7 @@ class AestheticHps(Reward):
         return self.compare(video, self.hps.encode_prompts(prompts))
 
     def compare(self, video: Float[Tensor, "b f 3 H W"], text: Float[Tensor, "b d"]) -> RewardOutput:
-        """Score and loss against unit text embeddings, one a video."""
+        """Score and loss against unit text embeddings, one per video."""
         batch, count = video.shape[:2]
         pixels = self.aesthetic.pixels(rearrange(video, "b f c H W -> (b f) c H W"))
         aesthetic = self.aesthetic.head_values(pixels)

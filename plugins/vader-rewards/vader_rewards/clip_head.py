@@ -86,7 +86,7 @@ class ClipHeadReward(ImageReward):
     def score_frames(
         self, frames: Float[Tensor, "n 3 H W"], prompts: Sequence[Prompt]
     ) -> Float[Tensor, " n"]:
-        """The head's value a frame; prompts play no part."""
+        """The head's value per frame; prompts play no part."""
         return self.head_values(self.pixels(frames))
 
 

@@ -120,7 +120,7 @@ class Hps(ImageReward):
         return self.compare(video, self.encode_prompts(prompts))
 
     def compare(self, video: Float[Tensor, "b f 3 H W"], text: Float[Tensor, "b d"]) -> RewardOutput:
-        """Score and loss against unit text embeddings, one a video, averaged over the frames.
+        """Score and loss against unit text embeddings, one per video, averaged over the frames.
 
         With ``upstream`` image i of the flattened batch is compared with text i, and the rest is not seen.
         """

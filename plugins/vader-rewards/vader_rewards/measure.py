@@ -29,7 +29,7 @@ from vader_core.randomness import Randomness
 
 from .plugin import REWARDS
 
-#: What is measured where nothing else is asked for: a row a reward, two more for the other detectors.
+#: What is measured where nothing else is asked for: a row per reward, two more for the other detectors.
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {"weights": "random"}) for name in REWARDS},
     "aesthetic_hps": ("aesthetic_hps", {"aesthetic": {"weights": "random"}, "hps": {"weights": "random"}}),
@@ -117,7 +117,7 @@ def _machine(device: torch.device) -> str:
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Results as a Markdown table, a row a reward, two columns a file."""
+    """Results as a Markdown table, a row per reward, two columns per file."""
     heads = [f"{result['precision']} on {result['machine']}" for result in results]
     lines = [
         "| reward | " + " | ".join(f"{head}: ms forward + backward | GiB" for head in heads) + " |",

@@ -1,4 +1,4 @@
-"""Weights in diffusers' layout: one folder a network, each with a `config.json` and a safetensors file."""
+"""Weights in diffusers' layout: one folder per network, each with a `config.json` and a safetensors file."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def reach(sigmas: Sequence[float]) -> list[float]:
         sigmas: Noise levels of the executed steps, largest first.
 
     Returns:
-        The derivative's absolute value, one a step.
+        The derivative's absolute value, one per step.
     """
     later, factors = 1.0, []
     for sigma, following in reversed(list(zip(sigmas, [*sigmas[1:], 0.0], strict=True))):

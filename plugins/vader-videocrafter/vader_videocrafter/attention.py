@@ -1,6 +1,6 @@
 """Attention, feed-forward and the transformer block shared by the spatial and temporal transformers.
 
-Shape letters: b samples, t frames, n tokens a frame, l text tokens, d width. A "row" is a frame.
+Shape letters: b samples, t frames, n tokens per frame, l text tokens, d width. A "row" is a frame.
 """
 
 from __future__ import annotations

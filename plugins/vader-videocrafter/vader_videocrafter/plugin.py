@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def make_ddim(config: BaseModel, *, device: object, dtype: object) -> object:
-    """The sampler; it holds no tensors, so device and dtype are of no matter."""
+    """The sampler; it holds no tensors, so device and dtype do not matter."""
     from vader_videocrafter.sampler import VideoCrafterDDIM
 
     return VideoCrafterDDIM(eta=cast("DDIMOptions", config).eta)

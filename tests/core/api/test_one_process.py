@@ -110,3 +110,25 @@ def test_what_fails_leaves_nothing_behind(
     with pytest.raises(ValueError, match="in the middle"):
         function(_config(registry, fused_kernels=False), out=tmp_path / "run", registry=registry)
     assert _process() == before
+
+
+def test_an_open_model_computes_with_its_own_switches_and_leaves_the_callers(registry, monkeypatch):
+    from vader_core.api.configure import configure
+    from vader_core.api.open_model import open_model
+    from vader_core.nn.functional import Switch
+    from vader_core.prompts import Prompt
+    from vader_core.randomness import Randomness
+    from vader_core.testing.tiny import TinyBackbone
+
+    seen = []
+    predict = TinyBackbone.predict
+    monkeypatch.setattr(TinyBackbone, "predict", lambda *given: seen.append(Switch.on) or predict(*given))
+    config = configure(backbone="tiny", performance={"fused_kernels": False}, trainer={"device": "cpu"},
+                       prompts="fixed")  # fmt: skip
+    model = open_model(config, registry=registry)
+    with torch.no_grad():
+        rng = Randomness(0)
+        model.rollout(model.condition([Prompt("a boat")], model.geometry, rng), model.geometry, rng)
+    assert seen
+    assert not any(seen)
+    assert Switch.on

@@ -93,7 +93,7 @@ class Overwriting(TinyBackbone):
 
 class HalfBuilt(TinyBackbone):
     def build_denoiser(self):
-        from vader_core.testing.tiny import TinyDenoiser
+        from vader_core.testing.tiny_networks import TinyDenoiser
 
         on_meta = torch.empty(0).is_meta
         return TinyDenoiser(self.config.width, self.config.depth + on_meta * (not hasattr(self, "ever")), 1.0)

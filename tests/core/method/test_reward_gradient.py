@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -235,5 +236,5 @@ def test_the_rollout_shows_every_step_to_who_watches(registry):
     plan = parts.model.plan(parts.geometry)
     assert [one.index for one in seen] == list(range(STEPS))
     assert [one.timestep for one in seen] == list(plan.timesteps)
-    assert all(torch.equal(one.after, two.latents) for one, two in zip(seen, seen[1:], strict=False))
+    assert all(torch.equal(one.after, two.latents) for one, two in itertools.pairwise(seen))
     assert torch.equal(seen[-1].after, found.latents)

@@ -146,7 +146,6 @@ def test_the_profiled_prediction_is_whole(registry: Registry, monkeypatch: pytes
     assert torch.is_grad_enabled()
 
 
-
 def test_no_text_is_encoded_while_steps_are_timed(vader, monkeypatch, capsys):
     """A run encodes all its texts before the first step, so a step's time holds no encoder."""
     encoded: list[bool] = []

@@ -22,9 +22,9 @@ _ORDER_SEED = 2407
 class NounsActivitiesOptions(PromptOptions):
     """Options of ``nouns_activities``."""
 
-    nouns: Path | None = Field(default=None, description="your own nouns, one a line, without an article")
+    nouns: Path | None = Field(default=None, description="your own nouns, one per line, without an article")
     activities: Path | None = Field(
-        default=None, description="your own activities, one a line, such as `riding a bicycle`"
+        default=None, description="your own activities, one per line, such as `riding a bicycle`"
     )
 
 

@@ -86,7 +86,7 @@ class DPMSolver(Sampler):
 
 
 def _update_tables(points: list[tuple[float, float]], order: int) -> dict[str, tuple[float, ...]]:
-    """x_next = latents x + first_order x_0 + correction (x_0 - the previous x_0), one entry a step."""
+    """x_next = latents x + first_order x_0 + correction (x_0 - the previous x_0), one entry per step."""
     latents, first_order, correction = [], [], []
     levels = [math.log(alpha / sigma) if sigma > 0.0 else math.inf for alpha, sigma in points]
     last = len(points) - 2

@@ -1,0 +1,1 @@
+"""diffusers' text-to-video pipelines as backbones."""

@@ -1,0 +1,150 @@
+"""LTX-Video 2B and 13B, text to video (HaCohen et al. 2024, arXiv 2501.00103)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from vader_core.backbone import Mixing
+from vader_core.conditioning import Conditioning
+from vader_core.geometry import Geometry
+from vader_core.prediction import Prediction
+from vader_core.prompts import Prompt
+from vader_core.randomness import Randomness
+from vader_core.text import Text
+from vader_diffusers.backbone import PipelineBackbone
+
+#: What the authors decode with from 0.9.1 on, where a folder is like no published one: time and noise.
+_DECODER = {"decode_timestep": 0.05, "decode_noise_scale": 0.025, "guidance_rescale": 0.0}
+
+
+class LTX(PipelineBackbone):
+    """LTX-Video; from 0.9.1 on its decoder is told a time and takes noise away itself."""
+
+    name = "ltx"
+    pipelines = ("LTXPipeline", "LTXConditionPipeline")
+    model = "2b"
+
+    @property
+    def compression(self) -> tuple[int, int]:
+        """As the autoencoder's configuration says, or as its blocks make it."""
+        vae = self.autoencoder
+        halvings = sum(vae["spatio_temporal_scaling"])
+        times = vae.get("temporal_compression_ratio") or vae["patch_size_t"] * 2**halvings
+        return int(times), int(vae.get("spatial_compression_ratio") or vae["patch_size"] * 2**halvings)
+
+    @property
+    def latent_channels(self) -> int:
+        """The denoiser's."""
+        return int(self.network["in_channels"])
+
+    def setting(self, name: str) -> float:
+        """An option, else the published model's, else the authors' usual value."""
+        given = getattr(self.config, name)
+        return float({**_DECODER, **self.published_defaults}[name] if given is None else given)
+
+    def text_shapes(self) -> dict[str, tuple[int, ...]]:
+        """T5's last layer, and which tokens are no padding."""
+        length = self.text_length(128)
+        return {"text": (length, int(self.network["caption_channels"])), "mask": (length,)}
+
+    def embed(self, texts: list[str]) -> dict[str, Tensor]:
+        """T5's last layer, and which tokens are no padding."""
+        text, mask, *_ = self.pipe.encode_prompt(
+            texts,
+            do_classifier_free_guidance=False,
+            max_sequence_length=self.text_length(128),
+            device=self.device,
+        )
+        return {"text": text, "mask": mask}
+
+    def condition(
+        self,
+        text: Text,
+        prompts: Sequence[Prompt],
+        geometry: Geometry,
+        rng: Randomness,
+        *,
+        image: Tensor | None = None,
+    ) -> Conditioning:
+        """The texts, and the noise that a decoder with a time is given."""
+        found = super().condition(text, prompts, geometry, rng, image=image)
+        if not self.autoencoder.get("timestep_conditioning"):
+            return found
+        wide = torch.float64 if self.dtype == torch.float64 else torch.float32
+        shape = self.latent_shape(geometry)
+        noise = {"decoder_noise": rng.normal("decoder noise", shape, device=self.device, dtype=wide)}
+        return Conditioning(
+            {**found.tensors, **noise}, {**(found.unconditional or {}), **noise}, found.shared
+        )
+
+    def call(self, network: Any, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+        """The velocity; latents go in as tokens, and places are told in seconds and pixels."""
+        frames, height, width = latents.shape[2:]
+        times, pixels = self.compression
+        out = network(
+            rearrange(latents, "b c t h w -> b (t h w) c"),
+            conditioning.tensors["text"],
+            timestep,
+            conditioning.tensors["mask"],
+            num_frames=frames,
+            height=height,
+            width=width,
+            rope_interpolation_scale=(times / conditioning.shared["geometry"].fps, pixels, pixels),
+            return_dict=False,
+        )[0]
+        return rearrange(out, "b (t h w) c -> b c t h w", t=frames, h=height)
+
+    def unscaled(self, latents: Tensor) -> Tensor:
+        """Times the deviations over the factor, plus the means, which lie among the autoencoder's weights."""
+        mean, std = self._statistics(latents)
+        return latents * std / self.autoencoder["scaling_factor"] + mean
+
+    def scaled(self, latents: Tensor) -> Tensor:
+        """Minus the means, times the factor over the deviations."""
+        mean, std = self._statistics(latents)
+        return (latents - mean) * self.autoencoder["scaling_factor"] / std
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        held = (self.vae.latents_mean, self.vae.latents_std)
+        mean, std = (value.to(like.dtype).view(1, -1, 1, 1, 1) for value in held)
+        return mean, std
+
+    def decoded(self, latents: Tensor, wanted: list[int], geometry: Geometry) -> Tensor:
+        """All frames, of which some are kept: no part of them can be decoded alone, exactly."""
+        timestep = None
+        if self.autoencoder.get("timestep_conditioning"):
+            timestep = latents.new_full((len(latents),), self.setting("decode_timestep"))
+        video: Tensor = self.vae.decode(latents, timestep, return_dict=False)[0]
+        return video[:, :, wanted]
+
+    def before_decode(self, latents: Tensor, conditioning: Conditioning) -> Tensor:
+        """With the noise mixed in that a decoder with a time takes away again."""
+        noise = conditioning.tensors.get("decoder_noise")
+        if noise is None:
+            return latents
+        share = self.setting("decode_noise_scale")
+        mixed = (1 - share) * self.unscaled(latents) + share * noise.to(latents.dtype)
+        return self.scaled(mixed)
+
+    def combine(
+        self,
+        conditional: Prediction,
+        unconditional: Prediction,
+        mixing: Mixing,
+        latents: Tensor,
+        timestep: Tensor,
+    ) -> Prediction:
+        """The usual mixture, partly brought back to the text branch's spread (Lin et al. 2023, eq. 15)."""
+        mixed = mixing.combine(conditional, unconditional)
+        share = self.setting("guidance_rescale")
+        if share == 0.0:
+            return mixed
+        whole = tuple(range(1, latents.ndim))
+        spread = conditional.value.std(dim=whole, keepdim=True) / mixed.value.std(dim=whole, keepdim=True)
+        return replace(mixed, value=share * (mixed.value * spread) + (1 - share) * mixed.value)

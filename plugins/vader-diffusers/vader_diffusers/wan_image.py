@@ -1,0 +1,120 @@
+"""Wan 2.1, 2.2 A14B and TI2V 5B, picture to video."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vader_core.conditioning import Conditioning
+from vader_core.geometry import Geometry
+from vader_core.prompts import Prompt
+from vader_core.randomness import Randomness
+from vader_core.text import Text
+from vader_diffusers.parts import autocast_for
+from vader_diffusers.pictures import encoder_pixels, first_frames
+from vader_diffusers.wan import Wan
+
+#: Tokens of CLIP's ViT-H at its own size, for pipelines without weights.
+_PICTURE_TOKENS = 257
+
+
+class WanImage(Wan):
+    """Wan from a first frame: beside the latents (2.1, A14B), in their place (5B), and through CLIP (2.1)."""
+
+    name = "wan_i2v"
+    pipelines = ("WanImageToVideoPipeline", "WanPipeline")
+    model = "2.1-14b-480p"
+    needs_image = True
+    takes_image = True
+
+    def _check_kind(self) -> None:
+        super()._check_kind()
+        beside = int(self.network["in_channels"]) > self.latent_channels
+        if not (beside or self.source.index.get("expand_timesteps")):
+            from vader_core.errors import VaderError
+
+            raise VaderError(
+                f"{self.asks}: {self.source.where or self.config.architecture} makes videos from text alone: "
+                "use --backbone wan"
+            )
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the first latent frame is the picture's own (5B)."""
+        return bool(self.source.index.get("expand_timesteps"))
+
+    def condition(
+        self,
+        text: Text,
+        prompts: Sequence[Prompt],
+        geometry: Geometry,
+        rng: Randomness,
+        *,
+        image: Tensor | None = None,
+    ) -> Conditioning:
+        """The texts, the picture's latents with their mask, and CLIP's tokens where the model reads them."""
+        pictures = first_frames(prompts, image, geometry, needed_for=self.asks).to(self.device)
+        shared = {"geometry": geometry}
+        extra = {"picture": self._beside(pictures, geometry)}
+        if self.network.get("image_dim"):
+            extra["seen"] = self._seen(pictures)
+        return Conditioning({**text.positive, **extra}, {**text.negative, **extra}, shared)
+
+    def _beside(self, pictures: Tensor, geometry: Geometry) -> Tensor:
+        """The first latent frame alone, or the latents of the picture and grey frames behind it, masked."""
+        signed = (pictures * 2 - 1).to(self.vae.dtype)[:, :, None]
+        if not self.in_place:
+            behind = signed.new_zeros(*signed.shape[:2], geometry.num_frames - 1, *signed.shape[3:])
+            signed = torch.cat([signed, behind], dim=2)
+        with autocast_for(self.vae):
+            encoded = self.vae.encode(signed).latent_dist.mode()
+        latents = self.scaled(encoded.to(pictures.dtype))
+        if self.in_place:
+            return latents
+        mask = latents.new_zeros(len(latents), self.compression[0], *latents.shape[2:])
+        mask[:, :, 0] = 1.0
+        return torch.cat([mask, latents], dim=1)
+
+    def _seen(self, pictures: Tensor) -> Tensor:
+        """CLIP's last layer but one [B, tokens, d]; with random weights, numbers that follow the picture."""
+        if self.source.where is None:
+            width = int(self.network["image_dim"])
+            blocks = torch.nn.functional.adaptive_avg_pool2d(pictures, (_PICTURE_TOKENS, width))
+            return (blocks.mean(dim=1) * 2 - 1).to(self.dtype)
+        encoder = self.pipe.image_encoder
+        given = encoder_pixels(pictures.float(), encoder.config.image_size, self._preprocessor())
+        out = encoder(pixel_values=given.to(encoder.dtype), output_hidden_states=True)
+        return out.hidden_states[-2].to(self.dtype)  # type: ignore[no-any-return]
+
+    def _preprocessor(self) -> dict[str, Any]:
+        processor = self.pipe.image_processor
+        return {name: getattr(processor, name, None) for name in ("image_mean", "image_std")}
+
+    def call(self, network: Any, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+        """The velocity; tokens of the picture are told time 0 where it stands in the latents' place."""
+        given = conditioning.tensors
+        picture = given["picture"].to(latents.dtype)
+        if not self.in_place:
+            out = network(
+                torch.cat([latents, picture], dim=1),
+                timestep,
+                given["text"],
+                given.get("seen"),
+                return_dict=False,
+            )
+            return out[0]  # type: ignore[no-any-return]
+        frames, places = latents.shape[2], (latents.shape[3] // 2) * (latents.shape[4] // 2)
+        times = timestep[:, None].expand(-1, frames * places).clone()
+        times[:, :places] = 0.0
+        placed = torch.cat([picture, latents[:, :, 1:]], dim=2)
+        return network(placed, times, given["text"], return_dict=False)[0]  # type: ignore[no-any-return]
+
+    def before_decode(self, latents: Tensor, conditioning: Conditioning) -> Tensor:
+        """The picture's own latent frame put back, where it stood in the latents' place."""
+        if not self.in_place:
+            return latents
+        picture = conditioning.tensors["picture"].to(latents.dtype)
+        return torch.cat([picture, latents[:, :, 1:]], dim=2)

@@ -1,0 +1,1 @@
+"""EasyAnimate V2 as a vader backbone."""

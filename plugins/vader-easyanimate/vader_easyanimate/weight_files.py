@@ -1,0 +1,19 @@
+"""The files that the plugin wants."""
+
+from __future__ import annotations
+
+from vader_core.weights import WeightFile
+
+#: A whole model folder each: ``transformer``, ``vae``, ``text_encoder``, ``tokenizer``.
+MODELS = {
+    "512": WeightFile(
+        "alibaba-pai/EasyAnimateV2-XL-2-512x512", note="transformer, MagViT autoencoder, T5-XXL; 16.2 GB"
+    ),
+    "768": WeightFile(
+        "alibaba-pai/EasyAnimateV2-XL-2-768x768", note="transformer, MagViT autoencoder, T5-XXL; 16.2 GB"
+    ),
+}
+
+#: The file in a part's folder.
+TENSORS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+CONFIG = "config.json"

@@ -1,0 +1,87 @@
+"""Weight files of Open-Sora 1.1 and of what was trained from it, under our names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from vader_core.errors import VaderError
+from vader_core.nn.diffusers_names import modern_attention_names
+from vader_core.weights import WeightSource, load_tensors, locate
+from vader_opensora.checkpoint import official
+from vader_opensora.weight_files import AUTOENCODER_11, DENOISER_11
+
+#: Files that may hold a denoiser, in the order they are looked for: the hub's, then those of a training run.
+_DENOISER = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "ema.pt",
+    # Of this toolkit's own runs over full weights.
+    "denoiser.safetensors",
+)
+_AUTOENCODER = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+
+
+def denoiser_tensors(source: WeightSource, label: str) -> dict[str, Tensor]:
+    """The denoiser's tensors: a file, the hub's folder, or a checkpoint folder of Open-Sora's trainer.
+
+    A trainer's folder keeps the weights in ``model/``, in one file or in shards, and their average in
+    ``ema.pt``; the folder stands for the weights, ``ema.pt`` is named where it is wanted.
+
+    Args:
+        source: Anything but random weights.
+        label: What asks, for messages.
+
+    Raises:
+        VaderError: Nothing that could be one is there.
+    """
+    path = locate(source, DENOISER_11, needed_for=label)
+    return _read(_found(path, ("", "model"), _DENOISER, label), label)
+
+
+def autoencoder_tensors(source: WeightSource, label: str) -> dict[str, Tensor]:
+    """The image autoencoder's tensors under the official prefix: a file, or a folder as diffusers writes it.
+
+    Raises:
+        VaderError: Nothing that could be one is there.
+    """
+    path = locate(source, AUTOENCODER_11, needed_for=label, option="-o backbone.vae_weights=PATH")
+    tensors = _read(_found(path, ("", "vae"), _AUTOENCODER, label), label)
+    return {f"module.{name}": value for name, value in modern_attention_names(tensors).items()}
+
+
+def _found(path: Path, folders: tuple[str, ...], names: tuple[str, ...], label: str) -> Path:
+    if path.is_file():
+        return path
+    for name in names:
+        for folder in folders:
+            if (path / folder / name).is_file():
+                return path / folder / name
+    where = " or in ".join(f"{path / folder}" for folder in folders)
+    raise VaderError(f"{label}: in {where} there is none of {', '.join(names)}; give the file itself")
+
+
+def _read(path: Path, label: str) -> dict[str, Tensor]:
+    if path.suffix != ".json":
+        return official(load_tensors(path, needed_for=label))
+    tensors: dict[str, object] = {}
+    for shard in _shards(path, label):
+        tensors |= load_tensors(path.parent / shard, needed_for=label)
+    return official(tensors)
+
+
+def _shards(index: Path, label: str) -> list[str]:
+    """File names of an index's shards, all beside it."""
+    try:
+        places = json.loads(index.read_text())["weight_map"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise VaderError(f"{label}: {index} is no index of shards with a weight_map") from error
+    names = sorted(set(places.values())) if isinstance(places, Mapping) else []
+    if not names or not all(isinstance(name, str) and name == Path(name).name for name in names):
+        raise VaderError(f"{label}: {index} names no shards beside it")
+    return names

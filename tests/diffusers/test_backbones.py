@@ -1,0 +1,47 @@
+"""The families against the backbone contract, at tiny sizes with random weights."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from vader_core.geometry import GeometryRequest
+from vader_core.testing import check_backbone
+
+_SPEC = importlib.util.spec_from_file_location(
+    "tiny_pipelines", Path(__file__).with_name("tiny_pipelines.py")
+)
+tiny_pipelines = sys.modules.setdefault("tiny_pipelines", importlib.util.module_from_spec(_SPEC))
+if not hasattr(tiny_pipelines, "build"):
+    _SPEC.loader.exec_module(tiny_pipelines)
+
+torch.set_num_threads(1)
+
+MODELS = [
+    ("wan", "tiny"),
+    ("wan", "tiny-a14b"),
+    ("wan", "tiny-5b"),
+    ("wan_i2v", "tiny"),
+    ("wan_i2v", "tiny-5b"),
+    ("ltx", "tiny"),
+    ("ltx", "tiny-0.9.7"),
+    ("cogvideox", "tiny"),
+    ("cogvideox", "tiny-1.5"),
+    ("hunyuan_video", "tiny"),
+    ("hunyuan_video15", "tiny"),
+]
+
+
+@pytest.mark.parametrize(("backbone", "model"), MODELS, ids=lambda value: value)
+def test_contract(backbone, model):
+    check_backbone(backbone, {"weights": "random", "model": model})
+
+
+def test_contract_of_a_traced_pipeline(tmp_path):
+    path = tiny_pipelines.build("wan", "tiny", tmp_path)
+    request = GeometryRequest(height=32, width=32, num_frames=9)
+    check_backbone("diffusers", {"weights": str(path)}, geometry=request)

@@ -1,0 +1,131 @@
+"""Clips read from files: what a file holds, and chosen frames of it, without decoding the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from vader_core.errors import VaderError
+from vader_core.prompts import Shape
+from vader_core.video import IMAGES
+
+# A time that is meant to meet a frame's beginning may fall this share of a frame before it.
+_SLACK = 0.01
+
+
+def probe(path: Path, *, check: bool = False) -> Shape:
+    """What a file holds, from its header.
+
+    Args:
+        path: A clip or a picture.
+        check: Also read every packet (not decoding it), so that a file that was cut off is found.
+
+    Raises:
+        VaderError: It cannot be read, or holds no picture.
+    """
+    if path.suffix.lower() in IMAGES:
+        height, width = _picture(path).shape[-2:]
+        return Shape(1, height, width)
+    with _opened(path) as (container, stream):
+        rate = _rate(stream)
+        frames = int(stream.frames)
+        if check or not frames:
+            counted = sum(1 for packet in container.demux(stream) if packet.size)
+            if frames and counted < frames:
+                raise VaderError(f"the header promises {frames} frames, but the file holds {counted}")
+            frames = counted
+        if not frames:
+            raise VaderError("it holds no frames")
+        return Shape(frames, int(stream.height), int(stream.width), rate)
+
+
+def read_frames(
+    path: Path, indices: Sequence[int], *, rate: float, start: float = 0.0
+) -> UInt8[Tensor, "f 3 H W"]:
+    """Chosen frames of a clip, as bytes.
+
+    Args:
+        path: A clip or a picture.
+        indices: Which frames, counted from ``start`` in steps of 1 / ``rate`` seconds; rising, may repeat.
+        rate: The file's frames per second.
+        start: Seconds.
+
+    Raises:
+        VaderError: It cannot be decoded, or ends before the last of ``indices``.
+    """
+    if path.suffix.lower() in IMAGES:
+        return _picture(path).expand(len(indices), -1, -1, -1)
+    times = [start + index / rate for index in indices]
+    with _opened(path) as (container, stream):
+        return torch.stack(list(_shown(container, stream, times, rate))).permute(0, 3, 1, 2)
+
+
+def _shown(container: Any, stream: Any, times: Sequence[float], rate: float) -> Iterator[Tensor]:
+    """The frame that a player shows at each of ``times``."""
+    base, offset = float(stream.time_base), float((stream.start_time or 0) * stream.time_base)
+    if times[0] > 1 / rate:
+        container.seek(int((times[0] + offset) / base), stream=stream)
+    wanted = iter(times)
+    time = next(wanted)
+    held: Any = None
+    for number, frame in enumerate(container.decode(stream)):
+        moment = number / rate if frame.pts is None else frame.pts * base - offset
+        while held is not None and moment > time + _SLACK / rate:
+            yield _bytes(held)
+            following = next(wanted, None)
+            if following is None:
+                return
+            time = following
+        held = frame
+        last = moment
+    if held is None:
+        raise VaderError("it holds no frames")
+    while time < last + (1 - _SLACK) / rate:
+        yield _bytes(held)
+        following = next(wanted, None)
+        if following is None:
+            return
+        time = following
+    raise VaderError(f"it ends at {last + 1 / rate:.2f} s, before the frame at {time:.2f} s")
+
+
+def _bytes(frame: Any) -> Tensor:
+    return torch.from_numpy(frame.to_ndarray(format="rgb24"))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise VaderError("there is no video in this file")
+            yield container, container.streams.video[0]
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise VaderError(f"it cannot be read: {error}") from error
+
+
+def _rate(stream: Any) -> float:
+    rate = stream.average_rate or stream.guessed_rate
+    if not rate:
+        raise VaderError("it says no frame rate")
+    return float(rate)
+
+
+def _picture(path: Path) -> UInt8[Tensor, "1 3 H W"]:
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as opened:
+            picture = ImageOps.exif_transpose(opened).convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise VaderError(f"it cannot be read: {error}") from error
+    flat = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+    return flat.view(picture.height, picture.width, 3).permute(2, 0, 1)[None]

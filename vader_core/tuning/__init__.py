@@ -1,0 +1,1 @@
+"""What may learn beside adapters."""
