@@ -7,6 +7,7 @@ for a playlist, a protocol or another file.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ from vader_core.pictures import first_bytes
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+#: Endings by which videos are found in a folder or a table.
+VIDEOS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
 #: Boxes that an MP4 or QuickTime file may begin with.
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 
@@ -35,19 +38,38 @@ def decode(path: Path) -> Iterator[NDArray[Any]]:
     Raises:
         VaderError: No video of the named containers, or damaged.
     """
+    try:
+        with opened(path) as container:
+            for frame in container.decode(video=0):
+                yield pixels_of(frame)
+    except VaderError as error:
+        raise VaderError(f"video {path}: {error}") from error
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """A video file in PyAV, by its content; FFmpeg's errors while it is open are one message.
+
+    Raises:
+        VaderError: Without the path: no video of the named containers, or damaged.
+    """
     import av
 
     container = container_of(first_bytes(path, what="video"))
     if container is None:
-        raise VaderError(f"video {path}: it is none of mp4, mov, webm, mkv and avi, whatever its name says")
+        raise VaderError("it is none of mp4, mov, webm, mkv and avi, whatever its name says")
     try:
-        with path.open("rb") as stream, av.open(stream, "r", format=container) as opened:
-            if not opened.streams.video:
-                raise VaderError(f"video {path}: there is no video in this file")
-            for frame in opened.decode(video=0):
-                yield _upright(frame.to_ndarray(format="rgb24"), _matrix(frame))
+        with path.open("rb") as stream, av.open(stream, "r", format=container) as found:
+            if not found.streams.video:
+                raise VaderError("there is no video in this file")
+            yield found
     except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
-        raise VaderError(f"video {path} cannot be decoded: {error}") from error
+        raise VaderError(f"it cannot be decoded: {error}") from error
+
+
+def pixels_of(frame: Any) -> NDArray[Any]:
+    """A decoded frame as a player shows it, [H, W, 3] uint8 RGB."""
+    return _upright(frame.to_ndarray(format="rgb24"), _matrix(frame))
 
 
 def _matrix(frame: Any) -> tuple[int, int, int, int] | None:
