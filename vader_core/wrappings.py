@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from vader_core.errors import VaderError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: Names under which averaged weights stand beside the trained ones, and are preferred.
 AVERAGES = (
@@ -55,6 +56,8 @@ def unwrapped(loaded: Mapping[str, Any], *, what: str) -> dict[str, Tensor]:
     Raises:
         VaderError: There are no tensors by name in it.
     """
+    from torch import Tensor
+
     held: Mapping[str, Any] = loaded
     opened = False
     for _ in range(_DEEPEST):
