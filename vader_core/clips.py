@@ -57,14 +57,16 @@ def opened(path: Path) -> Iterator[Any]:
 
     container = container_of(first_bytes(path, what="video"))
     if container is None:
-        raise VaderError("it is none of mp4, mov, webm, mkv and avi, whatever its name says")
+        raise VaderError(
+            "it cannot be read: it is none of mp4, mov, webm, mkv and avi, whatever its name says"
+        )
     try:
         with path.open("rb") as stream, av.open(stream, "r", format=container) as found:
             if not found.streams.video:
                 raise VaderError("there is no video in this file")
             yield found
     except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
-        raise VaderError(f"it cannot be decoded: {error}") from error
+        raise VaderError(f"it cannot be read: {error}") from error
 
 
 def pixels_of(frame: Any) -> NDArray[Any]:
