@@ -11,14 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vader_core.clips import container_of, decode
 from vader_core.errors import VaderError
 from vader_core.files import replacing
+from vader_core.pictures import PICTURES, first_bytes, pictures_in, read_animation, read_picture, sniffed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-VIDEOS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
 
 # x264's constant rate factor: visually lossless
 _QUALITY = "14"
@@ -50,7 +49,8 @@ def write_video(video: Float[Tensor, "f 3 H W"], path: Path, fps: float) -> None
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
         replacing(path) as beside,
-        av.open(str(beside), "w", format="mp4", options={"movflags": "faststart"}) as container,
+        # absolute: FFmpeg takes a relative 12:30:05 for a protocol
+        av.open(str(beside.absolute()), "w", format="mp4", options={"movflags": "faststart"}) as container,
     ):
         stream = container.add_stream("libx264", rate=rate, options={"crf": _QUALITY, "preset": "medium"})
         stream.height, stream.width = pixels.shape[1:3]
@@ -73,23 +73,61 @@ def read_video(path: Path) -> Float[Tensor, "f 3 H W"]:
     Raises:
         VaderError: Nothing there, nothing to decode, or pictures of different sizes.
     """
-    path = Path(path).expanduser()
+    frames = list(_frames(Path(path).expanduser()))
+    return as_video(frames)
+
+
+def count_frames(path: Path) -> int:
+    """How many frames :func:`read_video` gives; all are decoded, one is held.
+
+    Raises:
+        VaderError: As for :func:`read_video`.
+    """
+    return sum(1 for _ in _frames(Path(path).expanduser()))
+
+
+def read_frames(path: Path, indices: Sequence[int]) -> Float[Tensor, "n 3 H W"]:
+    """The frames of :func:`read_video` at ``indices`` alone, ascending and distinct.
+
+    Decoding ends at the last; only those asked for are held.
+
+    Raises:
+        VaderError: As for :func:`read_video`, or there are fewer frames.
+    """
+    wanted, held = set(indices), []
+    for index, frame in enumerate(_frames(Path(path).expanduser())):
+        if index in wanted:
+            held.append(frame)
+        if len(held) == len(wanted):
+            return as_video(held)
+    raise VaderError(f"video {path}: it has no frame {max(wanted, default=0)}")
+
+
+def as_video(frames: Sequence[Tensor]) -> Float[Tensor, "f 3 H W"]:
+    """Frames [H, W, 3] uint8 as a video in [0, 1], float32."""
+    return torch.stack(list(frames)).permute(0, 3, 1, 2).float() / 255.0
+
+
+def _frames(path: Path) -> Iterator[Tensor]:
+    """Every frame as [H, W, 3] uint8, one after the other, by the file's content."""
     if path.is_dir():
-        frames = _read_folder(path)
-    elif not path.is_file():
-        raise VaderError(f"video {path}: no such file or folder")
-    elif path.suffix.lower() in VIDEOS:
-        frames = list(_decode(path))
-    elif path.suffix.lower() in (".gif", *IMAGES):
-        frames = list(_read_pictures(path))
+        yield from _read_folder(path)
+        return
+    start, empty = first_bytes(path, what="video"), True
+    if container_of(start) is not None:
+        found: Iterator[Tensor] = (torch.from_numpy(frame) for frame in decode(path))
+    elif sniffed(start) is not None:
+        found = (_pixels(frame) for frame in read_animation(path))
     else:
         raise VaderError(
-            f"video {path}: {path.suffix!r} is not read; allowed are {', '.join(VIDEOS)}, .gif, "
-            f"{', '.join(IMAGES)}, and a folder of pictures"
+            f"video {path}: {path.suffix!r} is not read, or its content is another; allowed are mp4, mov, "
+            f"webm, mkv, avi, gif, {', '.join(PICTURES)}, and a folder of pictures"
         )
-    if not frames:
+    for frame in found:
+        empty = False
+        yield frame
+    if empty:
         raise VaderError(f"video {path}: it holds no frames")
-    return torch.stack(frames).permute(0, 3, 1, 2).float() / 255.0
 
 
 def contact_sheet(
@@ -152,42 +190,20 @@ def _even(pixels: Tensor) -> Tensor:
     return pixels
 
 
-def _decode(path: Path) -> Iterator[Tensor]:
-    import av
-
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise VaderError(f"video {path}: there is no video in this file")
-            for frame in container.decode(video=0):
-                yield torch.from_numpy(frame.to_ndarray(format="rgb24"))
-    except (av.FFmpegError, OSError) as error:
-        raise VaderError(f"video {path} cannot be decoded: {error}") from error
-
-
-def _read_pictures(path: Path) -> Iterator[Tensor]:
-    from PIL import Image, ImageSequence, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as picture:
-            for frame in ImageSequence.Iterator(picture):
-                yield _pixels(frame.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise VaderError(f"picture {path} cannot be read: {error}") from error
-
-
-def _read_folder(path: Path) -> list[Tensor]:
-    pictures = sorted(found for found in path.iterdir() if found.suffix.lower() in IMAGES)
+def _read_folder(path: Path) -> Iterator[Tensor]:
+    pictures = pictures_in(path)
     if not pictures:
-        raise VaderError(f"video {path}: there is no picture in this folder ({', '.join(IMAGES)})")
-    frames = [next(_read_pictures(picture)) for picture in pictures]
-    for picture, frame in zip(pictures, frames, strict=True):
-        if frame.shape != frames[0].shape:
+        raise VaderError(f"video {path}: there is no picture in this folder ({', '.join(PICTURES)})")
+    first = None
+    for picture in pictures:
+        frame = _pixels(read_picture(picture))
+        first = frame if first is None else first
+        if frame.shape != first.shape:
             raise VaderError(
                 f"video {path}: {picture.name} is {_size(frame)}, but {pictures[0].name} is "
-                f"{_size(frames[0])}; the frames of a video have one size"
+                f"{_size(first)}; the frames of a video have one size"
             )
-    return frames
+        yield frame
 
 
 def _size(frame: Tensor) -> str:

@@ -15,6 +15,9 @@ from pydantic import BaseModel
 
 from vader_core.errors import VaderError
 from vader_core.files import check_sha256, replacing
+from vader_core.tensor_files import load_tensors as load_tensors
+from vader_core.tensor_files import notes_of as notes_of
+from vader_core.tensor_files import tensor_names as tensor_names
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -169,44 +172,6 @@ def locate(
     return fetch(pretrained, needed_for=needed_for, option=option)
 
 
-def load_tensors(path: Path, *, needed_for: str = "weights") -> dict[str, Any]:
-    """Read a ``.safetensors`` file or a torch file; nothing in it is run.
-
-    Returns:
-        For safetensors a flat dict of tensors; for a torch file whatever plain containers of tensors it
-        holds.
-
-    Raises:
-        VaderError: Unreadable, or a pickle that asks for anything but tensors.
-    """
-    if not path.is_file():
-        raise VaderError(f"{needed_for}: {path} is not a file")
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return dict(load_file(path))
-        except (SafetensorError, OSError) as error:
-            raise VaderError(f"{needed_for}: {path} is not a readable safetensors file: {error}") from error
-    import pickle
-
-    import torch
-
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise VaderError(
-            f"{needed_for}: {path} was refused: it holds more than tensors and reading it could run code; "
-            "convert it to safetensors where you trust it"
-        ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise VaderError(f"{needed_for}: {path} is not a readable torch file: {error}") from error
-    if isinstance(loaded, dict):
-        return loaded
-    return {"": loaded}
-
-
 def save_tensors(
     tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None
 ) -> None:
@@ -217,12 +182,37 @@ def save_tensors(
         save_file({name: value.contiguous() for name, value in tensors.items()}, beside, dict(metadata or {}))
 
 
+def write_tensors(
+    tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write what the ending of ``path`` says: safetensors, or a torch file for .pt, .pth, .bin and .ckpt.
+
+    Raises:
+        VaderError: Another ending.
+    """
+    if path.suffix == ".safetensors":
+        save_tensors(tensors, path, metadata)
+        return
+    if path.suffix not in (".pt", ".pth", ".bin", ".ckpt"):
+        raise VaderError(
+            f"{path}: the ending says what is written: .safetensors, or .pt, .pth, .bin or .ckpt for a torch "
+            "file"
+        )
+    import torch
+
+    with replacing(path) as beside:
+        torch.save({name: value.contiguous() for name, value in tensors.items()}, beside)
+
+
 def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], *, what: str) -> None:
     """Load ``tensors`` into ``module``: every key must be there, none may be left over, every shape must fit.
 
     Raises:
-        VaderError: Listing what is missing, unexpected or of another shape.
+        VaderError: Listing what is missing, unexpected or of another shape, or naming a tensor that holds
+            NaN or an infinity.
     """
+    from vader_core.wrappings import refuse_not_finite
+
     wanted = module.state_dict()
     missing = sorted(wanted.keys() - tensors.keys())
     unexpected = sorted(tensors.keys() - wanted.keys())
@@ -233,6 +223,7 @@ def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], *, what: str)
     ]
     if missing or unexpected or misfits:
         raise VaderError(misfit_message(what, missing, unexpected, misfits))
+    refuse_not_finite(tensors, what=what)
     module.load_state_dict(dict(tensors), strict=True, assign=False)
 
 

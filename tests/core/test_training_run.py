@@ -207,7 +207,7 @@ def test_two_processes_equal_one_with_twice_the_batch(vader, tmp_path):
         ([*RUN[1:], "--precision", "fp16", "--device", "cpu"], "accelerator"),
         ([*RUN[1:], "--weights", "/nowhere/at/all"], "no such file"),
         ([*RUN[1:], "--prompts", "file:/nowhere.txt"], "nowhere.txt"),
-        ([*RUN[1:], "--lora", "/nowhere/at/all"], "no such file"),
+        ([*RUN[1:], "--lora", "/nowhere/at/all"], "cannot be used with --lora"),
         ([*RUN[1:], "--config", "/nowhere.yaml"], "nowhere.yaml"),
         ([*RUN[1:], "--recipe", "nothing"], "unknown recipe"),
         ([*RUN[1:], "--resume", "/nowhere"], "not a run directory"),

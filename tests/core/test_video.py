@@ -112,8 +112,9 @@ def test_pictures_and_folders(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.mp4", b"not a video", "cannot be decoded"),
-        ("a.gif", b"not a picture", "cannot be read"),
+        ("a.mp4", b"not a video", "is not read, or its content is another"),
+        ("a.gif", b"not a picture", "its content is another"),
+        ("b.mp4", b"\0\0\0\x18ftypmp42" + bytes(40), "cannot be read"),
         ("a.png", b"\x89PNG\r\n\x1a\n", "cannot be read"),
         ("a.txt", b"text", "'.txt' is not read"),
     ],

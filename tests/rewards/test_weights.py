@@ -13,13 +13,14 @@ import torch
 from reward_classes import reward_class
 from vader_rewards import weight_files
 from vader_rewards.heads import aesthetic_head
-from vader_rewards.loading import flat_tensors, load_model
+from vader_rewards.loading import load_model
 from vader_rewards.measure import ROWS
 from vader_rewards.plugin import REWARDS
 
 from vader_core.errors import VaderError
 from vader_core.performance.offload import modules_of
 from vader_core.weights import save_tensors
+from vader_core.wrappings import unwrapped
 
 TINY = {"weights": "random", "architecture": "tiny"}
 
@@ -100,7 +101,7 @@ def test_weights_that_do_not_fit_are_listed(tmp_path):
 @pytest.mark.parametrize("content", [{}, {"a": 1}, {"state_dict": {"a": torch.zeros(1), "b": "c"}}])
 def test_a_file_without_flat_tensors_is_refused(content):
     with pytest.raises(VaderError, match="holds no flat dictionary"):
-        flat_tensors(content, what="x")
+        unwrapped(content, what="x")
 
 
 @pytest.mark.parametrize("name", ["rainy", "snowy", "compression"])

@@ -10,6 +10,7 @@ import torch
 
 from vader_core.assembly.resolve import choose_device, resolve
 from vader_core.errors import VaderError
+from vader_core.paths import entered
 from vader_core.profiling.estimate import decide_checkpointing
 from vader_core.registry import Registry, load_registry
 from vader_core.run.config import RunConfig, Tree, check_keys, validated
@@ -41,7 +42,7 @@ def configure(
         found = registry or load_registry()
         layers.append(read_recipe(found, recipe))
     if from_run is not None:
-        layers.append(run_settings(Path(from_run)))
+        layers.append(run_settings(entered(from_run)))
     layers.append({name: _spelled_out(name, value) for name, value in sections.items()})
     for layer in layers:
         check_keys(layer)

@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 
 from vader_core.api.configure import complete
 from vader_core.assembly.parts import Assembly
 from vader_core.assembly.prepare import prepare
 from vader_core.device import GIB
 from vader_core.errors import VaderError
-from vader_core.lora.adapter import attach_lora
+from vader_core.lora.adapter import LoraSettings, attach_lora, fitted, refuse_foreign, settings_of
 from vader_core.profiling.estimate import memory_facts
 from vader_core.registry import Registry, load_registry
+from vader_core.run.adapters import find_adapter
 from vader_core.run.config import RunConfig
 from vader_core.training.optimizer import check_schedule
 from vader_core.tuning.full import chosen_weights
@@ -97,7 +99,7 @@ def _what_learns(assembly: Assembly, denoiser: torch.nn.Module) -> tuple[int, in
     if tuning.kind == "full":
         every = dict(denoiser.named_parameters())
         return sum(every[name].numel() for name in chosen_weights(denoiser, tuning.modules)), 0
-    attached = attach_lora(denoiser, assembly.lora_settings())
+    attached = attach_lora(denoiser, _settings(denoiser, assembly))
     return attached.parameters, len(attached.modules)
 
 
@@ -148,3 +150,14 @@ def _check_guard(config: RunConfig) -> None:
             f"--guard {validation.guard} acts on a monitor that falls at a validation, and there is none: "
             f"add {' and '.join(missing)}"
         )
+
+
+def _settings(denoiser: nn.Module, assembly: Assembly) -> LoraSettings:
+    """The shape of what is trained: a fresh adapter's, or that of the one to start from."""
+    start = assembly.config.lora.start
+    if start is None:
+        return assembly.lora_settings()
+    adapter = fitted(denoiser, find_adapter(start, assembly.registry))
+    settings = settings_of(adapter)
+    refuse_foreign(denoiser, settings, what=f"--lora {start}")
+    return settings

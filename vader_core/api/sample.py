@@ -10,6 +10,7 @@ from vader_core.assembly.levers import process_switches
 from vader_core.assembly.resolve import backbone_component, choose_device
 from vader_core.errors import VaderError
 from vader_core.evaluation.validation import Scored, make_pairs, score_pairs, write_samples
+from vader_core.paths import entered
 from vader_core.registry import Registry, load_registry
 from vader_core.run.config import RunConfig
 from vader_core.run.layers import changed
@@ -47,7 +48,7 @@ def sample(  # noqa: PLR0913 - what a person can ask for
         VaderError: Anything that cannot be done, before anything heavy where possible.
     """
     registry = registry or load_registry()
-    folder = None if out is None else Path(out)
+    folder = None if out is None else entered(out)
     if folder is not None and folder.exists() and any(folder.iterdir()) and not overwrite:
         raise VaderError(f"--out {folder} exists and is not empty: choose another, or give --overwrite")
     if count < 1 or batch_size < 1:

@@ -15,7 +15,7 @@ from vader_core.method.mixture import Mixture, Term
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.registry import Registry, load_registry
-from vader_core.video import read_video
+from vader_core.video import count_frames, read_frames
 
 
 def score(
@@ -66,11 +66,11 @@ def score(
     mixture = Mixture(tuple(terms))
     found = []
     for path, text in zip(videos, texts, strict=True):
-        video = read_video(Path(path))
-        check_choice(reward_frames, len(video))
+        count = count_frames(Path(path))
+        check_choice(reward_frames, count)
         rng = Randomness(seed)
-        frames = mixture.choose_frames(reward_frames, len(video), rng)
-        seen = video[list(frames.union)].unsqueeze(0).to(place)
+        frames = mixture.choose_frames(reward_frames, count, rng)
+        seen = read_frames(Path(path), frames.union).unsqueeze(0).to(place)
         with torch.no_grad():
             output = mixture(seen, frames, [Prompt(text)], rng)
         values = {name: float(value[0]) for name, value in output.scores.items()}

@@ -16,13 +16,14 @@ from vader_core.data.latents import TEXT
 from vader_core.errors import VaderError
 from vader_core.evaluation.comparison import evaluation_pairs
 from vader_core.evaluation.validation import validation_pairs
+from vader_core.paths import entered
 from vader_core.prompts import Prompt
 from vader_core.registry import Registry, load_registry
 from vader_core.report import write_report
 from vader_core.run.checkpoint import newest_whole, read_checkpoint
 from vader_core.run.config import RunConfig
 from vader_core.run.directory import Run
-from vader_core.run.layers import changes, to_yaml
+from vader_core.run.layers import changes
 from vader_core.run.tracking import Listener, Silence, require_trackers
 from vader_core.training.processes import SingleProcess, join_processes
 from vader_core.training.setup import make_trainer
@@ -68,7 +69,7 @@ def train(
         StoppedError: A signal asked to stop; the checkpoint is written.
     """
     registry, listener = registry or load_registry(), listener or Silence()
-    folder = default_out(config) if out is None else Path(out)
+    folder = default_out(config) if out is None else entered(out)
     assembly = prepare(complete(config, registry), registry)
     require_trainable(assembly)
     require_trackers(assembly.config.run.trackers)
@@ -163,15 +164,17 @@ class _Opening:
 
     def _agree(self, run: Run, config: RunConfig, listener: Listener) -> None:
         """Refuse a configuration that is not the run's own, unless changes are allowed."""
-        different = changes(run.config(), config)
+        edited = changes(run.recorded(), run.config())
+        different = changes(run.recorded(), config)
         if different and not self.allow_changes:
+            where = "config.yaml was edited since the run began" if edited else "asked for are other values"
             raise VaderError(
-                f"--resume {self.folder}: the configuration is not the run's own: {'; '.join(different)}. "
-                "Leave the changes out, or give --allow-changes"
+                f"--resume {self.folder}: the configuration is not the run's own ({where}): "
+                f"{'; '.join(different)}. Leave the changes out, or give --allow-changes"
             )
         if different:
             listener.say("continuing with changes: " + "; ".join(different))
-            run.write("config.yaml", to_yaml(config))
+            run.record(config)
 
 
 def _checkpoint_to_continue(folder: Path, listener: Listener) -> Path | None:

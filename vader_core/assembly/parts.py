@@ -19,7 +19,7 @@ from vader_core.method.segments import Segments
 from vader_core.method.weighted import WeightedSum
 from vader_core.prompts import Prompt, PromptSource
 from vader_core.registry import Registry
-from vader_core.run.config import RunConfig
+from vader_core.run.config import DEFAULT_RANK, RunConfig
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -86,9 +86,10 @@ class Assembly:
     def lora_settings(self) -> LoraSettings:
         """The shape of a fresh adapter."""
         lora = self.config.lora
-        alpha = float(lora.rank if lora.alpha is None else lora.alpha)
+        rank = lora.rank or DEFAULT_RANK
+        alpha = float(rank if lora.alpha is None else lora.alpha)
         targets = tuple(lora.targets or self.backbone.lora_targets)
-        return LoraSettings(lora.rank, alpha, targets, lora.dropout, self.config.trainer.seed)
+        return LoraSettings(rank, alpha, targets, lora.dropout, self.config.trainer.seed)
 
     def draw_prompts(self, indices: list[int]) -> list[Prompt]:
         """Training prompts, with the run's negative prompt where a prompt has none."""

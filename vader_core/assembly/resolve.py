@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,8 +12,9 @@ from vader_core.backbone import Backbone
 from vader_core.errors import VaderError
 from vader_core.geometry import GeometryRequest
 from vader_core.method.guidance import format_scale
+from vader_core.paths import kept, kept_place, kept_source
 from vader_core.registry import Component, Kind, Registry
-from vader_core.run.config import LoraSection, ObjectiveSection, Precision, RunConfig, Tree
+from vader_core.run.config import DEFAULT_RANK, LoraSection, ObjectiveSection, Precision, RunConfig, Tree
 from vader_core.run.layers import changed
 
 _FRESH = LoraSection().model_dump()
@@ -51,6 +53,7 @@ def resolve(
     """
     device = choose_device(config) if device is None else device
     _check_unique(config)
+    _check_start(config)
     component = backbone_component(config, registry)
     backbone: Backbone = component.make(config.backbone.options, device=device, dtype=torch.float32)
     config = changed(
@@ -58,7 +61,7 @@ def resolve(
         backbone=_given(component, config.backbone.options),
         video=_geometry(config, backbone),
         sampler=_sampler(config, registry, backbone),
-        prompts={"source": _prompts(config, backbone)},
+        prompts={"source": kept_source(_prompts(config, backbone))},
         trainer={"precision": _precision(config, backbone.defaults.precision, device)},
         performance=_performance(config, device),
         lora=_lora(config, backbone),
@@ -82,7 +85,13 @@ def backbone_component(config: RunConfig, registry: Registry) -> Component:
 
 def _given(component: Component, options: Tree) -> Tree:
     """The options that were given, checked and typed; a default that may change later is left out."""
-    found: Tree = component.options(options).model_dump(mode="json", exclude_unset=True)
+    options_of = component.options(options)
+    found: Tree = options_of.model_dump(mode="json", exclude_unset=True)
+    for name, value in found.items():
+        if isinstance(getattr(options_of, name, None), Path):
+            found[name] = kept(value)
+        elif isinstance(value, str) and (name == "weights" or name.endswith("_weights")):
+            found[name] = kept_place(value)
     return found
 
 
@@ -102,15 +111,34 @@ def _check_unique(config: RunConfig) -> None:
         raise VaderError(f"--monitor {both[0]}: it is trained on, so it cannot judge; monitor another reward")
 
 
+def _check_start(config: RunConfig) -> None:
+    """An adapter to start from has its own rank, alpha and modules."""
+    if config.lora.start is None:
+        return
+    shaped = {"rank": "--lora-rank", "alpha": "--lora-alpha", "targets": "--lora-targets"}
+    for name in ("rank", "alpha", "targets"):
+        if getattr(config.lora, name) is not None:
+            raise VaderError(
+                f"{shaped[name]} (lora.{name}) cannot be used with --lora: the adapter to start from has its "
+                "own rank, alpha and modules; leave it out"
+            )
+
+
 def _lora(config: RunConfig, backbone: Backbone) -> Tree:
+    """The shape of a fresh adapter; one to start from has its own."""
+    asked = config.lora
     if config.tuning.kind == "lora":
         if config.tuning.modules is not None:
             raise VaderError(
                 "tuning.modules names what learns with --tune full; an adapter's places are --lora-targets"
             )
+        if asked.start is not None:
+            return {"start": kept_place(asked.start)}
+        rank = asked.rank or DEFAULT_RANK
         return {
-            "targets": config.lora.targets or list(backbone.lora_targets),
-            "alpha": config.lora.alpha or float(config.lora.rank),
+            "rank": rank,
+            "alpha": asked.alpha or float(rank),
+            "targets": asked.targets or list(backbone.lora_targets),
         }
     given = [name for name in LoraSection.model_fields if getattr(config.lora, name) != _FRESH[name]]
     if given:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from vader_core.cli.options import config_of, model_options, reward_options, training_options
+from vader_core.cli.paths import EnteredPath
 from vader_core.errors import VaderError
 from vader_core.registry import Registry, load_registry
 
@@ -21,8 +22,8 @@ from vader_core.registry import Registry, load_registry
 @click.option("--warmup", type=int, default=1, show_default=True, help="Steps before them.")
 @click.option("--no-operations", is_flag=True, help="Do not count operations.")
 @click.option("--kernels", is_flag=True, help="Profile one no-grad prediction, kernel by kernel.")
-@click.option("--out", type=click.Path(path_type=Path), help="Write the JSON to this file.")
-@click.option("--compare", type=click.Path(path_type=Path), help="Print ratios to an earlier --out FILE.")
+@click.option("--out", type=EnteredPath(), help="Write the JSON to this file.")
+@click.option("--compare", type=EnteredPath(), help="Print ratios to an earlier --out FILE.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(**flags: Any) -> None:
     """Measure a training step: seconds by phase, peak memory, operations, share of the matrix rate.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from vader_core.cli.paths import EnteredPath
 from vader_core.errors import VaderError
 from vader_core.registry import KINDS, Kind, Registry, kind_called, load_registry, resolved
 
@@ -34,12 +34,8 @@ _OWN_FLAGS = ("height", "width", "num_frames", "video", "saliency")
 @click.option(
     "--prompt", default="a red boat on a river", show_default=True, help="For --video and --saliency."
 )
-@click.option(
-    "--video", type=click.Path(path_type=Path), help="Measure the reward on this clip, not on patterns."
-)
-@click.option(
-    "--saliency", type=click.Path(path_type=Path), help="Write an mp4 of where the reward looks (rewards)."
-)
+@click.option("--video", type=EnteredPath(), help="Measure the reward on this clip, not on patterns.")
+@click.option("--saliency", type=EnteredPath(), help="Write an mp4 of where the reward looks (rewards).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(**flags: Any) -> None:
     """Hold a component against every clause of its contract.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import click
 
 from vader_core.cli.options import config_of, model_options, reward_options, run_base
+from vader_core.cli.paths import EnteredPath
 from vader_core.registry import Registry, load_registry
 
 
@@ -22,7 +22,7 @@ from vader_core.registry import Registry, load_registry
 )
 @click.option("--batch-size", type=int, help="Videos sampled at once.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--out", type=click.Path(path_type=Path), help="Also write the JSON to this file.")
+@click.option("--out", type=EnteredPath(), help="Also write the JSON to this file.")
 def command(**flags: Any) -> None:
     """Compare the base model with LORA (a run directory, a PATH or hub:REPO[/FILE]).
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vader_core.cli.paths import EnteredPath
 from vader_core.errors import VaderError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def command() -> None:
 
 @command.command("convert")
 @click.argument("source", metavar="IN")
-@click.argument("target", metavar="OUT", type=click.Path(path_type=Path))
+@click.argument("target", metavar="OUT", type=EnteredPath())
 @click.option("--to", "to", required=True, metavar="FORMAT", help="peft, diffusers, or a plugin's own.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT.")
 def convert(source: str, target: Path, to: str, overwrite: bool) -> None:
@@ -41,6 +42,7 @@ def converted(source: str, target: Path, to: str, *, overwrite: bool, registry: 
         VaderError: An unknown format, an unreadable source, a target that exists, or an adapter that the
             format cannot hold.
     """
+    from vader_core.lora.compared import check_equal
     from vader_core.run.adapters import find_adapter, lora_format
 
     written = lora_format(to, registry)
@@ -53,7 +55,14 @@ def converted(source: str, target: Path, to: str, *, overwrite: bool, registry: 
             raise VaderError(f"{path} exists: choose another OUT, or give --overwrite")
     if not target.parent.is_dir():
         raise VaderError(f"{target}: the folder {target.parent} does not exist")
+    if adapter.flat:
+        raise VaderError(
+            f"{source}: kohya's names have no dots, so only a model can say which modules they mean: it can "
+            "be used with --lora (and a run of --max-steps 0 that starts from it can be converted), but not "
+            "be converted by itself"
+        )
     written.write(adapter, target)
+    check_equal(adapter, written.read(files[0]), what=str(target))
     modules = {name.rpartition(".lora_")[0] for name in adapter.tensors}
     numbers = sum(value.numel() for value in adapter.tensors.values())
     size = f"rank {adapter.rank}, alpha {adapter.alpha:g}, {numbers:,} numbers"

@@ -11,6 +11,7 @@ from string import Template
 import click
 
 from vader_core import __version__
+from vader_core.cli.paths import EnteredPath
 from vader_core.errors import VaderError
 from vader_core.first_party import TAKEN, first_party
 from vader_core.registry import KINDS, Kind, Registry, kind_called, load_registry
@@ -35,7 +36,7 @@ SUMMARIES: dict[Kind, str] = {
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=EnteredPath(),
     help="Folder of the package; vader-NAME here by default.",
 )
 def command(name: str, kind: str, out: Path | None) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
 
 from vader_core.cli.overrides import apply_options, keys_of, parse_reward, parse_weighted
+from vader_core.cli.paths import EnteredPath
 from vader_core.errors import VaderError
+from vader_core.paths import run_of
 from vader_core.registry import Registry
 from vader_core.run.config import RunConfig, Tree, check_keys, validated
 from vader_core.run.layers import merged, read_recipe, read_yaml
@@ -69,9 +70,7 @@ _MODEL = [
     click.option(
         "--device", type=click.Choice(["cpu", "cuda"]), help="By default the accelerator that is there."
     ),
-    click.option(
-        "--config", "config_file", type=click.Path(path_type=Path), help="A YAML file of `vader config`."
-    ),
+    click.option("--config", "config_file", type=EnteredPath(), help="A YAML file of `vader config`."),
     click.option("--recipe", metavar="NAME", help="Published settings that a plugin ships."),
     click.option(
         "-o", "options", multiple=True, metavar="KEY=VALUE", help="Any other option; see `vader show`."
@@ -138,9 +137,13 @@ def training_options(command: Any) -> Any:
 
 def run_base(lora: str | None) -> Tree:
     """The configuration of the run that ``--lora`` names, where it names one."""
-    if lora is None or lora.startswith("hub:") or not (Path(lora) / "config.yaml").is_file():
+    folder = run_of(lora) if lora is not None else None
+    if folder is None:
         return {}
-    return read_yaml(Path(lora) / "config.yaml")
+    base = read_yaml(folder / "config.yaml")
+    if isinstance(base.get("lora"), dict):  # LORA is what the run made, whatever it began with
+        base["lora"] = {**base["lora"], "start": None}
+    return base
 
 
 def tree_of(flags: dict[str, Any], registry: Registry, *, base: Tree | None = None) -> Tree:
@@ -156,6 +159,8 @@ def tree_of(flags: dict[str, Any], registry: Registry, *, base: Tree | None = No
         layers.append(read_yaml(flags["config_file"]))
     for layer in layers[1:]:
         check_keys(layer)
+    if flags.get("lora") is not None:  # the adapter to start from has its own shape, whatever a recipe says
+        layers = [merged(layer, {"lora": _without_shape(layer)}) for layer in layers]
     options = flags.get("options") or ()
     twice = {place: name for name, place in PLACES.items() if flags.get(name) is not None}
     for key in sorted(keys_of(options) & set(twice)):
@@ -165,6 +170,11 @@ def tree_of(flags: dict[str, Any], registry: Registry, *, base: Tree | None = No
     for name, weight in (parse_weighted(text, "--objective") for text in flags.get("objectives") or ()):
         tree = merged(tree, {"objective": {name: {"weight": 1.0 if weight is None else weight}}})
     return merged(apply_options(tree, options), _flag_tree(flags))
+
+
+def _without_shape(layer: Tree) -> Tree:
+    given = layer.get("lora")
+    return {name: None for name in ("rank", "alpha", "targets") if isinstance(given, dict) and name in given}
 
 
 def config_of(flags: dict[str, Any], registry: Registry, *, base: Tree | None = None) -> RunConfig:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
+from vader_core.cli.paths import EnteredPath
+
 
 @click.command("report")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=EnteredPath())
 def command(run: Path) -> None:
     """Write the web page of RUN again, from the run directory alone."""
     from vader_core.report import write_report

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from vader_core.cli.options import config_of, model_options, run_base
+from vader_core.cli.paths import EnteredPath
 from vader_core.registry import Registry, load_registry
 
 
@@ -33,7 +34,7 @@ from vader_core.registry import Registry, load_registry
 @click.option("--batch-size", type=int, default=1, show_default=True, help="Videos sampled at once.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=EnteredPath(),
     default=Path("samples"),
     show_default=True,
     help="Folder of the videos.",

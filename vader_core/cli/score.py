@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from vader_core.cli.paths import EnteredPath
 from vader_core.errors import VaderError
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command("score")
-@click.argument("videos", metavar="VIDEO...", nargs=-1, type=click.Path(path_type=Path), required=True)
+@click.argument("videos", metavar="VIDEO...", nargs=-1, type=EnteredPath(), required=True)
 @click.option(
     "--reward", "rewards", multiple=True, required=True, metavar="NAME", help="Score with it (repeat)."
 )

@@ -19,6 +19,7 @@ from vader_core.cli.options import (
     reward_options,
     training_options,
 )
+from vader_core.cli.paths import EnteredPath
 from vader_core.errors import VaderError
 from vader_core.registry import Registry, load_registry
 from vader_core.run.config import RunConfig, Tree
@@ -30,9 +31,9 @@ DEMO_RECIPE = "demo"
 @model_options
 @reward_options
 @training_options
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="The run directory.")
+@click.option("--out", type=EnteredPath(), metavar="DIR", help="The run directory.")
 @click.option("--overwrite", is_flag=True, help="Replace the run in --out.")
-@click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Continue a run exactly.")
+@click.option("--resume", type=EnteredPath(), metavar="RUN", help="Continue a run exactly.")
 @click.option("--allow-changes", is_flag=True, help="Resume with a changed configuration.")
 @click.option("--num-processes", type=int, metavar="N", help="Number of processes, one per device.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")

@@ -11,9 +11,10 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from vader_core.clips import opened, pixels_of
 from vader_core.errors import VaderError
+from vader_core.pictures import first_bytes, read_picture, sniffed
 from vader_core.prompts import Shape
-from vader_core.video import IMAGES
 
 # A time that is meant to meet a frame's beginning may fall this share of a frame before it.
 _SLACK = 0.01
@@ -29,20 +30,26 @@ def probe(path: Path, *, check: bool = False) -> Shape:
     Raises:
         VaderError: It cannot be read, or holds no picture.
     """
-    if path.suffix.lower() in IMAGES:
+    if _is_picture(path):
         height, width = _picture(path).shape[-2:]
         return Shape(1, height, width)
     with _opened(path) as (container, stream):
         rate = _rate(stream)
         frames = int(stream.frames)
         if check or not frames:
-            counted = sum(1 for packet in container.demux(stream) if packet.size)
+            counted, check = sum(1 for packet in container.demux(stream) if packet.size), True
             if frames and counted < frames:
                 raise VaderError(f"the header promises {frames} frames, but the file holds {counted}")
             frames = counted
         if not frames:
             raise VaderError("it holds no frames")
-        return Shape(frames, int(stream.height), int(stream.width), rate)
+        if check:
+            container.seek(0)
+        first = next(container.decode(stream), None)  # a phone's clip is turned by its frames' own matrix
+        if first is None:
+            raise VaderError("it holds no frames")
+        height, width = pixels_of(first).shape[:2]
+        return Shape(frames, height, width, rate)
 
 
 def read_frames(
@@ -59,7 +66,7 @@ def read_frames(
     Raises:
         VaderError: It cannot be decoded, or ends before the last of ``indices``.
     """
-    if path.suffix.lower() in IMAGES:
+    if _is_picture(path):
         return _picture(path).expand(len(indices), -1, -1, -1)
     times = [start + index / rate for index in indices]
     with _opened(path) as (container, stream):
@@ -96,20 +103,13 @@ def _shown(container: Any, stream: Any, times: Sequence[float], rate: float) -> 
 
 
 def _bytes(frame: Any) -> Tensor:
-    return torch.from_numpy(frame.to_ndarray(format="rgb24"))
+    return torch.from_numpy(pixels_of(frame))
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
-    import av
-
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise VaderError("there is no video in this file")
-            yield container, container.streams.video[0]
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise VaderError(f"it cannot be read: {error}") from error
+    with opened(path) as container:
+        yield container, container.streams.video[0]
 
 
 def _rate(stream: Any) -> float:
@@ -119,13 +119,11 @@ def _rate(stream: Any) -> float:
     return float(rate)
 
 
-def _picture(path: Path) -> UInt8[Tensor, "1 3 H W"]:
-    from PIL import Image, ImageOps, UnidentifiedImageError
+def _is_picture(path: Path) -> bool:
+    return sniffed(first_bytes(path)) is not None
 
-    try:
-        with Image.open(path) as opened:
-            picture = ImageOps.exif_transpose(opened).convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise VaderError(f"it cannot be read: {error}") from error
+
+def _picture(path: Path) -> UInt8[Tensor, "1 3 H W"]:
+    picture = read_picture(path)
     flat = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
     return flat.view(picture.height, picture.width, 3).permute(2, 0, 1)[None]

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from vader_core.clips import VIDEOS
 from vader_core.errors import MissingDependencyError, VaderError
+from vader_core.pictures import PICTURES
 from vader_core.prompts import Shape
-from vader_core.video import IMAGES, VIDEOS
 
 Kind = Literal["video", "image"]
 
@@ -93,12 +94,14 @@ def read_folder(folder: Path) -> list[Row]:
     if not folder.is_dir():
         raise VaderError(f"videos:{folder}: no such folder")
     files = sorted(
-        found for found in folder.rglob("*") if found.suffix.lower() in (*MOVING, *IMAGES) and found.is_file()
+        found
+        for found in folder.rglob("*")
+        if found.suffix.lower() in (*MOVING, *PICTURES) and found.is_file()
     )
     if not files:
         raise VaderError(
             f"videos:{folder}: there is neither a clip ({', '.join(MOVING)}) nor a picture "
-            f"({', '.join(IMAGES)}) in it"
+            f"({', '.join(PICTURES)}) in it"
         )
     return [_finished(Row(n, file, "", _kind_of(file))) for n, file in enumerate(files, start=1)]
 
@@ -221,12 +224,12 @@ def _caption_beside(path: Path) -> str:
 
 
 def _kind_of(path: Path) -> Kind:
-    return "image" if path.suffix.lower() in IMAGES else "video"
+    return "image" if path.suffix.lower() in PICTURES else "video"
 
 
 def _kind(said: str, path: Path) -> Kind:
     suffix = path.suffix.lower()
-    if suffix not in (*MOVING, *IMAGES):
+    if suffix not in (*MOVING, *PICTURES):
         raise VaderError(f"{suffix or 'a file without a suffix'} is neither clip nor picture")
     if said and said not in ("video", "image"):
         raise VaderError(f"type {said!r} is neither video nor image")

@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from peft.utils.other import get_pattern_key
-from torch import Tensor, nn
+from torch import nn
 
 from vader_core.errors import VaderError, near
 from vader_core.files import replacing
 from vader_core.lora.formats import Adapter
 from vader_core.lora.layers import ADAPTER, shorten
+from vader_core.lora.names import COMPONENTS, with_dots
+from vader_core.lora.reader import CONFIG_FILE, TENSORS_FILES, read_lora
 from vader_core.precision import wide, widened
 from vader_core.randomness import derive_seed
-from vader_core.weights import load_tensors, save_tensors
+from vader_core.weights import save_tensors
 
 #: peft's own file names, so that peft reads our folders.
-TENSORS_FILE = "adapter_model.safetensors"
-CONFIG_FILE = "adapter_config.json"
+TENSORS_FILE = TENSORS_FILES[0]
 _PREFIX = "base_model.model."
 
 
@@ -272,11 +270,29 @@ def attach_adapter(denoiser: nn.Module, adapter: Adapter, *, what: str) -> Attac
     Raises:
         VaderError: It was made for another model.
     """
+    adapter = fitted(denoiser, adapter)
     settings = settings_of(adapter)
     refuse_foreign(denoiser, settings, what=what)
     attached = attach_lora(denoiser, settings)
     set_adapter(denoiser, adapter, what=what)
     return attached
+
+
+def fitted(denoiser: nn.Module, adapter: Adapter) -> Adapter:
+    """The adapter under the denoiser's own module names, where the file's differ by form alone.
+
+    Kohya's names have no dots, and a pipeline's component may be part of a module's name.
+    """
+    modules = {name: None for name, _ in denoiser.named_modules()}
+    tensors = {}
+    for name, value in adapter.tensors.items():
+        module, _, part = name.rpartition(".lora_")
+        if module not in modules:
+            longer = [f"{component}.{module}" for component in COMPONENTS]
+            own = next((one for one in longer if one in modules), None)
+            module = own or (with_dots(modules, module) if adapter.flat else None) or module
+        tensors[f"{module}.lora_{part}"] = value
+    return Adapter(tensors, adapter.rank, adapter.alpha)
 
 
 def refuse_foreign(denoiser: nn.Module, settings: LoraSettings, *, what: str) -> None:
@@ -290,8 +306,13 @@ def refuse_foreign(denoiser: nn.Module, settings: LoraSettings, *, what: str) ->
     if foreign:
         raise VaderError(
             f"{what} was made for another model: {len(foreign)} of its {len(settings.targets)} modules are "
-            f"not in this denoiser, first {foreign[0]!r}"
+            f"not in this denoiser, first {foreign[0]!r} (the denoiser's own begin with {_first(denoiser)!r})"
         )
+
+
+def _first(denoiser: nn.Module) -> str:
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    return next((name for name, module in denoiser.named_modules() if isinstance(module, kinds)), "")
 
 
 def save_adapter(adapter: Adapter, folder: Path) -> None:
@@ -323,32 +344,4 @@ def load_adapter(folder: Path) -> Adapter:
     Raises:
         VaderError: A file is missing or unreadable, or it is not a plain LoRA.
     """
-    try:
-        config = json.loads((folder / CONFIG_FILE).read_text())
-        rank, alpha = int(config["r"]), float(config["lora_alpha"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise VaderError(f"{folder}: {CONFIG_FILE} is missing or unreadable ({error})") from error
-    unsupported = [name for name in ("use_dora", "use_rslora", "modules_to_save") if config.get(name)]
-    if unsupported:
-        raise VaderError(
-            f"{folder}: {', '.join(unsupported)} in {CONFIG_FILE} is not supported: only a plain LoRA is"
-        )
-    tensors = load_tensors(folder / TENSORS_FILE, needed_for="adapter")
-    return Adapter(_one_scale(strip_prefix(tensors), config, alpha / rank), rank, alpha)
-
-
-def _one_scale(tensors: dict[str, Tensor], config: Mapping[str, Any], scale: float) -> dict[str, Tensor]:
-    """The tensors under the scale alpha / r; where a module's own differs, B takes the difference."""
-    patterns: dict[str, float] = config.get("alpha_pattern") or {}
-    for name in [name for name in tensors if name.endswith(".lora_A.weight")]:
-        module = name.removesuffix(".lora_A.weight")
-        alpha = patterns.get(get_pattern_key(list(patterns), module), config["lora_alpha"])
-        factor = alpha / len(tensors[name]) / scale
-        if not math.isclose(factor, 1.0, rel_tol=1e-9):
-            tensors[f"{module}.lora_B.weight"] = tensors[f"{module}.lora_B.weight"] * factor
-    return tensors
-
-
-def strip_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Peft's file names as names relative to the denoiser."""
-    return {name.removeprefix(_PREFIX): value for name, value in tensors.items()}
+    return read_lora(folder)

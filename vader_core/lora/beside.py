@@ -8,7 +8,8 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
-from vader_core.lora.adapter import lora_layers, refuse_foreign, settings_of
+from vader_core.errors import VaderError
+from vader_core.lora.adapter import fitted, lora_layers, refuse_foreign, settings_of
 from vader_core.lora.formats import Adapter
 from vader_core.lora.layers import shorten
 
@@ -25,6 +26,7 @@ def attach_beside(denoiser: nn.Module, name: str, adapter: Adapter, *, what: str
     Raises:
         VaderError: It was made for another model.
     """
+    adapter = fitted(denoiser, adapter)
     settings = settings_of(adapter)
     refuse_foreign(denoiser, settings, what=what)
     trained = [value for value in denoiser.parameters() if value.requires_grad]
@@ -47,8 +49,14 @@ def attach_beside(denoiser: nn.Module, name: str, adapter: Adapter, *, what: str
     for module, layer in layers:
         for half, held in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B)):
             weight = held[name].weight
+            given = adapter.tensors[f"{module}.{half}.weight"]
+            if given.shape != weight.shape:
+                raise VaderError(
+                    f"{what} was made for another model: {module}.{half}.weight is {tuple(given.shape)} "
+                    f"instead of {tuple(weight.shape)}"
+                )
             dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
-            weight.data = adapter.tensors[f"{module}.{half}.weight"].to(weight.device, dtype)
+            weight.data = given.to(weight.device, dtype)
         shorten(layer)
     denoiser.eval()
 

@@ -24,11 +24,13 @@ class Adapter:
         tensors: ``<module>.lora_A.weight`` [r, in, …] and ``<module>.lora_B.weight`` [out, r, …].
         rank: r. Modules whose own rank differs carry it in their shapes.
         alpha: The scaling is alpha / rank.
+        flat: Module names have ``_`` for every dot, as kohya writes them; the denoiser says which are meant.
     """
 
     tensors: Mapping[str, Tensor]
     rank: int
     alpha: float
+    flat: bool = False
 
 
 class LoraFormat(ABC):

@@ -5,10 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from vader_core.errors import VaderError
-from vader_core.lora.adapter import CONFIG_FILE, load_adapter
+from vader_core.lora.adapter import load_adapter
 from vader_core.lora.formats import Adapter, LoraFormat
+from vader_core.lora.names import COMPONENTS
+from vader_core.lora.reader import CONFIG_FILE, TENSORS_FILES, is_lora, read_lora
+from vader_core.paths import entered
 from vader_core.registry import Registry
-from vader_core.weights import WeightFile, fetch, parse_weights
+from vader_core.tensor_files import kind_of
+from vader_core.weights import WeightFile, fetch, parse_weights, tensor_names
+from vader_core.wrappings import refuse_not_finite
+
+#: Diffusers puts its pipeline's component before every name.
+_PIPELINE = tuple(f"{component}." for component in COMPONENTS)
 
 
 def find_adapter(text: str, registry: Registry) -> Adapter:
@@ -25,7 +33,7 @@ def find_adapter(text: str, registry: Registry) -> Adapter:
 def locate_adapter(text: str) -> Path:
     """The local file or folder that a ``--lora`` value means."""
     if not text.startswith("hub:"):
-        path = Path(text).expanduser()
+        path = entered(text)
         if not path.exists():
             raise VaderError(
                 f"--lora {text}: no such file or folder; give a run directory, a path, or hub:REPO[/FILE]"
@@ -37,23 +45,60 @@ def locate_adapter(text: str) -> Path:
 
 
 def read_adapter(path: Path, registry: Registry) -> Adapter:
-    """Read a run directory, a peft folder, or a file of any registered format."""
-    if path.is_dir():
-        if (path / CONFIG_FILE).is_file():
-            return load_adapter(path)
-        from vader_core.run.checkpoint import newest_whole
+    """Read a run directory, a folder with a LoRA, or a file of any registered or common format.
 
-        place, faults = newest_whole(path / "checkpoints")
-        if place is None:
-            detail = f" ({'; '.join(faults)})" if faults else ""
-            raise VaderError(f"--lora {path}: neither {CONFIG_FILE} nor a whole checkpoint is in it{detail}")
-        return load_adapter(place)
-    formats = [announced.resolve()() for announced in registry.lora_formats.values()]
-    for format_ in formats:
-        if format_.recognises(path):
-            return format_.read(path)
+    A plugin's own format goes before the common ones, for it may know more: an alpha that is never stored.
+
+    Raises:
+        VaderError: It is none, or it holds numbers that are not finite.
+    """
+    adapter = _read(path, registry)
+    refuse_not_finite(adapter.tensors, what=f"--lora {path}")
+    return adapter
+
+
+def _read(path: Path, registry: Registry) -> Adapter:
+    if path.is_dir():
+        return load_adapter(_folder_of(path))
+    names = tensor_names(path)
+    of_peft = path.name in TENSORS_FILES and (path.parent / CONFIG_FILE).is_file()
+    of_pipeline = is_lora(path) and all(name.startswith(_PIPELINE) for name in names)
+    if of_peft:  # it says by itself what it is
+        return read_lora(path)
+    if of_pipeline:
+        pipeline: Adapter = registry.lora_formats["diffusers"].resolve()().read(path)
+        return pipeline
+    for announced in registry.lora_formats.values():
+        if announced.plugin != "core":
+            format_ = announced.resolve()()
+            if format_.recognises(path):
+                found: Adapter = format_.read(path)
+                return found
+    if is_lora(path):
+        return read_lora(path)
+    kind_of(path, needed_for=f"--lora {path}")
     known = ", ".join(sorted(registry.lora_formats)) or "none"
-    raise VaderError(f"--lora {path}: a file of no known LoRA format (installed formats: {known})")
+    first = f"its first tensor is {next(iter(names))!r}" if names else "it holds no tensors by name"
+    raise VaderError(
+        f"--lora {path}: a file of no known LoRA format: {first} (installed formats: {known}; known as well: "
+        "kohya, ComfyUI, peft's .bin)"
+    )
+
+
+def _folder_of(path: Path) -> Path:
+    """The folder that holds the adapter: ``path`` itself, or a run's newest whole checkpoint."""
+    from vader_core.run.checkpoint import newest_whole
+
+    if is_lora(path):
+        return path
+    place, faults = newest_whole(path / "checkpoints")
+    if place is None:
+        detail = f" ({'; '.join(faults)})" if faults else ""
+        raise VaderError(
+            f"--lora {path}: neither a LoRA ({', '.join(TENSORS_FILES)}) nor a whole checkpoint is in "
+            f"it{detail}"
+        )
+    return place
 
 
 def lora_format(name: str, registry: Registry) -> LoraFormat:

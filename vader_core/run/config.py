@@ -20,6 +20,10 @@ LearningRateSchedule = Literal[
 ]
 
 
+#: Rank of a fresh adapter where none is asked for.
+DEFAULT_RANK = 16
+
+
 class Section(BaseModel):
     """A part of the tree, which never changes; an unknown key is an error."""
 
@@ -117,7 +121,7 @@ class TuningSection(Section):
 class LoraSection(Section):
     """The adapter."""
 
-    rank: int = Field(16, ge=1, description="Rank r.")
+    rank: int | None = Field(None, ge=1, description="Rank r; 16 by default, with `start` the adapter's own.")
     alpha: float | None = Field(
         None, gt=0, description="The update is scaled by alpha / r; alpha = r by default."
     )

@@ -14,11 +14,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+import yaml
+
 from vader_core.errors import MachineError, VaderError
 from vader_core.files import replacing
 from vader_core.run.checkpoint import step_name, sweep
 from vader_core.run.config import RunConfig, validated
 from vader_core.run.layers import to_yaml
+from vader_core.values import read_document
 
 CONFIG, ENVIRONMENT, METRICS, SUMMARY = "config.yaml", "environment.json", "metrics.jsonl", "summary.json"
 
@@ -61,8 +64,7 @@ class Run:
         except OSError as error:
             raise MachineError(f"cannot write --out {folder}: {error.strerror}") from error
         run.acquire()
-        run.write(CONFIG, to_yaml(config))
-        run.write(ENVIRONMENT, json.dumps(environment(), indent=1))
+        run.record(config)
         return run
 
     @classmethod
@@ -136,6 +138,27 @@ class Run:
 
         return validated(read_yaml(self.folder / CONFIG))
 
+    def recorded(self) -> RunConfig:
+        """The configuration that the run was last started with, whatever ``config.yaml`` says by now.
+
+        It stands in ``environment.json``; where that cannot be read, ``config.yaml`` is taken.
+        """
+        try:
+            held = json.loads((self.folder / ENVIRONMENT).read_text(encoding="utf-8"))
+            return validated(read_document(held["config"]))
+        except (OSError, ValueError, LookupError, TypeError, RecursionError, yaml.YAMLError, VaderError):
+            return self.config()
+
+    def record(self, config: RunConfig) -> None:
+        """Write the configuration for people, and beside what the run began on for comparison."""
+        text = to_yaml(config)
+        self.write(CONFIG, text)
+        try:
+            held = dict(json.loads((self.folder / ENVIRONMENT).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, RecursionError):
+            held = environment()
+        self.write(ENVIRONMENT, json.dumps(held | {"config": text}, indent=1))
+
     def write(self, name: str, text: str) -> None:
         """Write a file beside its place and rename it into it."""
         with replacing(self.folder / name) as beside:
@@ -158,22 +181,31 @@ class Run:
             raise MachineError(f"cannot write {self.folder / METRICS}: {error.strerror}") from error
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Every whole line of ``metrics.jsonl``; a torn last line is left out."""
+        """Every whole line of ``metrics.jsonl``; a torn or corrupt line alone is left out."""
         path = self.folder / METRICS
-        return list(_whole_lines(path.read_text(encoding="utf-8"))) if path.is_file() else []
+        return (
+            list(_whole_lines(path.read_text(encoding="utf-8", errors="replace"))) if path.is_file() else []
+        )
 
     def cut_metrics(self, step: int) -> None:
         """Drop every record of a step past ``step``: the resumed run writes them again."""
-        kept = [record for record in self.metrics() if record.get("step", 0) <= step]
+        kept = [record for record in self.metrics() if _step_of(record) <= step]
         self.write(METRICS, "".join(json.dumps(record) + "\n" for record in kept))
 
 
+def _step_of(record: Mapping[str, Any]) -> float:
+    step = record.get("step", 0)
+    return step if isinstance(step, int | float) else 0
+
+
 def _whole_lines(text: str) -> Iterable[dict[str, Any]]:
-    for line in text.splitlines():
+    for line in text.split("\n"):
         try:
-            yield json.loads(line)
-        except ValueError:
-            return
+            found = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(found, dict):
+            yield found
 
 
 def _empty(folder: Path) -> None:

@@ -25,6 +25,7 @@ from vader_core.testing.options import TinyConfig
 from vader_core.testing.tiny_networks import CHANNELS, SPATIAL, TinyAutoencoder, TinyDenoiser, TinyTextEncoder
 from vader_core.text import Text, TextCache
 from vader_core.weights import load_exactly, load_tensors, parse_weights
+from vader_core.wrappings import unwrapped
 
 _SAMPLERS = {"epsilon": "ddim", "v": "ddim", "exploding": "euler", "flow": "rectified_flow"}
 # Share of its input that the random denoiser hands through, which keeps a rollout's size sensible.
@@ -117,8 +118,9 @@ class TinyBackbone(Backbone):
         if source.path is None:
             fill_randomly(parts, self.config.seed)
         else:
-            tensors = load_tensors(source.path, needed_for=f"backbone {self.name!r}")
-            load_exactly(parts, tensors, what=f"weights {source.path} for backbone {self.name!r}")
+            what = f"weights {source.path} for backbone {self.name!r}"
+            tensors = unwrapped(load_tensors(source.path, needed_for=f"backbone {self.name!r}"), what=what)
+            load_exactly(parts, tensors, what=what)
         parts.to(device=self.device, dtype=self.dtype)
         self.denoiser = parts["denoiser"]
         self.autoencoder: Any = parts["autoencoder"]

@@ -71,6 +71,7 @@ def load_parts(modules: dict[str, nn.Module], weights: str, file: str, *, needed
     # The measuring scripts share this module and run where the core is not installed.
     from vader_core.errors import VaderError
     from vader_core.weights import WeightFile, load_exactly, load_tensors, locate, parse_weights
+    from vader_core.wrappings import unwrapped
 
     source = parse_weights(weights)
     if source.kind == "random":
@@ -81,7 +82,7 @@ def load_parts(modules: dict[str, nn.Module], weights: str, file: str, *, needed
     else:
         path = locate(source, WeightFile("", name), needed_for=needed_for)
     path = path / name if path.is_dir() else path
-    tensors = load_tensors(path, needed_for=needed_for)
+    tensors = unwrapped(load_tensors(path, needed_for=needed_for), what=f"{needed_for}: {path}")
     for part, module in modules.items():
         own = {key: value.float() for key, value in part_of(tensors, part).items()}
         load_exactly(module, own, what=f"{needed_for}, {part} of {path.name}")

@@ -13,15 +13,12 @@ from torch import Tensor, nn
 from vader_core.errors import VaderError
 from vader_core.nn.build import fill_randomly
 from vader_core.weights import WeightSource, load_exactly, load_tensors, locate
+from vader_core.wrappings import unwrapped
 from vader_easyanimate.architecture import Architecture, resolve_architecture
 from vader_easyanimate.official_config import autoencoder_config, transformer_config
 from vader_easyanimate.transformer import EasyAnimateTransformer
 from vader_easyanimate.weight_files import CONFIG, MODELS, TENSORS
 
-#: Prefixes that training wrappers put before every key.
-_WRAPPERS = ("module.", "_orig_mod.")
-#: Key under which training scripts keep the weights.
-_CONTAINER = "state_dict"
 #: Mean and standard deviation of random modulation tables.
 _SPREAD = {"scale_shift_table": (0.0, 0.4)}
 #: What V2's yaml adds to the transformer's config.json, where that does not say it.
@@ -78,18 +75,6 @@ def _read(path: Path) -> dict[str, Any]:
     return found
 
 
-def official(tensors: Mapping[str, object]) -> dict[str, Tensor]:
-    """The tensors under their official names, freed of a container and of wrappers' prefixes."""
-    inner = tensors.get(_CONTAINER)
-    if isinstance(inner, Mapping):
-        tensors = inner
-    named = {name: value for name, value in tensors.items() if isinstance(value, Tensor)}
-    for wrapper in _WRAPPERS:
-        if named and all(name.startswith(wrapper) for name in named):
-            named = {name.removeprefix(wrapper): value for name, value in named.items()}
-    return named
-
-
 def place(source: WeightSource, size: str, *, part: str, option: str) -> Path:
     """The local file or folder that a source means.
 
@@ -129,10 +114,11 @@ def read_into(module: nn.Module, path: Path, *, part: str) -> None:
     Raises:
         VaderError: Listing what does not fit.
     """
-    tensors = official(load_tensors(path, needed_for=f"backbone 'easyanimate' ({part})"))
+    what = f"backbone 'easyanimate' ({part}): {path}"
+    tensors = unwrapped(load_tensors(path, needed_for=f"backbone 'easyanimate' ({part})"), what=what)
     if isinstance(module, EasyAnimateTransformer) and _tables_alike(tensors):
         module.share_position_tables()
-    load_exactly(module, tensors, what=f"backbone 'easyanimate' ({part}): {path}")
+    load_exactly(module, tensors, what=what)
 
 
 def _tables_alike(tensors: Mapping[str, Tensor]) -> bool:

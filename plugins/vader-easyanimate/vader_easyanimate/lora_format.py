@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vader_core.errors import VaderError
 from vader_core.lora.formats import Adapter, LoraFormat
-from vader_core.weights import load_tensors, save_tensors
+from vader_core.weights import load_tensors, save_tensors, tensor_names
 from vader_easyanimate.lora_names import DENOISER_PREFIX, TEXT_PREFIX, dotted, flattened
 
 _DOWN, _UP, _ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
@@ -100,15 +100,7 @@ class EasyAnimateLora(LoraFormat):
 
     def recognises(self, path: Path) -> bool:
         """Whether the first name is a module of EasyAnimate behind kohya's prefix."""
-        if path.suffix != ".safetensors" or not path.is_file():
-            return False
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="pt") as file:
-                first = next(iter(file.keys()), "")
-        except (SafetensorError, OSError):
-            return False
+        first = next(iter(tensor_names(path)), "")
         for prefix, text in ((DENOISER_PREFIX, False), (TEXT_PREFIX, True)):
             if first.startswith(prefix):
                 return dotted(_split(first.removeprefix(prefix))[0], text=text) is not None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from vader_core.errors import VaderError
 from vader_core.nn.diffusers_names import modern_attention_names
 from vader_core.weights import WeightFile, WeightSource, fetch, load_tensors
+from vader_core.wrappings import unwrapped
 from vader_modelscope.architecture import Architecture, Part, read_json
 
 if TYPE_CHECKING:
@@ -153,7 +154,8 @@ def read_part(files: CheckpointFiles, part: Part, wanted: Mapping[str, object]) 
         part: Which network.
         wanted: The names that the built network has.
     """
-    tensors = load_tensors(files.weights(part), needed_for=_NEEDED_FOR)
+    path = files.weights(part)
+    tensors = unwrapped(load_tensors(path, needed_for=_NEEDED_FOR), what=f"{_NEEDED_FOR}: {path}")
     if part == "vae":
         return modern_attention_names(tensors)
     if part == "text_encoder":

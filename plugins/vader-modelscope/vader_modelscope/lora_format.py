@@ -13,7 +13,6 @@ reshaped as if it were k by k and averaged over the last axis.
 
 from __future__ import annotations
 
-import json
 import pickletools
 import zipfile
 from abc import abstractmethod
@@ -27,7 +26,8 @@ from torch import Tensor, nn
 from vader_core.errors import VaderError
 from vader_core.files import replacing
 from vader_core.lora.formats import Adapter, LoraFormat
-from vader_core.weights import load_tensors, save_tensors
+from vader_core.lora.reader import read_lora
+from vader_core.weights import load_tensors, tensor_names, write_tensors
 from vader_modelscope.architecture import FULL, Architecture
 
 #: Kinds of layer that the official code puts a LoRA into.
@@ -148,6 +148,8 @@ class ListFormat(_ModelScopeFormat):
         Raises:
             VaderError: The adapter leaves layers out; the order of a list file has no gaps.
         """
+        if path.suffix == ".safetensors":
+            raise self._error(f"{path}: a list file is a torch file: let its name end in .pt")
         modules = self._modules(adapter)
         if len(modules) != len(self.shapes):
             missing = next(module for module in self.shapes if module not in set(modules))
@@ -169,9 +171,7 @@ class StableLoraFormat(_ModelScopeFormat):
 
     def recognises(self, path: Path) -> bool:
         """Whether it is a safetensors file whose every key ends in `.lora_A` or `.lora_B`."""
-        if not path.is_file() or path.suffix != ".safetensors":
-            return False
-        keys = _safetensors_keys(path)
+        keys = tensor_names(path)
         return bool(keys) and all(key.endswith((".lora_A", ".lora_B")) for key in keys)
 
     def read(self, path: Path) -> Adapter:
@@ -232,7 +232,7 @@ class StableLoraFormat(_ModelScopeFormat):
                 raise self._error(f"cannot hold the convolution {module}: convert to modelscope_list or peft")
             down, up = self._pair(adapter, module)
             tensors[f"{module}.lora_A"], tensors[f"{module}.lora_B"] = down, up
-        save_tensors(tensors, path)
+        write_tensors(tensors, path)
 
 
 class DiffusersFormat(_ModelScopeFormat):
@@ -242,27 +242,25 @@ class DiffusersFormat(_ModelScopeFormat):
 
     def recognises(self, path: Path) -> bool:
         """Whether it is a safetensors file whose every key begins with `unet.` and ends as a LoRA's."""
-        if not path.is_file() or path.suffix != ".safetensors":
-            return False
-        keys = _safetensors_keys(path)
+        keys = tensor_names(path)
         ends = (".lora_A.weight", ".lora_B.weight")
         return bool(keys) and all(key.startswith("unet.") and key.endswith(ends) for key in keys)
 
     def read(self, path: Path) -> Adapter:
-        """Read such a file as diffusers does: alpha is the rank.
+        """Read such a file: alpha is what its header says, else the rank, and goes into lora_B.
 
         Raises:
             VaderError: Other keys, or a layer that the U-Net lacks.
         """
-        found = load_tensors(path, needed_for=f"LoRA format {self.name!r}")
-        if not self.recognises(path):
-            raise self._error(f"{path} holds keys that do not begin with `unet.` or are no LoRA's")
-        tensors = {key.removeprefix("unet."): value.float() for key, value in found.items()}
+        adapter = read_lora(path)
+        modules = self._modules(adapter)
+        tensors = {}
+        for module in modules:
+            tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"] = self._pair(
+                adapter, module
+            )
         rank = max(len(value) for key, value in tensors.items() if ".lora_A." in key)
-        adapter = Adapter(tensors, rank=rank, alpha=float(rank))
-        for module in self._modules(adapter):
-            self._pair(adapter, module)
-        return adapter
+        return Adapter(tensors, rank=rank, alpha=float(rank))
 
     def write(self, adapter: Adapter, path: Path) -> None:
         """Write float32, the scale within lora_B; layers of smaller rank are filled up with zeros.
@@ -275,7 +273,7 @@ class DiffusersFormat(_ModelScopeFormat):
         for module, (down, up) in pairs.items():
             tensors[f"unet.{module}.lora_A.weight"] = _widened(down, 0, rank)
             tensors[f"unet.{module}.lora_B.weight"] = _widened(up, 1, rank)
-        save_tensors(tensors, path, {"format": "pt"})
+        write_tensors(tensors, path, {"format": "pt"})
 
 
 def _widened(matrix: Tensor, axis: int, rank: int) -> Tensor:
@@ -283,16 +281,3 @@ def _widened(matrix: Tensor, axis: int, rank: int) -> Tensor:
     shape = list(matrix.shape)
     shape[axis] = rank - shape[axis]
     return torch.cat([matrix, matrix.new_zeros(shape)], dim=axis)
-
-
-def _safetensors_keys(path: Path) -> list[str]:
-    """The tensors' names, from the header alone."""
-    with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if not 0 < length < 100_000_000:
-            return []
-        try:
-            header = json.loads(stream.read(length))
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            return []
-    return [key for key in header if key != "__metadata__"] if isinstance(header, dict) else []

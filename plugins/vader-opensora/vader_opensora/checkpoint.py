@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+from torch import nn
 
 from vader_core.errors import VaderError
 from vader_core.nn.build import fill_randomly
 from vader_core.weights import WeightSource, load_exactly, load_tensors, locate
+from vader_core.wrappings import unwrapped
 from vader_opensora.embeddings import RotaryFrequencies
 
 if TYPE_CHECKING:
     from vader_core.weights import WeightFile
 
-#: Prefixes that training wrappers put before every key.
-_WRAPPERS = ("module.", "_orig_mod.")
-#: Keys under which training scripts keep the weights.
-_CONTAINERS = ("ema", "state_dict", "model")
 #: Mean and standard deviation of random modulation tables and of the random null text.
 _SPREAD = {
     "scale_shift_table": (0.0, 0.4),
@@ -28,29 +24,16 @@ _SPREAD = {
 }
 
 
-def official(tensors: Mapping[str, object]) -> dict[str, Tensor]:
-    """The tensors under their official names, freed of containers and wrappers' prefixes."""
-    for container in _CONTAINERS:
-        inner = tensors.get(container)
-        if isinstance(inner, Mapping):
-            tensors = inner
-    named = {name: value for name, value in tensors.items() if isinstance(value, Tensor)}
-    for wrapper in _WRAPPERS:
-        if named and all(name.startswith(wrapper) for name in named):
-            named = {name.removeprefix(wrapper): value for name, value in named.items()}
-    return named
-
-
 def weight_file(source: WeightSource, pretrained: WeightFile, *, label: str, option: str) -> Path:
-    """The file that a source means; in a folder, the official file name.
+    """The file that a source means; in a folder, the official file name. A folder of shards is itself one.
 
     Raises:
         VaderError: It is not there.
     """
     path = locate(source, pretrained, needed_for=label, option=option)
-    if path.is_dir():
+    if path.is_dir() and not any(path.glob("*.index.json")):
         path = path / pretrained.file
-    if not path.is_file():
+    if not path.exists():
         raise VaderError(f"{label}: {path} is not a file; give a file, or a folder with {pretrained.file}")
     return path
 
@@ -61,7 +44,7 @@ def read_into(module: nn.Module, path: Path, label: str) -> None:
     Raises:
         VaderError: Listing what does not fit.
     """
-    tensors = official(load_tensors(path, needed_for=label))
+    tensors = unwrapped(load_tensors(path, needed_for=label), what=f"{label}: {path}")
     load_exactly(module, tensors, what=f"{label}: {path}")
 
 

@@ -6,13 +6,11 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from vader_core.errors import VaderError
-from vader_core.files import replacing
 from vader_core.lora.formats import Adapter, LoraFormat
-from vader_core.weights import load_tensors, save_tensors
+from vader_core.weights import load_tensors, tensor_names, write_tensors
 
 #: peft's prefix; the denoiser itself is what the official script wraps.
 PREFIX = "base_model.model."
@@ -58,10 +56,7 @@ class OpenSoraLora(LoraFormat):
 
     def recognises(self, path: Path) -> bool:
         """Whether the file's first name is an Open-Sora block behind peft's prefix."""
-        try:
-            first = next(iter(_names(path)), "")
-        except VaderError:
-            return False
+        first = next(iter(tensor_names(path)), "")
         return first.startswith(PREFIX) and _NAME.fullmatch(first.removeprefix(PREFIX)) is not None
 
     def read(self, path: Path) -> Adapter:
@@ -96,20 +91,4 @@ class OpenSoraLora(LoraFormat):
             PREFIX + name: (value * factor if ".lora_B." in name else value).float().contiguous()
             for name, value in adapter.tensors.items()
         }
-        if path.suffix == ".safetensors":
-            save_tensors(tensors, path)
-            return
-        with replacing(path) as beside:
-            torch.save(tensors, beside)
-
-
-def _names(path: Path) -> list[str]:
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="pt") as file:
-                return list(file.keys())
-        except (SafetensorError, OSError):
-            return []
-    return list(load_tensors(path)) if path.is_file() else []
+        write_tensors(tensors, path)

@@ -9,10 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vader_core.errors import VaderError
-
-#: Files that are read as pictures; all others as videos.
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+from vader_core.clips import decode
+from vader_core.pictures import first_bytes, read_picture, sniffed
 
 
 def read_reference(path: Path, height: int, width: int) -> Tensor:
@@ -29,23 +27,10 @@ def read_reference(path: Path, height: int, width: int) -> Tensor:
     Raises:
         VaderError: The file cannot be read.
     """
-    try:
-        if path.suffix.lower() in PICTURES:
-            with Image.open(path) as opened:
-                pictures = [opened.convert("RGB")]
-        else:
-            pictures = _video(path)
-    except OSError as error:
-        raise VaderError(f"reference {path}: cannot be read as a picture or a video ({error})") from error
+    start = first_bytes(path, what="reference")
+    pictures = [read_picture(path)] if sniffed(start) is not None else map(Image.fromarray, decode(path))
     frames = [numpy.asarray(_filled(picture, height, width)) for picture in pictures]
     return torch.from_numpy(numpy.stack(frames)).permute(0, 3, 1, 2).float() / 255
-
-
-def _video(path: Path) -> list[Image.Image]:
-    import av
-
-    with av.open(str(path)) as container:
-        return [Image.fromarray(frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
 
 
 def _filled(picture: Image.Image, height: int, width: int) -> Image.Image:

@@ -20,6 +20,7 @@ from vader_core.weights import (
     locate,
     parse_weights,
 )
+from vader_core.wrappings import unwrapped
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -102,8 +103,8 @@ def published_architecture(
 def read_weights(weights: str, wanted: WeightFile, *, needed_for: str, option: str) -> dict[str, Tensor]:
     """The flat tensors that a ``weights`` option means (not ``random``).
 
-    A folder stands for the file of the published name in it. Containers that training code wraps tensors in
-    (``state_dict``, ``model``, ``module``) are opened.
+    A folder stands for the file of the published name in it, or for its shards. What training code wraps
+    tensors in is taken off.
     """
     source = parse_weights(weights)
     if source.kind == "pretrained" and wanted.repository.startswith("github.com/"):
@@ -112,26 +113,9 @@ def read_weights(weights: str, wanted: WeightFile, *, needed_for: str, option: s
             f"{wanted.revision} and give {option}"
         )
     path = locate(source, wanted, needed_for=needed_for, option=option)
-    if path.is_dir():
+    if path.is_dir() and not any(path.glob("*.index.json")):
         path = path / Path(wanted.file).name
-    return flat_tensors(load_tensors(path, needed_for=needed_for), what=f"{needed_for}: {path}")
-
-
-def flat_tensors(loaded: Mapping[str, Any], *, what: str) -> dict[str, Tensor]:
-    """The tensors of a file, without their wrapping.
-
-    Raises:
-        VaderError: It holds no flat dictionary of tensors.
-    """
-    for name in ("state_dict", "model", "module"):
-        inner = loaded.get(name)
-        if isinstance(inner, Mapping):
-            loaded = inner
-            break
-    tensors = {name: value for name, value in loaded.items() if isinstance(value, Tensor)}
-    if not tensors or len(tensors) != len(loaded):
-        raise VaderError(f"{what} holds no flat dictionary of tensors")
-    return tensors
+    return unwrapped(load_tensors(path, needed_for=needed_for), what=f"{needed_for}: {path}")
 
 
 def load_model(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vader_core.errors import VaderError
 from vader_core.weights import WeightFile, WeightSource, fetch, load_tensors
+from vader_core.wrappings import unwrapped
 from vader_svd.architecture import PARTS, Architecture, differences, read_config
 
 if TYPE_CHECKING:
@@ -110,7 +111,6 @@ def check_configs(files: dict[str, Path], architecture: Architecture) -> None:
 
 def read_part(files: dict[str, Path], part: str, variant: str | None) -> dict[str, Tensor]:
     """The tensors of one network, under the names of its class."""
-    tensors: dict[str, Any] = load_tensors(
-        files[tensor_file(part, variant)], needed_for=f"backbone 'svd', {part}"
-    )
+    path, needed_for = files[tensor_file(part, variant)], f"backbone 'svd', {part}"
+    tensors = unwrapped(load_tensors(path, needed_for=needed_for), what=f"{needed_for}: {path}")
     return {name: value for name, value in tensors.items() if name not in _STORED_CONSTANTS}

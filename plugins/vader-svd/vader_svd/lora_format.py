@@ -15,19 +15,10 @@ from torch import Tensor
 
 from vader_core.errors import VaderError
 from vader_core.lora.formats import Adapter, LoraFormat
-from vader_core.weights import load_tensors, save_tensors
+from vader_core.lora.reader import read_lora
+from vader_core.weights import tensor_names, write_tensors
 
 _KEY = re.compile(r"(unet\.)?(?P<name>(down_blocks|mid_block|up_blocks)\.[\w.]+\.lora_[AB]\.weight)")
-
-
-def _keys(path: Path) -> list[str]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as opened:
-            return list(opened.keys())
-    except (SafetensorError, OSError):
-        return []
 
 
 class DiffusersLora(LoraFormat):
@@ -37,25 +28,16 @@ class DiffusersLora(LoraFormat):
 
     def recognises(self, path: Path) -> bool:
         """Whether every key is a LoRA's, in a block of this U-Net."""
-        if not path.is_file() or path.suffix != ".safetensors":
-            return False
-        keys = _keys(path)
+        keys = tensor_names(path)
         return bool(keys) and all(_KEY.fullmatch(key) for key in keys)
 
     def read(self, path: Path) -> Adapter:
-        """Read a file; the scaling is 1.
+        """Read a file; alpha is what its header says, else the rank.
 
         Raises:
-            VaderError: A key of another kind, half of a pair, or modules of different ranks.
+            VaderError: A key of another kind, half of a pair, or numbers that are not finite.
         """
-        tensors = {}
-        for key, value in load_tensors(path, needed_for=f"LoRA format {self.name!r}").items():
-            match = _KEY.fullmatch(key)
-            if match is None:
-                raise VaderError(f"LoRA format {self.name!r}: {path}: {key!r} is no LoRA key of this U-Net")
-            tensors[match["name"]] = value
-        rank = self._rank(tensors, str(path))
-        return Adapter(tensors, rank, float(rank))
+        return read_lora(path)
 
     def write(self, adapter: Adapter, path: Path) -> None:
         """Write a file, the scaling alpha / rank multiplied into `lora_B`.
@@ -72,7 +54,7 @@ class DiffusersLora(LoraFormat):
             name: value.float() * (scale if ".lora_B." in name else 1.0)
             for name, value in adapter.tensors.items()
         }
-        save_tensors(scaled, path, {"format": "pt"})
+        write_tensors(scaled, path, {"format": "pt"})
 
     def _rank(self, tensors: Mapping[str, Tensor], what: str) -> int:
         ranks = {int(value.shape[0]) for name, value in tensors.items() if ".lora_A." in name}

@@ -8,27 +8,25 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from vader_core.errors import VaderError
+from vader_core.pictures import read_picture
 
 Fit = Literal["stretch", "crop"]
 
 
 def open_picture(path: Path) -> Image.Image:
-    """Read a picture as RGB.
+    """Read a picture as RGB, as the core reads every picture.
 
     Raises:
         VaderError: No such file, or not a picture.
     """
     try:
-        with Image.open(path) as opened:
-            return opened.convert("RGB")
-    except (FileNotFoundError, UnidentifiedImageError, OSError) as error:
-        raise VaderError(
-            f"backbone 'svd': {path} is not a readable picture ({type(error).__name__})"
-        ) from error
+        return read_picture(path)
+    except VaderError as error:
+        raise VaderError(f"backbone 'svd': {path} is not a readable picture ({error})") from error
 
 
 def crop_to_shape(picture: Image.Image, height: int, width: int) -> Image.Image:

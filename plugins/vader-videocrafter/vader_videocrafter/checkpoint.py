@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vader_core.errors import VaderError
 from vader_core.weights import load_tensors, misfit_message
+from vader_core.wrappings import unwrapped
 from vader_videocrafter.architecture import Architecture, TextArchitecture
 from vader_videocrafter.autoencoder import build_autoencoder
 from vader_videocrafter.key_maps import is_pointwise_convolution, official_autoencoder_name, text_names
@@ -21,8 +22,7 @@ from vader_videocrafter.unet import VideoUNet
 UNET = "model.diffusion_model."
 AUTOENCODER = "first_stage_model."
 TEXT = "cond_stage_model."
-DEEPSPEED_PREFIX_LENGTH = 16
-"""A DeepSpeed file keeps its tensors under `module`, with 16 characters in front of every key."""
+
 
 SCHEDULE_VECTORS = (
     "betas",
@@ -56,19 +56,6 @@ class Parts:
     unet: dict[str, Tensor]
     autoencoder: dict[str, Tensor]
     text: dict[str, Tensor]
-
-
-def unwrap(loaded: Mapping[str, Any]) -> dict[str, Any]:
-    """The tensors of a file by official name, out of any of its three wrappings.
-
-    Args:
-        loaded: What the file holds: DeepSpeed's `module`, a `state_dict`, or the tensors themselves.
-    """
-    module = loaded.get("module")
-    if isinstance(module, Mapping):
-        return {key[DEEPSPEED_PREFIX_LENGTH:]: value for key, value in module.items()}
-    state = loaded.get("state_dict")
-    return dict(state if isinstance(state, Mapping) else loaded)
 
 
 def official_manifest(architecture: Architecture) -> dict[str, tuple[int, ...]]:
@@ -216,7 +203,7 @@ def read_checkpoint(path: Path, architecture: Architecture, *, what: str) -> Par
     Raises:
         VaderError: Not readable, or keys that do not fit.
     """
-    if path.is_dir():
+    if path.is_dir() and not any(path.glob("*.index.json")):
         candidates = [path / "model.ckpt", path / "model.safetensors"]
         found = [candidate for candidate in candidates if candidate.is_file()]
         if not found:
@@ -225,4 +212,5 @@ def read_checkpoint(path: Path, architecture: Architecture, *, what: str) -> Par
             )
         path = found[0]
     loaded = load_tensors(path, needed_for=what)
-    return split_checkpoint(unwrap(loaded), architecture, what=f"{what}, {path}")
+    tensors = unwrapped(loaded, what=f"{what}, {path}")
+    return split_checkpoint(tensors, architecture, what=f"{what}, {path}")

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from vader_core.errors import VaderError
-from vader_core.files import replacing
 from vader_core.lora.formats import Adapter, LoraFormat
-from vader_core.weights import load_tensors
+from vader_core.weights import load_tensors, tensor_names, write_tensors
 
 PREFIX = "base_model.model.model.diffusion_model."
 """The official file wraps the whole model in peft; the UNet sits at `model.diffusion_model` in it."""
@@ -97,15 +94,8 @@ class VideoCrafterLora(LoraFormat):
 
     def recognises(self, path: Path) -> bool:
         """Whether every key of `path` is a LoRA tensor of an official VideoCrafter UNet; reads names only."""
-        if path.suffix not in (".pt", ".pth", ".ckpt", ".bin") or not path.is_file():
-            return False
-        try:
-            names = torch.load(path, map_location="meta", mmap=True, weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError):
-            return False
-        if not isinstance(names, dict) or not names:
-            return False
-        return all(isinstance(key, str) and key.startswith(PREFIX) and key.endswith(_SIDES) for key in names)
+        names = tensor_names(path)
+        return bool(names) and all(key.startswith(PREFIX) and key.endswith(_SIDES) for key in names)
 
     def read(self, path: Path) -> Adapter:
         """The adapter in `path`, with alpha 8.
@@ -121,6 +111,4 @@ class VideoCrafterLora(LoraFormat):
         Raises:
             VaderError: The adapter has other modules or more than one rank.
         """
-        tensors = to_official(adapter)
-        with replacing(path) as beside:
-            torch.save(tensors, beside)
+        write_tensors(to_official(adapter), path)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from vader_core.errors import VaderError
-from vader_core.lora.adapter import CONFIG_FILE, TENSORS_FILE, load_adapter, save_adapter
+from vader_core.lora.adapter import load_adapter, save_adapter
 from vader_core.lora.formats import Adapter, LoraFormat
+from vader_core.lora.reader import CONFIG_FILE, TENSORS_FILES
 
 
 class PeftFolder(LoraFormat):
@@ -35,11 +36,15 @@ class PeftFolder(LoraFormat):
         Raises:
             VaderError: A file is in its place.
         """
+        if path.suffix in (".safetensors", ".bin", ".pt", ".pth", ".ckpt"):
+            raise VaderError(
+                f"LoRA format 'peft' is a folder, but {path} has a file's ending: leave {path.suffix} out"
+            )
         if path.exists() and not path.is_dir():
             raise VaderError(f"LoRA format 'peft' is a folder, but {path} is a file: choose another OUT")
         save_adapter(adapter, path)
 
 
 def _folder(path: Path) -> Path | None:
-    folder = path.parent if path.name == TENSORS_FILE else path
+    folder = path.parent if path.name in TENSORS_FILES[:2] else path
     return folder if (folder / CONFIG_FILE).is_file() else None

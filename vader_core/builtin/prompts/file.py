@@ -14,10 +14,20 @@ from pydantic import Field
 from vader_core.builtin.prompts.listed import ListedPrompts
 from vader_core.builtin.prompts.options import PromptOptions
 from vader_core.errors import VaderError
+from vader_core.pictures import read_picture
 from vader_core.prompts import Prompt
 
 _TEXT = ("text", "prompt")
 _OWN = (*_TEXT, "negative", "image")
+
+_AS_UTF8 = "save the file as UTF-8"
+#: First bytes of text that is not UTF-8; the longer first.
+_OTHER_MARKS = {
+    b"\xff\xfe\0\0": "UTF-32",
+    b"\0\0\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
 
 Row = tuple[int, Mapping[str, Any]]
 
@@ -66,15 +76,27 @@ def _content(path: Path) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise VaderError(f"{path}: the prompt file cannot be read: {error.strerror or error}") from error
+    for marks, name in _OTHER_MARKS.items():
+        if data.startswith(marks):
+            raise VaderError(f"{path}, line 1: this is {name} text (as PowerShell's `>` writes); {_AS_UTF8}")
     try:
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise VaderError(f"{path}, line {line}: this is not UTF-8 text; save the file as UTF-8") from error
+        raise VaderError(f"{path}, line {line}: this is not UTF-8 text; {_AS_UTF8}") from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise VaderError(f"{path}, line {line}: there is a zero byte (UTF-16 text, perhaps); {_AS_UTF8}")
+    return text
+
+
+def _split(content: str) -> list[str]:
+    """The lines: only what ends a line ends one, not the further separators that Unicode knows."""
+    return content.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
 def _lines(path: Path, content: str) -> Iterator[Row]:
-    for number, line in enumerate(content.splitlines(), start=1):
+    for number, line in enumerate(_split(content), start=1):
         if line.strip():
             yield number, {"text": line}
 
@@ -103,6 +125,13 @@ def _table(path: Path, content: str) -> Iterator[Row]:
 def _header(path: Path, line: int, cells: list[str]) -> list[str]:
     names = [cell.strip() for cell in cells]
     names = [name.lower() if name.lower() in _OWN else name for name in names]
+    for mark, words in ((";", "semicolons"), ("\t", "tabs")):
+        parts = [part.strip().strip('"').lower() for part in ",".join(cells).split(mark)]
+        if len(parts) > 1 and set(parts) & {*_TEXT, "image"} and not set(names) & {*_TEXT, "image"}:
+            raise VaderError(
+                f"{path}, line {line}: the columns are separated by {words}; save the table with commas "
+                "(a .csv of some spreadsheets' languages has none)"
+            )
     if len(set(names)) != len(names):
         raise VaderError(f"{path}, line {line}: two columns have the same name: {', '.join(names)}")
     if not set(names) & {*_TEXT, "image"}:
@@ -114,14 +143,16 @@ def _header(path: Path, line: int, cells: list[str]) -> list[str]:
 
 
 def _objects(path: Path, content: str) -> Iterator[Row]:
-    # JSON may hold further line separators inside its strings: only a newline ends a line
-    for number, line in enumerate(content.split("\n"), start=1):
+    for number, line in enumerate(_split(content), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise VaderError(f"{path}, line {number}: not JSON: {error.msg}") from error
+        except (RecursionError, ValueError) as error:  # a number of more digits than Python reads
+            reason = "nested too deep" if isinstance(error, RecursionError) else "a number is too long"
+            raise VaderError(f"{path}, line {number}: not a prompt: {reason}") from error
         if not isinstance(row, dict):
             raise VaderError(f'{path}, line {number}: write an object, such as {{"text": "…"}}, a line')
         yield number, row
@@ -137,6 +168,7 @@ def _prompt(path: Path, line: int, row: Mapping[str, Any], negative: str | None)
         if not isinstance(value, str):
             raise VaderError(f"{where}: `{name}` must be text, not {value!r}")
         own[name] = value.strip()
+    _refuse_halves(where, row)
     if len([name for name in _TEXT if name in own]) > 1:
         raise VaderError(f"{where}: both `text` and `prompt` are given; keep one")
     text = own.get("text", own.get("prompt", ""))
@@ -147,12 +179,35 @@ def _prompt(path: Path, line: int, row: Mapping[str, Any], negative: str | None)
     return Prompt(text, own.get("negative", negative), image, metadata)
 
 
+def _refuse_halves(where: str, row: Mapping[str, Any]) -> None:
+    """Half a surrogate pair is no character: no tokenizer takes it and no file can hold it."""
+    waiting: list[Any] = [*row.keys(), *row.values()]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise VaderError(
+                f"{where}: there is half a surrogate pair (\\ud800 to \\udfff), as a cut emoji leaves it: "
+                "mend the text"
+            )
+        if isinstance(value, Mapping):
+            waiting += [*value.keys(), *value.values()]
+        elif isinstance(value, list):
+            waiting += value
+
+
 def _image(path: Path, where: str, name: str) -> Path | None:
     if not name:
         return None
-    image = path.parent / Path(name).expanduser()
+    try:
+        image = path.parent / Path(name).expanduser()
+    except RuntimeError as error:
+        raise VaderError(f"{where}: {name}: there is no such home folder") from error
     if not image.is_file():
         raise VaderError(
             f"{where}: the image {name} does not exist; relative names start from {path.parent or Path()}"
         )
+    try:
+        read_picture(image)
+    except VaderError as error:
+        raise VaderError(f"{where}: {error}") from error
     return image

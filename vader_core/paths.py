@@ -1,0 +1,80 @@
+"""Paths as people type them: ``~`` is the home folder, and what is kept is usable from another folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vader_core.errors import VaderError
+
+#: Prompt sources whose words are a path.
+_PATHS = ("file:", "images:")
+
+
+def entered(path: str | Path) -> Path:
+    """A path that came from outside, its ``~`` expanded.
+
+    Raises:
+        VaderError: The home folder of nobody, or a path that no file can have.
+    """
+    try:
+        found = Path(path).expanduser()
+    except (RuntimeError, ValueError) as error:
+        raise VaderError(f"{path}: there is no such home folder") from error
+    if "\0" in str(found):
+        raise VaderError(f"{str(path)!r}: a path holds no zero byte")
+    return found
+
+
+def kept(path: str | Path) -> str:
+    """A path as a run's settings keep it: absolute, whatever folder it is read from later."""
+    return str(entered(path).absolute())
+
+
+def kept_source(source: str | None) -> str | None:
+    """A prompt source as a run's settings keep it.
+
+    >>> kept_source("text:a cat"), kept_source("file:/p.txt"), kept_source(None)
+    ('text:a cat', 'file:/p.txt', None)
+    """
+    form = next((form for form in _PATHS if source is not None and source.startswith(form)), None)
+    if form is None or source is None or not source.removeprefix(form):
+        return source
+    return form + kept(source.removeprefix(form))
+
+
+def kept_place(text: str | None) -> str | None:
+    """An adapter or weights as a run's settings keep them: what is a file or folder here, absolute."""
+    if text is None or text.startswith("hub:"):
+        return text
+    return kept(text) if entered(text).exists() else text
+
+
+def run_of(lora: str) -> Path | None:
+    """The run directory that a ``--lora`` value, with or without its scale, lies in; ``None`` elsewhere.
+
+    It is the value itself, or two folders up from a checkpoint of the run.
+    """
+    if lora.startswith("hub:"):
+        return None
+    place, colon, scale = lora.rpartition(":")
+    texts = [lora] + ([place] if colon and place and _is_number(scale) else [])
+    for text in texts:
+        path = entered(text)
+        if not path.exists():
+            continue
+        for folder in (path, *list(path.absolute().parents)[:3]):
+            if (folder / "config.yaml").is_file() and (folder == path or _within(path, folder)):
+                return folder
+    return None
+
+
+def _within(path: Path, run: Path) -> bool:
+    return path.absolute().is_relative_to((run / "checkpoints").absolute())
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
