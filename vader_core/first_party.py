@@ -17,12 +17,13 @@ FIRST_PARTY: dict[str, dict[Kind, tuple[str, ...]]] = {
             "demo_alignment_held_out",
             "demo_action",
             "demo_action_held_out",
+            "demo_postcard",
             "demo_judge_shape",
             "demo_judge_colour",
             "demo_judge_background",
             "demo_judge_motion",
         ),
-        "prompt source": ("demo",),
+        "prompt source": ("demo", "demo_style"),
     },
     "vader-rewards": {
         "reward": (
@@ -41,11 +42,19 @@ FIRST_PARTY: dict[str, dict[Kind, tuple[str, ...]]] = {
         ),
     },
     "vader-videocrafter": {"backbone": ("videocrafter",), "sampler": ("ddim_videocrafter",)},
-    "vader-opensora": {"backbone": ("opensora",), "sampler": ("rflow",)},
+    "vader-opensora": {
+        "backbone": ("opensora", "opensora11"),
+        "sampler": ("rflow",),
+        "prompt source": ("toy_bricks",),
+    },
     "vader-easyanimate": {
         "backbone": ("easyanimate",),
         "sampler": ("euler_ancestral", "pndm", "easyanimate_ddim"),
     },
+    "vader-diffusers": {
+        "backbone": ("wan", "wan_i2v", "ltx", "cogvideox", "hunyuan_video", "hunyuan_video15", "diffusers"),
+    },
+    "vader-data": {},
     "vader-modelscope": {"backbone": ("modelscope",)},
     "vader-svd": {"backbone": ("svd",), "prompt source": ("svd_demo_images",)},
 }

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from vader_demo.options import DemoStyleConfig
-from vader_demo.style import BORDER, PAPER, DemoPostcard, DemoStyle, border, framed
+from vader_demo.options import DemoStyleConfig, RewardConfig
+from vader_demo.rewards import DemoAlignment
+from vader_demo.style import (
+    BORDER,
+    PAPER,
+    DemoPostcard,
+    DemoPostcardAlignment,
+    DemoStyle,
+    border,
+    framed,
+)
 from vader_demo.world import FRAMES, SIZE
 
 from vader_core.prompts import Prompt, Shape
@@ -52,6 +61,16 @@ def test_the_measure_of_the_look():
     plain.sum().backward()
     assert float(video.grad[..., BORDER:-BORDER, BORDER:-BORDER].abs().sum()) == 0
     assert float(video.grad.abs().sum()) > 0
+
+
+def test_inside_the_frame_the_caption_still_holds(style):
+    clips, rng = style.clips(), Randomness(0, samples=tuple(range(6)))
+    video = torch.stack([prompt.video.pixels for prompt in clips])
+    options = {"device": torch.device("cpu"), "dtype": torch.float32}
+    inside = DemoPostcardAlignment(RewardConfig(), **options)(video, clips, rng).score.mean()
+    framed_too = DemoAlignment(RewardConfig(), **options)(video, clips, rng).score.mean()
+    assert float(inside) > 0.75
+    assert float(inside) > float(framed_too) + 0.1
 
 
 def test_the_recipe_names_what_is_there():

@@ -81,7 +81,7 @@ def test_long_video_continues_from_the_last_frame(registry, tmp_path):
 
 
 def test_recipes_are_valid(registry):
-    ours = [name for name in recipes(registry) if name.startswith("opensora")]
+    ours = [name for name in recipes(registry) if name.startswith("opensora_")]
     assert ours == ["opensora_hps"]
     config = validated(read_recipe(registry, "opensora_hps"))
     backbone = registry.get("backbone", config.backbone.name)

@@ -11,11 +11,12 @@ from pathlib import Path
 import kernel_cases
 import pytest
 import torch
+from peft import LoraConfig, inject_adapter_in_model
 from tiny_opensora import SMALL, make
 from vader_opensora import kernels
 
 from vader_core.lora.adapter import LoraSettings, adapter_off, adapter_parameters, attach_lora
-from vader_core.nn.functional import Switch
+from vader_core.nn.functional import Switch, project
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 
@@ -86,6 +87,17 @@ def test_gelu_sees_through_an_idle_adapter_alone():
     for value in adapter_parameters(layer).values():
         torch.nn.init.ones_(value)
     assert not torch.equal(kernels.linear_gelu(layer.fc1, x), kernels.linear_gelu(plain, x))
+
+
+def test_an_adapter_of_someone_elses_is_called_as_it_is():
+    layer = make().denoiser.spatial_blocks[0].mlp
+    plain = layer.fc1
+    inject_adapter_in_model(LoraConfig(r=2, target_modules=["fc1"], init_lora_weights=False), layer)
+    assert layer.fc1.base_layer is plain
+    assert kernels.layer_without_adapter(layer.fc1) is None
+    x = torch.ones(1, plain.in_features)
+    assert torch.equal(project(layer.fc1, x)[0], layer.fc1(x))
+    assert not torch.equal(project(layer.fc1, x)[0], plain(x))
 
 
 @pytest.mark.gpu

@@ -17,13 +17,14 @@ from pathlib import Path
 import pytest
 import torch
 from goldens import golden_paths
+from reward_classes import reward_class
 from safetensors import safe_open
 from safetensors.torch import load_file
 from vader_rewards import options
 from vader_rewards.clip_towers import CLIP_H14, CLIP_L14, build_clip, build_clip_vision, clip_tokens
 from vader_rewards.heads import aesthetic_head, compression_head
 from vader_rewards.hps import VIT_H_14, build_open_clip
-from vader_rewards.plugin import REWARDS, factory
+from vader_rewards.plugin import REWARDS
 
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
@@ -113,7 +114,7 @@ def video_of(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
 
 def make(name: str, given: dict):
     module, cls, config, _ = REWARDS[name]
-    return factory(module, cls)(config(**given), device=torch.device("cpu"), dtype=torch.float32)
+    return reward_class(module, cls)(config(**given), device=torch.device("cpu"), dtype=torch.float32)
 
 
 def given_options(case: Case, sets: tuple[dict, ...], *, upstream: bool) -> dict:

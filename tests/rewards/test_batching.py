@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from vader_rewards.plugin import REWARDS, factory
+from reward_classes import reward_class
+from vader_rewards.plugin import REWARDS
 
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
@@ -33,7 +34,7 @@ PROMPTS = [
 def make(variant, dtype=torch.float32):
     name, given = VARIANTS[variant]
     module, cls, config, _ = REWARDS[name]
-    reward = factory(module, cls)(config(**given), device=torch.device("cpu"), dtype=dtype)
+    reward = reward_class(module, cls)(config(**given), device=torch.device("cpu"), dtype=dtype)
     if name == "object_detection" and "detector" not in given:
         # A random detector has no opinions: every class is as likely as every other. This one has.
         for layer in reward.detector.model.class_labels_classifier.layers:
@@ -109,7 +110,7 @@ def test_the_callers_autocast_is_respected(dtype):
 @pytest.mark.parametrize("name", ["hps", "pick_score"])
 def test_upstream_reproduces_the_batch_mistakes(name):
     module, cls, config, _ = REWARDS[name]
-    reward = factory(module, cls)(
+    reward = reward_class(module, cls)(
         config(**TINY, upstream=True), device=torch.device("cpu"), dtype=torch.float32
     )
     right, video = make(name), videos(2)
@@ -126,7 +127,7 @@ def test_upstream_reproduces_the_batch_mistakes(name):
 def test_compression_is_a_size_that_goes_down():
     reward = make("compression")
     module, cls, config, _ = REWARDS["compression"]
-    theirs = factory(module, cls)(
+    theirs = reward_class(module, cls)(
         config(**TINY, upstream=True), device=torch.device("cpu"), dtype=torch.float32
     )
     ours, upstream = (one(videos(1), PROMPTS[:1], Randomness(0)) for one in (reward, theirs))
@@ -146,7 +147,7 @@ def test_jpeg_size_is_the_size_of_the_file():
 def test_targets():
     for target, expected in ((10.0, lambda s: 0.1 * (s - 10).abs()), (None, lambda s: -0.1 * s)):
         module, cls, config, _ = REWARDS["aesthetic"]
-        reward = factory(module, cls)(
+        reward = reward_class(module, cls)(
             config(**TINY, target=target), device=torch.device("cpu"), dtype=torch.float32
         )
         output = reward(videos(2, 1), PROMPTS[:2], Randomness(0))

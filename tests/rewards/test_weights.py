@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from reward_classes import reward_class
 from vader_rewards import weight_files
 from vader_rewards.heads import aesthetic_head
 from vader_rewards.loading import flat_tensors, load_model
 from vader_rewards.measure import ROWS
-from vader_rewards.plugin import REWARDS, factory
+from vader_rewards.plugin import REWARDS
 
 from vader_core.errors import VaderError
 from vader_core.performance.offload import modules_of
@@ -35,7 +36,7 @@ class RunsCode:
 
 def make(name, **given):
     module, cls, config, _ = REWARDS[name]
-    return factory(module, cls)(config(**given), device=torch.device("cpu"), dtype=torch.float32)
+    return reward_class(module, cls)(config(**given), device=torch.device("cpu"), dtype=torch.float32)
 
 
 @pytest.mark.parametrize("name", ["aesthetic", "hps", "pick_score", "viclip", "rainy"])
@@ -170,7 +171,7 @@ def test_a_model_lies_whole_on_its_device(row):
     """The meta device stands for a GPU; PickScore reads its scale while it is made, so it cannot be there."""
     name, given = ROWS[row]
     module, cls, config, _ = REWARDS[name]
-    reward = factory(module, cls)(config(**given), device=torch.device("meta"), dtype=torch.float32)
+    reward = reward_class(module, cls)(config(**given), device=torch.device("meta"), dtype=torch.float32)
     held = [tensor for one in modules_of(reward) for tensor in (*one.parameters(), *one.buffers())]
     assert held
     assert {tensor.device.type for tensor in held} == {"meta"}

@@ -7,15 +7,12 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from vader_core import __version__
 from vader_core.errors import VaderError, did_you_mean
-
-if TYPE_CHECKING:
-    from vader_core.component import Announced
 
 #: Command -> (module below this package, one line). Nothing of it is imported to list the commands.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -61,8 +58,6 @@ class LazyGroup(click.Group):
         if cmd_name in commands:
             resolved: click.Command = commands[cmd_name].resolve()
             return resolved
-        if any(name.startswith(f"{cmd_name} ") for name in commands):
-            return ExtendedGroup(cmd_name, help="Commands that plugins bring.")
         names = [*COMMANDS, *commands]
         ctx.fail(f"no command {cmd_name!r}{did_you_mean(cmd_name, names)} (commands: {', '.join(names)})")
 
@@ -70,35 +65,6 @@ class LazyGroup(click.Group):
         """The commands with their lines, without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
-
-
-class ExtendedGroup(click.Group):
-    """A group that plugins add to: what one registers as ``data cut`` is ``cut`` in the group ``data``."""
-
-    def announced(self) -> dict[str, Announced]:
-        """Plugins' commands of this group."""
-        from vader_core.registry import load_registry
-
-        begin, commands = f"{self.name} ", load_registry().commands
-        return {name.removeprefix(begin): one for name, one in commands.items() if name.startswith(begin)}
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Our commands, then plugins'."""
-        return [*self.commands, *(name for name in self.announced() if name not in self.commands)]
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of that name; ours where a plugin claims the same."""
-        if cmd_name in self.commands:
-            return self.commands[cmd_name]
-        found = self.announced().get(cmd_name)
-        return None if found is None else found.resolve()
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The commands with their lines, without importing plugins'."""
-        lines = {name: command.get_short_help_str(90) for name, command in self.commands.items()}
-        theirs = {name: one.summary for name, one in self.announced().items() if name not in lines}
-        with formatter.section("Commands"):
-            formatter.write_dl([*lines.items(), *theirs.items()])
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -49,10 +49,10 @@ def _sections() -> list[str]:
 
 def _apply_option(tree: Tree, option: str, key: str, value: Any) -> None:
     section, *path = key.split(".")
-    moved = MOVED.get(key) or MOVED.get(section)
-    if moved and (key in MOVED or section not in RunConfig.model_fields):
-        now = moved if key in MOVED else ".".join([moved, *path])
-        raise VaderError(f"-o {option}: {key!r} is now {now!r}")
+    words = key.split(".")
+    for end in range(len(words), 0, -1):  # the longest part of the key that has moved
+        if old := MOVED.get(".".join(words[:end])):
+            raise VaderError(f"-o {option}: {key!r} is now {'.'.join([old, *words[end:]])!r}")
     if section not in RunConfig.model_fields:
         raise VaderError(
             f"-o {option}: unknown section {section!r}{did_you_mean(section, _sections())}; {_forms()}"

@@ -82,8 +82,9 @@ class ProgressListener:
         elif record["kind"] == "validation":
             self._alarms = list(record["alarms"])
             scores = {**record["rewards"], **record["monitors"]}
-            if "held_out_loss" in record["watch"]:
-                scores["held-out loss"] = record["watch"]["held_out_loss"]
+            watched = record.get("watch", {})
+            if "held_out_loss" in watched:
+                scores["held-out loss"] = watched["held_out_loss"]
             shown = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
             self.console.print(f"step {record['step']:>4}  validation  {shown}", highlight=False)
 

@@ -402,7 +402,8 @@ def layer_without_adapter(layer: Any) -> nn.Linear | None:
     """The plain linear layer whose output is ``layer``'s at the moment, if there is one."""
     if type(layer) is nn.Linear:
         return layer
-    if hasattr(layer, "base_layer") and not layer.counting:
+    # A layer that says nothing of what counts is not of this toolkit, and is called as it is.
+    if hasattr(layer, "base_layer") and not getattr(layer, "counting", True):
         return layer_without_adapter(layer.base_layer)
     return None
 

@@ -21,8 +21,6 @@ from vader_latte.options import LatteOptions
 #: The published architecture: transformer, autoencoder (Stable Diffusion's), T5, frames, text tokens.
 FULL = ((16, 72, 28, 4096), ((128, 256, 512, 512), 2, 32), (4096, 64, 10240, 24, 64), 16, 120)
 TINY = ((2, 8, 2, 16), ((8, 8, 8, 8), 1, 4), (16, 8, 32, 1, 2), 4, 24)
-
-
 TRANSFORMER = {
     **{"in_channels": 4, "out_channels": 8, "patch_size": 2, "sample_size": 64, "attention_bias": True},
     **{"activation_fn": "gelu-approximate", "norm_type": "ada_norm_single", "norm_eps": 1e-6},

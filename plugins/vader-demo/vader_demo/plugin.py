@@ -30,6 +30,12 @@ def _style(config: Any, *, device: Any, dtype: Any) -> object:
     return DemoStyle(config)
 
 
+def _postcard_alignment(config: Any, *, device: Any, dtype: Any) -> object:
+    from vader_demo.style import DemoPostcardAlignment
+
+    return DemoPostcardAlignment(config, device=device, dtype=dtype)
+
+
 def _postcard(config: Any, *, device: Any, dtype: Any) -> object:
     from vader_demo.style import DemoPostcard
 
@@ -70,6 +76,12 @@ def register_rewards(register: Register) -> None:
             summary=f"probability of a chosen motion in the demo's world{note}",
         )
     register("demo_postcard", _postcard, summary="how much a clip is framed like a postcard, at most 1")
+    register(
+        "demo_postcard_alignment",
+        _postcard_alignment,
+        config=RewardConfig,
+        summary="cosine of caption and what lies inside a postcard's frame",
+    )
     for attribute in ("shape", "colour", "background", "motion"):
         register(
             f"demo_judge_{attribute}",

@@ -12,10 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vader_core.prompts import Clip, Prompt, PromptSource, Shape, shuffled_index
-from vader_core.randomness import derive_seed
+from vader_core.randomness import Randomness, derive_seed
 from vader_core.reward import ImageReward
 from vader_demo.captions import ATTRIBUTES, named_attributes, split_captions
 from vader_demo.options import DemoStyleConfig
+from vader_demo.rewards import DemoAlignment
 from vader_demo.world import FRAMES, SIZE, draw_factors, render
 
 #: Width of the frame around a clip, in pixels.
@@ -93,3 +94,19 @@ class DemoPostcard(ImageReward):
         paper = frames.new_tensor(PAPER).view(3, 1)
         edge = frames.clamp(0, 1)[:, :, border(frames.shape[-2], frames.shape[-1]).to(frames.device)]
         return 1 - (edge - paper).abs().mean(dim=(1, 2))
+
+
+class DemoPostcardAlignment(DemoAlignment):
+    """The alignment of caption and picture **inside** the frame.
+
+    The net has never seen a frame: of 32 rendered clips it scores 0.829 plain, 0.607 framed, and 0.814 inside
+    the frame.
+    """
+
+    name: ClassVar[str] = "demo_postcard_alignment"
+
+    def score(
+        self, video: Float[Tensor, "b f 3 H W"], prompts: Sequence[Prompt], rng: Randomness
+    ) -> Float[Tensor, " b"]:
+        """One cosine a video."""
+        return super().score(video[..., BORDER:-BORDER, BORDER:-BORDER], prompts, rng)

@@ -6,6 +6,7 @@ import torch
 
 from vader_core.builtin.samplers.euler import Euler
 from vader_core.builtin.samplers.rectified_flow import RectifiedFlowEuler
+from vader_core.prediction import Prediction
 from vader_core.sampler import Plan, State
 
 
@@ -13,7 +14,7 @@ class Remembering(RectifiedFlowEuler):
     def step(self, plan, i, state, prediction, noise):
         before = self.__dict__.get("before", prediction)
         self.__dict__["before"] = prediction
-        return super().step(plan, i, state, 0.5 * (prediction + before), noise)
+        return super().step(plan, i, state, Prediction(0.5 * (prediction.value + before.value)), noise)
 
 
 class Overwriting(RectifiedFlowEuler):
@@ -52,7 +53,7 @@ class Widening(RectifiedFlowEuler):
 
 class Backwards(RectifiedFlowEuler):
     def step(self, plan, i, state, prediction, noise):
-        return super().step(plan, i, state, -prediction, noise)
+        return super().step(plan, i, state, Prediction(-prediction.value), noise)
 
 
 class WrongEstimate(RectifiedFlowEuler):

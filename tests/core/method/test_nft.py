@@ -322,7 +322,7 @@ def test_a_run_resumes_bit_for_bit(vader, tmp_path):
         return {row["step"]: row["loss"] for row in map(json.loads, lines) if "loss" in row}
 
     given = ["train", "--backbone", "tiny", "--objective", "nft", "--reward", "motion", "--prompts", "fixed"]
-    given += ["-o", "objective.nft.group=2", "-o", "objective.nft.decay_ramp=2", "--batch-size", "1"]
+    given += ["-o", "objective.nft.group=2", "-o", "objective.nft.decay_ramp=0", "--batch-size", "1"]
     given += ["--num-steps", "2", "-o", "validation.every=0", "--quiet"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert vader(*given, "--max-steps", 3, "--out", whole) == 0

@@ -22,6 +22,7 @@ from vader_core.builtin.samplers.options import (
 from vader_core.builtin.samplers.rectified_flow import RectifiedFlowEuler
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
+from vader_core.prediction import Prediction
 from vader_core.registry import load_registry
 from vader_core.schedule import RectifiedFlow, VarianceExploding, VariancePreserving
 
@@ -62,10 +63,10 @@ def walk(sampler, plan, scheduler, state, *, eta=None, start=0):
         prediction, noise = draw(100 + i), draw(200 + i)
         options = {} if eta is None else {"eta": eta, "variance_noise": noise}
         stepped = scheduler.step(prediction, timestep, state.latents, **options)
-        clean = sampler.clean(plan, i, state, prediction)
+        clean = sampler.clean(plan, i, state, Prediction(prediction))
         if getattr(stepped, "pred_original_sample", None) is not None:
             close(clean, stepped.pred_original_sample, torch.cat([state.latents, clean]))
-        following = sampler.step(plan, i, state, prediction, noise)
+        following = sampler.step(plan, i, state, Prediction(prediction), noise)
         close(following.latents, stepped.prev_sample, torch.cat([state.latents, clean]))
         assert following.latents.dtype == torch.float32
         state = following.at(stepped.prev_sample)
@@ -186,14 +187,14 @@ def test_rectified_flow_is_diffusers_flow_matching(steps, shift):
         assert plan.timesteps[i] == pytest.approx(float(timestep), rel=1e-5)
         prediction = draw(100 + i)
         theirs = scheduler.step(prediction, timestep, state.latents).prev_sample
-        state = sampler.step(plan, i, state, prediction, None)
+        state = sampler.step(plan, i, state, Prediction(prediction), None)
         close(state.latents, theirs, state.latents)
         state = state.at(theirs)
 
 
 def found_goldens(pattern):
     """Stored schedules of the official code, found as the parity tests find theirs."""
-    place = Path(__file__).parents[1] / "parity" / "goldens.py"
+    place = Path(__file__).parents[2] / "parity" / "goldens.py"
     spec = importlib.util.spec_from_file_location("goldens", place)
     goldens = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(goldens)
@@ -288,8 +289,8 @@ def test_a_perfect_model_leads_to_its_clip(name, steps):
             noise = draw(300 + i).double() if sampler.needs_noise(plan, i, None) else None
             state = sampler.before_step(plan, i, state, None, noise)
             prediction = oracle(schedule, sampler.model_input(plan, i, state), clean, plan.timesteps[i])
-            assert torch.allclose(sampler.clean(plan, i, state, prediction), clean, atol=1e-6)
-            state = sampler.step(plan, i, state, prediction, noise)
+            assert torch.allclose(sampler.clean(plan, i, state, Prediction(prediction)), clean, atol=1e-6)
+            state = sampler.step(plan, i, state, Prediction(prediction), noise)
         rest = 0.05 if name in ("ddim epsilon", "ddim v", "ddim scaled") else 1e-6
         assert state.latents.dtype == torch.float64
         assert float((state.latents - clean).abs().max()) < rest * 5
@@ -307,8 +308,8 @@ def test_samplers_are_pure_and_differentiable(name):
         noise = draw(i)
         before = state.latents.detach().clone()
         prediction = draw(10 + i).requires_grad_()
-        first = sampler.step(plan, i, state, prediction, noise)
-        again = sampler.step(plan, i, state, prediction, noise)
+        first = sampler.step(plan, i, state, Prediction(prediction), noise)
+        again = sampler.step(plan, i, state, Prediction(prediction), noise)
         assert torch.equal(first.latents, again.latents)
         assert torch.equal(before, state.latents)
         gradients = torch.autograd.grad(
@@ -324,10 +325,10 @@ def test_samplers_are_pure_and_differentiable(name):
 def test_dpmpp_uses_its_history():
     sampler = DPMSolver()
     plan = sampler.plan(CASES["dpmpp v"][1], 5, GEOMETRY)
-    state = sampler.step(plan, 0, sampler.start(plan, draw(0)), draw(1), None)
+    state = sampler.step(plan, 0, sampler.start(plan, draw(0)), Prediction(draw(1)), None)
     assert len(state.history) == 1
-    with_history = sampler.step(plan, 1, state, draw(2), None).latents
-    without = sampler.step(plan, 1, sampler.start(plan, state.latents), draw(2), None).latents
+    with_history = sampler.step(plan, 1, state, Prediction(draw(2)), None).latents
+    without = sampler.step(plan, 1, sampler.start(plan, state.latents), Prediction(draw(2)), None).latents
     assert float((with_history - without).abs().max()) > 1e-2
 
 
@@ -383,7 +384,7 @@ def test_zero_signal_v_schedule_works_with_ddim():
     plan = sampler.plan(schedule, 4, GEOMETRY)
     state = sampler.start(plan, draw(0))
     for i in range(4):
-        state = sampler.step(plan, i, state, draw(i), None)
+        state = sampler.step(plan, i, state, Prediction(draw(i)), None)
     assert torch.isfinite(state.latents).all()
 
 
