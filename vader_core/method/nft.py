@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean, pstdev
 from typing import Any, ClassVar
 
 import torch
@@ -106,6 +105,7 @@ class NFT(Objective):
 
     def __init__(self, config: NFTOptions | None = None) -> None:
         self.config = config or NFTOptions()
+        self.queries = self.config.group
         self.rewards = Mixture(())
         #: What learns, as it was some updates ago; the first batch finds it there.
         self._old: dict[str, Tensor] | None = None
@@ -140,14 +140,15 @@ class NFT(Objective):
             (_key(prompt), worth)
             for sampled in clips
             for one in sampled
-            for prompt, worth in zip(one.batch.prompts, one.worth.tolist(), strict=True)
+            for prompt, worth in zip(one.batch.prompts, one.worth.cpu().unbind(), strict=True)
         ]
-        groups: dict[Key, list[float]] = defaultdict(list)
+        groups: dict[Key, list[Tensor]] = defaultdict(list)
         for of_process in processes.gather(told):
             for key, worth in of_process:
                 groups[key].append(worth)
         # Sorted, because who made which clip must not matter to the last bit either.
-        moments = {key: (fmean(sorted(worth)), pstdev(sorted(worth))) for key, worth in groups.items()}
+        ordered = {key: torch.stack(worth).sort().values for key, worth in groups.items()}
+        moments = {key: (worth.mean(), worth.std(correction=0)) for key, worth in ordered.items()}
         return [_judged(sampled, moments) for sampled in clips]
 
     @torch.no_grad()
@@ -318,11 +319,11 @@ def _key(prompt: Prompt) -> Key:
     return prompt.text, prompt.negative, None if prompt.image is None else str(prompt.image)
 
 
-def _judged(sampled: Sequence[Sampled], moments: dict[Key, tuple[float, float]]) -> Judged:
+def _judged(sampled: Sequence[Sampled], moments: dict[Key, tuple[Tensor, Tensor]]) -> Judged:
     keys = [_key(prompt) for prompt in sampled[0].batch.prompts]
     device = sampled[0].worth.device
-    mean = torch.tensor([moments[key][0] for key in keys], dtype=torch.float64, device=device)
-    spread = torch.tensor([moments[key][1] for key in keys], dtype=torch.float64, device=device)
+    mean = torch.stack([moments[key][0] for key in keys]).to(device)
+    spread = torch.stack([moments[key][1] for key in keys]).to(device)
     advantages = tuple((one.worth - mean) / (spread + _EPSILON) for one in sampled)
     return Judged(tuple(sampled), advantages, spread)
 

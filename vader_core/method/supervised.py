@@ -61,6 +61,7 @@ class Supervised(Objective):
     """
 
     name: ClassVar[str] = "supervised"
+    queries = 0
 
     def __init__(self, config: SupervisedOptions | None = None) -> None:
         self.config = config or SupervisedOptions()

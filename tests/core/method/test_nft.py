@@ -143,6 +143,7 @@ def test_loss_and_gradient_equal_the_formula(registry, schedule, beta, pull):
         assert (found[name] - gradient).abs().max() <= 1e-10 * gradient.abs().max().clamp(min=1.0)
     assert float(result.loss) == pytest.approx(loss, rel=1e-10)
     assert result.reward_queries == 6
+    assert objective.queries == 3
     assert float(rewards.std(dim=0).min()) > 0
 
 
@@ -330,3 +331,10 @@ def test_a_run_resumes_bit_for_bit(vader, tmp_path):
     assert vader("train", "--resume", cut, "--allow-changes", "--max-steps", 3) == 0
     assert losses(whole) == losses(cut)
     assert len(losses(whole)) == 3
+
+
+def test_the_plan_counts_whole_groups(vader, capsys):
+    given = ["train", "--backbone", "tiny", "--objective", "nft", "--reward", "motion", "--prompts", "fixed"]
+    given += ["--batch-size", "2", "--max-steps", "5", "--dry-run", "--json"]
+    assert vader(*given, "-o", "objective.nft.group=6") == 0
+    assert json.loads(capsys.readouterr().out)["reward_queries"] == 60
