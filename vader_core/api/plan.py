@@ -66,7 +66,7 @@ def plan_facts(assembly: Assembly, processes: int) -> dict[str, Any]:
     trainable, modules = _what_learns(assembly, denoiser)
     batch = trainer.batch_size * trainer.accumulate * processes
     asked = _reward_gradient(config)
-    queries = max(1, int(asked.get("low_variance", 0))) * int(asked.get("inner_updates", 1))
+    queries = 0 if assembly.objective is None else assembly.objective.queries
     width = 4 if trainer.precision == "fp32" else 2
     return {
         "backbone": config.backbone.name,

@@ -115,8 +115,8 @@ def _mixture(
             reward = component.make(item.options, device=assembly.device, dtype=assembly.dtype)
         if wants_gradient and not reward.differentiable:
             raise VaderError(
-                f"reward {item.name!r} has no gradient, so it cannot be trained on: "
-                f"watch it with --monitor {item.name}, and train on another --reward"
+                f"reward {item.name!r} has no gradient, so this objective cannot be trained on it: use "
+                f"--objective nft, or watch it with --monitor {item.name} and train on another --reward"
             )
         if isinstance(item, RewardSection):
             terms.append(Term(item.name, then(reward), item.weight, item.cap))

@@ -20,7 +20,7 @@ from vader_core.builtin.samplers.options import (
     RectifiedFlowOptions,
 )
 from vader_core.hookspecs import Register, RegisterLoraFormat, hookimpl
-from vader_core.method.options import RewardGradientOptions, SupervisedOptions
+from vader_core.method.options import NFTOptions, RewardGradientOptions, SupervisedOptions
 
 
 def _ddim(config: Any, *, device: object, dtype: object) -> object:
@@ -119,9 +119,15 @@ def _supervised(config: Any, *, device: object, dtype: object) -> object:
     return Supervised(config)
 
 
+def _nft(config: Any, *, device: object, dtype: object) -> object:
+    from vader_core.method.nft import NFT
+
+    return NFT(config)
+
+
 @hookimpl
 def register_objectives(register: Register) -> None:
-    """The reward gradient, and learning from clips."""
+    """The reward gradient, learning from clips, and learning from any reward."""
     register(
         "reward_gradient",
         _reward_gradient,
@@ -133,6 +139,12 @@ def register_objectives(register: Register) -> None:
         _supervised,
         config=SupervisedOptions,
         summary="fine-tuning on clips and their captions: --data",
+    )
+    register(
+        "nft",
+        _nft,
+        config=NFTOptions,
+        summary="DiffusionNFT: any reward, with or without a gradient, from groups of clips per prompt",
     )
 
 

@@ -107,6 +107,8 @@ class Objective(ABC):
     name: ClassVar[str]
     #: Optimizer updates that one batch serves.
     updates: int = 1
+    #: Videos that are scored per prompt of a batch, over all its updates; 0 without rewards.
+    queries: int = 1
     #: How long videos are made, where the objective makes some; validation makes its own the same way.
     segments: Segments = Segments()
 

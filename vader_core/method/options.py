@@ -77,3 +77,47 @@ class SupervisedOptions(BaseModel):
         description="Precision of the tables of a model that predicts its variance; Open-Sora 1.1 was "
         "trained with float32.",
     )
+
+
+class NFTOptions(BaseModel):
+    """Options of the objective ``nft``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    group: int = Field(
+        8, ge=2, description="Clips per prompt; they are compared with each other. The paper takes 24."
+    )
+    beta: float = Field(
+        1.0,
+        gt=0,
+        description="How far the two predictions that are compared lie from the old policy's, 1 is at the "
+        "current one; less is faster and less stable (0.1 in some recipes).",
+    )
+    clip: float = Field(
+        5.0,
+        gt=0,
+        description="Advantage, in standard deviations of the group, from which on a clip is all good.",
+    )
+    timesteps: int = Field(2, ge=1, description="Noise levels per clip and update.")
+    noisiest: float = Field(
+        0.3,
+        gt=0,
+        le=1,
+        description="Share of the training noise levels that is drawn from, the noisiest ones; 1 is all of "
+        "them.",
+    )
+    decay: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="After each update the old policy is this share of itself and the rest of the current "
+        "one; must be above 0.",
+    )
+    decay_ramp: int = Field(
+        500,
+        ge=0,
+        description="Steps over which `decay` rises from 0 to its value; 0 is constant from the start.",
+    )
+    base_weight: float = Field(
+        1e-4, ge=0, description="Weight of the squared distance to the base model's prediction; 0 is off."
+    )

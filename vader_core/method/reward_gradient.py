@@ -66,6 +66,7 @@ class RewardGradient(Objective):
     def __init__(self, config: RewardGradientOptions | None = None) -> None:
         self.config = config or RewardGradientOptions()
         self.updates = self.config.inner_updates
+        self.queries = max(1, self.config.low_variance) + self.updates - 1
         self.rewards = Mixture(())
         chosen = self.config.gradient_segments
         self.segments = Segments(

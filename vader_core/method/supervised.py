@@ -25,6 +25,7 @@ from vader_core.method.diffusion_loss import (
     squared_error,
 )
 from vader_core.method.model import Model
+from vader_core.method.noise_levels import spread_timesteps
 from vader_core.method.objective import Backward, Batch, Objective, Processes, StepResult
 from vader_core.method.options import SupervisedOptions
 from vader_core.prediction import Prediction
@@ -60,6 +61,7 @@ class Supervised(Objective):
     """
 
     name: ClassVar[str] = "supervised"
+    queries = 0
 
     def __init__(self, config: SupervisedOptions | None = None) -> None:
         self.config = config or SupervisedOptions()
@@ -216,13 +218,7 @@ class Supervised(Objective):
         """Noise levels for evenly spread numbers in [0, 1)."""
         if self.config.timesteps == "logit_normal":
             uniform = torch.special.ndtri(uniform.clamp(1e-6, 1 - 1e-6)).sigmoid()
-        schedule = backbone.schedule_for(geometry)
-        timestep = schedule.training_timesteps(uniform)
-        ratio = backbone.training_shift(geometry)
-        if ratio == 1.0 or not isinstance(schedule, RectifiedFlow):
-            return timestep
-        share = timestep / schedule.num_train_timesteps
-        return schedule.num_train_timesteps * ratio * share / (1 + (ratio - 1) * share)
+        return spread_timesteps(backbone, geometry, uniform)
 
     def _dropped(self, batch: Batch) -> Bool[Tensor, " b"]:
         return batch.rng.uniform("caption dropout") < self.config.caption_dropout

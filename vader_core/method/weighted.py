@@ -48,6 +48,7 @@ class WeightedSum(Objective):
     def __init__(self, terms: Sequence[WeightedTerm]) -> None:
         self.terms = tuple(terms)
         self.updates = max(term.objective.updates for term in terms)
+        self.queries = sum(term.objective.queries for term in terms)
         made = [term.objective.segments for term in terms if term.objective.segments != Segments()]
         self.segments = made[0] if made else Segments()
 

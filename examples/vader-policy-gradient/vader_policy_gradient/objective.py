@@ -44,6 +44,7 @@ class PolicyGradient(Objective):
 
     def __init__(self, options: Options, *, device: Any = None, dtype: Any = None) -> None:
         self.options = options
+        self.queries = options.group
 
     @property
     def needs(self) -> frozenset[str]:
