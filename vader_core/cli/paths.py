@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,4 +19,4 @@ class EnteredPath(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The path."""
-        return entered(super().convert(value, param, ctx))
+        return entered(Path(os.fsdecode(super().convert(value, param, ctx))))
