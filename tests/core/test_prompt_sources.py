@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from vader_core import prompts
 from vader_core.builtin import plugin
@@ -164,7 +165,7 @@ def test_a_text_file_is_a_prompt_a_line(make, tmp_path):
 
 
 def test_a_table_has_columns(make, tmp_path):
-    write(tmp_path, "cat.png", "picture")
+    Image.new("RGB", (4, 4)).save(tmp_path / "cat.png")
     path = write(
         tmp_path,
         "p.csv",
@@ -177,7 +178,7 @@ def test_a_table_has_columns(make, tmp_path):
 
 
 def test_json_lines_have_keys(make, tmp_path):
-    write(tmp_path, "cat.png", "picture")
+    Image.new("RGB", (4, 4)).save(tmp_path / "cat.png")
     rows = [
         {"text": "a cat", "image": "cat.png", "label": 3, "tags": ["x"]},
         {"prompt": "a dog", "negative": ""},
@@ -228,8 +229,9 @@ def test_a_missing_file_is_named(make, tmp_path):
 
 
 def test_a_folder_of_pictures(make, tmp_path):
-    for name in ("b.jpg", "a.PNG", "notes.txt"):
-        write(tmp_path, name, "x")
+    for name in ("b.jpg", "a.PNG"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    write(tmp_path, "notes.txt", "x")
     prompts = make("images", folder=tmp_path, text="waves").all()
     assert [prompt.image.name for prompt in prompts] == ["a.PNG", "b.jpg"]
     assert texts(prompts) == ["waves", "waves"]

@@ -99,7 +99,9 @@ def text_parts(backbone: str, folder: dict[str, Any]) -> dict[str, Any]:
                 "tokenizer_2": _tokenizer(77)}  # fmt: skip
     if backbone == "hunyuan_video15":
         config = _decoder_config(Qwen2_5_VLTextConfig, network["text_embed_dim"])
-        config.rope_parameters = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}
+        quarter = network["text_embed_dim"] // 16  # of half a head
+        sections = [quarter, quarter, 2 * quarter]
+        config.rope_parameters = {"rope_type": "default", "mrope_section": sections, "rope_theta": 1e4}
         return {
             "text_encoder": Qwen2_5_VLTextModel(config),
             "tokenizer": _tokenizer(2048),

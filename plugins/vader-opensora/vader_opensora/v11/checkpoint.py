@@ -11,7 +11,7 @@ from torch import Tensor
 from vader_core.errors import VaderError
 from vader_core.nn.diffusers_names import modern_attention_names
 from vader_core.weights import WeightSource, load_tensors, locate
-from vader_opensora.checkpoint import official
+from vader_core.wrappings import unwrapped
 from vader_opensora.weight_files import AUTOENCODER_11, DENOISER_11
 
 #: Files that may hold a denoiser, in the order they are looked for: the hub's, then those of a training run.
@@ -68,11 +68,11 @@ def _found(path: Path, folders: tuple[str, ...], names: tuple[str, ...], label: 
 
 def _read(path: Path, label: str) -> dict[str, Tensor]:
     if path.suffix != ".json":
-        return official(load_tensors(path, needed_for=label))
+        return unwrapped(load_tensors(path, needed_for=label), what=f"{label}: {path}")
     tensors: dict[str, object] = {}
     for shard in _shards(path, label):
         tensors |= load_tensors(path.parent / shard, needed_for=label)
-    return official(tensors)
+    return unwrapped(tensors, what=f"{label}: {path}")
 
 
 def _shards(index: Path, label: str) -> list[str]:
