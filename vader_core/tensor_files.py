@@ -41,7 +41,7 @@ def load_tensors(path: Path, *, needed_for: str = "weights") -> dict[str, Any]:
     """Read a safetensors or a torch file, or a folder of shards; nothing in it is run.
 
     Args:
-        path: A file, by its content; or a folder that holds an index of shards, or one file of tensors.
+        path: A file, by its content; an index of shards; or a folder that holds one, or one file of tensors.
         needed_for: What asks, e.g. ``reward 'hps'``; begins the messages.
 
     Returns:
@@ -54,6 +54,8 @@ def load_tensors(path: Path, *, needed_for: str = "weights") -> dict[str, Any]:
     """
     if path.is_dir():
         return _load_folder(path, needed_for)
+    if path.name.endswith(".index.json") and path.is_file():
+        return _load_shards(path, needed_for)
     shard = _SHARD.search(path.name)
     if shard and int(shard[2]) > 1 and path.is_file():
         raise VaderError(
@@ -267,6 +269,8 @@ def _load_shards(index: Path, needed_for: str) -> dict[str, Any]:
         names = {str(name): str(file) for name, file in places.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise VaderError(f"{needed_for}: {index} is not a readable index of shards: {error}") from error
+    if not names:
+        raise VaderError(f"{needed_for}: {index} names no shards")
     tensors: dict[str, Any] = {}
     for file in dict.fromkeys(names.values()):
         path = index.parent / file

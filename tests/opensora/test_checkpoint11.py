@@ -120,7 +120,7 @@ def test_what_does_not_fit_is_named(tmp_path, weights):
 )
 def test_an_index_names_files_beside_it(tmp_path, index):
     (tmp_path / "pytorch_model.bin.index.json").write_text(index)
-    with pytest.raises(VaderError, match="shards"):
+    with pytest.raises(VaderError, match="shard"):
         loaded(tmp_path)
 
 

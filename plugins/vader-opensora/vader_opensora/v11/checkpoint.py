@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -41,7 +39,8 @@ def denoiser_tensors(source: WeightSource, label: str) -> dict[str, Tensor]:
         VaderError: Nothing that could be one is there.
     """
     path = locate(source, DENOISER_11, needed_for=label)
-    return _read(_found(path, ("", "model"), _DENOISER, label), label)
+    found = _found(path, ("", "model"), _DENOISER, label)
+    return unwrapped(load_tensors(found, needed_for=label), what=f"{label}: {found}")
 
 
 def autoencoder_tensors(source: WeightSource, label: str) -> dict[str, Tensor]:
@@ -51,7 +50,8 @@ def autoencoder_tensors(source: WeightSource, label: str) -> dict[str, Tensor]:
         VaderError: Nothing that could be one is there.
     """
     path = locate(source, AUTOENCODER_11, needed_for=label, option="-o backbone.vae_weights=PATH")
-    tensors = _read(_found(path, ("", "vae"), _AUTOENCODER, label), label)
+    found = _found(path, ("", "vae"), _AUTOENCODER, label)
+    tensors = unwrapped(load_tensors(found, needed_for=label), what=f"{label}: {found}")
     return {f"module.{name}": value for name, value in modern_attention_names(tensors).items()}
 
 
@@ -64,24 +64,3 @@ def _found(path: Path, folders: tuple[str, ...], names: tuple[str, ...], label: 
                 return path / folder / name
     where = " or in ".join(f"{path / folder}" for folder in folders)
     raise VaderError(f"{label}: in {where} there is none of {', '.join(names)}; give the file itself")
-
-
-def _read(path: Path, label: str) -> dict[str, Tensor]:
-    if path.suffix != ".json":
-        return unwrapped(load_tensors(path, needed_for=label), what=f"{label}: {path}")
-    tensors: dict[str, object] = {}
-    for shard in _shards(path, label):
-        tensors |= load_tensors(path.parent / shard, needed_for=label)
-    return unwrapped(tensors, what=f"{label}: {path}")
-
-
-def _shards(index: Path, label: str) -> list[str]:
-    """File names of an index's shards, all beside it."""
-    try:
-        places = json.loads(index.read_text())["weight_map"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise VaderError(f"{label}: {index} is no index of shards with a weight_map") from error
-    names = sorted(set(places.values())) if isinstance(places, Mapping) else []
-    if not names or not all(isinstance(name, str) and name == Path(name).name for name in names):
-        raise VaderError(f"{label}: {index} names no shards beside it")
-    return names
