@@ -136,7 +136,7 @@ COMMON = {
 
 
 @given(**CASE)
-@settings(max_examples=100, **COMMON)
+@settings(max_examples=40, **COMMON)
 def test_any_configuration_runs_dry_or_ends_in_one_message(vader, capsys, sane, flags, config):
     run_any(vader, capsys, sane, flags, config)
 

@@ -88,7 +88,7 @@ def test_processes_give_the_same_table(films_folder, expected, tmp_path):
     assert read_manifest(tmp_path).rows == expected.rows
 
 
-@pytest.mark.parametrize("engine", ["daft", "ray"])
+@pytest.mark.parametrize("engine", ["daft", pytest.param("ray", marks=pytest.mark.soak)])
 def test_engines_give_the_same_table(films_folder, expected, tmp_path, engine):
     """In a process of its own: Daft chooses its runner once per process."""
     options = [part for option in OPTIONS for part in ("-o", option)]
