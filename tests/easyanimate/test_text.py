@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tiny_easyanimate import bare, make
-from vader_easyanimate.captions import clean
 from vader_easyanimate.text_encoder import T5TextEncoder, merge_text_lora
 
+from vader_core.caption_cleaning import clean
 from vader_core.errors import VaderError
 from vader_core.prompts import Prompt
 

@@ -22,8 +22,6 @@ from vader_opensora.backbone import OpenSora
 from vader_opensora.captions import (
     Request,
     append_scores,
-    clean,
-    clean_once,
     merge_segments,
     parse_request,
     segment_text,
@@ -38,6 +36,7 @@ from vader_opensora.sampler import RFlow
 from vader_opensora.stdit3 import STDiT3
 from vader_opensora.video_vae import VideoVAE
 
+from vader_core.caption_cleaning import clean, clean_once
 from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from .cleaning import clean
+from vader_core.caption_cleaning import clean
+
 from .plan import CaptionPlan
 
 #: Openings that Open-Sora removes; the lower-case forms too.

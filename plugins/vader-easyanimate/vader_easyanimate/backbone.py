@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vader_core.backbone import Backbone, Defaults
+from vader_core.caption_cleaning import clean
 from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
@@ -29,7 +30,6 @@ from vader_core.text import Text, TextCache
 from vader_core.weights import parse_weights
 from vader_easyanimate import checkpoint
 from vader_easyanimate.architecture import SPATIAL
-from vader_easyanimate.captions import clean
 from vader_easyanimate.options import EasyAnimateOptions
 from vader_easyanimate.text_encoder import T5TextEncoder, WordVectors, merge_text_lora
 from vader_easyanimate.tile_size import Tiling

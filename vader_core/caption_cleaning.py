@@ -1,4 +1,4 @@
-"""Prompts cleaned as EasyAnimate's sampling cleans them (DeepFloyd's rules)."""
+"""Captions cleaned by DeepFloyd's rules, as PixArt, Open-Sora and EasyAnimate were trained on them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Callable
 from html.entities import html5
 from html.parser import HTMLParser
 from urllib.parse import unquote_plus
+
+from vader_core.errors import VaderError
 
 _MEDIA = "png|jpg|jpeg|bmp|webp|eps|pdf|apk|mp4"
 _DOMAINS = "com|co|ru|net|org|edu|gov|it"
@@ -137,12 +139,15 @@ def _without_markup(text: str) -> str:
 
 
 def clean_once(text: str) -> str:
-    """One pass of the cleaning that DeepFloyd's and PixArt's captions had.
+    """One pass of the cleaning that captions had in training.
 
     >>> clean_once("A Cat, 1920x1080!")
     'a cat, !'
     """
-    import ftfy
+    try:
+        import ftfy
+    except ImportError as error:
+        raise VaderError("cleaning captions needs ftfy: pip install ftfy") from error
 
     text = _apply(unquote_plus(str(text)).strip().lower(), _ADDRESSES)
     text = _apply(_without_markup(text), _SIGNS)
@@ -153,5 +158,9 @@ def clean_once(text: str) -> str:
 
 
 def clean(text: str) -> str:
-    """The cleaning as EasyAnimate samples with it: twice."""
+    """The cleaning as the official samplers apply it: twice.
+
+    Raises:
+        VaderError: ``ftfy``, on which every plugin that cleans captions depends, is not installed.
+    """
     return clean_once(clean_once(text))
