@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vader_core.component import told
 from vader_core.errors import VaderError
 from vader_core.lora.adapter import load_adapter
 from vader_core.lora.formats import Adapter, LoraFormat
@@ -68,12 +69,9 @@ def _read(path: Path, registry: Registry) -> Adapter:
     if of_pipeline:
         pipeline: Adapter = registry.lora_formats["diffusers"].resolve()().read(path)
         return pipeline
-    for announced in registry.lora_formats.values():
-        if announced.plugin != "core":
-            format_ = announced.resolve()()
-            if format_.recognises(path):
-                found: Adapter = format_.read(path)
-                return found
+    own, broken = _recognising(path, registry)
+    if own is not None:
+        return own.read(path)
     if is_lora(path):
         return read_lora(path)
     kind_of(path, needed_for=f"--lora {path}")
@@ -81,8 +79,23 @@ def _read(path: Path, registry: Registry) -> Adapter:
     first = f"its first tensor is {next(iter(names))!r}" if names else "it holds no tensors by name"
     raise VaderError(
         f"--lora {path}: a file of no known LoRA format: {first} (installed formats: {known}; known as well: "
-        "kohya, ComfyUI, peft's .bin)"
+        "kohya, ComfyUI, peft's .bin)" + "".join(f"; {problem}" for problem in broken)
     )
+
+
+def _recognising(path: Path, registry: Registry) -> tuple[LoraFormat | None, list[str]]:
+    """The plugin's own format that knows the file, and what is wrong with those that could not be asked."""
+    broken: list[str] = []
+    for announced in registry.lora_formats.values():
+        if announced.plugin == "builtin":
+            continue
+        try:
+            format_: LoraFormat = announced.resolve()()
+            if format_.recognises(path):
+                return format_, broken
+        except Exception as error:  # the plugin border: one broken format must not keep the others' files out
+            broken.append(f"format {announced.name!r} cannot be asked: {told(error)}")
+    return None, broken
 
 
 def _folder_of(path: Path) -> Path:

@@ -7,11 +7,14 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from vader_core.component import Announced
 from vader_core.errors import VaderError
 from vader_core.lora.adapter import attach_adapter, load_adapter, lora_layers, save_adapter
 from vader_core.lora.compared import check_equal
 from vader_core.lora.formats import Adapter
 from vader_core.lora.reader import is_lora, read_lora
+from vader_core.registry import Registry
+from vader_core.run.adapters import read_adapter
 
 RANK = 2
 MODULES = ("blocks.0.attn.to_q", "blocks.0.attn.to_out.0")
@@ -242,3 +245,21 @@ def test_what_is_written_is_compared_with_what_was_meant(tmp_path):
     stronger = Adapter(adapter.tensors, RANK, 5.0)
     with pytest.raises(VaderError, match="another one than was written"):
         check_equal(adapter, stronger, what="a")
+
+
+class _Torn:
+    """A stranger's format whose question fails."""
+
+    def recognises(self, path):
+        raise RuntimeError("the weather is bad")
+
+
+def test_a_broken_format_keeps_no_other_file_out(tmp_path):
+    registry = Registry()
+    for name, target in (("gone", "no_such_module:Format"), ("torn", f"{__name__}:_Torn")):
+        registry.lora_formats[name] = Announced(name, target, "", "stranger")
+    save_file(peft_names(""), tmp_path / "a.safetensors")
+    check(read_adapter(tmp_path / "a.safetensors", registry), 1.0)
+    save_file({"weight": torch.zeros(2)}, tmp_path / "b.safetensors")
+    with pytest.raises(VaderError, match=r"'gone' cannot be asked: .*no_such_module.*'torn' .*the weather"):
+        read_adapter(tmp_path / "b.safetensors", registry)
