@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from vader_core import __version__
 from vader_core.api.configure import complete
 from vader_core.api.plan import plan_facts, require_trainable
 from vader_core.assembly.levers import process_switches
@@ -15,18 +16,21 @@ from vader_core.assembly.prepare import prepare
 from vader_core.data.latents import TEXT
 from vader_core.errors import VaderError
 from vader_core.evaluation.comparison import evaluation_pairs
-from vader_core.evaluation.validation import validation_pairs
+from vader_core.evaluation.validation import own_share, validation_pairs
+from vader_core.parallel.layout import Layout
 from vader_core.paths import entered
 from vader_core.prompts import Prompt
 from vader_core.registry import Registry, load_registry
 from vader_core.report import write_report
 from vader_core.run.checkpoint import newest_whole, read_checkpoint
-from vader_core.run.config import RunConfig
-from vader_core.run.directory import Run
-from vader_core.run.layers import changes
+from vader_core.run.config import RunConfig, validated
+from vader_core.run.directory import Run, is_run
+from vader_core.run.layers import changed, changes, to_yaml
 from vader_core.run.tracking import Listener, Silence, require_trackers
+from vader_core.training.batches import own_samples
 from vader_core.training.processes import SingleProcess, join_processes
 from vader_core.training.setup import make_trainer
+from vader_core.values import read_document
 
 #: Texts that the encoder is given at once.
 _TEXTS_AT_ONCE = 16
@@ -45,18 +49,20 @@ def train(
     *,
     out: str | Path | None = None,
     overwrite: bool = False,
-    resume: bool = False,
+    resume: bool | Literal["auto"] = False,
     allow_changes: bool = False,
     registry: Registry | None = None,
     listener: Listener | None = None,
 ) -> dict[str, Any]:
     """Run a training to its end and write its report.
 
+    In a process that a launcher started, it is trained together with the others.
+
     Args:
         config: What was asked for.
         out: The run directory; of an existing run where ``resume`` is set.
         overwrite: Replace an existing run.
-        resume: Continue the run in ``out``.
+        resume: Continue the run in ``out``; ``auto``: where there is one, else begin it.
         allow_changes: Continue although the configuration differs.
         registry: Where the components come from; the installed plugins by default.
         listener: Hears of progress.
@@ -73,18 +79,64 @@ def train(
     assembly = prepare(complete(config, registry), registry)
     require_trainable(assembly)
     require_trackers(assembly.config.run.trackers)
-    processes = join_processes(assembly.device, loss_scale=assembly.config.trainer.precision == "fp16")
-    run = None
-    if processes.first:
-        opened = _Opening(folder, overwrite=overwrite, resume=resume, allow_changes=allow_changes)
-        run = opened.run(assembly.config, listener)
-    processes.wait()
-    try:
-        with process_switches(assembly.config):
-            return _train(assembly, folder, run, processes, listener, resume=resume)
-    finally:
-        if run is not None:
-            run.release()
+    processes = join(assembly)
+    agree(processes, assembly.config, folder)
+    with processes.together():
+        run = None
+        opening = _Opening(folder, overwrite=overwrite, resume=resume, allow_changes=allow_changes)
+        if processes.first:
+            run = opening.run(assembly.config, processes, listener)
+        try:
+            continued = processes.from_first(opening.continued)
+            assembly.config = in_processes(assembly.config, processes.layout)
+            with process_switches(assembly.config):
+                return _train(assembly, folder, run, processes, listener, resume=continued)
+        finally:
+            if run is not None:
+                run.release()
+
+
+def join(assembly: Assembly) -> SingleProcess:
+    """The processes that train the run together."""
+    config = assembly.config
+    return join_processes(
+        assembly.device,
+        loss_scale=config.trainer.precision == "fp16",
+        shard=config.parallel.shard,
+        context=config.parallel.context,
+        timeout=60 * config.parallel.timeout,
+    )
+
+
+def agree(processes: SingleProcess, config: RunConfig, folder: Path) -> None:
+    """Refuse processes that were started with different words: they would go on apart, or wait for ever.
+
+    Raises:
+        VaderError: Naming what differs.
+    """
+    for rank, (theirs, version, place) in enumerate(
+        processes.gather((to_yaml(config), __version__, str(folder)))
+    ):
+        if rank == 0:
+            first = (theirs, version, place)
+            continue
+        different = changes(validated(read_document(first[0])), validated(read_document(theirs)))
+        if version != first[1]:
+            different.append(f"vader-core: {first[1]} -> {version}")
+        if place != first[2]:
+            different.append(f"--out: {first[2]} -> {place}")
+        if different:
+            raise VaderError(
+                f"the processes were started with different options, process {rank} not as process 0: "
+                f"{'; '.join(different)}. Start all of them with one command"
+            )
+
+
+def in_processes(config: RunConfig, layout: Layout) -> RunConfig:
+    """The configuration as one of the processes carries it out: what the global batch says, filled in."""
+    trainer = config.trainer
+    steps = layout.accumulate(trainer.accumulate, trainer.batch_size, trainer.global_batch)
+    return config if steps == trainer.accumulate else changed(config, trainer={"accumulate": steps})
 
 
 def _train(
@@ -100,8 +152,10 @@ def _train(
         listener.plan(plan_facts(assembly, processes.count))
         if assembly.config.data.source is not None:
             listener.say(assembly.videos.summary.table())
-    place = _checkpoint_to_continue(folder, listener) if resume else None
-    load_parts(assembly, lambda: encode_up_front(assembly, processes.count))
+    place = None
+    if resume:  # one looks and all follow: on a shared file system they could see different folders
+        place = processes.from_first(_checkpoint_to_continue(folder, listener) if processes.first else None)
+    load_parts(assembly, lambda: encode_up_front(assembly, processes))
     trainer = make_trainer(assembly, processes, run, listener)
     if place is not None:
         trainer.restore(read_checkpoint(place))
@@ -113,14 +167,14 @@ def _train(
     return summary
 
 
-def encode_up_front(assembly: Assembly, processes: int) -> None:
-    """Encode every prompt the run will ask for, then let the text encoder leave the device.
+def encode_up_front(assembly: Assembly, processes: SingleProcess) -> None:
+    """Encode every prompt that this process will ask for, then let the text encoder leave the device.
 
     Prompts are a pure function of the index, so all of them are known; each distinct text is encoded once.
 
     Args:
         assembly: With the backbone loaded.
-        processes: How many will train.
+        processes: Say which samples are this one's.
     """
     trainer, validation = assembly.config.trainer, assembly.config.validation
     cached = assembly.config.data.source or ""
@@ -129,15 +183,18 @@ def encode_up_front(assembly: Assembly, processes: int) -> None:
     needs = assembly.objective.needs if assembly.objective is not None else frozenset()
     prompts: list[Prompt] = []
     if needs != {"videos"}:
-        count = trainer.max_steps * trainer.accumulate * trainer.batch_size * processes
-        prompts += assembly.draw_prompts(list(range(count)))
+        rank, world = processes.here
+        rounds = range(trainer.max_steps * trainer.accumulate)
+        mine = [index for one in rounds for index in own_samples(one, rank, world, trainer.batch_size)]
+        prompts += assembly.draw_prompts(mine)
     if "videos" in needs:
         prompts += assembly.with_negative(list(assembly.videos.source.clips()))
         prompts += assembly.with_negative([prompt for prompt, _ in assembly.videos.held_out])
     if validation.prompts:
-        prompts += [pair.prompt for pair in validation_pairs(assembly)]
+        prompts += [pair.prompt for pair in own_share(validation_pairs(assembly), *processes.here)[0]]
     if validation.evaluation_pairs:
-        prompts += [pair.prompt for pair in evaluation_pairs(assembly, validation.evaluation_pairs)]
+        pairs = evaluation_pairs(assembly, validation.evaluation_pairs)
+        prompts += [pair.prompt for pair in own_share(pairs, *processes.here)[0]]
     distinct = list({(prompt.text, prompt.negative): prompt for prompt in prompts}.values())
     for start in range(0, len(distinct), _TEXTS_AT_ONCE):
         assembly.backbone.encode_text(distinct[start : start + _TEXTS_AT_ONCE])
@@ -147,20 +204,39 @@ def encode_up_front(assembly: Assembly, processes: int) -> None:
 class _Opening:
     """How the run directory is opened: new, replaced or continued."""
 
-    def __init__(self, folder: Path, *, overwrite: bool, resume: bool, allow_changes: bool) -> None:
+    def __init__(
+        self, folder: Path, *, overwrite: bool, resume: bool | Literal["auto"], allow_changes: bool
+    ) -> None:
         self.folder, self.overwrite = folder, overwrite
-        self.resume, self.allow_changes = resume, allow_changes
+        self.allow_changes = allow_changes
+        self.continued = is_run(folder) if resume == "auto" else bool(resume)
 
-    def run(self, config: RunConfig, listener: Listener) -> Run:
-        if not self.resume:
-            return Run.create(self.folder, config, overwrite=self.overwrite)
+    def run(self, config: RunConfig, processes: SingleProcess, listener: Listener) -> Run:
+        if not self.continued:
+            world = processes.layout.world
+            return Run.create(self.folder, config, overwrite=self.overwrite, processes=world)
         run = Run.open(self.folder)
         try:
             self._agree(run, config, listener)
+            self._agree_on_processes(run, config, processes.layout.world, listener)
         except BaseException:
             run.release()
             raise
         return run
+
+    def _agree_on_processes(self, run: Run, config: RunConfig, world: int, listener: Listener) -> None:
+        """Another number of processes is another batch, unless the global batch is fixed."""
+        before = run.processes()
+        if before == world:
+            return
+        if config.trainer.global_batch is None and not self.allow_changes:
+            raise VaderError(
+                f"--resume {self.folder}: the run had {before} processes, and now there are {world}: each step "
+                f"would see another batch. Use --num-processes {before}, or give --allow-changes; with "
+                "trainer.global_batch the number may change"
+            )
+        listener.say(f"continuing with {world} processes; before there were {before}")
+        run.record(config, world)
 
     def _agree(self, run: Run, config: RunConfig, listener: Listener) -> None:
         """Refuse a configuration that is not the run's own, unless changes are allowed."""
@@ -174,7 +250,7 @@ class _Opening:
             )
         if different:
             listener.say("continuing with changes: " + "; ".join(different))
-            run.record(config)
+            run.record(config, run.processes())
 
 
 def _checkpoint_to_continue(folder: Path, listener: Listener) -> Path | None:

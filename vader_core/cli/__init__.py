@@ -13,6 +13,7 @@ import click
 
 from vader_core import __version__
 from vader_core.errors import VaderError, did_you_mean
+from vader_core.parallel.news import speaks
 
 #: Command -> (module below this package, one line). Nothing of it is imported to list the commands.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -95,10 +96,12 @@ def run(arguments: list[str]) -> int:
         _tell(error, arguments)
         return error.exit_code
     except click.ClickException as error:
-        error.show()
+        if speaks(error):
+            error.show()
         return 2
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
+    except (KeyboardInterrupt, click.Abort) as error:
+        if speaks(error):
+            click.echo("interrupted", err=True)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -108,10 +111,16 @@ def run(arguments: list[str]) -> int:
             raise
         click.echo("error: the disk is full: free it, then continue with --resume", err=True)
         return 1
+    except Exception as error:
+        if speaks(error):
+            raise
+        return 1
     return result if isinstance(result, int) else 0
 
 
 def _tell(error: VaderError, arguments: Sequence[str]) -> None:
+    if not speaks(error):
+        return
     if "--debug" in arguments:
         import traceback
 

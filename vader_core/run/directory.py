@@ -25,6 +25,9 @@ from vader_core.values import read_document
 
 CONFIG, ENVIRONMENT, METRICS, SUMMARY = "config.yaml", "environment.json", "metrics.jsonl", "summary.json"
 
+#: More are a mistake in a file.
+MOST_PROCESSES = 100_000
+
 
 class Run:
     """A run directory that this process holds alone.
@@ -40,14 +43,16 @@ class Run:
     # -- opening -----------------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, folder: Path, config: RunConfig, *, overwrite: bool = False) -> Run:
+    def create(cls, folder: Path, config: RunConfig, *, overwrite: bool = False, processes: int = 1) -> Run:
         """A new run; an existing folder is refused unless it is a run and ``overwrite`` is given.
+
+        One in which a run ended before it had begun is taken as empty.
 
         Raises:
             VaderError: The folder exists, or another process holds it.
             MachineError: It cannot be written.
         """
-        if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]):
+        if folder.exists() and not half_begun(folder):
             if not overwrite:
                 raise VaderError(
                     f"--out {folder} exists: continue it with --resume {folder}, replace it with "
@@ -64,7 +69,7 @@ class Run:
         except OSError as error:
             raise MachineError(f"cannot write --out {folder}: {error.strerror}") from error
         run.acquire()
-        run.record(config)
+        run.record(config, processes)
         return run
 
     @classmethod
@@ -149,15 +154,23 @@ class Run:
         except (OSError, ValueError, LookupError, TypeError, RecursionError, yaml.YAMLError, VaderError):
             return self.config()
 
-    def record(self, config: RunConfig) -> None:
-        """Write the configuration for people, and beside what the run began on for comparison."""
+    def processes(self) -> int:
+        """How many processes the run was last started with; 1 where nothing readable says so."""
+        try:
+            found = json.loads((self.folder / ENVIRONMENT).read_text(encoding="utf-8"))["processes"]
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            return 1
+        return found if isinstance(found, int) and 1 <= found <= MOST_PROCESSES else 1
+
+    def record(self, config: RunConfig, processes: int = 1) -> None:
+        """Write the configuration for people, and before it what the run began on for comparison."""
         text = to_yaml(config)
-        self.write(CONFIG, text)
         try:
             held = dict(json.loads((self.folder / ENVIRONMENT).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, RecursionError):
             held = environment()
-        self.write(ENVIRONMENT, json.dumps(held | {"config": text}, indent=1))
+        self.write(ENVIRONMENT, json.dumps(held | {"processes": processes, "config": text}, indent=1))
+        self.write(CONFIG, text)  # last: it is what makes the folder a run
 
     def write(self, name: str, text: str) -> None:
         """Write a file beside its place and rename it into it."""
@@ -191,6 +204,19 @@ class Run:
         """Drop every record of a step past ``step``: the resumed run writes them again."""
         kept = [record for record in self.metrics() if _step_of(record) <= step]
         self.write(METRICS, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def is_run(folder: Path) -> bool:
+    """Whether ``folder`` holds a run."""
+    return (folder / CONFIG).is_file()
+
+
+def half_begun(folder: Path) -> bool:
+    """Whether ``folder`` is empty, or a run ended in it before its configuration was written."""
+    if not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir()} - {".lock", ENVIRONMENT}
+    return all(name.startswith(".") and name.endswith(".part") for name in names)
 
 
 def _step_of(record: Mapping[str, Any]) -> float:

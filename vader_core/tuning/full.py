@@ -132,6 +132,10 @@ class Full:
 
     # -- files -------------------------------------------------------------------------------------------
 
+    def collected(self, snapshot: Tensors | None = None) -> Tensors | None:
+        """The snapshot itself: every process holds the whole model."""
+        return snapshot
+
     def save(self, folder: Path, snapshot: Tensors | None = None) -> None:
         """Write the whole denoiser under its official names, the trained weights or ``snapshot`` in float32.
 

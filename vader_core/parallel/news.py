@@ -1,0 +1,106 @@
+"""What the processes of a run tell each other where no collective answers any more: who failed, and of what.
+
+Torch's launcher, and ours, keep a store that outlives the processes. Without a launcher's store every process
+speaks for itself.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import cache
+from typing import TYPE_CHECKING
+
+from vader_core.errors import MachineError
+
+if TYPE_CHECKING:
+    from torch.distributed import Store
+
+#: Set by our own launcher, which tells of lost processes itself.
+LAUNCHED = "VADER_LAUNCHED"
+#: Seconds in which all that are alive notice that one is not.
+NOTICE = 2.0
+
+
+class LostError(MachineError):
+    """Another process of the run ended, or does not answer."""
+
+
+def several() -> bool:
+    """Whether this process is one of several."""
+    count = os.environ.get("WORLD_SIZE", "1")
+    return count.isdigit() and int(count) > 1
+
+
+@cache
+def launchers_store() -> Store | None:
+    """The launcher's store, within this attempt of the run; ``None`` where there is none."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    from datetime import timedelta
+
+    from torch.distributed import PrefixStore, TCPStore
+
+    place, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    try:
+        store = TCPStore(place, port, is_master=False, timeout=timedelta(seconds=20))
+    except (RuntimeError, OSError):
+        return None
+    return PrefixStore(f"vader/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
+def speaks(error: BaseException) -> bool:
+    """Whether this process is the one that tells a person of ``error``: the first to have one.
+
+    Args:
+        error: What ends this process.
+    """
+    if not several():
+        return True
+    if isinstance(error, LostError) and LAUNCHED in os.environ:
+        return False
+    store = launchers_store()
+    if store is None:
+        return not isinstance(error, LostError) or os.environ.get("RANK") == "0"
+    try:
+        return store.add("told", 1) == 1
+    except (RuntimeError, OSError):
+        return True
+
+
+def lost(reason: BaseException, rank: int, world: int) -> LostError:
+    """The error of a process whose collective failed: names those that did not notice in time.
+
+    Args:
+        reason: What the collective raised.
+        rank: Of this process.
+        world: How many there are.
+    """
+    late = "imed out" in str(reason) or "timeout" in str(reason).lower()
+    what = "does not answer" if late else "ended"
+    missing = _unnoticed(rank, world)
+    who = (
+        f"process {' and '.join(map(str, missing))} of {world}"
+        if missing
+        else f"another of {world} processes"
+    )
+    message = f"{who} {what}, so the run ends; continue it with --resume"
+    store = launchers_store()
+    if store is not None:
+        try:
+            store.set(f"lost/{rank}", message)
+        except (RuntimeError, OSError):
+            pass
+    return LostError(message)
+
+
+def _unnoticed(rank: int, world: int) -> list[int]:
+    store = launchers_store()
+    if store is None:
+        return []
+    try:
+        store.set(f"noticed/{rank}", "")
+        time.sleep(NOTICE)
+        return [other for other in range(world) if not store.check([f"noticed/{other}"])]
+    except (RuntimeError, OSError):
+        return []
