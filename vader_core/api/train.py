@@ -81,6 +81,7 @@ def train(
     require_trackers(assembly.config.run.trackers)
     processes = join(assembly)
     agree(processes, assembly.config, folder)
+    assembly.mesh = processes.mesh
     with processes.together():
         run = None
         opening = _Opening(folder, overwrite=overwrite, resume=resume, allow_changes=allow_changes)
@@ -181,20 +182,23 @@ def encode_up_front(assembly: Assembly, processes: SingleProcess) -> None:
     if cached.startswith("cache:"):
         assembly.backbone.text_cache.directory = Path(cached.removeprefix("cache:")).expanduser() / TEXT
     needs = assembly.objective.needs if assembly.objective is not None else frozenset()
+    # An encoder in pieces is everyone's work at every text.
+    here = (0, 1) if assembly.config.parallel.shard_text_encoders else processes.here
     prompts: list[Prompt] = []
     if needs != {"videos"}:
-        rank, world = processes.here
+        rank, world = here
         rounds = range(trainer.max_steps * trainer.accumulate)
-        mine = [index for one in rounds for index in own_samples(one, rank, world, trainer.batch_size)]
+        size = trainer.batch_size * (processes.count if world == 1 else 1)
+        mine = [index for one in rounds for index in own_samples(one, rank, world, size)]
         prompts += assembly.draw_prompts(mine)
     if "videos" in needs:
         prompts += assembly.with_negative(list(assembly.videos.source.clips()))
         prompts += assembly.with_negative([prompt for prompt, _ in assembly.videos.held_out])
     if validation.prompts:
-        prompts += [pair.prompt for pair in own_share(validation_pairs(assembly), *processes.here)[0]]
+        prompts += [pair.prompt for pair in own_share(validation_pairs(assembly), *here)[0]]
     if validation.evaluation_pairs:
         pairs = evaluation_pairs(assembly, validation.evaluation_pairs)
-        prompts += [pair.prompt for pair in own_share(pairs, *processes.here)[0]]
+        prompts += [pair.prompt for pair in own_share(pairs, *here)[0]]
     distinct = list({(prompt.text, prompt.negative): prompt for prompt in prompts}.values())
     for start in range(0, len(distinct), _TEXTS_AT_ONCE):
         assembly.backbone.encode_text(distinct[start : start + _TEXTS_AT_ONCE])
@@ -231,8 +235,8 @@ class _Opening:
             return
         if config.trainer.global_batch is None and not self.allow_changes:
             raise VaderError(
-                f"--resume {self.folder}: the run had {before} processes, and now there are {world}: each step "
-                f"would see another batch. Use --num-processes {before}, or give --allow-changes; with "
+                f"--resume {self.folder}: the run had {before} processes, and now there are {world}: each "
+                f"step would see another batch. Use --num-processes {before}, or give --allow-changes; with "
                 "trainer.global_batch the number may change"
             )
         listener.say(f"continuing with {world} processes; before there were {before}")

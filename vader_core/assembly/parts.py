@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -20,6 +21,9 @@ from vader_core.method.weighted import WeightedSum
 from vader_core.prompts import Prompt, PromptSource
 from vader_core.registry import Registry
 from vader_core.run.config import DEFAULT_RANK, RunConfig
+
+if TYPE_CHECKING:
+    from vader_core.parallel.mesh import Mesh
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -38,6 +42,7 @@ class Assembly:
         objective: What training minimises; ``None`` where nothing is trained.
         rewards: What is trained on.
         monitors: What is watched.
+        mesh: The processes among which weights or sequences are shared; ``None`` where none are.
     """
 
     config: RunConfig
@@ -49,6 +54,7 @@ class Assembly:
     objective: WeightedSum | None = None
     rewards: Mixture = field(default_factory=lambda: Mixture(()))
     monitors: Mixture = field(default_factory=lambda: Mixture(()))
+    mesh: Mesh | None = None
 
     @cached_property
     def videos(self) -> VideoData:

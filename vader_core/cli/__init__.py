@@ -106,13 +106,10 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        click.echo("error: the disk is full: free it, then continue with --resume", err=True)
-        return 1
     except Exception as error:
-        if speaks(error):
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            click.echo("error: the disk is full: free it, then continue with --resume", err=True)
+        elif speaks(error):  # of several processes with one fault, one traceback is enough
             raise
         return 1
     return result if isinstance(result, int) else 0

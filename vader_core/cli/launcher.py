@@ -120,7 +120,8 @@ class Launcher:
             pid = self.processes[failed].pid
             why = ", as the system does where memory runs out" if -code == signal.SIGKILL else ""
             self._say(
-                f"process {failed} of {self.count} (pid {pid}) was ended by {name}{why}; the run ended with it"
+                f"process {failed} of {self.count} (pid {pid}) was ended by {name}{why}; the run ended with "
+                "it"
             )
             return 1
         if self._is_lost(failed):

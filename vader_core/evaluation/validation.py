@@ -106,7 +106,8 @@ def own_share(pairs: Sequence[Pair], rank: int, world: int) -> tuple[list[Pair],
     is everyone's, so all must make the same number.
 
     >>> pairs = [Pair(Prompt("a dog"), seed, seed) for seed in range(5)]
-    >>> [([pair.index for pair in share], count) for share, count in (own_share(pairs, 0, 2), own_share(pairs, 1, 2))]
+    >>> shares = [own_share(pairs, rank, 2) for rank in range(2)]
+    >>> [([pair.index for pair in share], count) for share, count in shares]
     [([0, 1, 0], 2), ([2, 3, 4], 3)]
     """
     mine = list(pairs[rank * len(pairs) // world : (rank + 1) * len(pairs) // world])

@@ -67,8 +67,8 @@ class Layout:
             return accumulate
         if accumulate != 1:
             raise VaderError(
-                "trainer.global_batch says how much is accumulated, and so does trainer.accumulate: leave one "
-                "out"
+                "trainer.global_batch says how much is accumulated, and so does trainer.accumulate: leave "
+                "one out"
             )
         at_once = batch_size * self.data
         if global_batch % at_once:
@@ -97,7 +97,8 @@ def started_together(environment: Mapping[str, str] | None = None) -> int:
     missing = [name for name in _TOLD if name not in told]
     if missing:
         raise VaderError(
-            f"WORLD_SIZE={count} says that {count} processes were started together, but {', '.join(missing)} "
-            "is not set: start them with torchrun, or unset WORLD_SIZE and give --num-processes"
+            f"WORLD_SIZE={count} says that {count} processes were started together, but "
+            f"{', '.join(missing)} is not set: start them with torchrun, or unset WORLD_SIZE and give "
+            "--num-processes"
         )
     return int(count)

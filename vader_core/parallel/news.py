@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -87,10 +88,8 @@ def lost(reason: BaseException, rank: int, world: int) -> LostError:
     message = f"{who} {what}, so the run ends; continue it with --resume"
     store = launchers_store()
     if store is not None:
-        try:
+        with suppress(RuntimeError, OSError):
             store.set(f"lost/{rank}", message)
-        except (RuntimeError, OSError):
-            pass
     return LostError(message)
 
 

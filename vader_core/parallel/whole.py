@@ -34,7 +34,7 @@ def whole_tree(tree: Any) -> Any:
 
 
 def piece_like(value: Tensor, like: Tensor) -> Tensor:
-    """``value``, whole and the same on every process, cut as ``like`` is; as it is where ``like`` is whole."""
+    """``value``, whole and the same everywhere, cut as ``like`` is; as it is where ``like`` is whole."""
     if not in_pieces(like):
         return value
     if in_pieces(value):
@@ -44,6 +44,17 @@ def piece_like(value: Tensor, like: Tensor) -> Tensor:
     given = value.to(like.device)
     cut: Tensor = distribute_tensor(given, like.device_mesh, like.placements, src_data_rank=None)
     return cut
+
+
+def own_piece(weight: Tensor) -> tuple[Tensor, slice]:
+    """This process's rows of a weight, and which rows they are; all of them where it is whole."""
+    if not in_pieces(weight):
+        return weight, slice(0, len(weight))
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    shape, offset = compute_local_shape_and_global_offset(weight.shape, weight.device_mesh, weight.placements)
+    start = int(offset[0]) if shape and shape[0] else 0
+    return weight.to_local(), slice(start, start + int(shape[0] if shape else 0))
 
 
 @torch.no_grad()

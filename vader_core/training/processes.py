@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from torch.distributed.tensor import DTensor
 from vader_core.errors import MachineError
 from vader_core.parallel.layout import Layout, started_together
 from vader_core.parallel.news import lost
+
+if TYPE_CHECKING:
+    from vader_core.parallel.mesh import Mesh
 
 
 class SingleProcess:
@@ -27,6 +30,8 @@ class SingleProcess:
     """
 
     layout = Layout()
+    #: Those that share weights or a sequence; ``None`` where none do.
+    mesh: Mesh | None = None
 
     def __init__(self, device: torch.device, *, loss_scale: bool = False) -> None:
         self.device = device
@@ -128,6 +133,10 @@ class SeveralProcesses(SingleProcess):
                 place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
                 reason = str(error).strip().partition("\n")[0][:200]
                 raise MachineError(f"the processes did not find each other at {place}: {reason}") from error
+        if layout.shard > 1 or layout.context > 1:
+            from vader_core.parallel.mesh import Mesh
+
+            self.mesh = Mesh(layout, device)
 
     @property
     def rank(self) -> int:

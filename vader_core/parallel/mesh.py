@@ -1,0 +1,62 @@
+"""The processes of a run as torch's device meshes: who shares weights, who shares a sequence."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+
+import torch
+from torch import distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from vader_core.parallel.layout import Layout
+
+
+class Mesh:
+    """Groups of neighbours among processes that have found each other.
+
+    Making one, and each of its meshes, is everyone's work.
+
+    Args:
+        layout: Who shares what.
+        device: Where this process computes.
+    """
+
+    def __init__(self, layout: Layout, device: torch.device) -> None:
+        self.layout, self.device = layout, device
+        locals_ = [(int(os.environ.get(name, "1"))) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE")]
+        self._turn = locals_[0] if "LOCAL_RANK" in os.environ else 0
+        turns: list[int] = [0] * layout.world
+        dist.all_gather_object(turns, locals_[1])
+        self._turns = max(turns)
+
+    @cached_property
+    def weights(self) -> DeviceMesh:
+        """Those that share one copy of the weights; in front, where there are several, its copies."""
+        world, shard = self.layout.world, self.layout.shard
+        if shard == world:
+            return init_device_mesh(self.device.type, (world,), mesh_dim_names=("shard",))
+        shape = (world // shard, shard)
+        return init_device_mesh(self.device.type, shape, mesh_dim_names=("replicate", "shard"))
+
+    @cached_property
+    def sequence(self) -> DeviceMesh:
+        """Those that share one sequence, as diffusers names two ways of it: ``ring`` (1), ``ulysses``."""
+        shape = (self.layout.data, 1, self.layout.context)
+        mesh = init_device_mesh(self.device.type, shape, mesh_dim_names=("data", "ring", "ulysses"))
+        return mesh["ring", "ulysses"]
+
+    @contextmanager
+    def own_turn(self) -> Iterator[None]:
+        """Within, no other process of this machine is within: one model in its memory at a time."""
+        for _ in range(self._turn):
+            self._wait()
+        yield
+        for _ in range(self._turn, self._turns):
+            self._wait()
+
+    def _wait(self) -> None:
+        # Objects travel over gloo: a barrier would take a device that may be busy loading.
+        dist.all_gather_object([None] * self.layout.world, None)
