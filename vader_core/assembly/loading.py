@@ -83,6 +83,8 @@ def load_in_pieces(assembly: Assembly, mesh: Mesh) -> Sharded:
             backbone.device = device
         attach(assembly)
         sharded = cut_denoiser(assembly, mesh)
+        if isinstance(assembly.model.tuning, Full):
+            assembly.model.tuning.cut(sharded.part)
         if assembly.config.parallel.shard_text_encoders:
             cut_text_encoders(assembly, mesh)
         for role, module in backbone.modules().items():

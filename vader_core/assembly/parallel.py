@@ -57,10 +57,20 @@ def _check_shard(config: RunConfig) -> None:
             "performance.offload moves the rewards to the CPU, and parallel.shard_rewards cuts them: leave "
             "one out"
         )
-    if config.trainer.optimizer == "adamw8bit" and config.tuning.kind == "full":
+    if config.tuning.kind == "full":
+        _check_full_shard(config)
+
+
+def _check_full_shard(config: RunConfig) -> None:
+    if config.trainer.optimizer == "adamw8bit":
         raise VaderError(
             "trainer.optimizer=adamw8bit cannot follow weights in pieces (--tune full with parallel.shard): "
             "leave one out"
+        )
+    if config.trainer.precision == "fp16":
+        raise VaderError(
+            "--precision fp16 scales its loss by what each process finds, which does not go with weights in "
+            "pieces that learn (--tune full with parallel.shard): use bf16"
         )
 
 

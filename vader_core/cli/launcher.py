@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from subprocess import Popen
 from types import FrameType
 
 import click
@@ -56,7 +56,7 @@ class Launcher:
         self._asked: int | None = None
         self.processes = [
             # Away from the terminal's Ctrl-C, which would reach each of them beside what we hand on.
-            subprocess.Popen(command, env=self._environment(environment, rank), start_new_session=True)
+            Popen(command, env=self._environment(environment, rank), start_new_session=True)
             for rank in range(count)
         ]
 
@@ -84,7 +84,7 @@ class Launcher:
         failed: int | None = None
         since = 0.0
         with self._signals():
-            while any(process.poll() is None for process in self.processes):
+            while None in [process.poll() for process in self.processes]:  # each is asked
                 if failed is None:
                     failed, since = self._first_failure(), time.monotonic()
                 if failed is not None and time.monotonic() > since + GRACE:

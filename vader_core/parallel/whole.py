@@ -24,26 +24,38 @@ def whole(value: Tensor) -> Tensor:
     return value.full_tensor() if in_pieces(value) else value
 
 
-def whole_tree(tree: Any) -> Any:
-    """The same containers with whole tensors on the CPU; everyone must ask."""
+def whole_tree(tree: Any, *, keep: bool = True) -> Any:
+    """The same containers with whole tensors on the CPU; everyone must ask.
+
+    Args:
+        tree: Dicts, lists and tuples of tensors and whatever else.
+        keep: Otherwise nothing but the asking is done, and what is left of a tensor in pieces is ``None``.
+    """
     if isinstance(tree, Mapping):
-        return {key: whole_tree(value) for key, value in tree.items()}
+        return {key: whole_tree(value, keep=keep) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
-        return type(tree)(whole_tree(value) for value in tree)
-    return whole(tree).cpu() if isinstance(tree, Tensor) else tree
+        return type(tree)(whole_tree(value, keep=keep) for value in tree)
+    if not isinstance(tree, Tensor):
+        return tree
+    found = whole(tree)
+    return found.cpu() if keep else None
 
 
 def piece_like(value: Tensor, like: Tensor) -> Tensor:
     """``value``, whole and the same everywhere, cut as ``like`` is; as it is where ``like`` is whole."""
-    if not in_pieces(like):
+    if not in_pieces(like) or in_pieces(value):
         return value
-    if in_pieces(value):
-        return value
-    from torch.distributed.tensor import distribute_tensor
+    from torch.distributed.tensor import DTensor
 
-    given = value.to(like.device)
-    cut: Tensor = distribute_tensor(given, like.device_mesh, like.placements, src_data_rank=None)
-    return cut
+    own, rows = own_piece(like)
+    return DTensor.from_local(
+        value[rows].to(own.device, copy=True),
+        like.device_mesh,
+        like.placements,
+        run_check=False,
+        shape=like.shape,
+        stride=like.stride(),
+    )
 
 
 def own_piece(weight: Tensor) -> tuple[Tensor, slice]:
@@ -59,5 +71,12 @@ def own_piece(weight: Tensor) -> tuple[Tensor, slice]:
 
 @torch.no_grad()
 def copy_whole(into: Tensor, value: Tensor) -> None:
-    """Copy ``value``, whole or cut alike, into ``into``."""
-    into.copy_(piece_like(value, into))
+    """Copy ``value`` into ``into``: whole, cut alike, or this process's piece."""
+    if not in_pieces(into):
+        into.copy_(value)
+        return
+    own, rows = own_piece(into)
+    if in_pieces(value):
+        own.copy_(value.to_local())
+    else:
+        own.copy_(value[rows] if value.shape == into.shape else value)

@@ -230,7 +230,7 @@ class PerformanceSection(Section):
 
 
 class ParallelSection(Section):
-    """How several processes share a model; without any of it each holds the whole and makes its own videos."""
+    """How several processes share a model; by default each holds it whole and makes videos of its own."""
 
     shard: int = Field(1, ge=1, description="Processes that share one copy of the denoiser's weights.")
     keep_gathered: bool = Field(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vader_core.errors import MissingDependencyError, VaderError
 from vader_core.method.tuning import Tuning
+from vader_core.parallel.whole import piece_like, whole
 from vader_core.run.config import TrainerSection
 from vader_core.training import learning_rate as schedules
 from vader_core.training.processes import SingleProcess
@@ -143,7 +144,7 @@ class Updates:
         scaler = self.processes.scaler
         if scaler is not None:
             scaler.unscale_(self.optimizer)
-        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.trainer.max_grad_norm))
+        norm = float(whole(nn.utils.clip_grad_norm_(self.parameters, self.trainer.max_grad_norm)))
         if scaler is None:
             if not math.isfinite(norm):
                 self.optimizer.zero_grad(set_to_none=True)
@@ -174,6 +175,19 @@ class Updates:
 
     def restore(self, state: dict[str, Any]) -> None:
         """The inverse of :meth:`state`."""
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(self._cut(state["optimizer"]))
         if self.processes.scaler is not None and "scaler" in state:
             self.processes.scaler.load_state_dict(state["scaler"])
+
+    def _cut(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The optimizer's state in the pieces that the parameters are in."""
+        moments = {
+            index: {
+                name: piece_like(value, self.parameters[index])
+                if isinstance(value, Tensor) and value.shape == self.parameters[index].shape
+                else value
+                for name, value in held.items()
+            }
+            for index, held in state["state"].items()
+        }
+        return {**state, "state": moments}

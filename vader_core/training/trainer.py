@@ -209,7 +209,7 @@ class Trainer:
         if folder is None or self._saved_at == self.step:
             return
         kept = self.model.tuning.collected(self.average.tensors)
-        tensors = whole_tree(self._tensors())
+        tensors = whole_tree(self._tensors(), keep=self.processes.first)
         if self.processes.first:
             beside = begin_checkpoint(folder, self.step)
             self.model.tuning.save(beside, kept)

@@ -192,10 +192,76 @@ def compared(world: int, name: str, registry: Registry) -> dict[str, float]:
     return found
 
 
+FULL = {
+    "backbone": {"name": "tiny"},
+    "sampler": {"num_steps": 2},
+    "reward": [{"name": "brightness"}],
+    "prompts": {"source": "fixed"},
+    "tuning": {"kind": "full"},
+    "trainer": {"device": "cpu", "lr": 0.001, "max_steps": 3, "ema": 0.5},
+    "validation": {"prompts": 2, "seeds": 1, "batch": 1, "evaluation_pairs": 3},
+    "run": {"trackers": [], "checkpoint_every": 2},
+    "objective": {"reward_gradient": {"gradient": "last", "reward_frames": "all"}},
+}
+
+
+def trained(world: int, registry: Registry, folder: Path, **changes: Any) -> dict[str, Any]:
+    """A whole run of full weights: what it kept, and what it said."""
+
+    def work() -> dict[str, Any]:
+        from vader_core.api.train import train
+        from vader_core.tuning.full import WEIGHTS_FILE
+
+        tree = {**FULL, "parallel": changes.get("parallel", {})}
+        tree["trainer"] = FULL["trainer"] | changes.get("trainer", {})
+        resume = changes.get("resume", False)
+        summary = train(
+            validated(tree), out=folder, registry=registry, resume=resume, allow_changes=bool(resume)
+        )
+        from safetensors.torch import load_file
+
+        kept = load_file(sorted((folder / "checkpoints").glob("step-*"))[-1] / WEIGHTS_FILE)
+        metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        return {"kept": kept, "summary": summary, "metrics": metrics}
+
+    return together(world, work)
+
+
+def full(registry: Registry) -> dict[str, Any]:
+    """Full weights in pieces against one process with twice the batch; resumed too."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        one = trained(1, registry, folder / "one", trainer={"batch_size": 2})
+        two = trained(2, registry, folder / "two", parallel={"shard": 2})
+        first = {"max_steps": 2}
+        trained(2, registry, folder / "again", parallel={"shard": 2}, trainer=first)
+        again = trained(2, registry, folder / "again", parallel={"shard": 2}, resume=True)
+        scores = [run["summary"]["evaluation"]["brightness"] for run in (one, two)]
+        watched = [
+            [line["watch"] | line["rewards"] for line in run["metrics"] if line["kind"] == "validation"]
+            for run in (one, two)
+        ]
+        start = Path(folder / "one" / "checkpoints" / "step-000002")
+        assert start.is_dir()
+    return {
+        "kept": apart(one["kept"], two["kept"]),
+        "resumed": apart(two["kept"], again["kept"]),
+        "evaluation": max(abs(scores[0][name] - scores[1][name]) for name in ("base", "tuned")),
+        "validation": max(
+            abs(value - other[name])
+            for mine, other in zip(*watched, strict=True)
+            for name, value in mine.items()
+        ),
+    }
+
+
 def main() -> None:
     world, place, *names = int(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]
     registry = add_testing_plugin(load_registry())
-    found = {name: compared(world, name, registry) for name in names or CASES}
+    found = {
+        name: full(registry) if name == "full" else compared(world, name, registry)
+        for name in names or [*CASES, "full"]
+    }
     place.write_text(json.dumps(found, indent=1))
 
 
