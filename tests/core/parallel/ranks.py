@@ -33,7 +33,7 @@ from vader_core.testing.plugin import add_testing_plugin
 from vader_core.training.setup import make_trainer
 
 WAN = {
-    "backbone": {"name": "wan", "weights": "random", "architecture": "tiny"},
+    "backbone": {"name": "wan", "weights": "random", "architecture": "tiny", "max_sequence_length": 16},
     "video": {"height": 32, "width": 32, "num_frames": 5},
     "sampler": {"num_steps": 3},
     "reward": [{"name": "brightness"}],
@@ -176,19 +176,22 @@ def compared(world: int, name: str, registry: Registry) -> dict[str, float]:
         tree = {**plain, "parallel": parallel}
         return together(count, lambda: gradient(tree, registry))
 
-    alone = run(1, {})
     side_by_side = run(world, {})
+    found = {"shard": apart(side_by_side, run(world, halves))}
+    if name == "folded":
+        return found
     batch = dict(plain, trainer={**plain["trainer"], "batch_size": world})
-    found = {
-        "data": apart(together(1, lambda: gradient(batch, registry)), side_by_side),
-        "shard": apart(side_by_side, run(world, halves)),
-    }
-    if name != "folded":
-        found["context"] = apart(alone, run(2, {"context": 2}))
+    found["data"] = apart(together(1, lambda: gradient(batch, registry)), side_by_side)
+    # Two that share a sequence make one video, so with four of them there are two.
+    videos = world // 2
+    few = dict(plain, trainer={**plain["trainer"], "batch_size": videos})
+    alone = together(1, lambda: gradient(few, registry))
+    found["context"] = apart(alone, run(world, {"context": 2}))
+    found["both"] = apart(alone, run(world, {"context": 2, **halves}))
+    if world == 2:
         tree = {**plain, "parallel": {"context": 2}}
-        own = together(2, lambda: gradient(tree, registry, reduced=False))
+        own = together(world, lambda: gradient(tree, registry, reduced=False))
         found["context, not summed"] = apart(alone, own)
-        found["both"] = apart(alone, run(2, {"context": 2, **halves}))
     return found
 
 
