@@ -27,9 +27,10 @@ from typing import Any
 import torch
 
 from vader_core.api.configure import complete, configure
-from vader_core.api.train import encode_up_front, in_processes, join
+from vader_core.api.train import encode_up_front, join
 from vader_core.assembly.levers import process_switches
 from vader_core.assembly.loading import load_parts
+from vader_core.assembly.parallel import in_processes
 from vader_core.assembly.prepare import prepare
 from vader_core.device import GIB
 from vader_core.profiling.estimate import without_files

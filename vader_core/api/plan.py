@@ -8,11 +8,13 @@ import torch
 from torch import nn
 
 from vader_core.api.configure import complete
+from vader_core.assembly.parallel import in_processes
 from vader_core.assembly.parts import Assembly
 from vader_core.assembly.prepare import prepare
 from vader_core.device import GIB
 from vader_core.errors import VaderError
 from vader_core.lora.adapter import LoraSettings, attach_lora, fitted, refuse_foreign, settings_of
+from vader_core.parallel.layout import Layout
 from vader_core.profiling.estimate import memory_facts
 from vader_core.registry import Registry, load_registry
 from vader_core.run.adapters import find_adapter
@@ -44,12 +46,15 @@ def plan(config: RunConfig, *, registry: Registry | None = None, processes: int 
     registry = registry or load_registry()
     assembly = prepare(complete(config, registry), registry)
     require_trainable(assembly)
-    facts = plan_facts(assembly, processes)
+    layout = Layout(processes, config.parallel.shard, config.parallel.context)
+    layout.check()
+    assembly.config = in_processes(assembly.config, layout)
+    facts = plan_facts(assembly, layout.data)
     if config.data.source is not None:
         facts["data"] = assembly.videos.summary.as_dict()
     if config.trainer.device == "cpu":
         return facts
-    return facts | memory_facts(assembly.config, registry)
+    return facts | memory_facts(assembly.config, registry, processes=processes)
 
 
 def plan_facts(assembly: Assembly, processes: int) -> dict[str, Any]:

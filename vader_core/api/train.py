@@ -11,13 +11,13 @@ from vader_core.api.configure import complete
 from vader_core.api.plan import plan_facts, require_trainable
 from vader_core.assembly.levers import process_switches
 from vader_core.assembly.loading import load_parts
+from vader_core.assembly.parallel import in_processes
 from vader_core.assembly.parts import Assembly
 from vader_core.assembly.prepare import prepare
 from vader_core.data.latents import TEXT
 from vader_core.errors import VaderError
 from vader_core.evaluation.comparison import evaluation_pairs
 from vader_core.evaluation.validation import own_share, validation_pairs
-from vader_core.parallel.layout import Layout
 from vader_core.paths import entered
 from vader_core.prompts import Prompt
 from vader_core.registry import Registry, load_registry
@@ -25,7 +25,7 @@ from vader_core.report import write_report
 from vader_core.run.checkpoint import newest_whole, read_checkpoint
 from vader_core.run.config import RunConfig, validated
 from vader_core.run.directory import Run, is_run
-from vader_core.run.layers import changed, changes, to_yaml
+from vader_core.run.layers import changes, to_yaml
 from vader_core.run.tracking import Listener, Silence, require_trackers
 from vader_core.training.batches import own_samples
 from vader_core.training.processes import SingleProcess, join_processes
@@ -131,13 +131,6 @@ def agree(processes: SingleProcess, config: RunConfig, folder: Path) -> None:
                 f"the processes were started with different options, process {rank} not as process 0: "
                 f"{'; '.join(different)}. Start all of them with one command"
             )
-
-
-def in_processes(config: RunConfig, layout: Layout) -> RunConfig:
-    """The configuration as one of the processes carries it out: what the global batch says, filled in."""
-    trainer = config.trainer
-    steps = layout.accumulate(trainer.accumulate, trainer.batch_size, trainer.global_batch)
-    return config if steps == trainer.accumulate else changed(config, trainer={"accumulate": steps})
 
 
 def _train(

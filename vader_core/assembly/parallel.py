@@ -8,7 +8,9 @@ from torch import nn
 
 from vader_core.assembly.parts import Assembly
 from vader_core.errors import VaderError
+from vader_core.parallel.layout import Layout
 from vader_core.run.config import RunConfig
+from vader_core.run.layers import changed
 
 if TYPE_CHECKING:
     from vader_core.parallel.mesh import Mesh
@@ -92,6 +94,13 @@ def _check_context(assembly: Assembly) -> None:
     for name, (on, reason) in reasons.items():
         if on:
             raise VaderError(f"{name} {reason}, so it does not go with parallel.context: leave one out")
+
+
+def in_processes(config: RunConfig, layout: Layout) -> RunConfig:
+    """The configuration as one of the processes carries it out: what the global batch says, filled in."""
+    trainer = config.trainer
+    steps = layout.accumulate(trainer.accumulate, trainer.batch_size, trainer.global_batch)
+    return config if steps == trainer.accumulate else changed(config, trainer={"accumulate": steps})
 
 
 # -- once loaded -------------------------------------------------------------------------------------------

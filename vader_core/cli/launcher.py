@@ -19,6 +19,7 @@ from types import FrameType
 import click
 
 from vader_core.parallel.news import LAUNCHED
+from vader_core.training.signals import ECHO
 
 #: What each process runs, given the command's words as one JSON list.
 MODULE = "vader_core.cli.launched"
@@ -54,6 +55,7 @@ class Launcher:
         #: Those that we ended ourselves, whose end says nothing.
         self._ended: set[int] = set()
         self._asked: int | None = None
+        self._asked_at = 0.0
         self.processes = [
             # Away from the terminal's Ctrl-C, which would reach each of them beside what we hand on.
             Popen(command, env=self._environment(environment, rank), start_new_session=True)
@@ -150,9 +152,10 @@ class Launcher:
     def _signals(self) -> Iterator[None]:
         def ask(signum: int, frame: FrameType | None) -> None:
             if self._asked is not None:
-                self._kill()
+                if time.monotonic() > self._asked_at + ECHO:
+                    self._kill()
                 return
-            self._asked = signum
+            self._asked, self._asked_at = signum, time.monotonic()
             for process in self.processes:
                 if process.poll() is None:
                     process.send_signal(signum)

@@ -174,7 +174,9 @@ def _launch(processes: int, config: RunConfig, arguments: Sequence[str], out: Pa
 
 def _restarted() -> bool:
     """Whether torch's launcher started this process again after a failure: the run goes on by itself."""
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") not in ("", "0")
+    from vader_core.parallel.news import attempt
+
+    return attempt() > 0
 
 
 def _train(flags: dict[str, Any], config: RunConfig, out: Path, registry: Registry) -> int:

@@ -22,15 +22,18 @@ class Mesh:
     Args:
         layout: Who shares what.
         device: Where this process computes.
+        turn: Which of its machine's processes this one is, and how many the largest machine has; asked of all
+            of them by default.
     """
 
-    def __init__(self, layout: Layout, device: torch.device) -> None:
+    def __init__(self, layout: Layout, device: torch.device, turn: tuple[int, int] | None = None) -> None:
         self.layout, self.device = layout, device
-        locals_ = [(int(os.environ.get(name, "1"))) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE")]
-        self._turn = locals_[0] if "LOCAL_RANK" in os.environ else 0
-        turns: list[int] = [0] * layout.world
-        dist.all_gather_object(turns, locals_[1])
-        self._turns = max(turns)
+        self._turn, self._turns = self._asked() if turn is None else turn
+
+    def _asked(self) -> tuple[int, int]:
+        turns = [0] * self.layout.world
+        dist.all_gather_object(turns, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        return int(os.environ.get("LOCAL_RANK", "0")), max(turns)
 
     @cached_property
     def weights(self) -> DeviceMesh:
@@ -54,7 +57,7 @@ class Mesh:
         for _ in range(self._turn):
             self._wait()
         yield
-        for _ in range(self._turn, self._turns):
+        for _ in range(self._turn, self._turns - 1):
             self._wait()
 
     def _wait(self) -> None:

@@ -34,20 +34,42 @@ def several() -> bool:
 
 
 @cache
-def launchers_store() -> Store | None:
-    """The launcher's store, within this attempt of the run; ``None`` where there is none."""
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+def _store() -> Store | None:
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or _launcher_is_gone():
         return None
     from datetime import timedelta
 
-    from torch.distributed import PrefixStore, TCPStore
+    from torch.distributed import TCPStore
 
     place, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     try:
-        store = TCPStore(place, port, is_master=False, timeout=timedelta(seconds=20))
+        return TCPStore(place, port, is_master=False, timeout=timedelta(seconds=20))
     except (RuntimeError, OSError):
         return None
-    return PrefixStore(f"vader/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
+def _launcher_is_gone() -> bool:
+    """Whether our own launcher has ended before its processes, and its store with it."""
+    return LAUNCHED in os.environ and os.getppid() != int(os.environ[LAUNCHED])
+
+
+def attempt() -> int:
+    """How often torch's launcher has started this process again."""
+    count = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return int(count) if count.isdigit() else 0
+
+
+def agree_on_attempt(largest: int) -> None:
+    """After some machines were started anew, all take part in the attempt of those that count highest."""
+    os.environ["TORCHELASTIC_RESTART_COUNT"] = str(largest)
+
+
+def launchers_store() -> Store | None:
+    """The launcher's store, within this attempt of the run; ``None`` where there is none."""
+    from torch.distributed import PrefixStore
+
+    store = _store()
+    return None if store is None else PrefixStore(f"vader/{attempt()}", store)
 
 
 def speaks(error: BaseException) -> bool:

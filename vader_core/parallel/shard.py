@@ -45,7 +45,7 @@ class Sharded:
             parameter.data = parameter.data.to(device)
         for block in blocks:
             fully_shard(block, mesh=mesh, ignored_params=ignored)
-        roots = _called(module) if rest else []
+        roots = networks_called(module) if rest else []
         self.roots = [fully_shard(root, mesh=mesh, ignored_params=ignored) for root in roots]
         for tensor in (*module.parameters(), *module.buffers()):
             if not in_pieces(tensor):
@@ -104,11 +104,11 @@ class KeptGathered:
             self._kept = False
 
 
-def _called(module: nn.Module) -> list[nn.Module]:
+def networks_called(module: nn.Module) -> list[nn.Module]:
     """The modules within a container that are called; a module that is none is called itself."""
     if isinstance(module, nn.ModuleDict | nn.ModuleList):
         children = module.values() if isinstance(module, nn.ModuleDict) else module
-        return [called for child in children for called in _called(child)]
+        return [called for child in children for called in networks_called(child)]
     return [module]
 
 

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from vader_core.errors import MachineError
 from vader_core.parallel.layout import Layout, started_together
-from vader_core.parallel.news import lost
+from vader_core.parallel.news import agree_on_attempt, attempt, lost
 
 if TYPE_CHECKING:
     from vader_core.parallel.mesh import Mesh
@@ -133,6 +133,7 @@ class SeveralProcesses(SingleProcess):
                 place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
                 reason = str(error).strip().partition("\n")[0][:200]
                 raise MachineError(f"the processes did not find each other at {place}: {reason}") from error
+            agree_on_attempt(self.largest(attempt()))
         if layout.shard > 1 or layout.context > 1:
             from vader_core.parallel.mesh import Mesh
 

@@ -23,8 +23,9 @@ from typing import Any
 import torch
 
 from vader_core.api.configure import complete
-from vader_core.api.train import encode_up_front, in_processes, join
+from vader_core.api.train import encode_up_front, join
 from vader_core.assembly.loading import load_parts
+from vader_core.assembly.parallel import in_processes
 from vader_core.assembly.parts import DTYPES
 from vader_core.assembly.prepare import prepare
 from vader_core.registry import Registry, load_registry

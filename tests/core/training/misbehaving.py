@@ -54,6 +54,7 @@ class Forked:
         if self.pid:
             return
         os.setsid()
+        os.closerange(3, 256)  # as a new program would find it: the launcher's store is the launcher's alone
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
         os.environ.clear()
@@ -223,11 +224,13 @@ class Scenes:
         SLOW[0] = 0.3
         command = self.start(*TWO, "--out", str(out))
         until(lambda: steps(out) >= 1)
+        children = _children_of(command.pid, 0.0)
         os.kill(command.pid, signal.SIGKILL)
         found = command.result()
         SLOW[0] = 0.0
-        until(lambda: not alive(out), 30)
-        return found | {"alive": alive(out)}
+        until(lambda: not any(Path(f"/proc/{child}").exists() for child in children), 40)
+        left = [child for child in children if Path(f"/proc/{child}").exists()]
+        return found | {"alive": alive(out), "children": len(children), "left": left}
 
     def mistake(self) -> dict[str, Any]:
         return self.start(*TWO, "--out", str(self.folder / "mistake"), "--reward-frames", "77").result()
@@ -278,7 +281,7 @@ class Scenes:
         slowest, kills, runs, same = 0.0, 0, 0, 0
         while kills < count:
             command = self.start(*words)
-            children = _children_of(command.pid, out, generator.uniform(0.0, 2.0))
+            children = _children_of(command.pid, generator.uniform(0.0, 2.0))
             if children:
                 begun = time.monotonic()
                 os.kill(generator.choice(children), signal.SIGKILL)
@@ -300,7 +303,7 @@ class Scenes:
         return {"kills": kills, "runs": runs + 1, "same": same, "slowest": slowest}
 
 
-def _children_of(pid: int, out: Path, wait: float) -> list[int]:
+def _children_of(pid: int, wait: float) -> list[int]:
     """The processes that a launcher started, ``wait`` seconds after it did; none if it is over by then."""
     place = Path(f"/proc/{pid}/task/{pid}/children")
 
