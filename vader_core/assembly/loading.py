@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from vader_core.assembly.levers import pull_levers
-from vader_core.assembly.parts import Assembly
+from vader_core.assembly.parts import ROLLOUT_ADAPTER, Assembly
 from vader_core.backbone import Backbone
 from vader_core.device import out_of_memory_named
 from vader_core.errors import VaderError
@@ -66,6 +66,10 @@ def attach(assembly: Assembly) -> Tuning:
         tuning = Lora(denoiser, assembly.lora_settings())
     else:
         tuning = Lora(denoiser, start=find_adapter(start, assembly.registry), what=start)
+    distilled = assembly.config.rollout.lora
+    if distilled is not None:
+        adapter = find_adapter(distilled, assembly.registry)
+        tuning.add(ROLLOUT_ADAPTER, adapter, 0.0, what=f"--rollout-lora {distilled}")
     assembly.model.tuning = tuning
     return tuning
 

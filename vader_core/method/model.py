@@ -19,6 +19,7 @@ from vader_core.method.denoise import Predict, Rollout, Watcher, denoise
 from vader_core.method.gradient import NO_GRADIENT, Drawn
 from vader_core.method.guidance import Guidance
 from vader_core.method.shortcuts import ShortPredictions
+from vader_core.method.student import Student
 from vader_core.method.tuning import Tuning, Untuned
 from vader_core.prediction import Prediction
 from vader_core.prompts import Prompt
@@ -77,6 +78,7 @@ class Model:
         levers: On while no graph is recorded.
         shortcuts: What the no-grad predictions of a training rollout leave out; ``None`` leaves out nothing.
         stages: The backward pass goes in stages; ``None`` is in one piece.
+        student: Makes the rollouts of a store in its place; ``None`` is the model itself.
     """
 
     backbone: Backbone
@@ -90,6 +92,7 @@ class Model:
     levers: tuple[Lever, ...] = ()
     shortcuts: ShortPredictions | None = None
     stages: Stages | None = None
+    student: Student | None = None
     _plans: dict[Geometry, Plan] = field(default_factory=dict, repr=False)
 
     # -- the verbs ---------------------------------------------------------------------------------------
@@ -203,6 +206,15 @@ class Model:
             parts = [self.backbone.decode(part, geometry, chosen) for part in latents.split(1)]
             return torch.cat(parts)
 
+    @contextmanager
+    def making_rollouts(self) -> Iterator[Model]:
+        """Within, what makes the rollouts that updates only start from: the student, or the model itself."""
+        if self.student is None:
+            yield self
+            return
+        with self.student.of(self) as student:
+            yield student
+
     def base(self) -> AbstractContextManager[None]:
         """Within, the model is the one before tuning."""
         return self.tuning.off()
@@ -250,7 +262,7 @@ class Model:
     def whole(self) -> Model:
         """The same model without what only training may leave out: for sampling and validation."""
         kept = tuple(lever for lever in self.levers if lever.exact)
-        return replace(self, levers=kept, shortcuts=None)
+        return replace(self, levers=kept, shortcuts=None, student=None)
 
 
 def _told(latents: Tensor, timestep: float | Tensor) -> Tensor:

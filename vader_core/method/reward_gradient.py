@@ -214,9 +214,10 @@ class RewardGradient(Objective):
         step = batch.rng.step
         found = self.store.take(step, micro, len(batch))
         if found is None:
-            made = sample_segments(
-                model, batch.prompts, batch.geometry, Segments(), lambda _: NO_GRADIENT, (), batch.rng
-            ).last
+            with model.making_rollouts() as maker:
+                made = sample_segments(
+                    maker, batch.prompts, batch.geometry, Segments(), lambda _: NO_GRADIENT, (), batch.rng
+                ).last
             found = self.store.put(step, micro, Stored(batch, made.latents, made.conditioning))
         of = found.batch
         if found.conditioning is None:

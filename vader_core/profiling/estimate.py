@@ -92,6 +92,7 @@ def without_files(config: RunConfig, registry: Registry) -> RunConfig:
         config.model_dump(),
         {
             "lora": {"start": None},
+            "rollout": {"lora": None},
             "performance": {
                 "cuda_graphs": False,
                 # what is free is asked of a real device
