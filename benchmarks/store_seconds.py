@@ -70,6 +70,8 @@ def assemble(model: str, registry: Registry, *, tiny: bool) -> Assembly:
     """The loaded model with its reward, and its levers pulled."""
     given = TINY[model] if tiny else MODELS[model]
     reward = {"name": "hps"} | ({"architecture": "tiny"} if tiny else {})
+    if tiny:
+        given = {**given, "sampler": {"num_steps": 4}}
     config = configure(registry=registry, reward=[reward], validation={"prompts": 0}, **given)
     config = with_prompts(with_random_files(config, registry), registry)
     assembly = prepare(complete(config, registry), registry)

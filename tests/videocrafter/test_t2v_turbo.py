@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_videocrafter import TINY
 from vader_videocrafter.lora_format import T2VTurboLora, weight_shapes
 from vader_videocrafter.unet import VideoUNet
 
 from vader_core.errors import VaderError
+from vader_core.lora.beside import attach_beside, set_scale
+from vader_core.nn.build import fill_randomly
 from vader_core.registry import load_registry
 from vader_core.run.adapters import read_adapter
 
@@ -83,3 +86,32 @@ def test_a_layer_that_does_not_fit_is_named(tmp_path):
     torch.save(listed, tmp_path / "x.pt")
     with pytest.raises(VaderError, match=r"do not fit time_embed\.2"):
         T2VTurboLora(small).read(tmp_path / "x.pt")
+
+
+@torch.no_grad()
+def test_beside_the_unet_it_is_the_merged_unet(tmp_path):
+    """Every kind of layer is among them, convolutions along the frames too."""
+    unet = VideoUNet(TINY.unet)
+    fill_randomly(unet, 0)
+    shapes = weight_shapes(unet)
+    torch.save(a_list(shapes, projection=False), tmp_path / "unet_lora.pt")
+    adapter = T2VTurboLora(shapes).read(tmp_path / "unet_lora.pt")
+    draw = torch.Generator().manual_seed(7)
+    context = torch.randn(1, 5, TINY.unet.context_dim, generator=draw)
+    latents = torch.randn(1, TINY.unet.in_channels, 3, 8, 8, generator=draw)
+
+    def output():
+        return unet(latents, torch.tensor([500.0]), context, torch.tensor([8.0]))
+
+    base = output()
+    attach_beside(unet, "rollout", adapter, what="T2V-Turbo")
+    torch.testing.assert_close(output(), base, rtol=1e-5, atol=1e-5)
+    set_scale(unet, "rollout", 0.01)
+    beside = output()
+    set_scale(unet, "rollout", 0.0)
+    for name, shape in shapes.items():
+        up, down = (adapter.tensors[f"{name}.lora_{half}.weight"].flatten(1) for half in "BA")
+        unet.get_submodule(name).base_layer.weight += 0.01 * (up @ down).view(shape)
+    merged = output()
+    assert float((merged - base).abs().max()) > 1e-2
+    torch.testing.assert_close(beside, merged, rtol=1e-4, atol=1e-4)

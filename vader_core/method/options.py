@@ -109,6 +109,14 @@ class NFTOptions(BaseModel):
     group: int = Field(
         8, ge=2, description="Clips per prompt; they are compared with each other. The paper takes 24."
     )
+    loss: Literal["nft", "awm"] = Field(
+        "nft",
+        description="nft contrasts two predictions; awm weighs the training loss with the advantage "
+        "(Advantage Weighted Matching, published with noisiest=1, timesteps=6 and old_weight=0.1).",
+    )
+    old_weight: float = Field(
+        0.0, ge=0, description="Weight of the squared distance to the old policy's prediction; 0 is off."
+    )
     beta: float = Field(
         1.0,
         gt=0,
@@ -118,7 +126,7 @@ class NFTOptions(BaseModel):
     clip: float = Field(
         5.0,
         gt=0,
-        description="Advantage, in standard deviations of the group, from which on a clip is all good.",
+        description="Advantage, in standard deviations of the group, beyond which more does not count.",
     )
     timesteps: int = Field(2, ge=1, description="Noise levels per clip and update.")
     noisiest: float = Field(
