@@ -30,7 +30,7 @@ FIRST_WAIT = 0.5
 class Http(ClipReward):
     """What a server says of videos and prompts; without a gradient.
 
-    A request is a POST of JSON, {"prompts": [text, …], "videos": [[frame, …], …]}, a frame is a PNG in base64.
+    A request is a POST of JSON, {"prompts": [text, …], "videos": [[frame, …], …]}; frames are PNGs in base64.
     The answer is JSON, {"scores": [number, …]}: one per video, higher is better.
     """
 
