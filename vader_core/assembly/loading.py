@@ -105,6 +105,20 @@ def load_rewards(
         objective.use(assembly.rewards)
 
 
+def related_judges(assembly: Assembly) -> list[str]:
+    """A warning for each monitor that stands on the same network as a reward that is trained on."""
+    found = []
+    for judge in assembly.monitors.terms:
+        for trained in assembly.rewards.terms:
+            shared = sorted(set(judge.reward.families) & set(trained.reward.families))
+            if shared:
+                found.append(
+                    f"--monitor {judge.name} stands on the same network as --reward {trained.name} "
+                    f"({', '.join(shared)}), so it is no independent judge: watch one of another family too"
+                )
+    return found
+
+
 def _mixture(
     assembly: Assembly,
     items: Sequence[RewardSection] | Sequence[MonitorSection],

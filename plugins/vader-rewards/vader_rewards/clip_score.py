@@ -16,5 +16,6 @@ class ClipScore(PickScore):
     """
 
     name: ClassVar[str] = "clip_score"
+    families: ClassVar[tuple[str, ...]] = ("clip-l14",)
     file = CLIP_L14
     presets = L14_PRESETS

@@ -134,6 +134,7 @@ class SubjectConsistency(FrameConsistency):
     """
 
     name: ClassVar[str] = "subject_consistency"
+    families: ClassVar[tuple[str, ...]] = ("dino-b16",)
 
     def __init__(
         self, options: SubjectConsistencyOptions, *, device: torch.device, dtype: torch.dtype
@@ -174,6 +175,7 @@ class BackgroundConsistency(FrameConsistency):
     """
 
     name: ClassVar[str] = "background_consistency"
+    families: ClassVar[tuple[str, ...]] = ("clip-b32",)
 
     def __init__(
         self, options: BackgroundConsistencyOptions, *, device: torch.device, dtype: torch.dtype

@@ -47,6 +47,7 @@ class PickScore(ImageReward):
     """
 
     name: ClassVar[str] = "pick_score"
+    families: ClassVar[tuple[str, ...]] = ("clip-h14",)
     #: What ``pretrained`` stands for, and the architectures by name.
     file: ClassVar[WeightFile] = PICK_SCORE
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = H14_PRESETS
