@@ -32,7 +32,7 @@ from vader_core.assembly.levers import process_switches
 from vader_core.assembly.parts import ROLLOUT_ADAPTER, Assembly
 from vader_core.assembly.prepare import make_objective, prepare
 from vader_core.lora.formats import Adapter
-from vader_core.method.student import Student
+from vader_core.method.model import Student
 from vader_core.profiling.bench import Bench, load
 from vader_core.profiling.stopwatch import SilentStopwatch
 from vader_core.registry import Registry, load_registry

@@ -46,6 +46,7 @@ FIRST_PARTY: dict[str, dict[Kind, tuple[str, ...]]] = {
             "temporal_flickering",
             "dynamic_degree",
             "http",
+            "vqa_yes",
         ),
     },
     "vader-videocrafter": {"backbone": ("videocrafter",), "sampler": ("ddim_videocrafter",)},

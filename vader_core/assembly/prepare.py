@@ -15,9 +15,8 @@ from vader_core.builtin.prompts import parse_prompts
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
 from vader_core.method.guidance import Guidance, parse_scale
-from vader_core.method.model import Model, Stages
+from vader_core.method.model import Model, Stages, Student
 from vader_core.method.objective import Objective
-from vader_core.method.student import Student
 from vader_core.method.weighted import WeightedSum
 from vader_core.prompts import PromptSource
 from vader_core.registry import Registry

@@ -17,7 +17,7 @@ _OWNERS: dict[str, tuple[str, str]] = {
     "backbone": ("registry", "assembly/prepare.py"),
     "video": ("backbone", "assembly/resolve.py"),
     "sampler": ("sampler", "assembly/prepare.py"),
-    "rollout": ("sampler", "method/student.py"),
+    "rollout": ("sampler", "method/model.py"),
     "objective": ("objective", "assembly/prepare.py"),
     "objective.reward_gradient": ("objective", "method/reward_gradient.py"),
     "reward": ("assembly", "assembly/loading.py"),

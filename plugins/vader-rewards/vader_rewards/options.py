@@ -223,3 +223,19 @@ class HttpOptions(RewardOptions):
         description="Repetitions after a failure, the first after half a second, then twice as long.",
     )
     headers: dict[str, str] = Field(default_factory=dict, description="Further headers of every request.")
+
+
+class VqaYesOptions(ModelOptions):
+    """Options of `vqa_yes`."""
+
+    question: str = Field(
+        default='Does this video show "{prompt}"? Answer Yes or No.',
+        description="What is asked; {prompt} stands for the prompt's text.",
+    )
+    num_frames: int | None = Field(
+        default=None, ge=1, description="Frames that it sees; all that were decoded by default."
+    )
+    min_pixels: int = Field(default=4 * 28 * 28, ge=28 * 28, description="Fewest pixels of a resized frame.")
+    max_pixels: int = Field(
+        default=256 * 28 * 28, ge=28 * 28, description="Most pixels of a resized frame; 784 are a token."
+    )

@@ -83,6 +83,12 @@ REWARDS: dict[str, tuple[str, str, type[BaseModel], str]] = {
         options.DynamicDegreeOptions,
         "VBench: how much moves, by RAFT; no gradient",
     ),
+    "vqa_yes": (
+        "vqa_yes",
+        "VqaYes",
+        options.VqaYesOptions,
+        "probability that Qwen2-VL says yes to a question about the video",
+    ),
     "http": ("http", "Http", options.HttpOptions, "any scorer behind an HTTP endpoint; no gradient"),
 }
 

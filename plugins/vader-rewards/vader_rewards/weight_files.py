@@ -82,6 +82,17 @@ RAFT = WeightFile(
     "bsd-3-clause); then give reward.dynamic_degree.weights=PATH",
 )
 
+QWEN2_VL = (
+    WeightFile(
+        "Qwen/Qwen2-VL-2B-Instruct",
+        "model.safetensors",
+        licence="apache-2.0",
+        note="published in two shards: download the repository and give reward.vqa_yes.weights=FOLDER",
+    ),
+    WeightFile("Qwen/Qwen2-VL-2B-Instruct", "config.json"),
+    WeightFile("Qwen/Qwen2-VL-2B-Instruct", "tokenizer.json"),
+)
+
 #: What ``vader weights`` lists, by reward.
 BY_REWARD: dict[str, tuple[WeightFile, ...]] = {
     "aesthetic": (CLIP_L14, AESTHETIC_HEAD),
@@ -102,4 +113,5 @@ BY_REWARD: dict[str, tuple[WeightFile, ...]] = {
     "temporal_flickering": (),
     "dynamic_degree": (RAFT,),
     "http": (),
+    "vqa_yes": QWEN2_VL,
 }

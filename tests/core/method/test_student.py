@@ -12,9 +12,9 @@ from update_at_a_step import clean_of, levels, loss_of, predicted
 from vader_core.builtin.samplers.lcm import LCM
 from vader_core.lora.formats import Adapter
 from vader_core.method.guidance import Guidance
+from vader_core.method.model import Student
 from vader_core.method.options import RewardGradientOptions
 from vader_core.method.reward_gradient import RewardGradient
-from vader_core.method.student import Student
 
 
 def with_student(registry):
