@@ -266,10 +266,10 @@ class QwenVL:
 
     def hidden(
         self,
-        video: Float[Tensor, "b f 3 H W"],
+        patches: Float[Tensor, "n d"],
+        grid: tuple[int, int, int],
         ids: Int[Tensor, "b l"],
         mask: Int[Tensor, "b l"],
-        patches: Tensor,
     ) -> Float[Tensor, "b l d"]:
         """The last layer's states, after the norm, in float32."""
         grids = torch.tensor([grid] * len(ids), device=self.device)

@@ -24,10 +24,12 @@ class FrameConv(nn.Conv3d):
         out_channels: int,
         kernel_size: Any = (3, 1, 1),
         stride: Any = 1,
-        padding: Any = (1, 0, 0),
+        padding: Any = None,
         **others: Any,
     ) -> None:
         # the whole signature of a convolution: the halves of a LoRA are made by the layer's own class
+        if padding is None:
+            padding = (1, 0, 0) if kernel_size == (3, 1, 1) else 0
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, **others)
 
     def forward(self, x: Tensor) -> Tensor:
