@@ -1,4 +1,4 @@
-"""`vader evaluate --suite vbench`: the right clips for each dimension, a table, a page, VBench's file names."""
+"""`vader evaluate --suite vbench`: each dimension's clips, a table, a page, VBench's file names."""
 
 from __future__ import annotations
 

@@ -12,7 +12,8 @@ _PAGE = Markup(
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <style>body{{font:16px/1.5 sans-serif;max-width:50rem;margin:2rem auto;padding:0 1rem}}
-table{{border-collapse:collapse;width:100%}}td,th{{border-bottom:1px solid #ccc;padding:.3rem .6rem;text-align:right}}
+table{{border-collapse:collapse;width:100%}}
+td,th{{border-bottom:1px solid #ccc;padding:.3rem .6rem;text-align:right}}
 td:first-child,th:first-child{{text-align:left}}</style></head>
 <body><h1>{title}</h1><p>{lora}</p>
 <table><thead><tr><th>dimension</th><th>clips</th><th>base</th><th>tuned</th><th>difference</th></tr></thead>
