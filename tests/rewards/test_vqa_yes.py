@@ -29,14 +29,14 @@ def videos(frames=4, height=70, width=100):
 def test_patches_are_the_processors(reward, frames):
     from transformers import Qwen2VLVideoProcessor
 
-    video = videos(frames)
+    video = (255 * videos(frames)).byte()
     least, most = reward.judge.limits
-    processor = Qwen2VLVideoProcessor(size={"shortest_edge": least, "longest_edge": most}, do_rescale=False)
+    processor = Qwen2VLVideoProcessor(size={"shortest_edge": least, "longest_edge": most})
     theirs = processor(videos=list(video), return_tensors="pt", do_sample_frames=False)
-    patches, grid = reward.judge.patches(video)
+    patches, grid = reward.judge.patches(video / 255)  # theirs are rounded to bytes once more
     assert theirs["video_grid_thw"].tolist() == [list(grid)] * 2
     torch.testing.assert_close(patches, theirs["pixel_values_videos"], rtol=0, atol=2e-2)
-    assert float((patches - theirs["pixel_values_videos"]).abs().mean()) < 1e-3
+    assert float((patches - theirs["pixel_values_videos"]).abs().mean()) < 5e-3
 
 
 def test_logits_are_the_models_own_one_by_one(reward):
