@@ -303,6 +303,8 @@ def timing(options: argparse.Namespace) -> None:
             "processor_seconds_range": [round(f(one for one, _ in times), 4) for f in (min, max)],
             "wall_seconds": round(statistics.mean(one for _, one in times), 4),
         }
+    for name in filter(_bank_of, names):
+        variants[name]["making"] = {"processor_seconds": round(_making(name, options.device), 4)}
     found = {
         "machine": torch.cuda.get_device_name() if options.device == "cuda" else f"{_machine()}, 1 thread",
         "torch": torch.__version__.partition("+")[0],
@@ -311,6 +313,16 @@ def timing(options: argparse.Namespace) -> None:
     }
     (options.out / f"timing-{options.device}.json").write_text(json.dumps(found, indent=1))
     print(json.dumps(found, indent=1))
+
+
+def _making(variant: str, device: str) -> float:
+    """Processor seconds per clip of the variant's bank."""
+    assembly, bank = assemble(variant, 0, 8, device), _bank_of(variant)
+    trainer = assembly.config.trainer
+    batches = PromptBatches(assembly.draw_prompts, assembly.geometry, trainer.seed, trainer.batch_size, 1)
+    busy = time.process_time()
+    _fill(assembly, batches, bank)
+    return (time.process_time() - busy) / bank
 
 
 def _read_runs(sources: list[Path]) -> list[dict[str, Any]]:
