@@ -47,6 +47,7 @@ FIRST_PARTY: dict[str, dict[Kind, tuple[str, ...]]] = {
             "dynamic_degree",
             "http",
             "vqa_yes",
+            "image_reward",
         ),
     },
     "vader-videocrafter": {"backbone": ("videocrafter",), "sampler": ("ddim_videocrafter",)},

@@ -239,3 +239,11 @@ class VqaYesOptions(ModelOptions):
     max_pixels: int = Field(
         default=256 * 28 * 28, ge=28 * 28, description="Most pixels of a resized frame; 784 are a token."
     )
+
+
+class ImageRewardOptions(ModelOptions):
+    """Options of `image_reward`."""
+
+    vocabulary: str | None = Field(
+        default=None, description="BERT's vocab.txt; by default the one beside the weights."
+    )

@@ -83,6 +83,12 @@ REWARDS: dict[str, tuple[str, str, type[BaseModel], str]] = {
         options.DynamicDegreeOptions,
         "VBench: how much moves, by RAFT; no gradient",
     ),
+    "image_reward": (
+        "image_reward",
+        "ImageRewardModel",
+        options.ImageRewardOptions,
+        "ImageReward v1.0 of frame and prompt, on BLIP",
+    ),
     "vqa_yes": (
         "vqa_yes",
         "VqaYes",

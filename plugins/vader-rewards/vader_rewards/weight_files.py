@@ -93,6 +93,9 @@ QWEN2_VL = (
     WeightFile("Qwen/Qwen2-VL-2B-Instruct", "tokenizer.json"),
 )
 
+IMAGE_REWARD = WeightFile("THUDM/ImageReward", "ImageReward.pt", licence="apache-2.0")
+IMAGE_REWARD_VOCABULARY = WeightFile("google-bert/bert-base-uncased", "vocab.txt", licence="apache-2.0")
+
 #: What ``vader weights`` lists, by reward.
 BY_REWARD: dict[str, tuple[WeightFile, ...]] = {
     "aesthetic": (CLIP_L14, AESTHETIC_HEAD),
@@ -114,4 +117,5 @@ BY_REWARD: dict[str, tuple[WeightFile, ...]] = {
     "dynamic_degree": (RAFT,),
     "http": (),
     "vqa_yes": QWEN2_VL,
+    "image_reward": (IMAGE_REWARD, IMAGE_REWARD_VOCABULARY),
 }
