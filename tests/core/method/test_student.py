@@ -99,3 +99,13 @@ def test_what_cannot_be_is_refused(vader, capsys, tmp_path, more, message):
     given += ["--prompts", "fixed", "--max-steps", "1", "--out", tmp_path / "run", *more]
     assert vader(*given) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_plan_says_what_updates_start_from(vader, capsys):
+    given = ["train", "--backbone", "tiny", "-o", "backbone.schedule=epsilon", "--reward", "motion"]
+    given += ["--prompts", "fixed", "--dry-run", "--json"]
+    assert vader(*given) == 0
+    assert json.loads(capsys.readouterr().out)["store"] == "none"
+    assert vader(*given, *STORE, "-o", "rollout.sampler=lcm", "-o", "rollout.num_steps=2") == 0
+    said = json.loads(capsys.readouterr().out)["store"]
+    assert said == "4 rollouts, each for 4 steps, made by the model (lcm, 2 steps, guidance 1.0)"
