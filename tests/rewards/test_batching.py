@@ -94,8 +94,8 @@ def test_half_precision_keeps_score_and_gradient(variant, dtype):
         results.append((output.score.detach(), gradient))
     (score, gradient), (half_score, half_gradient) = results
     assert half_score.dtype == torch.float32
-    # The mix multiplies the cosine's error by 15 / 2.
-    tolerance = 0.01 * (7.5 if variant == "aesthetic_hps" else 1)
+    # The mix multiplies the cosine's error by 15 / 2; ImageReward counts in standard deviations.
+    tolerance = 0.01 * {"aesthetic_hps": 7.5, "image_reward": 3.0}.get(variant, 1.0)
     assert ((half_score - score).abs() / score.abs().clamp(min=1)).max() <= tolerance
     cosine = torch.nn.functional.cosine_similarity(gradient.flatten(), half_gradient.flatten(), dim=0)
     assert cosine >= 0.97

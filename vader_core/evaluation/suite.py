@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from vader_core.errors import VaderError, unknown
 from vader_core.registry import Registry
 from vader_core.values import read_document
 
 
-@dataclass(frozen=True)
-class Dimension:
-    """What a suite asks about.
+class Dimension(BaseModel):
+    """What a suite asks about."""
 
-    Args:
-        reward: Its score is the dimension's.
-        options: The reward's own.
-        videos: Clips per prompt.
-    """
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    reward: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    videos: int = 5
+    reward: str = Field(description="Its score is the dimension's.")
+    options: dict[str, Any] = Field(default_factory=dict, description="The reward's own.")
+    videos: int = Field(5, ge=1, description="Clips per prompt.")
 
 
 @dataclass(frozen=True)
