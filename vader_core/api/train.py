@@ -10,7 +10,7 @@ from vader_core import __version__
 from vader_core.api.configure import complete
 from vader_core.api.plan import plan_facts, require_trainable
 from vader_core.assembly.levers import process_switches
-from vader_core.assembly.loading import load_parts
+from vader_core.assembly.loading import load_parts, related_judges
 from vader_core.assembly.parallel import in_processes
 from vader_core.assembly.parts import Assembly
 from vader_core.assembly.prepare import prepare
@@ -150,6 +150,9 @@ def _train(
     if resume:  # one looks and all follow: on a shared file system they could see different folders
         place = processes.from_first(_checkpoint_to_continue(folder, listener) if processes.first else None)
     load_parts(assembly, lambda: encode_up_front(assembly, processes))
+    if run is not None:
+        for warning in related_judges(assembly):
+            listener.say(warning)
     trainer = make_trainer(assembly, processes, run, listener)
     if place is not None:
         trainer.restore(read_checkpoint(place))

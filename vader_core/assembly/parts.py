@@ -25,6 +25,8 @@ from vader_core.run.config import DEFAULT_RANK, RunConfig
 if TYPE_CHECKING:
     from vader_core.parallel.mesh import Mesh
 
+#: What the distilled adapter of --rollout-lora is called beside the trained one.
+ROLLOUT_ADAPTER = "rollout"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
