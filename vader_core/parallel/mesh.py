@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
 
 import torch
 from torch import distributed as dist
@@ -29,14 +28,18 @@ class Mesh:
     def __init__(self, layout: Layout, device: torch.device, turn: tuple[int, int] | None = None) -> None:
         self.layout, self.device = layout, device
         self._turn, self._turns = self._asked() if turn is None else turn
+        # At once: made within one's turn they would wait for processes that wait for theirs.
+        if layout.shard > 1:
+            self.weights = self._weights()
+        if layout.context > 1:
+            self.sequence = self._sequence()
 
     def _asked(self) -> tuple[int, int]:
         turns = [0] * self.layout.world
         dist.all_gather_object(turns, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         return int(os.environ.get("LOCAL_RANK", "0")), max(turns)
 
-    @cached_property
-    def weights(self) -> DeviceMesh:
+    def _weights(self) -> DeviceMesh:
         """Those that share one copy of the weights; in front, where there are several, its copies."""
         world, shard = self.layout.world, self.layout.shard
         if shard == world:
@@ -44,8 +47,7 @@ class Mesh:
         shape = (world // shard, shard)
         return init_device_mesh(self.device.type, shape, mesh_dim_names=("replicate", "shard"))
 
-    @cached_property
-    def sequence(self) -> DeviceMesh:
+    def _sequence(self) -> DeviceMesh:
         """Those that share one sequence, as diffusers names two ways of it: ``ring`` (1), ``ulysses``."""
         shape = (self.layout.data, 1, self.layout.context)
         mesh = init_device_mesh(self.device.type, shape, mesh_dim_names=("data", "ring", "ulysses"))
