@@ -77,8 +77,7 @@ def evaluate_suite(  # noqa: PLR0913 - what a person can ask for
     with process_switches(assembly.config):
         for model, factor in MODELS.items():
             with assembly.model.tuning.scaled(factor):
-                folder = None if clips is None else clips / model
-                scores[model] = _judged(assembly, asked, chosen, terms, counts, folder)
+                scores[model] = _judged(assembly, asked, terms, counts, clips and clips / model)
     rows = {
         name: {"clips": len(scores["base"][name])}
         | {model: statistics.fmean(scores[model][name]) for model in MODELS}
@@ -133,7 +132,6 @@ def _terms(assembly: Assembly, chosen: dict[str, Dimension]) -> dict[str, Term]:
 def _judged(
     assembly: Assembly,
     asked: Sequence[Asked],
-    chosen: dict[str, Dimension],
     terms: dict[str, Term],
     counts: dict[str, int],
     folder: Path | None,
