@@ -230,7 +230,7 @@ def _channels_last(module: nn.Module) -> None:
 
 
 def adapter_state(model: Model) -> tuple[object, ...]:
-    """What tells two states of the adapters apart: off, folded, scaled, what counts beside the trained one."""
+    """What tells two states of the adapters apart: off, folded, scaled, and what counts beside."""
     beside = tuple(sorted(getattr(model.tuning, "beside", {}).items()))
     for _, layer in lora_layers(model.backbone.denoiser):
         return layer._disable_adapters, getattr(layer, "folded", False), layer.scaling[ADAPTER], beside
