@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vader_core.archives import archive_of, open_bytes
 from vader_core.errors import VaderError
 
 if TYPE_CHECKING:
@@ -56,9 +57,9 @@ def first_bytes(path: Path, *, what: str = "picture") -> bytes:
         VaderError: No such file, not a regular one, or unreadable.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
+        if archive_of(path) is None and not stat.S_ISREG(path.stat().st_mode):
             raise VaderError(f"{what} {path}: not a regular file")
-        with path.open("rb") as stream:
+        with open_bytes(path) as stream:
             return stream.read(64)
     except FileNotFoundError as error:
         raise VaderError(f"{what} {path}: no such file or folder") from error
@@ -112,9 +113,10 @@ def read_animation(path: Path) -> Iterator[Image]:
     if kind is None:
         raise VaderError(f"picture {path}: it is none of {', '.join(FORMATS)}, whatever its name says")
     with _one_message(path):
-        if path.stat().st_size > _MOST_BYTES:
+        with open_bytes(path) as file:
+            data = file.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
             raise VaderError(f"picture {path}: the file is larger than 1 GiB")
-        data = path.read_bytes()
         stream = io.BytesIO(_without_texts(data) if kind == "PNG" else data)
         with Image.open(stream, formats=[kind]) as opened:
             if opened.width * opened.height > MOST_PIXELS:

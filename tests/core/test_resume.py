@@ -178,6 +178,8 @@ def test_a_checkpoint_that_is_written_again_is_never_lost(tmp_path, monkeypatch,
     """Killed at either rename, the old or the new one is whole."""
     from vader_core.run import checkpoint
 
+    counters = ("reward_queries", "train_seconds", "skipped", "nonfinite_in_a_row", "lr_factor")
+    position = dict.fromkeys(counters, 0) | {"watch": {"history": [], "best_step": None, "best_reward": 0.0}}
     for value in (1, 2):
         checkpoint.begin_checkpoint(tmp_path, 3)
         if value == 2:
@@ -192,10 +194,10 @@ def test_a_checkpoint_that_is_written_again_is_never_lost(tmp_path, monkeypatch,
 
             monkeypatch.setattr(Path, "rename", dying)
             with pytest.raises(KeyboardInterrupt):
-                checkpoint.finish_checkpoint(tmp_path, 3, {}, {"value": value})
+                checkpoint.finish_checkpoint(tmp_path, 3, {}, position | {"value": value})
             monkeypatch.setattr(Path, "rename", rename)
         else:
-            checkpoint.finish_checkpoint(tmp_path, 3, {}, {"value": value})
+            checkpoint.finish_checkpoint(tmp_path, 3, {}, position | {"value": value})
     place, faults = checkpoint.newest_whole(tmp_path)
     assert place is not None, faults
     assert checkpoint.read_checkpoint(place).position["value"] in (1, 2)

@@ -215,7 +215,7 @@ class Trainer:
         if self.processes.first:
             place = finish_checkpoint(folder, self.step, self._tensors(), self._position())
             self.last_checkpoint = str(place)
-            prune(folder, self.kept.keep)
+            prune(folder, self.kept.keep, newest=self.step)
         self._saved_at = self.step
         self.processes.wait()
 

@@ -58,11 +58,21 @@ def same(found):
         {"module": named("_forward_module.")},
         {"model": {"state_dict": named()}, "epoch": 1},
         {"state_dict": named("_orig_mod."), "optimizer_states": [{}]},
+        {"ema_model": {**named(), "decay": 0.99, "updates": 3, "kind": "ema", "nothing": None}, "epoch": 2},
+        {"ema": {"decay": 0.99, "num_updates": 3}, "state_dict": named()},
+        {"ema": {"decay": 0.99, "shadow": named("module.")}, "model": {"x": torch.zeros(1)}},
+        {"ema": 0.99, "net": named()},
     ],
 )
 def test_what_training_code_wraps_weights_in_is_taken_off(tmp_path, wrapped):
     torch.save(wrapped, tmp_path / "a.ckpt")
     same(unwrapped(load_tensors(tmp_path / "a.ckpt"), what="a"))
+
+
+def test_what_may_hold_more_weights_is_not_left_out_silently(tmp_path):
+    for more in ({"x": torch.zeros(1)}, [torch.zeros(1)]):
+        with pytest.raises(VaderError, match="no flat dictionary of tensors"):
+            unwrapped({"state_dict": {**named(), "more": more}}, what="a")
 
 
 def test_lightnings_average_stands_in_for_the_weights():
