@@ -147,11 +147,16 @@ def _header(path: Path, needed_for: str) -> dict[str, Any]:
             found = json.loads(stream.read(length))
         if not isinstance(found, dict) or not all(isinstance(facts, dict) for facts in found.values()):
             raise ValueError("its header is no table of tensors")
-        if any("shape" not in facts for name, facts in found.items() if name != "__metadata__"):
+        if not all(_has_shape(facts) for name, facts in found.items() if name != "__metadata__"):
             raise ValueError("its header is no table of tensors")
     except (OSError, ValueError, RecursionError, MemoryError) as error:
         raise VaderError(f"{needed_for}: {path} is not a readable safetensors file: {error}") from error
     return found
+
+
+def _has_shape(facts: Mapping[str, Any]) -> bool:
+    shape = facts.get("shape")
+    return isinstance(shape, list) and all(isinstance(size, int) and size >= 0 for size in shape)
 
 
 def _load_file(path: Path, needed_for: str) -> dict[str, Any]:
@@ -275,11 +280,20 @@ def _load_shards(index: Path, needed_for: str) -> dict[str, Any]:
     for file in dict.fromkeys(names.values()):
         path = index.parent / file
         if Path(file).name != file:
-            raise VaderError(f"{needed_for}: {index} names a shard outside its folder: {file}")
-        if not path.is_file():
-            raise VaderError(f"{needed_for}: {index} names the shard {file}, which is not in {index.parent}")
+            raise VaderError(f"{needed_for}: {index} names a shard outside its folder: {file[:120]}")
+        if not _is_there(path):
+            raise VaderError(
+                f"{needed_for}: {index} names the shard {file[:120]}, which is not in {index.parent}"
+            )
         tensors.update(_load_file(path, needed_for))
     missing = sorted(names.keys() - tensors.keys())
     if missing:
         raise VaderError(f"{needed_for}: {missing[0]} is in none of the shards that {index} names")
     return tensors
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False

@@ -19,6 +19,7 @@ import sys
 import traceback
 import zipfile
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,7 @@ def try_weights(folder: Path) -> Callable[[random.Random], None]:
 
 # -- run folders -------------------------------------------------------------------------------------------
 
+SANE = "--backbone tiny --reward brightness --monitor motion --prompts fixed --device cpu".split()
 TINY = (
     "train --backbone tiny --reward brightness --monitor motion --prompts fixed --num-steps 2 --max-steps 3 "
     "--lora-rank 2 --device cpu -o run.checkpoint_every=1 -o validation.prompts=1 -o validation.seeds=1 "
@@ -218,6 +220,8 @@ def command_line() -> Callable[[list[str]], int]:
         imported = __import__(f"vader_core.cli.{module}", fromlist=["command"])
         if hasattr(imported, "load_registry"):
             imported.load_registry = lambda: registry
+    with Path(os.devnull).open("w") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
+        assert run(["train", "--dry-run", *SANE]) == 0  # once here: every child finds it all imported
     return run
 
 
@@ -487,12 +491,11 @@ def trials_of_values() -> list[list[str]]:
 def try_values(folder: Path) -> Callable[[random.Random], None]:
     """A sensible dry run with one odd value; the seed is the trial's number."""
     run, ends = command_line(), trials_of_values()
-    sane = "--backbone tiny --reward brightness --monitor motion --prompts fixed --device cpu".split()
 
     def trial(dice: random.Random) -> None:
         os.chdir(folder)
         end = ends[dice.number % len(ends)]  # type: ignore[attr-defined]
-        before = [part for flag, part in zip(sane[::2], sane[1::2], strict=True) for part in (flag, part)]
+        before = [part for flag, part in zip(SANE[::2], SANE[1::2], strict=True) for part in (flag, part)]
         pairs = [pair for pair in zip(before[::2], before[1::2], strict=True) if pair[0] != end[0]]
         arguments = ["train", "--dry-run", *(part for pair in pairs for part in pair), *end]
         if any("\0" in part for part in arguments):
@@ -542,13 +545,18 @@ def in_a_process(trial: Callable[[random.Random], None], seeds: list[int], log: 
             try:
                 trial(dice)
             except BaseException:
-                told.write(f"seed {seed}: {traceback.format_exc()}\0")
+                told.write(f"seed {seed}: {shortened(traceback.format_exc())}\0")
             signal.alarm(0)
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         if most > MEMORY:
             told.write(f"seeds {seeds[0]} to {seeds[-1]}: {most >> 20} MiB of memory\0")
         told.flush()
         os._exit(0)
+
+
+def shortened(text: str) -> str:
+    """A traceback with long lines cut."""
+    return "\n".join(line[:300] for line in text.splitlines())
 
 
 def give_up(*_: object) -> None:

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 SHIM = Path(__file__).with_name("shim.c")
@@ -61,6 +62,7 @@ class Matrix:
         self.wrong: list[str] = []
 
     def arguments(self, out: Path) -> list[str]:
+        """The command line."""
         quiet = [] if self.what == "sample" else ["--quiet"]
         over = ["--overwrite"] if self.what == "overwrite" else []
         return [*self.command, "--out", str(out), *quiet, *over]
@@ -97,6 +99,7 @@ class Matrix:
 
     def run(self, moments: int | None, seed: int) -> int:
         """Every moment, or some at random."""
+        self.warm()
         whole = self.folder / "whole"
         code, said = self.child(self.arguments(whole), whole)
         assert code == 0, said
@@ -112,10 +115,15 @@ class Matrix:
             chosen = sorted(random.Random(seed).sample(chosen, min(moments, operations)))
         for at in chosen:
             self.moment(at)
-        for line in self.wrong:
-            print(line)
         print(f"{self.what}, {self.how}: {len(chosen)} of {operations} operations, {len(self.wrong)} wrong")
         return bool(self.wrong)
+
+    def warm(self) -> None:
+        """Run once in this process: the children then find everything imported."""
+        from vader_core.cli import run
+
+        with Path(os.devnull).open("w") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
+            assert run(self.arguments(self.folder / "warm")) == 0
 
     def before(self, out: Path) -> None:
         """What is in the folder before the command."""
@@ -156,10 +164,11 @@ class Matrix:
         self.check(at, not different and not extra, f"differs: {different} {extra}", str(listing(out)))
 
     def check(self, at: int, fine: bool, wrong: str, detail: str) -> None:
+        """Print what is not as it should be."""
         if not fine:
-            self.wrong.append(
-                f"operation {at}: {wrong}\n    " + detail.strip()[-1500:].replace("\n", "\n    ")
-            )
+            self.wrong.append(wrong)
+            told = detail.strip()[-1500:].replace("\n", "\n    ")
+            print(f"operation {at}: {wrong}\n    {told}", flush=True)
 
     # -- what is compared ----------------------------------------------------------------------------------
 
