@@ -23,17 +23,19 @@ _LONGEST_HEADER = 100_000_000
 _MOST_COMPRESSED = 64 << 20
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.")
 _GLOBAL = re.compile(r"(?:Unsupported (?:global|class)|GLOBAL)[:\s]+(?:GLOBAL )?([\w.]+)")
-#: First bytes -> what other files are.
+#: Place and bytes -> what other files are.
 _OTHERS = {
-    b"GGUF": "a GGUF file (llama.cpp); take the safetensors file instead",
-    b"\x89HDF": "an HDF5 file (Keras); take the safetensors file instead",
-    b"\x93NUM": "a NumPy file; save the tensors as safetensors",
-    b"\x1f\x8b": "a gzip archive; unpack it",
-    b"BZh": "a bzip2 archive; unpack it",
-    b"7z\xbc\xaf": "a 7z archive; unpack it",
-    b"Rar!": "a RAR archive; unpack it",
-    b"\x89PNG": "a picture",
-    b"\xff\xd8\xff": "a picture",
+    (0, b"GGUF"): "a GGUF file (llama.cpp); take the safetensors file instead",
+    (0, b"\x89HDF"): "an HDF5 file (Keras); take the safetensors file instead",
+    (0, b"\x93NUM"): "a NumPy file; save the tensors as safetensors",
+    (0, b"\x1f\x8b"): "a gzip archive; unpack it",
+    (0, b"BZh"): "a bzip2 archive; unpack it",
+    (0, b"7z\xbc\xaf"): "a 7z archive; unpack it",
+    (0, b"Rar!"): "a RAR archive; unpack it",
+    (0, b"\x89PNG"): "a picture",
+    (0, b"\xff\xd8\xff"): "a picture",
+    (257, b"ustar"): "a tar archive; unpack it",
+    (0, bytes(64)): "nothing but zero bytes, as a download that was cut off leaves: download the file again",
 }
 
 
@@ -126,8 +128,8 @@ def _described(start: bytes) -> str:
         return "a web page (a sign-in or error page, perhaps): download the file again, signed in"
     if not start:
         return "empty: download the file again"
-    for magic, words_for in _OTHERS.items():
-        if start.startswith(magic):
+    for (place, magic), words_for in _OTHERS.items():
+        if start.startswith(magic, place):
             return words_for
     if words[:1] in b"{[" and b"\0" not in start:
         return "JSON text; give the weights that belong to it"

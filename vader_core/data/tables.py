@@ -19,7 +19,7 @@ from typing import Any, Literal
 from vader_core.archives import TAR, is_file, open_bytes, samples
 from vader_core.clips import VIDEOS
 from vader_core.errors import MissingDependencyError, VaderError
-from vader_core.pictures import PICTURES
+from vader_core.pictures import PICTURES, is_hidden
 from vader_core.prompts import Shape
 
 Kind = Literal["video", "image"]
@@ -93,6 +93,8 @@ def read_table(path: Path, root: Path | None = None) -> list[Row]:
 def read_folder(folder: Path) -> list[Row]:
     """The clips and pictures of a folder and the folders in it, by name, each with the ``.txt`` beside it.
 
+    Hidden files and folders are passed over.
+
     Raises:
         VaderError: No such folder, or neither clip nor picture in it.
     """
@@ -102,7 +104,9 @@ def read_folder(folder: Path) -> list[Row]:
     files = sorted(
         found
         for found in folder.rglob("*")
-        if found.suffix.lower() in (*MOVING, *PICTURES) and found.is_file()
+        if found.suffix.lower() in (*MOVING, *PICTURES)
+        and found.is_file()
+        and not is_hidden(found.relative_to(folder))
     )
     if not files:
         raise VaderError(

@@ -109,6 +109,8 @@ def test_shards_are_read_by_their_folder(tmp_path, ending, save):
         (b"GGUF\x03\0\0\0", "GGUF"),
         (b"\x89HDF\r\n\x1a\n", "HDF5"),
         (b"Entry not found", "text, neither"),
+        (bytes(4096), "nothing but zero bytes"),
+        (b"a.pt" + bytes(253) + b"ustar" + bytes(300), "a tar archive"),
         ((900).to_bytes(8, "little") + b'{"a":', "cut off"),
     ],
 )

@@ -431,8 +431,8 @@ def try_commands(folder: Path) -> Callable[[random.Random], None]:
         name = dice.choice([*commands, "train", "train", "sample", "score", "x", ""])
         arguments, command = [name, *QUICK.get(name, [])], commands.get(name)
         if isinstance(command, click.Group):
-            inner = dice.choice(list(command.commands))
-            arguments, command = [*arguments, inner], command.commands[inner]
+            inner = dice.choice(command.list_commands(context))
+            arguments, command = [*arguments, inner], command.get_command(context, inner)
         parameters = command.params if command is not None else []
         for _ in range(dice.choice([0, 1, 2, 4, 8])):
             word = dice.choice(ODD)
