@@ -415,32 +415,24 @@ NOT_TRIED = ("weights", "doctor", "check", "bench", "gradient-norms")
 
 def try_commands(folder: Path) -> Callable[[random.Random], None]:
     """Any command with any flags and odd words."""
-    import click
-
-    from vader_core.cli import COMMANDS, cli
-
-    run = command_line()
-    context = click.Context(cli)
-    commands = {name: cli.get_command(context, name) for name in COMMANDS if name not in NOT_TRIED}
+    run, commands = command_line(), dict(every_command())
 
     def trial(dice: random.Random) -> None:
         work = folder / "work"
+        os.chdir(folder)
         remove(work)
         work.mkdir()
         os.chdir(work)
         name = dice.choice([*commands, "train", "train", "sample", "score", "x", ""])
-        arguments, command = [name, *QUICK.get(name, [])], commands.get(name)
-        if isinstance(command, click.Group):
-            inner = dice.choice(command.list_commands(context))
-            arguments, command = [*arguments, inner], command.get_command(context, inner)
+        command = commands.get(name)
+        arguments = [*name.split(), *QUICK.get(name, [])] or [""]
         parameters = command.params if command is not None else []
         for _ in range(dice.choice([0, 1, 2, 4, 8])):
             word = dice.choice(ODD)
             if not parameters or dice.random() < 0.1:
                 arguments.append(word)
                 continue
-            parameter = dice.choice(parameters)
-            arguments += words_for(parameter, word, dice)
+            arguments += words_for(dice.choice(parameters), word, dice)
         arguments = [part for part in arguments if "\0" not in part]
         assert run(arguments) in (0, 1, 2), arguments
 
@@ -449,9 +441,7 @@ def try_commands(folder: Path) -> Callable[[random.Random], None]:
 
 def words_for(parameter: Any, word: str, dice: random.Random) -> list[str]:
     """What a person may type for one parameter."""
-    if parameter.param_type_name == "argument":
-        return [word]
-    if parameter.is_flag:
+    if getattr(parameter, "is_flag", False):
         return [parameter.opts[-1]]
     if parameter.opts[-1] == "-o" and dice.random() < 0.7:
         keys = [
@@ -463,46 +453,92 @@ def words_for(parameter: Any, word: str, dice: random.Random) -> list[str]:
             "lora.targets",
         ]
         word = f"{dice.choice(keys)}={word}"
-    return [parameter.opts[-1], word]
+    return words_of(parameter, word)
 
 
 # -- values ------------------------------------------------------------------------------------------------
 
 
-def trials_of_values() -> list[list[str]]:
-    """Every flag and every ``-o`` key with every odd value, as ends of command lines."""
-    import click
+#: A command line that does something, for every command whose flags are tried.
+BASES = {
+    "train": ["train", "--dry-run", *SANE],
+    "config": ["config", *SANE],
+    "sample": ["sample", *QUICK["sample"], "--device", "cpu", "--height", "16", "--width", "16"],
+    "score": ["score", "a.png", "--reward", "brightness"],
+    "data scan": ["data", "scan", "."],
+}
 
-    from vader_core.cli import train
+
+def trials_of_values() -> list[list[str]]:
+    """Every flag of every command and every ``-o`` key with every odd value."""
     from vader_core.cli.run_options import run_options
 
-    ends = []
-    for parameter in train.command.params:
-        if not parameter.is_flag and parameter.name not in ("out", "resume", "num_processes"):  # type: ignore[attr-defined]
-            ends += [[parameter.opts[-1], word] for word in ODD]
+    found = []
+    for name, command in every_command():
+        base = BASES.get(name, name.split())
+        for parameter in command.params:
+            if not getattr(parameter, "is_flag", False):
+                flag = parameter.opts[-1]
+                found += [without(base, flag) + words_of(parameter, word) for word in ODD]
     own = ["reward.brightness.weight", "reward.brightness.cap", "monitor.motion.x", "backbone.weights"]
     own += ["backbone.x", "sampler.eta", "prompts.count", "objective.reward_gradient.segments"]
     for key in dict.fromkeys([one.key for one in run_options()] + own):
-        ends += [["-o", f"{key}={word}"] for word in ODD]
-    assert isinstance(train.command, click.Command)
-    return ends
+        found += [[*BASES["train"], "-o", f"{key}={word}"] for word in ODD]
+    return [words for words in found if not any("\0" in word for word in words)]
+
+
+def every_command() -> list[tuple[str, Any]]:
+    """The commands and those within them, by the words that call them."""
+    import click
+
+    from vader_core.cli import COMMANDS, cli
+
+    context = click.Context(cli)
+    found = []
+    for name in COMMANDS:
+        command = cli.get_command(context, name)
+        if name in NOT_TRIED or command is None:
+            continue
+        if isinstance(command, click.Group):
+            inner = [(one, command.get_command(context, one)) for one in command.list_commands(context)]
+            found += [(f"{name} {one}", each) for one, each in inner if each is not None]
+        else:
+            found.append((name, command))
+    return found
+
+
+def without(base: list[str], flag: str) -> list[str]:
+    """A command line without a flag and its value."""
+    if flag not in base:
+        return base
+    place = base.index(flag)
+    return base[:place] + base[place + 2 :]
+
+
+def words_of(parameter: Any, word: str) -> list[str]:
+    """One parameter with one word; nothing is written but into the trial's own folder."""
+    if parameter.opts[-1] == "--out":
+        word = word.replace("/", "_")
+    return [word] if parameter.param_type_name == "argument" else [parameter.opts[-1], word]
 
 
 def try_values(folder: Path) -> Callable[[random.Random], None]:
-    """A sensible dry run with one odd value; the seed is the trial's number."""
-    run, ends = command_line(), trials_of_values()
+    """A command line with one odd value; the seed is the trial's number."""
+    from PIL import Image
+
+    run, trials = command_line(), trials_of_values()
 
     def trial(dice: random.Random) -> None:
+        work = folder / "work"
         os.chdir(folder)
-        end = ends[dice.number % len(ends)]  # type: ignore[attr-defined]
-        before = [part for flag, part in zip(SANE[::2], SANE[1::2], strict=True) for part in (flag, part)]
-        pairs = [pair for pair in zip(before[::2], before[1::2], strict=True) if pair[0] != end[0]]
-        arguments = ["train", "--dry-run", *(part for pair in pairs for part in pair), *end]
-        if any("\0" in part for part in arguments):
-            return
-        assert run(arguments) in (0, 2), arguments
+        remove(work)
+        work.mkdir()
+        os.chdir(work)
+        Image.new("RGB", (16, 16)).save("a.png")
+        arguments = trials[dice.number % len(trials)]  # type: ignore[attr-defined]
+        assert run(arguments) in (0, 1, 2), arguments
 
-    trial.total = len(ends)  # type: ignore[attr-defined]
+    trial.total = len(trials)  # type: ignore[attr-defined]
     return trial
 
 
