@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from vader_core.errors import MachineError, VaderError
+from vader_core.errors import DivergedError, MachineError, VaderError
 from vader_core.files import sha256_of, strange_in, sync
 from vader_core.weights import load_tensors
+from vader_core.wrappings import refuse_not_finite
 
 CHECKSUMS, POSITION, STATE = "checksums.json", "position.json", "state.pt"
 _NAME = re.compile(r"step-(\d{6,})")
@@ -93,6 +94,7 @@ def finish_checkpoint(
 
     Raises:
         MachineError: The disk is full or cannot be written.
+        DivergedError: The weights are not finite.
     """
     place, beside = folder / step_name(step), unfinished(folder, step)
     old = folder / f".{place.name}.old"
@@ -102,11 +104,35 @@ def finish_checkpoint(
             objective.rmdir()
         torch.save(dict(tensors), beside / STATE)
         (beside / POSITION).write_text(json.dumps(dict(position), indent=1))
+        _refuse_diverged(beside, folder)
         files = sorted(path for path in beside.rglob("*") if path.is_file())
         sums = {path.relative_to(beside).as_posix(): sha256_of(path) for path in files}
         (beside / CHECKSUMS).write_text(json.dumps(sums, indent=1))
         _put(beside, place, old)
     return place
+
+
+def _refuse_diverged(beside: Path, folder: Path) -> None:
+    """Keep no weights that are not finite: what was written is removed.
+
+    Raises:
+        DivergedError: Naming the tensor, and the last good checkpoint.
+    """
+    from safetensors import safe_open
+
+    for path in sorted(beside.glob("*.safetensors")):
+        with safe_open(path, "pt") as tensors:
+            try:
+                for name in tensors.keys():  # noqa: SIM118 - it is no mapping
+                    refuse_not_finite({name: tensors.get_tensor(name)}, what="the weights")
+            except VaderError as error:
+                shutil.rmtree(beside, ignore_errors=True)
+                good = newest_whole(folder)[0]
+                where = f"the last good checkpoint is {good}" if good else "no good checkpoint was written"
+                raise DivergedError(
+                    f"{str(error).partition(',')[0]}, so no checkpoint of them is kept; {where}. Lower --lr, "
+                    "or use --precision fp32 or bf16"
+                ) from error
 
 
 def _put(beside: Path, place: Path, old: Path) -> None:
