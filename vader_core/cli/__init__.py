@@ -62,6 +62,21 @@ class LazyGroup(click.Group):
         names = [*COMMANDS, *commands]
         ctx.fail(f"no command {cmd_name!r}{did_you_mean(cmd_name, names)} (commands: {', '.join(names)})")
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the words name, and what is left of them.
+
+        Raises:
+            VaderError: A flag of one value that is given twice.
+        """
+        from vader_core.cli.repeated import refuse_repeated
+
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None:
+            refuse_repeated(ctx, command, rest)
+        return name, command, rest
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The commands with their lines, without importing them."""
         with formatter.section("Commands"):
