@@ -1,6 +1,6 @@
 """Feed damaged files, hostile run folders and odd words to the toolkit: each ends well or in one message.
 
-    python tests/core/faults/fuzz.py --what weights --count 6000 --folder /some/empty/folder [--seed N]
+    python tests/core/faults/fuzz.py --what weights:6000,inputs:1000 --folder /some/empty/folder [--seed N]
 
 Every trial is a function of its seed, which is printed where it fails; ``--only SEED`` runs it alone.
 """
@@ -255,6 +255,7 @@ def try_runs(folder: Path) -> Callable[[random.Random], None]:
         for arguments in (
             ["report", str(out)],
             ["sample", "--lora", str(out), "--max-prompts", "1", "--out", str(sampled)],
+            ["evaluate", str(out), "--pairs", "1", "--json"],
             ["train", "--resume", str(out), "--quiet", "--max-steps", "4", "--allow-changes"],
         ):
             assert run(arguments) in (0, 1, 2), arguments
@@ -600,10 +601,27 @@ def give_up(*_: object) -> None:
     raise TooLongError(f"not ended within {PATIENCE} s")
 
 
+def tried(what: str, count: int | None, first: int, folder: Path) -> bool:
+    """Trials of one kind; whether any went wrong."""
+    folder.mkdir()
+    trial = KINDS[what](folder)
+    total = getattr(trial, "total", None)
+    if total is None:
+        seeds = list(range(first, first + (count or 1000)))
+    else:  # all of them, or some at random
+        seeds = random.Random(first).sample(range(total), min(count or total, total))
+    wrong: list[str] = []
+    for start in range(0, len(seeds), BATCH):
+        wrong += in_a_process(trial, seeds[start : start + BATCH], folder / "log.txt")
+    for line in wrong:
+        print(line)
+    print(f"{what}: {len(seeds)} trials, {len(wrong)} wrong", flush=True)
+    return bool(wrong)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--what", choices=list(KINDS), required=True)
-    parser.add_argument("--count", type=int, help="Trials; every flag and key with every value by default.")
+    parser.add_argument("--what", required=True, help="KIND or KIND:TRIALS, with commas between.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, help="One trial, by its seed.")
     parser.add_argument("--folder", type=Path, required=True)
@@ -613,24 +631,16 @@ def main() -> int:
 
     torch.set_num_threads(1)
     os.environ["HF_HUB_OFFLINE"] = "1"
-    trial = KINDS[given.what](folder)
     if given.only is not None:
         dice = random.Random(given.only)
         dice.number = given.only  # type: ignore[attr-defined]
-        trial(dice)
+        KINDS[given.what](folder)(dice)
         return 0
-    count = given.count or getattr(trial, "total", 1000)
-    if given.what == "values" and given.count:  # some of all, in an order of their own
-        seeds = random.Random(given.seed).sample(range(trial.total), min(count, trial.total))  # type: ignore[attr-defined]
-    else:
-        seeds = list(range(given.seed, given.seed + count))
-    wrong: list[str] = []
-    for start in range(0, len(seeds), BATCH):
-        wrong += in_a_process(trial, seeds[start : start + BATCH], folder / "log.txt")
-    for line in wrong:
-        print(line)
-    print(f"{given.what}: {len(seeds)} trials, {len(wrong)} wrong")
-    return bool(wrong)
+    failed = False
+    for part in given.what.split(","):
+        what, _, count = part.partition(":")
+        failed |= tried(what, int(count) if count else None, given.seed, folder / what)
+    return failed
 
 
 if __name__ == "__main__":

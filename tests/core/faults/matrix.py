@@ -1,6 +1,6 @@
 """Fail, or be killed, at every operation on a run's files; what is left goes on to the same bytes.
 
-    python tests/core/faults/matrix.py --what train --how kill --folder /some/empty/folder [--moments 10]
+    python tests/core/faults/matrix.py --what train --folder /some/empty/folder [--how kill] [--moments 9]
 
 Starts itself again with the shim loaded before libc, imports once and forks a child for every moment.
 """
@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -45,17 +45,15 @@ def build(folder: Path) -> Path:
 
 
 class Matrix:
-    """One command and one kind of fault.
+    """One command.
 
     Args:
         what: ``train``, ``watched``, ``overwrite`` or ``sample``.
-        how: A key of MODES.
         folder: An empty folder.
     """
 
-    def __init__(self, what: str, how: str, folder: Path) -> None:
-        self.what, self.how, self.folder = what, how, folder
-        self.log = folder / "log.txt"
+    def __init__(self, what: str, folder: Path) -> None:
+        self.what, self.how, self.folder = what, "", folder
         self.shim = ctypes.CDLL(os.environ["LD_PRELOAD"])
         self.shim.faults_count.restype = ctypes.c_long
         self.command = {"train": TRAIN, "watched": WATCHED, "overwrite": TRAIN, "sample": SAMPLE}[what]
@@ -97,33 +95,38 @@ class Matrix:
 
     # -- one moment ----------------------------------------------------------------------------------------
 
-    def run(self, moments: int | None, seed: int) -> int:
-        """Every moment, or some at random."""
-        self.warm()
-        whole = self.folder / "whole"
-        code, said = self.child(self.arguments(whole), whole)
-        assert code == 0, said
-        self.expected = self.results(whole)
-        counted = self.folder / "counted"
-        self.before(counted)
-        code, said = self.child(self.arguments(counted), counted, "count")
-        assert code == 0, said
-        assert self.results(counted) == self.expected, "two runs differ by themselves"
-        operations = int(said.rpartition("count ")[2])
-        chosen = list(range(1, operations + 1))
-        if moments is not None:
-            chosen = sorted(random.Random(seed).sample(chosen, min(moments, operations)))
-        for at in chosen:
-            self.moment(at)
-        print(f"{self.what}, {self.how}: {len(chosen)} of {operations} operations, {len(self.wrong)} wrong")
-        return bool(self.wrong)
+    def run(self, kinds: Sequence[str], moments: int | None, seed: int) -> bool:
+        """Every operation, or some at random, with each kind of fault; whether anything was wrong."""
+        operations = self.counted()
+        failed = False
+        for number, self.how in enumerate(kinds):
+            self.wrong = []
+            chosen = list(range(1, operations + 1))
+            if moments is not None:
+                chosen = sorted(random.Random(seed + number).sample(chosen, min(moments, operations)))
+            for at in chosen:
+                self.moment(at)
+            found = f"{len(chosen)} of {operations} operations, {len(self.wrong)} wrong"
+            print(f"{self.what}, {self.how}: {found}", flush=True)
+            failed |= bool(self.wrong)
+        return failed
 
-    def warm(self) -> None:
-        """Run once in this process: the children then find everything imported."""
+    def counted(self) -> int:
+        """How many operations there are; what the command makes is kept for comparison.
+
+        The first run is in this process, so that the children find everything imported.
+        """
         from vader_core.cli import run
 
+        warm, whole = self.folder / "warm", self.folder / "whole"
         with Path(os.devnull).open("w") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
-            assert run(self.arguments(self.folder / "warm")) == 0
+            assert run(self.arguments(warm)) == 0
+        self.before(whole)
+        code, said = self.child(self.arguments(whole), whole, "count")
+        assert code == 0, said
+        self.expected = self.results(whole)
+        assert self.results(warm) == self.expected, "two runs differ by themselves"
+        return int(said.rpartition("count ")[2])
 
     def before(self, out: Path) -> None:
         """What is in the folder before the command."""
@@ -221,7 +224,7 @@ def listing(out: Path) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--what", choices=["train", "watched", "overwrite", "sample"], required=True)
-    parser.add_argument("--how", choices=list(MODES)[1:], required=True)
+    parser.add_argument("--how", default="kill,power,eio,full", help="Kinds of fault, with commas between.")
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--moments", type=int)
     parser.add_argument("--seed", type=int, default=0)
@@ -231,7 +234,7 @@ def main() -> int:
         os.environ["LD_PRELOAD"] = str(build(folder))
         os.execv(sys.executable, [sys.executable, *sys.argv])
     prepare()
-    return Matrix(given.what, given.how, folder).run(given.moments, given.seed)
+    return Matrix(given.what, folder).run(given.how.split(","), given.moments, given.seed)
 
 
 def prepare() -> None:
