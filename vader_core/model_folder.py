@@ -8,6 +8,9 @@ from typing import Any
 
 from vader_core.errors import MissingDependencyError, VaderError
 
+#: Without one of them transformers makes a tokenizer that knows no word, silently.
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
+
 
 def from_folder(kind: Any, where: str | Path, *, what: str, **given: Any) -> Any:
     """``kind.from_pretrained(where)``, where a stranger may have made what is there.
@@ -26,6 +29,10 @@ def from_folder(kind: Any, where: str | Path, *, what: str, **given: Any) -> Any
         odd = next((path for path in sorted(folder.iterdir()) if not (path.is_file() or path.is_dir())), None)
         if odd is not None:
             raise VaderError(f"{what}: {odd} is neither a file nor a folder")
+        if "Tokenizer" in kind.__name__ and not any((folder / name).is_file() for name in _VOCABULARIES):
+            raise VaderError(
+                f"{what}: {where} cannot be read: it holds no vocabulary ({', '.join(_VOCABULARIES)})"
+            )
     if kind.__name__.startswith("Auto"):  # else it would ask on standard input, and take a y for leave
         given["trust_remote_code"] = False
     try:

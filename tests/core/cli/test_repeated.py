@@ -2,6 +2,8 @@
 
 import pytest
 
+from vader_core.cli import run
+
 
 @pytest.mark.parametrize(
     "words",
@@ -12,13 +14,13 @@ import pytest
         ["--prompts", "text:a", "--prompts", "text:b"],
     ],
 )
-def test_two_values_of_one_flag_are_refused(vader, capsys, words):
-    assert vader("train", "--dry-run", *words) == 2
+def test_two_values_of_one_flag_are_refused(capsys, words):
+    assert run(["train", "--dry-run", *words]) == 2
     assert f"{words[0].partition('=')[0]} is given twice" in capsys.readouterr().err
 
 
-def test_commands_within_commands_too(vader, capsys):
-    assert vader("lora", "convert", "a", "b", "--to", "peft", "--to", "diffusers") == 2
+def test_commands_within_commands_too(capsys):
+    assert run(["lora", "convert", "a", "b", "--to", "peft", "--to", "diffusers"]) == 2
     assert "--to is given twice (peft and diffusers)" in capsys.readouterr().err
 
 

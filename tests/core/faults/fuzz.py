@@ -20,6 +20,7 @@ import traceback
 import zipfile
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,7 @@ TINY = (
 ).split()
 
 
+@cache
 def command_line() -> Callable[[list[str]], int]:
     """The command line with the testing plugin installed."""
     from vader_core import registry as registry_module
