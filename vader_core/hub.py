@@ -99,15 +99,13 @@ def _snapshot(repository: str, revision: str | None, kind: str, progress: Progre
         return Path(snapshot_download(repository, revision=revision, repo_type=kind))
     try:
         facts = HfApi().repo_info(repository, revision=revision, repo_type=kind)
+    except VaderError:
+        raise
     except Exception:  # unreachable, perhaps: what is here already is found offline
         return Path(snapshot_download(repository, revision=revision, repo_type=kind, local_files_only=True))
-    commit, names = str(facts.sha), [str(one.rfilename) for one in facts.siblings or []]
-    if not _COMMIT.fullmatch(commit):
-        raise VaderError(f"hub repository {repository}: the hub answered with {commit[:80]!r} for a commit")
-    if not 0 < len(names) <= _MOST_FILES:
-        raise VaderError(f"hub repository {repository}: it has {len(names):,} files")
-    for name in names:
-        check_name(name, repository)
+    commit, names = str(facts.sha), [one.rfilename for one in facts.siblings or []]
+    if not names:
+        raise VaderError(f"hub repository {repository}: it has no files")
     paths = [_file(repository, name, commit, kind, progress) for name in names]
     return paths[0].parents[len(PurePosixPath(names[0]).parts) - 1]
 
@@ -118,10 +116,15 @@ def _snapshot(repository: str, revision: str | None, kind: str, progress: Progre
 @contextmanager
 def guarded() -> Iterator[None]:
     """Within, the hub's client is handed no answer that names a place outside its cache."""
-    from huggingface_hub import file_download
+    from huggingface_hub import HfApi, file_download
     from huggingface_hub.errors import HfHubHTTPError
 
-    own = file_download.get_hf_file_metadata
+    own, own_info = file_download.get_hf_file_metadata, HfApi.repo_info
+
+    def informed(self: Any, repo_id: str, *arguments: Any, **given: Any) -> Any:
+        facts = own_info(self, repo_id, *arguments, **given)
+        check_repository(repo_id, facts)
+        return facts
 
     def asked(url: str, *arguments: Any, **given: Any) -> Any:
         try:
@@ -135,10 +138,29 @@ def guarded() -> Iterator[None]:
         return replace(facts, xet_file_data=None)  # a protocol of its own, past these checks
 
     file_download.get_hf_file_metadata = asked
+    HfApi.repo_info = informed  # type: ignore[method-assign]
     try:
         yield
     finally:
         file_download.get_hf_file_metadata = own
+        HfApi.repo_info = own_info  # type: ignore[method-assign]
+
+
+def check_repository(repository: str, facts: Any) -> None:
+    """Refuse what the hub says of a repository where a name in it would lead outside of the cache.
+
+    Raises:
+        VaderError: Saying which.
+    """
+    names = [str(one.rfilename) for one in facts.siblings or []]
+    if facts.sha is not None and not _COMMIT.fullmatch(str(facts.sha)):
+        raise VaderError(
+            f"hub repository {repository}: the hub answered with {str(facts.sha)[:80]!r} for a commit"
+        )
+    if len(names) > _MOST_FILES:
+        raise VaderError(f"hub repository {repository}: it has {len(names):,} files")
+    for name in names:
+        check_name(name, repository)
 
 
 def check_answer(url: str, facts: Any) -> None:
