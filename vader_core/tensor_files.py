@@ -17,8 +17,9 @@ from typing import Any
 
 from vader_core.errors import VaderError
 
-#: The longest header of a safetensors file that its own library takes.
-_LONGEST_HEADER = 100_000_000
+#: The longest header of a safetensors file that is read: a hundred thousand tensors need no more, and what is
+#: longer would take gigabytes once it is parsed.
+_LONGEST_HEADER = 1 << 24
 #: Torch stores tensors uncompressed; compressed parts of a file may unpack to no more than this.
 _MOST_COMPRESSED = 64 << 20
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.")
@@ -142,10 +143,9 @@ def _described(start: bytes) -> str:
 
 def _header(path: Path, needed_for: str) -> dict[str, Any]:
     try:
+        length = _header_length(path)
         with path.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if not 0 < length <= _LONGEST_HEADER:
-                raise ValueError(f"its header is said to be {length:,} bytes long")
+            stream.seek(8)
             found = json.loads(stream.read(length))
         if not isinstance(found, dict) or not all(isinstance(facts, dict) for facts in found.values()):
             raise ValueError("its header is no table of tensors")
@@ -154,6 +154,14 @@ def _header(path: Path, needed_for: str) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError, MemoryError) as error:
         raise VaderError(f"{needed_for}: {path} is not a readable safetensors file: {error}") from error
     return found
+
+
+def _header_length(path: Path) -> int:
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+    if not 0 < length <= _LONGEST_HEADER:
+        raise ValueError(f"its header is said to be {length:,} bytes long")
+    return length
 
 
 def _has_shape(facts: Mapping[str, Any]) -> bool:
@@ -168,6 +176,7 @@ def _load_file(path: Path, needed_for: str) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     try:
+        _header_length(path)
         return dict(load_file(path))
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, MemoryError) as error:
         raise VaderError(f"{needed_for}: {path} is not a readable safetensors file: {error}") from error

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from vader_core.errors import VaderError
-from vader_core.weights import load_exactly, load_tensors
+from vader_core.weights import load_exactly, load_tensors, tensor_names
 from vader_core.wrappings import unwrapped
 
 
@@ -164,6 +164,16 @@ def test_a_deep_pickle_and_a_deep_header_are_one_message(tmp_path):
     (tmp_path / "b").write_bytes(len(header).to_bytes(8, "little") + header)
     with pytest.raises(VaderError, match="not a readable safetensors file"):
         load_tensors(tmp_path / "b")
+
+
+def test_a_header_without_end_is_refused_unread(tmp_path):
+    length = 40 << 20
+    with (tmp_path / "a").open("wb") as stream:
+        stream.write(length.to_bytes(8, "little") + b'{"a":')
+        stream.truncate(length + 8)
+    for read in (load_tensors, lambda path: tensor_names(path) or load_tensors(path)):
+        with pytest.raises(VaderError, match="header is said to be 41,943,040 bytes"):
+            read(tmp_path / "a")
 
 
 def test_an_archive_that_unpacks_without_bound_is_refused(tmp_path):
