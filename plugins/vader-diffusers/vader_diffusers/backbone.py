@@ -242,6 +242,8 @@ class PipelineBackbone(Backbone):
     def _prepare(self) -> None:
         """Switch on what is always on."""
         keep_no_inputs(self.vae)
+        if self.vae._supports_gradient_checkpointing:
+            self.vae.enable_gradient_checkpointing()
         for network in self.networks:
             network.enable_gradient_checkpointing()
             if self.config.attention_backend is not None:
@@ -340,6 +342,9 @@ class PipelineBackbone(Backbone):
         """The wanted frames, unclamped, from as little of the decoder as they need."""
         wanted = list(range(geometry.num_frames)) if frames is None else list(frames)
         given = self.unscaled(latents).to(self.vae.dtype)
+        for part in self.vae.modules():
+            if hasattr(part, "gradient_checkpointing"):
+                part.gradient_checkpointing = self.gradient_checkpointing
         with autocast_for(self.vae):
             video = self.decoded(given, wanted, geometry).to(latents.dtype)
         return video.transpose(1, 2) / 2 + 0.5

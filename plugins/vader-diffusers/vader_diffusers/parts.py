@@ -116,11 +116,9 @@ def stored_pipeline(
 
 
 def autocast_for(module: Any) -> AbstractContextManager[Any]:
-    """Autocast off where the module's precision was chosen by itself: it computes in its own dtype."""
-    dtype, device = module.dtype, module.device.type
-    if dtype in (torch.float32, torch.float64) and torch.is_autocast_enabled(device):
-        return torch.autocast(device, enabled=False)
-    return nullcontext()
+    """Autocast off: the module computes in its own dtype, as it does in its pipeline."""
+    device = module.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def unread(source: PipelineSource) -> dict[str, None]:
