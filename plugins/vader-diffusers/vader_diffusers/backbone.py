@@ -57,6 +57,8 @@ class PipelineBackbone(Backbone):
     encodes_video: ClassVar[bool] = True
     #: Where the gradient flows by default.
     best_gradient: ClassVar[str] = "last"
+    #: Components that random weights do without.
+    left_out_at_random: ClassVar[tuple[str, ...]] = ()
     #: Whether encodings are zero behind the text.
     zeros_behind_text: ClassVar[bool] = False
 
@@ -216,7 +218,7 @@ class PipelineBackbone(Backbone):
         return stored_pipeline(self.source, kind, dtypes=dtypes, given=given, needed_for=self.asks)
 
     def _random(self, kind: Any) -> Any:
-        parts: dict[str, Any] = dict(unread(self.source))
+        parts: dict[str, Any] = {**unread(self.source), **dict.fromkeys(self.left_out_at_random)}
         for component in self.source.folder:
             if component in ("model_index", *parts):
                 continue

@@ -102,18 +102,13 @@ class LTX(PipelineBackbone):
 
     def unscaled(self, latents: Tensor) -> Tensor:
         """Times the deviations over the factor, plus the means, which lie among the autoencoder's weights."""
-        mean, std = self._statistics(latents)
+        mean, std = channel_statistics(self.vae, latents)
         return latents * std / self.autoencoder["scaling_factor"] + mean
 
     def scaled(self, latents: Tensor) -> Tensor:
         """Minus the means, times the factor over the deviations."""
-        mean, std = self._statistics(latents)
+        mean, std = channel_statistics(self.vae, latents)
         return (latents - mean) * self.autoencoder["scaling_factor"] / std
-
-    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        held = (self.vae.latents_mean, self.vae.latents_std)
-        mean, std = (value.to(like.dtype).view(1, -1, 1, 1, 1) for value in held)
-        return mean, std
 
     def decoded(self, latents: Tensor, wanted: list[int], geometry: Geometry) -> Tensor:
         """All frames, of which some are kept: no part of them can be decoded alone, exactly."""
@@ -139,12 +134,25 @@ class LTX(PipelineBackbone):
         mixing: Mixing,
         latents: Tensor,
         timestep: Tensor,
+        **further: Prediction,
     ) -> Prediction:
         """The usual mixture, partly brought back to the text branch's spread (Lin et al. 2023, eq. 15)."""
         mixed = mixing.combine(conditional, unconditional)
-        share = self.setting("guidance_rescale")
-        if share == 0.0:
-            return mixed
-        whole = tuple(range(1, latents.ndim))
-        spread = conditional.value.std(dim=whole, keepdim=True) / mixed.value.std(dim=whole, keepdim=True)
-        return replace(mixed, value=share * (mixed.value * spread) + (1 - share) * mixed.value)
+        value = rescaled(mixed.value, conditional.value, self.setting("guidance_rescale"))
+        return replace(mixed, value=value)
+
+
+def channel_statistics(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Means and deviations per channel, which lie among the autoencoder's weights, as [1, C, 1, 1, 1]."""
+    held = (vae.latents_mean, vae.latents_std)
+    mean, std = (value.to(like.dtype).view(1, -1, 1, 1, 1) for value in held)
+    return mean, std
+
+
+def rescaled(mixed: Tensor, text: Tensor, share: float) -> Tensor:
+    """``mixed``, to that share with the spread of ``text`` per sample (Lin et al. 2023, eq. 15 and 16)."""
+    if share == 0.0:
+        return mixed
+    whole = tuple(range(1, mixed.ndim))
+    spread = text.std(dim=whole, keepdim=True) / mixed.std(dim=whole, keepdim=True)
+    return share * (mixed * spread) + (1 - share) * mixed

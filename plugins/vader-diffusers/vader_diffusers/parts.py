@@ -60,7 +60,8 @@ def random_part(
     needed_for: str,
 ) -> nn.Module:
     """A component with the random numbers that its layers start from, the same every time."""
-    with torch.random.fork_rng(devices=[]), torch.device("cpu" if device.type == "cpu" else device):
+    accelerators = [] if device.type == "cpu" else [device]
+    with torch.random.fork_rng(devices=accelerators), torch.device(device):
         torch.manual_seed(sum(map(ord, component)))
         with default_dtype(dtype):
             module = bare(source, component, needed_for=needed_for)

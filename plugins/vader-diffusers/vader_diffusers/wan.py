@@ -130,6 +130,7 @@ class Wan(PipelineBackbone):
         mixing: Mixing,
         latents: Tensor,
         timestep: Tensor,
+        **further: Prediction,
     ) -> Prediction:
         """The low-noise expert has a scale of its own."""
         low = self.low_scale(mixing.scale) if self.experts else None
