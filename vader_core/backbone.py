@@ -376,6 +376,10 @@ class Backbone(ABC):
         """
         return [module for module in self.denoiser.modules() if hasattr(module, "recompute_switch")]
 
+    def experts(self) -> list[nn.Module]:
+        """Parts of the denoiser of which a prediction uses one, so that the others may rest; none by default."""
+        return []
+
     @contextmanager
     def checkpointing(self, on: bool) -> Iterator[None]:
         """Within, :attr:`gradient_checkpointing` is ``on``."""

@@ -29,6 +29,7 @@ MODELS = [
     ("wan_i2v", "tiny-5b"),
     ("ltx", "tiny"),
     ("ltx", "tiny-0.9.7"),
+    ("ltx2", "tiny-2.3"),
     ("cogvideox", "tiny"),
     ("cogvideox", "tiny-1.5"),
     ("hunyuan_video", "tiny"),

@@ -76,6 +76,15 @@ CASES = [
         options={"guidance_rescale": 0.0, "decode_timestep": 0.05, "decode_noise_scale": 0.025},
         call={"decode_timestep": 0.05, "decode_noise_scale": 0.025},
     ),
+    Case("ltx2", "tiny"),
+    Case("ltx2", "tiny-2.3"),
+    Case(
+        "ltx2",
+        "tiny-2.3",
+        {"use_dynamic_shifting": False, "shift_terminal": None},
+        options={"perturbed_scale": 0.5, "sound_guidance_rescale": 0.2, "modality_scale": 1.0},
+        call={"stg_scale": 0.5, "audio_guidance_rescale": 0.2, "modality_scale": 1.0},
+    ),
     Case("cogvideox", "tiny"),
     Case("cogvideox", "tiny-2b", {"snr_shift_scale": 3.0}, steps=7),
     Case("cogvideox", "tiny-1.5"),
@@ -203,6 +212,12 @@ def theirs(case: Case, path: Path, geometry: Geometry, noise, conditioning, lora
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(module, "randn_tensor", lambda *_, **__: drawn)
                 return pipe(**{**words, **case.call}).frames
+    if family == "ltx2":
+        tokens, count = noise[:, :, 0, 0].transpose(1, 2), 3 * (geometry.height // 8) * (geometry.width // 8)
+        coder = pipe.audio_vae  # the pipeline takes sound as its autoencoder makes it
+        sound = tokens[:, count:] * coder.latents_std + coder.latents_mean
+        words |= {"latents": tokens[:, :count], "audio_latents": sound, "frame_rate": geometry.fps}
+        words |= {"spatio_temporal_guidance_blocks": [1]}
     if family == "cogvideox":
         words |= {"latents": noise.transpose(1, 2)}
     if family == "hunyuan_video":
@@ -257,6 +272,7 @@ LORAS = [
         call={"guidance_scale_2": 2.0},
     ),
     Case("ltx", "tiny"),
+    Case("ltx2", "tiny-2.3"),
     Case("cogvideox", "tiny"),
     Case("hunyuan_video", "tiny", scale=1.0),
     Case("hunyuan_video15", "tiny"),
