@@ -22,7 +22,7 @@ from vader_core.nn.build import frozen
 from vader_core.prediction import Prediction
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
-from vader_core.schedule import Schedule
+from vader_core.schedule import RectifiedFlow, Schedule
 from vader_core.text import Text
 from vader_diffusers.frozen_conv import keep_no_inputs
 from vader_diffusers.options import PipelineOptions
@@ -55,8 +55,6 @@ class PipelineBackbone(Backbone):
     #: Which frames a reward sees by default, where some are cheaper to decode than others.
     cheap_frames: ClassVar[str | None] = None
     encodes_video: ClassVar[bool] = True
-    #: Where the gradient flows by default.
-    best_gradient: ClassVar[str] = "last"
     #: Components that random weights do without.
     left_out_at_random: ClassVar[tuple[str, ...]] = ()
     #: Whether encodings are zero behind the text.
@@ -139,9 +137,16 @@ class PipelineBackbone(Backbone):
             guidance_scale=known["guidance_scale"],
             sampler=self.scheduling.sampler,
             sampler_options=options,
-            gradient=self.best_gradient,
+            gradient="last:2" if self._ends_in_a_sliver else "last",
             reward_frames=self.cheap_frames,
         )
+
+    @property
+    def _ends_in_a_sliver(self) -> bool:
+        """Whether the last step covers almost nothing: Euler's own times go on to the smallest trained one."""
+        schedule = self.scheduling.schedule
+        own = isinstance(schedule, RectifiedFlow) and schedule.spacing in ("trained", "trained_shifted")
+        return own and self.scheduling.sampler == "flow_euler"
 
     @property
     def schedule(self) -> Schedule:
@@ -249,12 +254,18 @@ class PipelineBackbone(Backbone):
         for network in self.networks:
             network.enable_gradient_checkpointing()
             if self.config.attention_backend is not None:
-                try:
-                    network.set_attention_backend(self.config.attention_backend)
-                except (ValueError, RuntimeError, ImportError) as error:
-                    raise VaderError(
-                        f"{self.asks}: attention backend {self.config.attention_backend!r}: {error}"
-                    ) from error
+                self._choose_attention(network, self.config.attention_backend)
+
+    def _choose_attention(self, network: Any, name: str) -> None:
+        if name.strip("_").startswith("sage"):
+            raise VaderError(
+                f"{self.asks}: attention backend {name!r} has no backward pass: use native, _native_cudnn, "
+                "flash, flash_varlen, flex or xformers"
+            )
+        try:
+            network.set_attention_backend(name)
+        except (ValueError, RuntimeError, ImportError) as error:
+            raise VaderError(f"{self.asks}: attention backend {name!r}: {error}") from error
 
     @property
     def networks(self) -> tuple[Any, ...]:

@@ -16,8 +16,10 @@ from vader_core.geometry import Geometry
 from vader_core.prediction import Prediction
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
+from vader_core.schedule import RectifiedFlow
 from vader_core.text import Text
 from vader_diffusers.backbone import PipelineBackbone
+from vader_diffusers.scheduling import Scheduling
 
 #: What the authors decode with from 0.9.1 on, where a folder is like no published one: time and noise.
 _DECODER = {"decode_timestep": 0.05, "decode_noise_scale": 0.025, "guidance_rescale": 0.0}
@@ -29,6 +31,17 @@ class LTX(PipelineBackbone):
     name = "ltx"
     pipelines = ("LTXPipeline", "LTXConditionPipeline")
     model = "2b"
+
+    @property
+    def conditioned(self) -> bool:
+        """Whether the folder is of the later pipeline, whose times and places differ."""
+        return self.source.index.get("_class_name") == "LTXConditionPipeline"
+
+    def _read_scheduling(self) -> Scheduling:
+        found = super()._read_scheduling()
+        if not self.conditioned or not isinstance(found.schedule, RectifiedFlow):
+            return found
+        return replace(found, schedule=replace(found.schedule, spacing="linear_quadratic"))
 
     @property
     def compression(self) -> tuple[int, int]:
@@ -86,19 +99,29 @@ class LTX(PipelineBackbone):
     def call(self, network: Any, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         """The velocity; latents go in as tokens, and places are told in seconds and pixels."""
         frames, height, width = latents.shape[2:]
-        times, pixels = self.compression
+        (times, pixels), fps = self.compression, conditioning.shared["geometry"].fps
+        places: dict[str, Any] = {"num_frames": frames, "height": height, "width": width}
+        places["rope_interpolation_scale"] = (times / fps, pixels, pixels)
+        if self.conditioned:
+            places = {"video_coords": self._places(latents, fps)}
         out = network(
             rearrange(latents, "b c t h w -> b (t h w) c"),
             conditioning.tensors["text"],
             timestep,
             conditioning.tensors["mask"],
-            num_frames=frames,
-            height=height,
-            width=width,
-            rope_interpolation_scale=(times / conditioning.shared["geometry"].fps, pixels, pixels),
+            **places,
             return_dict=False,
         )[0]
         return rearrange(out, "b (t h w) c -> b c t h w", t=frames, h=height)
+
+    def _places(self, latents: Tensor, fps: float) -> Tensor:
+        """Seconds and pixels of every token [B, 3, T h w]: a latent frame starts with its first own frame."""
+        times, pixels = self.compression
+        whole = {"device": latents.device, "dtype": torch.float32}
+        steps = [torch.arange(count, **whole) for count in latents.shape[2:]]
+        seconds = (steps[0] * times + 1 - times).clamp(min=0) / fps
+        grid = torch.meshgrid(seconds, steps[1] * pixels, steps[2] * pixels, indexing="ij")
+        return torch.stack(grid).flatten(1).expand(len(latents), -1, -1)
 
     def unscaled(self, latents: Tensor) -> Tensor:
         """Times the deviations over the factor, plus the means, which lie among the autoencoder's weights."""

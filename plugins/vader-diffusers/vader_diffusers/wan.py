@@ -31,7 +31,6 @@ class Wan(PipelineBackbone):
     block_lists = ("blocks",)
     own_times = True
     cheap_frames = "first"
-    best_gradient = "last:2"  # UniPC uses every prediction but the last in two updates
     zeros_behind_text = True
     #: The timestep that all samples have, where the host knows it.
     _time: float | None = None
