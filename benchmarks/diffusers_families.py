@@ -1,7 +1,7 @@
 """What a reward step of diffusers' families costs at full size: seconds by phase, floor, peak, estimate.
 
     python benchmarks/diffusers_families.py --paper --out paper.json      # on a CPU: estimates and operations
-    python benchmarks/diffusers_families.py --paper-from paper.json       # on a GPU: every row, one process each
+    python benchmarks/diffusers_families.py --paper-from paper.json       # on a GPU: a process per row
     python benchmarks/diffusers_families.py --tiny                        # a rehearsal on a CPU
 
 Random weights, batch 1, LoRA of rank 16, HPS on the first frame, the gradient in the last step. Where fewer

@@ -377,7 +377,7 @@ class Backbone(ABC):
         return [module for module in self.denoiser.modules() if hasattr(module, "recompute_switch")]
 
     def experts(self) -> list[nn.Module]:
-        """Parts of the denoiser of which a prediction uses one, so that the others may rest; none by default."""
+        """Parts of the denoiser of which a prediction uses one, so the others may rest; by default none."""
         return []
 
     @contextmanager

@@ -57,7 +57,9 @@ def updates(adapter: Adapter) -> dict[str, torch.Tensor]:
     modules = [name.removesuffix(ends[0]) for name in adapter.tensors if name.endswith(ends[0])]
     scale = adapter.alpha / adapter.rank
     return {
-        module: scale * adapter.tensors[module + ends[1]].flatten(1) @ adapter.tensors[module + ends[0]].flatten(1)
+        module: scale
+        * adapter.tensors[module + ends[1]].flatten(1)
+        @ adapter.tensors[module + ends[0]].flatten(1)
         for module in modules
     }
 
@@ -106,7 +108,9 @@ PIPELINES = {
 
 
 def format_name(case: str) -> str:
-    return next(name for name in sorted(REGISTRY.lora_formats, key=len, reverse=True) if case.startswith(name))
+    return next(
+        name for name in sorted(REGISTRY.lora_formats, key=len, reverse=True) if case.startswith(name)
+    )
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -144,7 +148,9 @@ def test_a_file_is_recognised_and_read_back(case, tmp_path):
 
 @pytest.mark.parametrize("name", ["wan_comfyui", "wan_kohya"])
 def test_two_experts_are_two_files(name, tmp_path):
-    network = torch.nn.ModuleDict({part: denoiser("wan", "tiny") for part in ("transformer", "transformer_2")})
+    network = torch.nn.ModuleDict(
+        {part: denoiser("wan", "tiny") for part in ("transformer", "transformer_2")}
+    )
     adapter, path = adapter_of(network, ATTENTION), tmp_path / "lora.safetensors"
     written = lora_format(name, REGISTRY)
     written.write(adapter, path)
@@ -154,7 +160,7 @@ def test_two_experts_are_two_files(name, tmp_path):
     assert names[0] == names[1]
     assert_same(updates(find_adapter(str(files[1]), REGISTRY)), updates(adapter))
     files[0].unlink()
-    with pytest.raises(VaderError, match="one of 2 files, and .*high_noise.* is not beside it"):
+    with pytest.raises(VaderError, match=r"one of 2 files, and .*high_noise.* is not beside it"):
         find_adapter(str(files[1]), REGISTRY)
 
 
@@ -195,7 +201,11 @@ def test_a_fused_layer_of_others_is_divided(tmp_path):
     """A file as musubi writes it: one down matrix for query, key and value."""
     down, up = torch.randn(2, 8), torch.randn(24, 2)
     name = "lora_unet_double_blocks_1_img_attn_qkv"
-    tensors = {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up, f"{name}.alpha": torch.tensor(4.0)}
+    tensors = {
+        f"{name}.lora_down.weight": down,
+        f"{name}.lora_up.weight": up,
+        f"{name}.alpha": torch.tensor(4.0),
+    }
     save_file(tensors, tmp_path / "x.safetensors")
     found = updates(find_adapter(str(tmp_path / "x.safetensors"), REGISTRY))
     for place, part in enumerate(("to_q", "to_k", "to_v")):

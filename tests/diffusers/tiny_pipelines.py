@@ -125,13 +125,16 @@ def text_parts(backbone: str, folder: dict[str, Any]) -> dict[str, Any]:
     return {"text_encoder": _t5(width), "tokenizer": _tokenizer(128)}
 
 
-def build(backbone: str, model: str, path: Path, **scheduler: Any) -> Path:
+def build(
+    backbone: str, model: str, path: Path, *, network: dict[str, Any] | None = None, **scheduler: Any
+) -> Path:
     """Save the tiny pipeline of a backbone's ``model`` under ``path``.
 
     Args:
         backbone: The registered name.
         model: The tiny model's.
         path: A folder.
+        network: Settings of its denoisers that differ.
         **scheduler: Settings of its scheduler that differ; ``_class_name`` for another class.
     """
     folder = published(backbone)[model].folder
@@ -143,7 +146,8 @@ def build(backbone: str, model: str, path: Path, **scheduler: Any) -> Path:
                 continue
             library = ltx2 if name in ("connectors", "vocoder") else diffusers
             kind = getattr(library, config["_class_name"])
-            parts[name] = randomise(kind.from_config(dict(config)), number)
+            changed = network if network and name.startswith("transformer") else {}
+            parts[name] = randomise(kind.from_config({**config, **changed}), number)
         parts |= text_parts(backbone, dict(folder))
     for number, (_, part) in enumerate(sorted(parts.items())):
         if isinstance(part, nn.Module) and type(part).__module__.startswith("transformers"):

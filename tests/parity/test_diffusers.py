@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import diffusers
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from vader_core.geometry import Geometry
 from vader_core.lora.adapter import LoraSettings, adapter_parameters, attach_lora
@@ -84,8 +86,13 @@ CASES = [
         options={"guidance_rescale": 0.0, "decode_timestep": 0.05, "decode_noise_scale": 0.025},
         call={"decode_timestep": 0.05, "decode_noise_scale": 0.025},
     ),
-    Case("ltx", "tiny-0.9.7", steps=6, options={"guidance_rescale": 0.5},
-         call={"guidance_rescale": 0.5, "decode_timestep": 0.05, "decode_noise_scale": 0.025}),
+    Case(
+        "ltx",
+        "tiny-0.9.7",
+        steps=6,
+        options={"guidance_rescale": 0.5},
+        call={"guidance_rescale": 0.5, "decode_timestep": 0.05, "decode_noise_scale": 0.025},
+    ),
     Case("ltx2", "tiny", length=None),
     Case("ltx2", "tiny-2.3"),
     Case(
@@ -213,7 +220,9 @@ def theirs(case: Case, path: Path, geometry: Geometry, noise, conditioning, lora
     family = case.model.partition("/")[0] if case.backbone == "diffusers" else case.backbone
     if family == "ltx":
         words |= {"latents": noise.flatten(2).transpose(1, 2), "frame_rate": geometry.fps}
-    if isinstance(pipe, diffusers.LTXConditionPipeline):  # it draws its own noise, and the decoder's behind it
+    if isinstance(
+        pipe, diffusers.LTXConditionPipeline
+    ):  # it draws its own noise, and the decoder's behind it
         import diffusers.pipelines.ltx.pipeline_ltx_condition as module
 
         drawn = iter((noise, conditioning.tensors.get("decoder_noise")))
@@ -268,6 +277,56 @@ def test_video_is_diffusers(case, saved):
     difference = off(video, wanted)
     print(f"{case}: {difference:.1e}")
     assert difference <= WITHIN
+
+
+# -- pictures ------------------------------------------------------------------------------------------------
+
+
+def picture_file(place: Path, seed: int) -> Path:
+    """Noise of a shape that is neither the video's nor CLIP's."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (50, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(place)
+    return place
+
+
+@pytest.mark.parametrize(
+    ("model", "network", "ends"),
+    [("tiny", None, False), ("tiny", {"pos_embed_seq_len": 514}, True), ("tiny-a14b", None, True)],
+    ids=["first", "first and last, CLIP", "first and last"],
+)
+def test_picture_files_are_seen_as_by_diffusers(model, network, ends, tmp_path):
+    """Squeezed for the video, and cut as CLIP's own processor does; a last picture too."""
+    path = tiny_pipelines.build("wan_i2v", model, tmp_path / "pipeline", network=network)
+    case = Case("wan_i2v", model, steps=3, call={"guidance_scale_2": 3.0} if model == "tiny-a14b" else {})
+    backbone, registry = load(case, path)
+    geometry = geometry_of(backbone)
+    files = [picture_file(tmp_path / f"{number}.png", number) for number in (1, 2)]
+    told = {"last_image": str(files[1])} if ends else {}
+    prompts, rng, noise = start(backbone, geometry)
+    prompts = [replace(prompt, image=files[0], metadata=told) for prompt in prompts]
+    with torch.no_grad():
+        made = model_of(case, backbone, registry, geometry)
+        conditioning = made.condition(prompts, geometry, rng)
+        rollout = made.rollout(conditioning, geometry, rng, noise=noise)
+        video = made.decode(rollout.latents, geometry, None, conditioning)
+    pipe = diffusers.WanImageToVideoPipeline.from_pretrained(path)
+    pipe.set_progress_bar_config(disable=True)
+    opened = [Image.open(file).convert("RGB") for file in files]
+    wanted = pipe(
+        image=opened[0],
+        last_image=opened[1] if ends else None,
+        prompt=list(PROMPTS),
+        negative_prompt=[NEGATIVE] * 2,
+        height=geometry.height,
+        width=geometry.width,
+        num_frames=geometry.num_frames,
+        num_inference_steps=case.steps,
+        guidance_scale=case.scale,
+        latents=noise,
+        output_type="pt",
+        **case.call,
+    ).frames
+    assert off(video, wanted) <= WITHIN
 
 
 # -- LoRA ----------------------------------------------------------------------------------------------------

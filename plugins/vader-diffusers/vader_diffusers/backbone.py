@@ -143,7 +143,7 @@ class PipelineBackbone(Backbone):
 
     @property
     def _ends_in_a_sliver(self) -> bool:
-        """Whether the last step covers almost nothing: Euler's own times go on to the smallest trained one."""
+        """Whether the last step covers almost nothing, as it does at the times of Euler's own scheduler."""
         schedule = self.scheduling.schedule
         own = isinstance(schedule, RectifiedFlow) and schedule.spacing in ("trained", "trained_shifted")
         return own and self.scheduling.sampler == "flow_euler"

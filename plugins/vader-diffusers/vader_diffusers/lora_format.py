@@ -193,7 +193,11 @@ def _files(adapter: Adapter, path: Path) -> dict[str, tuple[Path, dict[str, Pair
     return {
         part: (
             path.with_stem(path.stem + suffix),
-            {name.removeprefix(f"{part}."): pair for name, pair in pairs.items() if name.startswith(f"{part}.")},
+            {
+                name.removeprefix(f"{part}."): pair
+                for name, pair in pairs.items()
+                if name.startswith(f"{part}.")
+            },
         )
         for part, suffix in PARTS.items()
         if part in owners

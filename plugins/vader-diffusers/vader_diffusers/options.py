@@ -83,7 +83,10 @@ class LTX2Options(PipelineOptions):
         None, ge=1.0, description="how far the sound is pushed from one without picture; 1 is not (3)"
     )
     guidance_rescale: float | None = Field(
-        None, ge=0.0, le=1.0, description="share of the guided picture that gets the text branch's spread (0.7)"
+        None,
+        ge=0.0,
+        le=1.0,
+        description="share of the guided picture that gets the text branch's spread (0.7)",
     )
     sound_guidance_rescale: float | None = Field(
         None, ge=0.0, le=1.0, description="the same for the sound (0.7)"

@@ -66,8 +66,8 @@ def last_pictures(prompts: Sequence[Prompt], *, needed_for: str) -> list[Image.I
         return None
     if not all(given):
         raise VaderError(
-            f"{needed_for}: {sum(map(bool, given))} of {len(given)} prompts of a batch have a last_image: give "
-            "all one, or none"
+            f"{needed_for}: {sum(map(bool, given))} of {len(given)} prompts of a batch have a last_image: "
+            "give all one, or none"
         )
     return [_opened(Path(str(place)).expanduser(), needed_for) for place in given]
 
@@ -77,11 +77,13 @@ def _opened(place: Path, needed_for: str) -> Image.Image:
         with Image.open(place) as found:
             return found.convert("RGB")
     except (OSError, UnidentifiedImageError) as error:
-        raise VaderError(f"{needed_for}: {place} is not a readable picture ({type(error).__name__})") from error
+        raise VaderError(
+            f"{needed_for}: {place} is not a readable picture ({type(error).__name__})"
+        ) from error
 
 
 def squeezed(picture: Image.Image, geometry: Geometry) -> Tensor:
-    """A picture in the video's shape [3, H, W] in [0, 1], by a Lanczos filter as diffusers' processor does."""
+    """A picture in the video's shape [3, H, W] in [0, 1], by diffusers' Lanczos filter."""
     resized = picture.resize((geometry.width, geometry.height), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.asarray(resized, dtype=np.float32) / 255.0).permute(2, 0, 1)
 

@@ -115,9 +115,7 @@ class WanImage(Wan):
             given = encoder_pixels(pictures.float(), encoder.config.image_size, self._preprocessor())
         else:
             given = self.pipe.image_processor(images=list(files), return_tensors="pt").pixel_values
-        out = encoder(
-            pixel_values=given.to(self.device, encoder.dtype), output_hidden_states=True
-        )
+        out = encoder(pixel_values=given.to(self.device, encoder.dtype), output_hidden_states=True)
         return out.hidden_states[-2].to(self.dtype)  # type: ignore[no-any-return]
 
     def _preprocessor(self) -> dict[str, Any]:
