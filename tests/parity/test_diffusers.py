@@ -90,6 +90,7 @@ CASES = [
         "ltx",
         "tiny-0.9.7",
         steps=6,
+        length=None,
         options={"guidance_rescale": 0.5},
         call={"guidance_rescale": 0.5, "decode_timestep": 0.05, "decode_noise_scale": 0.025},
     ),
@@ -215,6 +216,8 @@ def theirs(case: Case, path: Path, geometry: Geometry, noise, conditioning, lora
         "output_type": "pt",
         "latents": noise,
     }
+    if case.text_tokens is not None:
+        words["max_sequence_length"] = case.text_tokens
     if case.backbone == "wan_i2v":
         words |= picture_words(pipe, conditioning, picture_of(SimpleNamespace(needs_image=True), geometry))
     family = case.model.partition("/")[0] if case.backbone == "diffusers" else case.backbone
@@ -239,8 +242,6 @@ def theirs(case: Case, path: Path, geometry: Geometry, noise, conditioning, lora
         words |= {"latents": noise.transpose(1, 2)}
     if family == "hunyuan_video":
         words |= {"guidance_scale": 6.0, "true_cfg_scale": case.scale}
-    if case.text_tokens is not None:
-        words["max_sequence_length"] = case.text_tokens
     if case.backbone == "hunyuan_video15":
         words.pop("guidance_scale")
         pipe.tokenizer_max_length = words.pop("max_sequence_length", pipe.tokenizer_max_length)

@@ -61,9 +61,13 @@ class LTX(PipelineBackbone):
         given = getattr(self.config, name)
         return float({**_DECODER, **self.published_defaults}[name] if given is None else given)
 
+    @property
+    def _length(self) -> int:
+        return self.text_length(256 if self.conditioned else 128)
+
     def text_shapes(self) -> dict[str, tuple[int, ...]]:
         """T5's last layer, and which tokens are no padding."""
-        length = self.text_length(128)
+        length = self._length
         return {"text": (length, int(self.network["caption_channels"])), "mask": (length,)}
 
     def embed(self, texts: list[str]) -> dict[str, Tensor]:
@@ -71,7 +75,7 @@ class LTX(PipelineBackbone):
         text, mask, *_ = self.pipe.encode_prompt(
             texts,
             do_classifier_free_guidance=False,
-            max_sequence_length=self.text_length(128),
+            max_sequence_length=self._length,
             device=self.device,
         )
         return {"text": text, "mask": mask}
