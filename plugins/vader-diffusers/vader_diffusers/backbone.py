@@ -201,7 +201,7 @@ class PipelineBackbone(Backbone):
 
     def load(self) -> None:
         """Read the pipeline, or make one of random numbers; bring it to the device, frozen."""
-        kind = model_class(self.pipelines[0], needed_for=self.asks)
+        kind = model_class(str(self.source.index["_class_name"]), needed_for=self.asks)
         self.pipe = self._random(kind) if self.source.where is None else self._stored(kind)
         for module in self.pipe.components.values():
             if isinstance(module, nn.Module):
