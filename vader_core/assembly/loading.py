@@ -13,7 +13,7 @@ from vader_core.lora.tuning import Lora
 from vader_core.method.mixture import Mixture, Term
 from vader_core.method.tuning import Tuning
 from vader_core.reward import Reward
-from vader_core.run.adapters import find_adapter
+from vader_core.run.adapters import find_adapter, scaled_lora
 from vader_core.run.config import MonitorSection, RewardSection
 from vader_core.tuning.full import Full
 
@@ -66,8 +66,21 @@ def attach(assembly: Assembly) -> Tuning:
         tuning = Lora(denoiser, assembly.lora_settings())
     else:
         tuning = Lora(denoiser, start=find_adapter(start, assembly.registry), what=start)
+    put_beside(assembly, tuning)
     assembly.model.tuning = tuning
     return tuning
+
+
+def put_beside(assembly: Assembly, tuning: Lora) -> None:
+    """The run's frozen adapters, which count wherever the model predicts.
+
+    Raises:
+        VaderError: A file that is no adapter, or one made for another model.
+    """
+    for number, text in enumerate(assembly.config.lora.beside, start=1):
+        place, scale = scaled_lora(text)
+        found = find_adapter(place, assembly.registry)
+        tuning.add(f"beside{number}", found, scale, what=f"lora.beside {text}")
 
 
 def full_weights(backbone: Backbone, modules: Sequence[str] | None) -> Full:

@@ -14,6 +14,7 @@ from vader_core.geometry import GeometryRequest
 from vader_core.method.guidance import format_scale
 from vader_core.paths import kept, kept_place, kept_source
 from vader_core.registry import Component, Kind, Registry
+from vader_core.run.adapters import scaled_lora
 from vader_core.run.config import DEFAULT_RANK, LoraSection, ObjectiveSection, Precision, RunConfig, Tree
 from vader_core.run.layers import changed
 
@@ -124,6 +125,12 @@ def _check_start(config: RunConfig) -> None:
             )
 
 
+def _kept_scaled(text: str) -> str:
+    """``L[:SCALE]`` with an absolute place."""
+    place, scale = scaled_lora(text)
+    return f"{kept_place(place)}:{scale:g}"
+
+
 def _lora(config: RunConfig, backbone: Backbone) -> Tree:
     """The shape of a fresh adapter; one to start from has its own."""
     asked = config.lora
@@ -132,10 +139,12 @@ def _lora(config: RunConfig, backbone: Backbone) -> Tree:
             raise VaderError(
                 "tuning.modules names what learns with --tune full; an adapter's places are --lora-targets"
             )
+        beside = {"beside": [_kept_scaled(text) for text in asked.beside]} if asked.beside else {}
         if asked.start is not None:
-            return {"start": kept_place(asked.start)}
+            return {"start": kept_place(asked.start), **beside}
         rank = asked.rank or DEFAULT_RANK
         return {
+            **beside,
             "rank": rank,
             "alpha": asked.alpha or float(rank),
             "targets": asked.targets or list(backbone.lora_targets),

@@ -36,6 +36,7 @@ _FILES = {
     "prompts.negative_prompt": "assembly/parts.py",
     "lora.dropout": "lora/adapter.py",
     "lora.start": "assembly/loading.py",
+    "lora.beside": "assembly/loading.py",
     "trainer.batch_size": "training/batches.py",
     "trainer.accumulate": "training/batches.py",
     "trainer.max_steps": "training/trainer.py",

@@ -91,7 +91,7 @@ def without_files(config: RunConfig, registry: Registry) -> RunConfig:
     tree = merged(
         config.model_dump(),
         {
-            "lora": {"start": None},
+            "lora": {"start": None, "beside": []},
             "performance": {
                 "cuda_graphs": False,
                 # what is free is asked of a real device

@@ -132,6 +132,10 @@ class LoraSection(Section):
     start: str | None = Field(
         None, description="An adapter to start from: a run, a path, or hub:REPO[/FILE]."
     )
+    beside: list[str] = Field(
+        default=[],
+        description="Frozen adapters beside the one that learns, each L or L:SCALE: a distilled one, say.",
+    )
 
 
 class TrainerSection(Section):
