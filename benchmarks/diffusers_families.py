@@ -96,12 +96,21 @@ def configured(name: str, *, tiny: bool) -> Any:
 
 
 def on_paper(name: str, *, tiny: bool) -> dict[str, Any]:
-    """The memory estimate and the counted operations, for a CUDA device."""
+    """The memory estimate and the counted operations, for a CUDA device.
+
+    A no-grad step more is as many operations more, so steps of two short rollouts are counted.
+    """
+    from vader_core.api.configure import complete
     from vader_core.profiling.estimate import count_operations, memory_facts
+    from vader_core.run.layers import changed
 
     config, registry = configured(name, tiny=tiny)
     facts = memory_facts(config, registry, validation=False)
-    return {"row": name, **facts, "tera_operations": count_operations(config, registry) / 1e12}
+    published = int(complete(config, registry).sampler.num_steps or 0)
+    few, more = (
+        count_operations(changed(config, sampler={"num_steps": steps}), registry) for steps in (2, 3)
+    )
+    return {"row": name, **facts, "tera_operations": (few + (published - 2) * (more - few)) / 1e12}
 
 
 def measured(name: str, *, tiny: bool) -> dict[str, Any]:
