@@ -169,6 +169,11 @@ class Backbone(ABC):
         self.validate(geometry)
         return geometry
 
+    @property
+    def small_geometry(self) -> Geometry:
+        """A video that is cheap to make, for the contract's clauses; by default the default one."""
+        return self.defaults.geometry
+
     @abstractmethod
     def validate(self, geometry: Geometry) -> None:
         """Refuse a geometry that the model cannot make, naming the nearest that it can.

@@ -180,6 +180,13 @@ class PipelineBackbone(Backbone):
         if wrong:
             raise VaderError(f"{self.asks}: {'; '.join(wrong)}")
 
+    @property
+    def small_geometry(self) -> Geometry:
+        """Two places a side or more, and three latent frames."""
+        multiple = self.side_multiple
+        side = multiple * max(2, -(-32 // multiple))
+        return Geometry(side, side, 2 * self.compression[0] + 1, self.defaults.geometry.fps)
+
     def latent_shape(self, geometry: Geometry) -> tuple[int, int, int, int]:
         """C, and the geometry divided by the compression."""
         times, pixels = self.compression
