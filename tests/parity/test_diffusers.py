@@ -382,6 +382,27 @@ def test_lora_written_by_us_is_read_by_diffusers(case, saved, tmp_path):
     assert again.tensors.keys() == tensors.keys()
 
 
+# -- precision -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backbone", ["wan", "ltx", "cogvideox", "hunyuan_video", "hunyuan_video15"])
+def test_half_precision_is_the_pipelines_own(backbone, saved):
+    """A run's autocast changes no number: the pipeline runs its half weights without."""
+    case = Case(backbone, "tiny", scale=1.0)
+    made, registry = load(case, saved(backbone, "tiny", {}), torch.bfloat16)
+    geometry = geometry_of(made)
+    prompts, rng, noise = start(made, geometry)
+    conditioning = (
+        model_of(case, made, registry, geometry).condition(prompts, geometry, rng).conditional_branch
+    )
+    told = torch.full((2,), 500.0)
+    with torch.no_grad():
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = made.predict(noise, told, conditioning).value
+        wanted = made.call(made.denoiser, noise.bfloat16(), told, conditioning)
+    assert torch.equal(found, wanted.float())
+
+
 # -- gradients -----------------------------------------------------------------------------------------------
 
 GRADIENTS = [

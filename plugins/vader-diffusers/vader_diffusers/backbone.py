@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -351,8 +352,21 @@ class PipelineBackbone(Backbone):
     ) -> Prediction:
         """One network's prediction, in the latents' dtype."""
         network.gradient_checkpointing = self.gradient_checkpointing
-        out = self.call(network, latents.to(self.dtype), timestep, conditioning)
+        with self._precision(network):
+            out = self.call(network, latents.to(self.dtype), timestep, conditioning)
         return Prediction(out.to(latents.dtype))
+
+    def _precision(self, network: Any) -> AbstractContextManager[Any]:
+        """Weights in half precision compute as they do in their pipeline, without autocast.
+
+        Autocast would widen every norm to float32, which costs time and memory. Weights that learn are wide,
+        and are cast by it.
+        """
+        learns = any(
+            value.requires_grad and ".lora_" not in name for name, value in network.named_parameters()
+        )
+        half = self.dtype in (torch.bfloat16, torch.float16)
+        return autocast_for(network) if half and not learns else nullcontext()
 
     @abstractmethod
     def call(self, network: Any, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
