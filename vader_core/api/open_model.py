@@ -15,7 +15,7 @@ from vader_core.errors import VaderError
 from vader_core.lora.tuning import Lora
 from vader_core.method.model import Model
 from vader_core.registry import Registry, load_registry
-from vader_core.run.adapters import find_adapter, scaled_lora
+from vader_core.run.adapters import find_adapter
 from vader_core.run.checkpoint import newest_whole
 from vader_core.run.config import RunConfig
 from vader_core.run.layers import changed
@@ -53,12 +53,10 @@ def open_assembly(config: RunConfig, lora: str | Sequence[str], registry: Regist
 
     Args:
         config: What was asked for.
-        lora: As for :func:`open_model`; the first stands where training would put its own, and the
-            configuration's own ``lora.beside`` behind them.
+        lora: As for :func:`open_model`; the first stands where training would put its own.
         registry: Where the components come from.
     """
     given = [lora] if isinstance(lora, str) else list(lora)
-    given += config.lora.beside
     # Read before the model is built: a file that is no adapter ends the command at once.
     scaled = [scaled_lora(text) for text in given]
     full = [(place, scale) for text, scale in scaled if (place := full_checkpoint(text)) is not None]
@@ -90,3 +88,21 @@ def full_checkpoint(text: str) -> Path | None:
         return None
     place = folder if is_full(folder) else newest_whole(folder / "checkpoints")[0]
     return place if place is not None and is_full(place) else None
+
+
+def scaled_lora(text: str) -> tuple[str, float]:
+    """Read ``L[:SCALE]``.
+
+    >>> scaled_lora("runs/a:0.55"), scaled_lora("hub:me/lora"), scaled_lora("runs/a")
+    (('runs/a', 0.55), ('hub:me/lora', 1.0), ('runs/a', 1.0))
+    """
+    place, colon, scale = text.rpartition(":")
+    if not colon or not place:
+        return text, 1.0
+    try:
+        factor = float(scale)
+    except ValueError:
+        return text, 1.0
+    if factor != factor or factor in (float("inf"), float("-inf")):
+        raise VaderError(f"--lora {text}: the scale {scale!r} is not a finite number")
+    return place, factor

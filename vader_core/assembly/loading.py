@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from vader_core.assembly.levers import pull_levers
-from vader_core.assembly.parts import Assembly
+from vader_core.assembly.parts import ROLLOUT_ADAPTER, Assembly
 from vader_core.backbone import Backbone
 from vader_core.device import out_of_memory_named
 from vader_core.errors import VaderError
@@ -13,7 +13,7 @@ from vader_core.lora.tuning import Lora
 from vader_core.method.mixture import Mixture, Term
 from vader_core.method.tuning import Tuning
 from vader_core.reward import Reward
-from vader_core.run.adapters import find_adapter, scaled_lora
+from vader_core.run.adapters import find_adapter
 from vader_core.run.config import MonitorSection, RewardSection
 from vader_core.tuning.full import Full
 
@@ -66,21 +66,12 @@ def attach(assembly: Assembly) -> Tuning:
         tuning = Lora(denoiser, assembly.lora_settings())
     else:
         tuning = Lora(denoiser, start=find_adapter(start, assembly.registry), what=start)
-    put_beside(assembly, tuning)
+    distilled = assembly.config.rollout.lora
+    if distilled is not None:
+        adapter = find_adapter(distilled, assembly.registry)
+        tuning.add(ROLLOUT_ADAPTER, adapter, 0.0, what=f"--rollout-lora {distilled}")
     assembly.model.tuning = tuning
     return tuning
-
-
-def put_beside(assembly: Assembly, tuning: Lora) -> None:
-    """The run's frozen adapters, which count wherever the model predicts.
-
-    Raises:
-        VaderError: A file that is no adapter, or one made for another model.
-    """
-    for number, text in enumerate(assembly.config.lora.beside, start=1):
-        place, scale = scaled_lora(text)
-        found = find_adapter(place, assembly.registry)
-        tuning.add(f"beside{number}", found, scale, what=f"lora.beside {text}")
 
 
 def full_weights(backbone: Backbone, modules: Sequence[str] | None) -> Full:
@@ -112,6 +103,20 @@ def load_rewards(
     assembly.monitors = _mixture(assembly, assembly.config.monitor, False, then)
     if objective is not None:
         objective.use(assembly.rewards)
+
+
+def related_judges(assembly: Assembly) -> list[str]:
+    """A warning for each monitor that stands on the same network as a reward that is trained on."""
+    found = []
+    for judge in assembly.monitors.terms:
+        for trained in assembly.rewards.terms:
+            shared = sorted(set(judge.reward.families) & set(trained.reward.families))
+            if shared:
+                found.append(
+                    f"--monitor {judge.name} stands on the same network as --reward {trained.name} "
+                    f"({', '.join(shared)}), so it is no independent judge: watch one of another family too"
+                )
+    return found
 
 
 def _mixture(

@@ -14,7 +14,6 @@ from vader_core.geometry import GeometryRequest
 from vader_core.method.guidance import format_scale
 from vader_core.paths import kept, kept_place, kept_source
 from vader_core.registry import Component, Kind, Registry
-from vader_core.run.adapters import scaled_lora
 from vader_core.run.config import DEFAULT_RANK, LoraSection, ObjectiveSection, Precision, RunConfig, Tree
 from vader_core.run.layers import changed
 
@@ -67,6 +66,7 @@ def resolve(
         performance=_performance(config, device),
         lora=_lora(config, backbone),
     )
+    config = changed(config, rollout=_rollout(config, registry))
     scored: Tree = {name: _items(config, registry, name) for name in ("reward", "monitor")}
     objectives = _objectives(config, registry, backbone, training=training)
     tree: Tree = config.model_dump() | scored | {"objective": objectives}
@@ -125,12 +125,6 @@ def _check_start(config: RunConfig) -> None:
             )
 
 
-def _kept_scaled(text: str) -> str:
-    """``L[:SCALE]`` with an absolute place."""
-    place, scale = scaled_lora(text)
-    return f"{kept_place(place)}:{scale:g}"
-
-
 def _lora(config: RunConfig, backbone: Backbone) -> Tree:
     """The shape of a fresh adapter; one to start from has its own."""
     asked = config.lora
@@ -139,12 +133,10 @@ def _lora(config: RunConfig, backbone: Backbone) -> Tree:
             raise VaderError(
                 "tuning.modules names what learns with --tune full; an adapter's places are --lora-targets"
             )
-        beside = {"beside": [_kept_scaled(text) for text in asked.beside]} if asked.beside else {}
         if asked.start is not None:
-            return {"start": kept_place(asked.start), **beside}
+            return {"start": kept_place(asked.start)}
         rank = asked.rank or DEFAULT_RANK
         return {
-            **beside,
             "rank": rank,
             "alpha": asked.alpha or float(rank),
             "targets": asked.targets or list(backbone.lora_targets),
@@ -197,6 +189,29 @@ def _sampler(config: RunConfig, registry: Registry, backbone: Backbone) -> Tree:
         "name": name,
         "num_steps": asked.num_steps or defaults.num_steps,
         "guidance_scale": format_scale(defaults.guidance_scale) if scale is None else scale,
+    }
+
+
+def _rollout(config: RunConfig, registry: Registry) -> Tree:
+    """How a store's rollouts are made, complete; nothing where that is the run's own way."""
+    asked = config.rollout
+    if not asked.asked:
+        return {}
+    learning = config.objective.get("reward_gradient")
+    if learning is None or learning.options.get("store") != "rollouts":
+        raise VaderError(
+            "--rollout-lora and rollout.… say how the rollouts of a store are made: add "
+            "-o objective.reward_gradient.store=rollouts, or leave them out"
+        )
+    if asked.lora is not None and config.tuning.kind == "full":
+        raise VaderError("--rollout-lora stands beside a trained adapter, and --tune full trains none")
+    options = asked.options if asked.sampler is not None else {**config.sampler.options, **asked.options}
+    name = asked.sampler or str(config.sampler.name)
+    return {
+        **_given(registry.get("sampler", name), options),
+        "lora": None if asked.lora is None else kept_place(asked.lora),
+        "sampler": name,
+        "num_steps": asked.num_steps or (4 if asked.lora is not None else config.sampler.num_steps),
     }
 
 

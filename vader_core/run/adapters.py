@@ -126,21 +126,3 @@ def lora_format(name: str, registry: Registry) -> LoraFormat:
         raise unknown("LoRA format", name, registry.lora_formats)
     made: LoraFormat = registry.lora_formats[name].resolve()()
     return made
-
-
-def scaled_lora(text: str) -> tuple[str, float]:
-    """Read ``L[:SCALE]``.
-
-    >>> scaled_lora("runs/a:0.55"), scaled_lora("hub:me/lora"), scaled_lora("runs/a")
-    (('runs/a', 0.55), ('hub:me/lora', 1.0), ('runs/a', 1.0))
-    """
-    place, colon, scale = text.rpartition(":")
-    if not colon or not place:
-        return text, 1.0
-    try:
-        factor = float(scale)
-    except ValueError:
-        return text, 1.0
-    if factor != factor or factor in (float("inf"), float("-inf")):
-        raise VaderError(f"--lora {text}: the scale {scale!r} is not a finite number")
-    return place, factor

@@ -271,6 +271,16 @@ class LTX2(PipelineBackbone):
         video: Tensor = self.vae.decode(latents, timestep, return_dict=False)[0]
         return video[:, :, wanted]
 
+    def encode_video(self, video: Tensor, rng: Randomness) -> Tensor:
+        """Refused: latents hold a sound too.
+
+        Raises:
+            VaderError: Always.
+        """
+        raise VaderError(
+            f"{self.asks} cannot learn from clips: its latents hold a sound, and clips bring none"
+        )
+
     @torch.no_grad()
     def decode_sound(self, latents: Tensor, geometry: Geometry) -> Tensor:
         """The sound as a wave [B, channels, samples] at the vocoder's own rate.
