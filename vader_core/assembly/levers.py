@@ -164,8 +164,13 @@ def pull_levers(assembly: Assembly, offload: Offload | None = None) -> None:
         _channels_last(backbone.denoiser)
     if offload is not None:
         model.stages = Stages(offload.rewards_awake, offload.autoencoder.awake)
+    in_place = asked.fold_adapter or asked.fp8 or asked.cuda_graphs  # these need the weights where they are
     if asked.swap_blocks:
         _swap(backbone, asked.swap_blocks, assembly.device)
+    elif assembly.device.type == "cuda" and backbone.experts() and not in_place:
+        from vader_core.performance.rest_experts import RestingExperts
+
+        RestingExperts(backbone.experts(), assembly.device)
     if asked.offload_activations:
         from vader_core.performance.offload_activations import OffloadedActivations
 
