@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vader_core.errors import VaderError, did_you_mean
+from vader_core.weights import fetch
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -160,8 +161,6 @@ def _download(chosen: list[Component], *, quiet: bool) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-    from vader_core.cli.download import download
-
     failures: dict[str, None] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=Console(stderr=True, quiet=quiet)) as bars:
@@ -174,7 +173,7 @@ def _download(chosen: list[Component], *, quiet: bool) -> None:
                 if wanted.file and present(wanted) is not None:
                     continue
                 try:
-                    download(wanted, _Bar(bars), needed_for=needed_for)
+                    fetch(wanted, needed_for=needed_for, progress=_Bar(bars))
                 except VaderError as error:
                     failures[str(error)] = None
     if failures:
