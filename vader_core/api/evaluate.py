@@ -8,6 +8,7 @@ from typing import Any
 from vader_core.api.open_model import open_assembly
 from vader_core.assembly.levers import process_switches
 from vader_core.assembly.loading import load_rewards
+from vader_core.assembly.trial import try_rewards
 from vader_core.errors import VaderError
 from vader_core.evaluation.comparison import as_json
 from vader_core.evaluation.comparison import evaluate as compare_pairs
@@ -53,6 +54,7 @@ def evaluate(
     assembly = open_assembly(config, lora, registry)
     load_rewards(assembly, training=False)
     with process_switches(assembly.config):
+        try_rewards(assembly)
         found = compare_pairs(assembly, pairs, list(scales) or [1.0])
     return {
         "lora": lora,

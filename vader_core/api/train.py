@@ -12,6 +12,7 @@ from vader_core.assembly.levers import process_switches
 from vader_core.assembly.loading import load_parts
 from vader_core.assembly.parts import Assembly
 from vader_core.assembly.prepare import prepare
+from vader_core.assembly.trial import try_rewards
 from vader_core.data.latents import TEXT
 from vader_core.errors import VaderError
 from vader_core.evaluation.comparison import evaluation_pairs
@@ -102,6 +103,7 @@ def _train(
             listener.say(assembly.videos.summary.table())
     place = _checkpoint_to_continue(folder, listener) if resume else None
     load_parts(assembly, lambda: encode_up_front(assembly, processes.count))
+    try_rewards(assembly)
     trainer = make_trainer(assembly, processes, run, listener)
     if place is not None:
         trainer.restore(read_checkpoint(place))

@@ -9,6 +9,7 @@ from vader_core.assembly.parts import Assembly
 from vader_core.backbone import Backbone
 from vader_core.device import out_of_memory_named
 from vader_core.errors import VaderError
+from vader_core.function_files import permitted
 from vader_core.lora.tuning import Lora
 from vader_core.method.mixture import Mixture, Term
 from vader_core.method.tuning import Tuning
@@ -109,7 +110,7 @@ def _mixture(
 ) -> Mixture:
     terms = []
     for item in items:
-        component = assembly.registry.get("reward", item.name)
+        component = permitted(assembly.registry, item.model_dump())
         trained = isinstance(item, RewardSection)
         with out_of_memory_named(f"loading {'reward' if trained else 'monitor'} {item.name!r}"):
             reward = component.make(item.options, device=assembly.device, dtype=assembly.dtype)

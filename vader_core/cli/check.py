@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vader_core.cli.overrides import parse_reward
 from vader_core.cli.paths import EnteredPath
 from vader_core.errors import VaderError
 from vader_core.registry import KINDS, Kind, Registry, kind_called, load_registry, resolved
@@ -51,6 +52,8 @@ def check_command(flags: dict[str, Any], registry: Registry) -> None:
     from vader_core.testing.conformance import examine
 
     kind, name = kind_called(flags["kind"]), flags["name"]
+    if kind == "reward":
+        name = parse_reward(name, registry, "--monitor")["name"]
     contract: Contract = resolved(KINDS[kind].clauses)
     _refuse_misplaced(contract, flags)
     subject = contract.subject(

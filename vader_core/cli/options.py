@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from vader_core.cli.overrides import apply_options, keys_of, parse_reward, parse_weighted
+from vader_core.cli.overrides import apply_options, keys_of, named_again, parse_reward, parse_weighted
 from vader_core.cli.paths import EnteredPath
 from vader_core.errors import VaderError
 from vader_core.paths import run_of
@@ -84,7 +84,13 @@ _REWARDS = [
         metavar="NAME[:WEIGHT]",
         help="What to minimise (repeat); by default what --reward and --data imply.",
     ),
-    click.option("--reward", "rewards", multiple=True, metavar="NAME[:WEIGHT]", help="Train on it (repeat)."),
+    click.option(
+        "--reward",
+        "rewards",
+        multiple=True,
+        metavar="NAME[:WEIGHT]",
+        help="Train on it (repeat); also FILE.py:FUNCTION.",
+    ),
     click.option("--monitor", "monitors", multiple=True, metavar="NAME", help="Watch it (repeat)."),
     click.option(
         "--reward-frames", metavar="F", help="random, first, middle, last, fml, alternate, all or an index."
@@ -166,7 +172,8 @@ def tree_of(flags: dict[str, Any], registry: Registry, *, base: Tree | None = No
     for key in sorted(keys_of(options) & set(twice)):
         flag = "--" + twice[key].replace("_", "-")
         raise VaderError(f"{flag} and -o {key} set the same thing: give one of them")
-    tree = merged(*layers, _scored(flags))
+    tree = merged(*layers)
+    tree = merged(tree, _scored(flags, tree, registry))
     for name, weight in (parse_weighted(text, "--objective") for text in flags.get("objectives") or ()):
         tree = merged(tree, {"objective": {name: {"weight": 1.0 if weight is None else weight}}})
     return merged(apply_options(tree, options), _flag_tree(flags))
@@ -182,14 +189,17 @@ def config_of(flags: dict[str, Any], registry: Registry, *, base: Tree | None = 
     return validated(tree_of(flags, registry, base=base))
 
 
-def _scored(flags: dict[str, Any]) -> Tree:
-    """The rewards and monitors of the flags, in place of a recipe's."""
-    tree: Tree = {}
-    if flags.get("rewards"):
-        tree["reward"] = [parse_reward(text) for text in flags["rewards"]]
-    if flags.get("monitors"):
-        tree["monitor"] = [{"name": name} for name in flags["monitors"]]
-    return tree
+def _scored(flags: dict[str, Any], tree: Tree, registry: Registry) -> Tree:
+    """The rewards and monitors of the flags, in place of a recipe's or a run's.
+
+    Functions in files that the run names already only permit it to use them.
+    """
+    found: Tree = {}
+    for section, name, flag in (("reward", "rewards", "--reward"), ("monitor", "monitors", "--monitor")):
+        given = [parse_reward(text, registry, flag) for text in flags.get(name) or ()]
+        if given and not named_again(given, tree.get(section)):
+            found[section] = given
+    return found
 
 
 def _flag_tree(flags: dict[str, Any]) -> Tree:

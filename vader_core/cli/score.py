@@ -50,15 +50,15 @@ def command(as_json: bool, **flags: Any) -> None:
     if as_json:
         click.echo(json.dumps(found))
     else:
-        _print(found, list(flags["rewards"]))
+        _print(found)
 
 
 def scores(flags: dict[str, Any], registry: Registry) -> dict[str, Any]:
     """One entry per video: its path, its prompt and its scores."""
     from vader_core.api.score import score
-    from vader_core.cli.overrides import apply_options
+    from vader_core.cli.overrides import apply_options, parse_reward
 
-    names: tuple[str, ...] = flags["rewards"]
+    names = [parse_reward(text, registry, "--monitor")["name"] for text in flags["rewards"]]
     if len(set(names)) != len(names):
         raise VaderError("a --reward is given twice")
     tree = apply_options({"reward": [{"name": name} for name in names]}, flags["options"])
@@ -77,11 +77,12 @@ def scores(flags: dict[str, Any], registry: Registry) -> dict[str, Any]:
     )
 
 
-def _print(found: dict[str, Any], names: list[str]) -> None:
+def _print(found: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
+    names = list(found["videos"][0]["scores"])
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("video", "prompt", *names):
         table.add_column(column, justify="right" if column in names else "left", overflow="fold")

@@ -80,7 +80,7 @@ class RestingReward(Reward):
     """
 
     def __init__(self, reward: Reward, resting: Resting) -> None:
-        self.reward = reward
+        self.reward, self.place = reward, reward.place
         self.resting = resting
         self.differentiable = reward.differentiable  # type: ignore[misc]
         self.exact_gradient = reward.exact_gradient  # type: ignore[misc]

@@ -27,7 +27,7 @@ from vader_core.profiling.paper_device import Ledger, PaperDevice, on_paper
 from vader_core.profiling.stopwatch import PHASES, Stopwatch, timed_parts
 from vader_core.randomness import Randomness
 from vader_core.registry import Kind, Registry
-from vader_core.run.config import RunConfig, validated
+from vader_core.run.config import RewardSection, RunConfig, validated
 from vader_core.run.layers import changed, merged
 from vader_core.text import TextCache
 from vader_core.weights import with_random_weights
@@ -102,7 +102,7 @@ def without_files(config: RunConfig, registry: Registry) -> RunConfig:
     )
     chosen: list[tuple[Kind, Any]] = [("backbone", tree["backbone"])] if config.backbone.name else []
     chosen += [("reward", item) for item in (*tree["reward"], *tree["monitor"])]
-    own = {"name", "weight", "cap"}
+    own = set(RewardSection.model_fields)
     for kind, section in chosen:
         component = registry.get(kind, section["name"])
         if component.weights:  # what ships with a plugin is read, as it may not come in random

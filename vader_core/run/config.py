@@ -75,18 +75,25 @@ class ObjectiveSection(ComponentSection):
     )
 
 
-class RewardSection(ComponentSection):
-    """One reward to train on; its own options stand beside its name."""
+class ScoredSection(ComponentSection):
+    """A reward; its own options stand beside its name."""
 
-    name: str = Field(description="Registered name of the reward.")
+    name: str = Field(description="Registered name of the reward, or the function's.")
+    function_file: str | None = Field(
+        None, description="The Python file of `--reward FILE.py:FUNCTION`; only the command line names it."
+    )
+    function_sha256: str | None = Field(None, description="SHA-256 of that file.")
+
+
+class RewardSection(ScoredSection):
+    """One reward to train on."""
+
     weight: float = Field(1.0, description="Factor of its loss.")
     cap: float | None = Field(None, description="Score from which on a sample has no gradient.")
 
 
-class MonitorSection(ComponentSection):
-    """One reward to watch; its own options stand beside its name."""
-
-    name: str = Field(description="Registered name of the reward.")
+class MonitorSection(ScoredSection):
+    """One reward to watch."""
 
 
 class PromptSection(ComponentSection):

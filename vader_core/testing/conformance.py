@@ -23,6 +23,7 @@ from torch import Tensor
 
 from vader_core.component import KINDS, Component, Kind, resolved
 from vader_core.errors import VaderError
+from vader_core.function_files import PLUGIN
 from vader_core.registry import Registry, load_registry
 
 #: Packages that ``plugin.py`` must leave to its factories: each takes seconds to import.
@@ -299,6 +300,8 @@ def registration(subject: Subject) -> str:
 def plugin_import(subject: Subject) -> str:
     """Importing the plugin module imports nothing heavy, so that listing the plugins stays fast."""
     module = subject.component.module
+    if subject.component.plugin == PLUGIN:
+        return f"{module} is no plugin: the command line names it"
     imported = _heavy_imports(module)
     expect(not imported, f"importing {module} also imports {', '.join(imported)}")
     return f"{module} imports none of {', '.join(HEAVY)}"
