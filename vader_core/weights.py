@@ -37,6 +37,7 @@ class WeightFile:
         gated: Whether the repository asks for an accepted licence and a token.
         note: Anything a user must know, e.g. a second name of the repository.
         repository_type: ``model`` or ``dataset``.
+        optional: Whether the component does without it; it is fetched only where it is asked for.
     """
 
     repository: str
@@ -48,6 +49,7 @@ class WeightFile:
     gated: bool = False
     note: str = ""
     repository_type: str = "model"
+    optional: bool = False
 
 
 @dataclass(frozen=True)

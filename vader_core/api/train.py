@@ -18,10 +18,11 @@ from vader_core.errors import VaderError
 from vader_core.evaluation.comparison import evaluation_pairs
 from vader_core.evaluation.validation import validation_pairs
 from vader_core.paths import entered
+from vader_core.progress import counted
 from vader_core.prompts import Prompt
 from vader_core.registry import Registry, load_registry
 from vader_core.report import write_report
-from vader_core.run.checkpoint import newest_whole, read_checkpoint
+from vader_core.run.checkpoint import newest_whole, read_checkpoint, step_of
 from vader_core.run.config import RunConfig
 from vader_core.run.directory import Run
 from vader_core.run.layers import changes
@@ -73,6 +74,7 @@ def train(
     folder = default_out(config) if out is None else entered(out)
     assembly = prepare(complete(config, registry), registry)
     require_trainable(assembly)
+    assembly.progress = listener.phase
     require_trackers(assembly.config.run.trackers)
     processes = join_processes(assembly.device, loss_scale=assembly.config.trainer.precision == "fp16")
     run = None
@@ -101,8 +103,12 @@ def _train(
         listener.plan(plan_facts(assembly, processes.count))
         if assembly.config.data.source is not None:
             listener.say(assembly.videos.summary.table())
+    listener.phase("loading the model", 0, 0)
     place = _checkpoint_to_continue(folder, listener) if resume else None
+    if place is not None and run is not None:
+        _refuse_finished(run, place, assembly.config)
     load_parts(assembly, lambda: encode_up_front(assembly, processes.count))
+    listener.phase("trying the rewards", 0, 0)
     try_rewards(assembly)
     trainer = make_trainer(assembly, processes, run, listener)
     if place is not None:
@@ -111,6 +117,7 @@ def _train(
         run.cut_metrics(trainer.step)
     summary = trainer.fit()
     if run is not None:
+        listener.phase("writing the report", 0, 0)
         write_report(run.folder)
     return summary
 
@@ -142,6 +149,7 @@ def encode_up_front(assembly: Assembly, processes: int) -> None:
         prompts += [pair.prompt for pair in evaluation_pairs(assembly, validation.evaluation_pairs)]
     distinct = list({(prompt.text, prompt.negative): prompt for prompt in prompts}.values())
     for start in range(0, len(distinct), _TEXTS_AT_ONCE):
+        assembly.progress("encoding texts", start, len(distinct))
         assembly.backbone.encode_text(distinct[start : start + _TEXTS_AT_ONCE])
     assembly.backbone.release_text_encoder()
 
@@ -168,6 +176,11 @@ class _Opening:
         """Refuse a configuration that is not the run's own, unless changes are allowed."""
         edited = changes(run.recorded(), run.config())
         different = changes(run.recorded(), config)
+        longer = config.trainer.max_steps > run.recorded().trainer.max_steps
+        if len(different) == 1 and longer and different[0].startswith("trainer.max_steps:"):
+            listener.say(f"going on for longer: {different[0]}")
+            run.record(config)
+            return
         if different and not self.allow_changes:
             where = "config.yaml was edited since the run began" if edited else "asked for are other values"
             raise VaderError(
@@ -177,6 +190,16 @@ class _Opening:
         if different:
             listener.say("continuing with changes: " + "; ".join(different))
             run.record(config)
+
+
+def _refuse_finished(run: Run, place: Path, config: RunConfig) -> None:
+    """A run with its summary and its last step has nothing left to do."""
+    done = run.summary().get("steps")
+    if done == step_of(place) == config.trainer.max_steps:
+        raise VaderError(
+            f"{run.folder} is finished: all {done} steps are done. Go on for longer with --max-steps N (more "
+            f"than {done}), or compare it anew with: vader evaluate {run.folder}"
+        )
 
 
 def _checkpoint_to_continue(folder: Path, listener: Listener) -> Path | None:
@@ -193,7 +216,7 @@ def _checkpoint_to_continue(folder: Path, listener: Listener) -> Path | None:
 def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     """The summary for a person, one line per reward."""
     lines = [
-        f"{summary['steps']} steps, {summary['reward_queries']} reward queries, "
+        f"{counted(summary['steps'], 'step')}, {counted(summary['reward_queries'], 'reward query')}, "
         f"{summary['train_seconds']:.1f} s of training"
     ]
     losses = summary.get("held_out_loss")

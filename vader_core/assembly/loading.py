@@ -40,6 +40,7 @@ def load_parts(assembly: Assembly, encode: Callable[[], None]) -> None:
         offload.backbone(assembly.backbone)
     encode()
     attach(assembly)
+    assembly.progress("loading the rewards", 0, 0)
     if offload is None:
         load_rewards(assembly)
     pull_levers(assembly, offload)

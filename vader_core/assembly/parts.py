@@ -17,6 +17,7 @@ from vader_core.method.mixture import Mixture
 from vader_core.method.model import Model
 from vader_core.method.segments import Segments
 from vader_core.method.weighted import WeightedSum
+from vader_core.progress import Progress, unseen
 from vader_core.prompts import Prompt, PromptSource
 from vader_core.registry import Registry
 from vader_core.run.config import DEFAULT_RANK, RunConfig
@@ -38,6 +39,7 @@ class Assembly:
         objective: What training minimises; ``None`` where nothing is trained.
         rewards: What is trained on.
         monitors: What is watched.
+        progress: Told how far what takes long is.
     """
 
     config: RunConfig
@@ -49,6 +51,7 @@ class Assembly:
     objective: WeightedSum | None = None
     rewards: Mixture = field(default_factory=lambda: Mixture(()))
     monitors: Mixture = field(default_factory=lambda: Mixture(()))
+    progress: Progress = unseen
 
     @cached_property
     def videos(self) -> VideoData:

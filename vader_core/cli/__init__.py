@@ -59,6 +59,10 @@ class LazyGroup(click.Group):
             resolved: click.Command = commands[cmd_name].resolve()
             return resolved
         names = [*COMMANDS, *commands]
+        from vader_core.cli.other_words import COMMANDS as OTHER_WORDS
+
+        if cmd_name in OTHER_WORDS:
+            ctx.fail(f"no command {cmd_name!r}: {OTHER_WORDS[cmd_name]}")
         ctx.fail(f"no command {cmd_name!r}{did_you_mean(cmd_name, names)} (commands: {', '.join(names)})")
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -94,6 +98,15 @@ def run(arguments: list[str]) -> int:
     except VaderError as error:
         _tell(error, arguments)
         return error.exit_code
+    except click.NoSuchOption as error:
+        from vader_core.cli.other_words import OPTIONS as OTHER_WORDS
+
+        if error.option_name in OTHER_WORDS:
+            error = click.UsageError(
+                f"no option {error.option_name}: {OTHER_WORDS[error.option_name]}", error.ctx
+            )
+        error.show()
+        return 2
     except click.ClickException as error:
         error.show()
         return 2

@@ -49,6 +49,7 @@ def command(**flags: Any) -> None:
 
 def check_command(flags: dict[str, Any], registry: Registry) -> None:
     """The command, over a given registry."""
+    from vader_core.cli.progress import PhaseLine
     from vader_core.testing.conformance import examine
 
     kind, name = kind_called(flags["kind"]), flags["name"]
@@ -63,7 +64,8 @@ def check_command(flags: dict[str, Any], registry: Registry) -> None:
         device=flags["device"],
         **contract.subject_class.settings(flags),
     )
-    report = examine(contract, subject)
+    with PhaseLine() as progress:
+        report = examine(contract, subject, progress)
     found = _probed(subject, flags) if kind == "reward" and report.passed else None
     if flags["as_json"]:
         click.echo(json.dumps(_as_dict(report, found), indent=1))

@@ -9,6 +9,7 @@ import click
 
 from vader_core.cli.options import config_of, model_options, reward_options, run_base
 from vader_core.cli.paths import EnteredPath
+from vader_core.progress import counted
 from vader_core.registry import Registry, load_registry
 
 
@@ -39,10 +40,18 @@ def evaluate_command(flags: dict[str, Any], registry: Registry) -> None:
     config = config_of(flags, registry, base=run_base(lora))
 
     from vader_core.api.evaluate import evaluate
+    from vader_core.cli.progress import PhaseLine
 
-    result = evaluate(
-        config, lora, pairs=flags["pairs"], scales=flags["scales"], batch_size=size, registry=registry
-    )
+    with PhaseLine() as progress:
+        result = evaluate(
+            config,
+            lora,
+            pairs=flags["pairs"],
+            scales=flags["scales"],
+            batch_size=size,
+            registry=registry,
+            progress=progress,
+        )
     if flags["out"] is not None:
         from vader_core.files import replacing
 
@@ -55,22 +64,27 @@ def evaluate_command(flags: dict[str, Any], registry: Registry) -> None:
 
 
 def _print_table(result: dict[str, Any]) -> None:
+    """Names are folded at their ``_``, never cut, so that the table is read at 80 columns too."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{result['lora']}: {result['pairs']} pairs")
-    for column in ("LoRA scale", "reward", "base", "tuned", "difference", "95 % interval", "win rate"):
-        table.add_column(column, justify="left" if column == "reward" else "right")
+    several = len(result["evaluation"]) > 1
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.title, table.title_justify = f"{result['lora']}: {counted(result['pairs'], 'pair')}", "left"
+    for column in (*(["scale"] if several else []), "reward"):
+        table.add_column(column, overflow="fold")
+    for column in ("base", "tuned", "change", "95 % interval", "wins"):
+        table.add_column(column, justify="right", no_wrap=True)
     for scale, rewards in result["evaluation"].items():
         for name, row in rewards.items():
             low, high = row["ci95"]
             table.add_row(
-                scale,
-                name,
-                f"{row['base']:.4f}",
-                f"{row['tuned']:.4f}",
-                f"{row['difference']:+.4f}",
-                f"{low:+.4f} … {high:+.4f}",
+                *([scale] if several else []),
+                name.replace("_", "_\u200b"),
+                f"{row['base']:.4g}",
+                f"{row['tuned']:.4g}",
+                f"{row['difference']:+.3g}",
+                f"{low:+.3g} to {high:+.3g}",
                 f"{row['win_rate']:.0%}",
             )
-    Console().print(table)
+    Console(highlight=False).print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from vader_core.cli.paths import EnteredPath
 from vader_core.errors import VaderError
 
 if TYPE_CHECKING:
+    from vader_core.lora.formats import Adapter
     from vader_core.registry import Registry
 
 
@@ -49,6 +51,8 @@ def converted(source: str, target: Path, to: str, *, overwrite: bool, registry: 
     if target.exists() and not overwrite:  # before anything is read
         raise VaderError(f"{target} exists: choose another OUT, or give --overwrite")
     adapter = find_adapter(source, registry)
+    if to == "diffusers":
+        _refuse_foreign_names(adapter, source, registry)
     files = written.paths(adapter, target)
     for path in files:
         if path.exists() and not overwrite:
@@ -67,3 +71,27 @@ def converted(source: str, target: Path, to: str, *, overwrite: bool, registry: 
     numbers = sum(value.numel() for value in adapter.tensors.values())
     size = f"rank {adapter.rank}, alpha {adapter.alpha:g}, {numbers:,} numbers"
     return f"{', '.join(map(str, files))}: {to}, {len(modules)} modules, {size}"
+
+
+#: Blocks whose names are those of diffusers' own models.
+_DIFFUSERS = re.compile(
+    r"^(?:transformer_2\.|transformer\.)?(?:(?:down_blocks|up_blocks)\.\d+\.|mid_block\.|transformer_in\.|"
+    r"(?:transformer_blocks|temporal_transformer_blocks|single_transformer_blocks)\.\d+\.|"
+    r"blocks\.\d+\.(?:attn|ffn)|token_refiner\.|context_embedder\.)"
+)
+
+
+def _refuse_foreign_names(adapter: Adapter, source: str, registry: Registry) -> None:
+    """Diffusers would load none of what a model with names of its own has trained.
+
+    Raises:
+        VaderError: Names the first such module, and the formats that there are.
+    """
+    foreign = [name for name in sorted(adapter.tensors) if not _DIFFUSERS.match(name)]
+    if 2 * len(foreign) > len(adapter.tensors) and not adapter.flat:
+        others = ", ".join(sorted(set(registry.lora_formats) - {"diffusers"}))
+        raise VaderError(
+            f"{source}: its model's modules have other names than diffusers' ("
+            f"{foreign[0].partition('.lora_')[0]}), so no pipeline could load the file: use another --to "
+            f"({others})"
+        )

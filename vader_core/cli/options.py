@@ -10,7 +10,7 @@ import click
 from vader_core.cli.overrides import apply_options, keys_of, named_again, parse_reward, parse_weighted
 from vader_core.cli.paths import EnteredPath
 from vader_core.errors import VaderError
-from vader_core.paths import run_of
+from vader_core.paths import check_there, run_of
 from vader_core.registry import Registry
 from vader_core.run.config import RunConfig, Tree, check_keys, validated
 from vader_core.run.layers import merged, read_recipe, read_yaml
@@ -142,7 +142,13 @@ def training_options(command: Any) -> Any:
 
 
 def run_base(lora: str | None) -> Tree:
-    """The configuration of the run that ``--lora`` names, where it names one."""
+    """The configuration of the run that ``--lora`` names, where it names one.
+
+    Raises:
+        VaderError: It names nothing that is there.
+    """
+    if lora is not None:
+        check_there(lora)
     folder = run_of(lora) if lora is not None else None
     if folder is None:
         return {}

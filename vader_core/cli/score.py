@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(as_json: bool, **flags: Any) -> None:
-    """Score video files with rewards: mp4, gif, a picture, or a folder of pictures.
+    """Score video files with rewards: mp4, gif, a picture, a folder of clips, or a folder of pictures.
 
     Without --prompt, a clip of a run's samples folder is given the prompt it was made for.
     """
@@ -57,6 +57,7 @@ def scores(flags: dict[str, Any], registry: Registry) -> dict[str, Any]:
     """One entry per video: its path, its prompt and its scores."""
     from vader_core.api.score import score
     from vader_core.cli.overrides import apply_options, parse_reward
+    from vader_core.cli.progress import PhaseLine
 
     names = [parse_reward(text, registry, "--monitor")["name"] for text in flags["rewards"]]
     if len(set(names)) != len(names):
@@ -65,16 +66,18 @@ def scores(flags: dict[str, Any], registry: Registry) -> dict[str, Any]:
     options = {
         item["name"]: {key: one for key, one in item.items() if key != "name"} for item in tree["reward"]
     }
-    return score(
-        flags["videos"],
-        names,
-        prompts=flags["prompts"],
-        reward_frames=flags["reward_frames"],
-        options=options,
-        device=flags["device"],
-        seed=flags["seed"],
-        registry=registry,
-    )
+    with PhaseLine() as progress:
+        return score(
+            flags["videos"],
+            names,
+            prompts=flags["prompts"],
+            reward_frames=flags["reward_frames"],
+            options=options,
+            device=flags["device"],
+            seed=flags["seed"],
+            registry=registry,
+            progress=progress,
+        )
 
 
 def _print(found: dict[str, Any]) -> None:

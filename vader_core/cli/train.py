@@ -59,7 +59,7 @@ def train_command(flags: dict[str, Any], registry: Registry) -> int:
     if processes is not None and processes < 1:
         raise VaderError(f"--num-processes {processes} is not allowed: use 1 or more")
     if flags.get("dry_run"):
-        return _print_plan(flags, config, registry)
+        return _print_plan(flags, config, out, registry)
     world = os.environ.get("WORLD_SIZE")
     if processes is not None and world is not None and world != str(processes):
         raise VaderError(
@@ -115,12 +115,16 @@ def _require_demo(registry: Registry) -> None:
         )
 
 
-def _print_plan(flags: dict[str, Any], config: RunConfig, registry: Registry) -> int:
-    from vader_core.api.plan import plan
-    from vader_core.cli.progress import print_plan
+def _print_plan(flags: dict[str, Any], config: RunConfig, out: Path, registry: Registry) -> int:
+    from vader_core.cli.plan import plan_command
 
-    facts = plan(config, registry=registry, processes=flags.get("num_processes") or 1)
-    print_plan(facts, as_json=bool(flags.get("as_json")))
+    plan_command(
+        config,
+        out,
+        registry,
+        processes=flags.get("num_processes") or 1,
+        as_json=bool(flags.get("as_json")),
+    )
     return 0
 
 

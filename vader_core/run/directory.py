@@ -48,7 +48,7 @@ class Run:
             MachineError: It cannot be written.
         """
         if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]):
-            if not overwrite:
+            if not overwrite and not cls(folder).is_unbegun:
                 raise VaderError(
                     f"--out {folder} exists: continue it with --resume {folder}, replace it with "
                     "--overwrite, "
@@ -167,6 +167,21 @@ class Run:
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write ``summary.json``."""
         self.write(SUMMARY, json.dumps(dict(summary), indent=1) + "\n")
+
+    def summary(self) -> dict[str, Any]:
+        """What :meth:`write_summary` wrote; empty where it did not, or cannot be read."""
+        try:
+            found = json.loads((self.folder / SUMMARY).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def is_unbegun(self) -> bool:
+        """Whether it is a run that ended before its first step: nothing would be lost with it."""
+        if not (self.folder / CONFIG).is_file() or any(self.checkpoints.glob("*")):
+            return False
+        return not any(record.get("kind") == "train" for record in self.metrics())
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add a line to ``metrics.jsonl``.

@@ -22,6 +22,9 @@ class Listener(Protocol):
     def say(self, message: str) -> None:
         """Something a person should read."""
 
+    def phase(self, doing: str, done: int, total: int) -> None:
+        """How far what takes long is, as :data:`vader_core.progress.Progress`."""
+
 
 class Silence:
     """A listener that hears nothing."""
@@ -33,6 +36,9 @@ class Silence:
         """Ignored."""
 
     def say(self, message: str) -> None:
+        """Ignored."""
+
+    def phase(self, doing: str, done: int, total: int) -> None:
         """Ignored."""
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from vader_core.component import KINDS, Component, Kind, resolved
 from vader_core.errors import VaderError
 from vader_core.function_files import PLUGIN
+from vader_core.progress import Progress, unseen
 from vader_core.registry import Registry, load_registry
 
 #: Packages that ``plugin.py`` must leave to its factories: each takes seconds to import.
@@ -242,10 +243,11 @@ class Report:
         raise errors[0]
 
 
-def examine(contract: Contract, subject: Subject) -> Report:
+def examine(contract: Contract, subject: Subject, progress: Progress = unseen) -> Report:
     """Hold ``subject`` against every clause; nothing is raised."""
     findings = []
-    for clause in contract:
+    for number, clause in enumerate(contract):
+        progress(f"checking {clause.name}", number, len(contract))
         try:
             findings.append(Finding(clause, True, clause.require(subject)))
         except ConformanceError as error:

@@ -64,7 +64,14 @@ class Hps(ImageReward):
 
     name: ClassVar[str] = "hps"
 
-    def __init__(self, options: HpsOptions, *, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        options: HpsOptions,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        key: str = "reward.hps",
+    ) -> None:
         what = "reward 'hps'"
         layout = architecture(options.architecture, PRESETS, needed_for=what)
         self.model: Any = load_model(
@@ -74,7 +81,7 @@ class Hps(ImageReward):
             device=device,
             dtype=dtype,
             needed_for=what,
-            option="reward.hps.weights=PATH",
+            option=f"-o {key}.weights=PATH",
         )
         self.device, self.dtype, self.upstream = device, dtype, options.upstream
         self.size = int(layout["vision_cfg"]["image_size"])

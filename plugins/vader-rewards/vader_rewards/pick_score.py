@@ -57,7 +57,7 @@ class PickScore(ImageReward):
             device=device,
             dtype=torch.float32,  # the scale is read before the weights are rounded
             needed_for=what,
-            option="reward.pick_score.weights=PATH",
+            option="-o reward.pick_score.weights=PATH",
         )
         self.scale = float(model.logit_scale.detach().double().exp())
         self.model: Any = model.to(dtype)

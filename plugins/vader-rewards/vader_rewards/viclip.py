@@ -61,7 +61,7 @@ class Viclip(ClipReward):
             device=device,
             dtype=dtype,
             needed_for=what,
-            option="reward.viclip.weights=PATH",
+            option="-o reward.viclip.weights=PATH",
         )
         self.device, self.dtype = device, dtype
         self.num_frames = options.num_frames
