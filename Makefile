@@ -5,7 +5,10 @@ PLUGINS := $(wildcard plugins/vader-*)
 EXAMPLES := $(wildcard examples/vader-*)
 PROJECTS := pyproject.toml $(addsuffix /pyproject.toml,$(PLUGINS) $(EXAMPLES))
 
-.PHONY: demo test soak lint types wheels bench clean
+.PHONY: demo test soak lint types wheels bench docs docs-serve clean help
+
+help:
+	@echo 'demo test soak lint types wheels docs docs-serve bench clean; see CONTRIBUTING.md'
 
 .venv/made:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -46,8 +49,19 @@ wheels: .venv/all
 	rm -rf dist
 	for project in . $(PLUGINS) $(EXAMPLES); do $(BIN)/python -m build --quiet --wheel --no-isolation --outdir dist $$project || exit 1; done
 
+.venv/docs: .venv/all
+	$(BIN)/python -m pip install --quiet --group docs
+	touch $@
+
+# The site, strictly: a link that leads nowhere, or a page that is in no menu, is an error.
+docs: .venv/docs
+	$(BIN)/python -m mkdocs build --strict
+
+docs-serve: .venv/docs
+	$(BIN)/python -m mkdocs serve
+
 bench: .venv/all
 	$(BIN)/vader bench --recipe demo
 
 clean:
-	rm -rf .venv dist runs
+	rm -rf .venv dist runs site

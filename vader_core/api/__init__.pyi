@@ -6,6 +6,7 @@ from .evaluate import evaluate as evaluate
 from .gradient_norms import gradient_norms as gradient_norms
 from .open_model import open_model as open_model
 from .plan import plan as plan
+from .push import push as push
 from .sample import sample as sample
 from .score import score as score
 from .train import train as train

@@ -15,6 +15,7 @@ from vader_core.method.mixture import Mixture, Term
 from vader_core.method.tuning import Tuning
 from vader_core.reward import Reward
 from vader_core.run.adapters import find_adapter
+from vader_core.run.base_model import base_model
 from vader_core.run.config import MonitorSection, RewardSection
 from vader_core.tuning.full import Full
 
@@ -68,6 +69,7 @@ def attach(assembly: Assembly) -> Tuning:
         tuning = Lora(denoiser, assembly.lora_settings())
     else:
         tuning = Lora(denoiser, start=find_adapter(start, assembly.registry), what=start)
+    tuning.base = base_model(assembly.config, assembly.registry)
     assembly.model.tuning = tuning
     return tuning
 

@@ -64,13 +64,12 @@ def evaluate_command(flags: dict[str, Any], registry: Registry) -> None:
 
 
 def _print_table(result: dict[str, Any]) -> None:
-    """Names are folded at their ``_``, never cut, so that the table is read at 80 columns too."""
+    """Names are folded, never cut, so that the table is read at 80 columns too."""
     from rich.console import Console
     from rich.table import Table
 
     several = len(result["evaluation"]) > 1
     table = Table(box=None, pad_edge=False, header_style="dim")
-    table.title, table.title_justify = f"{result['lora']}: {counted(result['pairs'], 'pair')}", "left"
     for column in (*(["scale"] if several else []), "reward"):
         table.add_column(column, overflow="fold")
     for column in ("base", "tuned", "change", "95 % interval", "wins"):
@@ -80,11 +79,13 @@ def _print_table(result: dict[str, Any]) -> None:
             low, high = row["ci95"]
             table.add_row(
                 *([scale] if several else []),
-                name.replace("_", "_\u200b"),
+                name,
                 f"{row['base']:.4g}",
                 f"{row['tuned']:.4g}",
                 f"{row['difference']:+.3g}",
                 f"{low:+.3g} to {high:+.3g}",
                 f"{row['win_rate']:.0%}",
             )
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    console.print(f"{result['lora']}: {counted(result['pairs'], 'pair')}", markup=False, soft_wrap=True)
+    console.print(table)
