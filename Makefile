@@ -47,7 +47,7 @@ types: .venv/all
 
 wheels: .venv/all
 	rm -rf dist
-	for project in . $(PLUGINS) $(EXAMPLES); do $(BIN)/python -m build --quiet --wheel --no-isolation --outdir dist $$project || exit 1; done
+	for project in . $(PLUGINS) $(EXAMPLES); do $(BIN)/python -m build --quiet --no-isolation --outdir dist $$project || exit 1; done
 
 .venv/docs: .venv/all
 	$(BIN)/python -m pip install --quiet --group docs

@@ -104,7 +104,18 @@ class Assembly:
         Raises:
             VaderError: The source has none.
         """
-        prompts = self.with_negative(self.prompts.all())
+        return self._some(self.prompts.all())
+
+    def every_prompt(self) -> list[Prompt]:
+        """What is sampled where nothing is trained, likewise.
+
+        Raises:
+            VaderError: The source has none.
+        """
+        return self._some(self.prompts.every())
+
+    def _some(self, given: list[Prompt]) -> list[Prompt]:
+        prompts = self.with_negative(given)
         if not prompts:
             source = self.config.prompts.source or self.config.data.source
             raise VaderError(f"--prompts {source}: there are no prompts to evaluate on")

@@ -11,7 +11,6 @@ from typing import Any
 
 import click
 
-from vader_core import __version__
 from vader_core.errors import VaderError, did_you_mean
 
 #: Command -> (module below this package, one line). Nothing of it is imported to list the commands.
@@ -73,7 +72,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="vader")
+@click.version_option(package_name="vader-core", prog_name="vader")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
 def cli(ctx: click.Context, debug: bool) -> None:

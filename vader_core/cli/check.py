@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vader_core.cli import completion
+from vader_core.cli.devices import Device
+from vader_core.cli.help import GroupedCommand
 from vader_core.cli.overrides import parse_reward
 from vader_core.cli.paths import EnteredPath
 from vader_core.errors import VaderError
@@ -20,18 +23,23 @@ if TYPE_CHECKING:
 _OWN_FLAGS = ("height", "width", "num_frames", "video", "saliency")
 
 
-@click.command("check")
+@click.command(
+    "check",
+    cls=GroupedCommand,
+    examples=(
+        "vader check reward my_reward.py:score",
+        "vader check reward demo_aesthetic --saliency look.mp4",
+    ),
+)
 @click.argument("kind", type=click.Choice([facts.word for facts in KINDS.values()]))
-@click.argument("name")
+@click.argument("name", shell_complete=completion.names_of_kind)
 @click.option(
     "-o", "options", multiple=True, metavar="KEY=VALUE", help="An option of the component, as in a run."
 )
 @click.option("--height", type=int, help="Pixels of the videos; 64 for a reward.")
 @click.option("--width", type=int, help="Pixels of the videos; 64 for a reward.")
 @click.option("--num-frames", help="Frames of the videos (backbones).")
-@click.option(
-    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where it lives."
-)
+@click.option("--device", type=Device(), default="cpu", show_default=True, help="Where it lives.")
 @click.option(
     "--prompt", default="a red boat on a river", show_default=True, help="For --video and --saliency."
 )

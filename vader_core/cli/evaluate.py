@@ -7,13 +7,21 @@ from typing import Any
 
 import click
 
+from vader_core.cli.help import GroupedCommand
 from vader_core.cli.options import config_of, model_options, reward_options, run_base
 from vader_core.cli.paths import EnteredPath
 from vader_core.progress import counted
 from vader_core.registry import Registry, load_registry
 
 
-@click.command("evaluate")
+@click.command(
+    "evaluate",
+    cls=GroupedCommand,
+    examples=(
+        "vader evaluate runs/demo --pairs 64",
+        "vader evaluate runs/demo --lora-scale 0.5 --lora-scale 1 --monitor demo_alignment",
+    ),
+)
 @click.argument("lora", metavar="LORA")
 @model_options
 @reward_options

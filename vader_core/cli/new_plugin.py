@@ -12,6 +12,7 @@ from string import Template
 import click
 
 from vader_core import __version__
+from vader_core.cli.help import GroupedCommand
 from vader_core.cli.paths import EnteredPath
 from vader_core.errors import VaderError
 from vader_core.first_party import TAKEN, first_party
@@ -28,7 +29,14 @@ SUMMARIES: dict[Kind, str] = {
 }
 
 
-@click.command("new-plugin")
+@click.command(
+    "new-plugin",
+    cls=GroupedCommand,
+    examples=(
+        "vader new-plugin warmth --kind reward",
+        "vader new-plugin warmth --kind reward --function my_reward.py:score",
+    ),
+)
 @click.argument("name")
 @click.option(
     "--kind",

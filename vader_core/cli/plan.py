@@ -74,7 +74,7 @@ def plan_lines(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "trains", f"{kind}, beside {facts['denoiser_parameters']:,} of the model"
     steps = f"{counted(facts['steps'], 'step')} of {counted(facts['effective_batch'], 'video')}"
     yield "steps", f"{steps} · {counted(facts['reward_queries'], 'reward query')}"
-    yield "prompts", str(facts["prompts"])
+    yield "prompts", f"{facts['prompts']}{held_out_words(facts)}"
     if "data" in facts:
         from vader_core.data.summary import from_dict
 
@@ -84,6 +84,18 @@ def plan_lines(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "time", "not known before the first steps: `vader bench` with the same options measures them"
     yield "files", _files(facts["files"])
     yield "writes", facts["out"]
+
+
+def held_out_words(facts: Mapping[str, Any]) -> str:
+    """What is held out, where the source says so.
+
+    >>> held_out_words({"held_out_prompts": 2}), held_out_words({"held_out_prompts": None})
+    (' (2 of them held out)', '')
+    """
+    number = facts["held_out_prompts"]
+    if number is None:
+        return ""
+    return f" ({number:,} of them held out)" if number else " (none held out: validated on those trained on)"
 
 
 def _memory(facts: Mapping[str, Any]) -> str:

@@ -127,6 +127,8 @@ class ProgressListener(PhaseLine):
             highlight=False,
             soft_wrap=True,
         )
+        if facts["held_out_prompts"] == 0:
+            self.say("no prompt is held out: validation and evaluation use those that are trained on")
 
     def record(self, record: Mapping[str, Any]) -> None:
         """Update the line; print a validation."""

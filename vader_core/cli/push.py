@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
+from vader_core.cli.help import GroupedCommand
 from vader_core.cli.paths import EnteredPath
 
 
-@click.command("push")
+@click.command("push", cls=GroupedCommand, examples=("vader push runs/demo me/demo-lora --dry-run",))
 @click.argument("run", type=EnteredPath())
 @click.argument("repository", metavar="OWNER/NAME")
 @click.option("--dry-run", is_flag=True, help="Write the upload and send nothing.")

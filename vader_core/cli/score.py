@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vader_core.cli import completion
+from vader_core.cli.devices import Device
+from vader_core.cli.help import GroupedCommand
 from vader_core.cli.paths import EnteredPath
 from vader_core.errors import VaderError
 
@@ -14,10 +17,23 @@ if TYPE_CHECKING:
     from vader_core.registry import Registry
 
 
-@click.command("score")
+@click.command(
+    "score",
+    cls=GroupedCommand,
+    examples=(
+        'vader score clip.mp4 --reward hps --prompt "a red boat"',
+        "vader score runs/demo/samples/step-000012 --reward demo_aesthetic",
+    ),
+)
 @click.argument("videos", metavar="VIDEO...", nargs=-1, type=EnteredPath(), required=True)
 @click.option(
-    "--reward", "rewards", multiple=True, required=True, metavar="NAME", help="Score with it (repeat)."
+    "--reward",
+    "rewards",
+    multiple=True,
+    required=True,
+    metavar="NAME",
+    shell_complete=completion.names("reward"),
+    help="Score with it (repeat); also FILE.py:FUNCTION.",
 )
 @click.option(
     "--prompt",
@@ -33,7 +49,7 @@ if TYPE_CHECKING:
     metavar="F",
     help="random, random:N, first, middle, last, fml, alternate, all or an index.",
 )
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="By default the GPU where there is one.")
+@click.option("--device", type=Device(), help="By default the GPU where there is one.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of rewards that draw.")
 @click.option(
     "-o", "options", multiple=True, metavar="KEY=VALUE", help="reward.NAME.K=VALUE; see `vader show`."

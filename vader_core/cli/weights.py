@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vader_core.cli import completion
+from vader_core.cli.help import GroupedCommand
 from vader_core.errors import VaderError, did_you_mean
 
 if TYPE_CHECKING:
@@ -20,9 +22,18 @@ if TYPE_CHECKING:
 _ELSEWHERE = ("github.com/", "http://", "https://")
 
 
-@click.command("weights")
+@click.command(
+    "weights",
+    cls=GroupedCommand,
+    examples=("vader weights videocrafter", "vader weights --recipe demo --download"),
+)
 @click.argument("names", metavar="[NAME]...", nargs=-1)
-@click.option("--recipe", metavar="NAME", help="The files of everything that this recipe uses.")
+@click.option(
+    "--recipe",
+    metavar="NAME",
+    shell_complete=completion.recipe_names,
+    help="The files of everything that this recipe uses.",
+)
 @click.option("--download", "fetching", is_flag=True, help="Fetch what is missing; continues what was begun.")
 @click.option("--optional", is_flag=True, help="Fetch the optional files too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

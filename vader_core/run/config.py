@@ -13,7 +13,7 @@ from vader_core.errors import VaderError, did_you_mean
 from vader_core.registry import checked
 
 Tree = dict[str, Any]
-Tracker = Literal["tensorboard", "wandb"]
+Tracker = Literal["tensorboard", "wandb", "trackio"]
 Precision = Literal["fp32", "bf16", "fp16"]
 LearningRateSchedule = Literal[
     "constant", "linear", "cosine", "linear_warmup", "warmup_from_zero", "cosine_const", "one_cycle"
@@ -258,7 +258,7 @@ class RunSection(Section):
     checkpoint_every: int = Field(50, ge=0, description="Steps between checkpoints; 0 is at the end only.")
     keep: int = Field(3, ge=0, description="Checkpoints to keep, the best apart; 0 keeps all.")
     trackers: list[Tracker] = Field(
-        default=["tensorboard"], description="Where metrics go beside metrics.jsonl."
+        default=["tensorboard"], description="Where metrics and clips go beside metrics.jsonl."
     )
 
 

@@ -13,8 +13,9 @@ class PromptOptions(BaseModel):
     negative: str | None = Field(
         default=None, description="negative prompt of every prompt that has none of its own"
     )
-    held_out: int = Field(
-        default=0,
+    held_out: int | None = Field(
+        default=None,
         ge=0,
-        description="the last so many prompts are for evaluation alone; 0 evaluates on what is trained on",
+        description="the last so many prompts are for evaluation alone; 0 evaluates on what is trained on; "
+        "by default a fifth of five prompts or more, and 0 of fewer",
     )
