@@ -78,7 +78,7 @@ def looking() -> None:
     output = reward(pixels, prompts, rng)
     (gradient,) = torch.autograd.grad(output.loss.sum(), pixels)
     shown = saliency(clip[0], gradient[0])
-    title = f"what it scores ({float(output.score[0]):.1f}), and where a change would raise the score (red)"
+    title = f"what it scores ({float(output.score[0].detach()):.1f}), and where a change would raise the score (red)"
     strip([(title, [shown[1], shown[4], shown[7]], ["", "", ""])], HERE / "looking.png")
 
 
@@ -123,6 +123,26 @@ def training(recipe: str, every: int, last: int, name: str, title: str) -> None:
                 )
             rows.append((f"{listed['prompt']}   {title}", frames, labels))
         strip(rows, HERE / name)
+        if name == "training.png":
+            moving([run / record["samples"] for record in (seen[0], seen[-1])])
+
+
+def moving(folders: Sequence[Path]) -> None:
+    """The README's moving picture: base above, tuned below, the same noise."""
+    clips = [[read_video(folder / f"{index:02d}.mp4") for index in range(3)] for folder in folders]
+    frames = []
+    for time in range(len(clips[0][0])):
+        sheet = Image.new("RGB", (3 * (128 + GAP) + GAP + 48, 2 * (128 + GAP) + GAP), "white")
+        pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+        for row, (label, shown) in enumerate(zip(("base", "tuned"), clips, strict=True)):
+            pen.text((GAP, GAP + row * (128 + GAP) + 58), label, fill="black", font=font)
+            for column, clip in enumerate(shown):
+                tile = picture(clip[time]).resize((128, 128))
+                sheet.paste(tile, (48 + column * (128 + GAP), GAP + row * (128 + GAP)))
+        frames.append(sheet)
+    path = HERE.parent / "demo_moving.webp"
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=150, loop=0, quality=80)
+    print(path.name, path.stat().st_size)
 
 
 if __name__ == "__main__":

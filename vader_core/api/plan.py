@@ -104,7 +104,7 @@ def plan_facts(assembly: Assembly, processes: int) -> dict[str, Any]:
         "rewards": ", ".join(f"{item.name} x {item.weight:g}" for item in config.reward),
         "monitors": ", ".join(item.name for item in config.monitor) or "none",
         "prompts": config.prompts.source or f"the captions of {config.data.source}",
-        "held_out_prompts": assembly.prompts.held_out,
+        "held_out_prompts": assembly.prompts_held_out,
         "denoiser_parameters": frozen,
         "tuning": config.tuning.kind,
         "trainable_parameters": trainable,

@@ -112,7 +112,12 @@ class Assembly:
         Raises:
             VaderError: The source has none.
         """
-        return self._some(self.prompts.every())
+        return self._some(getattr(self.prompts, "every", self.prompts.all)())
+
+    @property
+    def prompts_held_out(self) -> int | None:
+        """How many prompts are for evaluation alone; ``None`` where the source does not say."""
+        return getattr(self.prompts, "held_out", None)
 
     def _some(self, given: list[Prompt]) -> list[Prompt]:
         prompts = self.with_negative(given)

@@ -122,7 +122,7 @@ class Validator:
         found: dict[str, Any] = {}
         with self.average.in_the_model():
             if count:
-                held_out = self.assembly.prompts.held_out != 0
+                held_out = self.assembly.prompts_held_out != 0
                 found |= {
                     "pairs": count,
                     "held_out": held_out,
