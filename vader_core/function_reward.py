@@ -92,6 +92,7 @@ class _FrameFunction(ImageReward):
         self.call, self.place = call, call.place
         self.name = call.function.__name__  # type: ignore[misc]  # each function has its own
         self.differentiable = not call.numpy  # type: ignore[misc]
+        self.reads_text = call.texts  # type: ignore[misc]
 
     def score_frames(
         self, frames: Float[Tensor, "n 3 H W"], prompts: Sequence[Prompt]
@@ -109,6 +110,7 @@ class _ClipFunction(ClipReward):
         self.call, self.place = call, call.place
         self.name = call.function.__name__  # type: ignore[misc]
         self.differentiable = not call.numpy  # type: ignore[misc]
+        self.reads_text = call.texts  # type: ignore[misc]
 
     @property
     def frames(self) -> FramesNeeded:

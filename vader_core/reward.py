@@ -88,6 +88,8 @@ class Reward(ABC):
     #: Whether the gradient is the loss's derivative; ``False`` where a part of the loss is a constant by
     #: definition (V-JEPA's target features).
     exact_gradient: ClassVar[bool] = True
+    #: Whether a clip is judged by its text: then `vader score` asks for one.
+    reads_text: ClassVar[bool] = False
 
     @cached_property
     def place(self) -> Place:

@@ -72,6 +72,7 @@ def score(  # noqa: PLR0913 - what a person can ask for
         for component, own in components
     ]
     mixture = Mixture(tuple(terms))
+    _require_texts(mixture, videos, texts)
     found = []
     for number, (path, text) in enumerate(zip(videos, texts, strict=True)):
         progress("scoring", number, len(videos))
@@ -85,6 +86,15 @@ def score(  # noqa: PLR0913 - what a person can ask for
         values = {name: float(value[0]) for name, value in output.scores.items()}
         found.append({"video": str(path), "prompt": text, "scores": values})
     return {"videos": found}
+
+
+def _require_texts(mixture: Mixture, videos: Sequence[Path], texts: Sequence[str]) -> None:
+    wanting = [term.name for term in mixture.terms if term.reward.reads_text]
+    without = [path for path, text in zip(videos, texts, strict=True) if not text]
+    if wanting and without:
+        raise VaderError(
+            f"reward {wanting[0]!r} judges a clip by its text, and {without[0]} has none: give --prompt TEXT"
+        )
 
 
 def clips_of(path: Path) -> list[Path]:

@@ -195,12 +195,22 @@ def size_words(size: int | None) -> str:
 def _download(chosen: list[Component], *, quiet: bool, optional: bool) -> None:
     """Fetch everything that is missing; what fails is told at the end, after the rest was fetched."""
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
     from vader_core.cli.download import download
 
     failures: dict[str, None] = {}
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (
+        *(TextColumn("{task.description}"), BarColumn(), DownloadColumn()),
+        *(TransferSpeedColumn(), TimeRemainingColumn()),
+    )
     with Progress(*columns, console=Console(stderr=True, quiet=quiet)) as bars:
         for component in chosen:
             for wanted in component.weights:

@@ -84,6 +84,7 @@ class RestingReward(Reward):
         self.resting = resting
         self.differentiable = reward.differentiable  # type: ignore[misc]
         self.exact_gradient = reward.exact_gradient  # type: ignore[misc]
+        self.reads_text = reward.reads_text  # type: ignore[misc]
 
     @property
     def frames(self) -> FramesNeeded:

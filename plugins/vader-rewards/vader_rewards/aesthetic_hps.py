@@ -32,6 +32,7 @@ class AestheticHps(Reward):
     """
 
     name: ClassVar[str] = "aesthetic_hps"
+    reads_text: ClassVar[bool] = True
 
     def __init__(self, options: AestheticHpsOptions, *, device: torch.device, dtype: torch.dtype) -> None:
         key = f"reward.{self.name}"

@@ -63,6 +63,7 @@ class Hps(ImageReward):
     """
 
     name: ClassVar[str] = "hps"
+    reads_text: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -46,6 +46,7 @@ class PickScore(ImageReward):
     """
 
     name: ClassVar[str] = "pick_score"
+    reads_text: ClassVar[bool] = True
 
     def __init__(self, options: PickScoreOptions, *, device: torch.device, dtype: torch.dtype) -> None:
         what = "reward 'pick_score'"

@@ -50,6 +50,7 @@ class Viclip(ClipReward):
     """The cosine of video and prompt, -1 to 1; the loss is minus the cosine."""
 
     name: ClassVar[str] = "viclip"
+    reads_text: ClassVar[bool] = True
 
     def __init__(self, options: ViclipOptions, *, device: torch.device, dtype: torch.dtype) -> None:
         what = "reward 'viclip'"

@@ -254,3 +254,16 @@ def test_a_lora_names_the_model_it_belongs_to(registry):
     assert base(name="videocrafter", weights="hub:me/mine/model.ckpt@main") == "me/mine"
     assert base(name="videocrafter", weights="random") is None
     assert base(name="demo") is None
+
+
+def test_a_reward_that_reads_the_text_asks_for_it(tmp_path, capsys):
+    import torch
+
+    from vader_core.cli import run
+    from vader_core.video import write_video
+
+    write_video(torch.rand(8, 3, 64, 64), tmp_path / "clip.mp4", 8.0)
+    assert run(["score", str(tmp_path / "clip.mp4"), "--reward", "demo_alignment"]) == 2
+    assert "judges a clip by its text, and" in capsys.readouterr().err
+    words = "a red star spinning on a navy background"
+    assert run(["score", str(tmp_path / "clip.mp4"), "--reward", "demo_alignment", "--prompt", words]) == 0
