@@ -1,8 +1,9 @@
-"""Draws the pictures of `method.md` with the demo: `python docs/learn/draw.py`. A few minutes on a CPU."""
+"""Draws the pictures of `method.md` with the demo: `python docs/learn/draw.py [PICTURE…]`. A few minutes on a CPU."""
 
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -145,9 +146,15 @@ def moving(folders: Sequence[Path]) -> None:
     print(path.name, path.stat().st_size)
 
 
+LABEL_OF_SCORES = "(step: reward / alignment with the text)"
+PICTURES = {
+    "sampling": sampling,
+    "looking": looking,
+    "steps": steps,
+    "training": lambda: training("demo", 3, 12, "training.png", LABEL_OF_SCORES),
+    "too_far": lambda: training("demo_too_far", 6, 24, "too_far.png", LABEL_OF_SCORES),
+}
+
 if __name__ == "__main__":
-    sampling()
-    looking()
-    steps()
-    training("demo", 3, 12, "training.png", "(step: reward / alignment with the text)")
-    training("demo_too_far", 6, 30, "too_far.png", "(step: reward / alignment with the text)")
+    for name in sys.argv[1:] or PICTURES:
+        PICTURES[name]()
