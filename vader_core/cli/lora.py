@@ -24,7 +24,9 @@ def command() -> None:
 @command.command("convert")
 @click.argument("source", metavar="IN")
 @click.argument("target", metavar="OUT", type=EnteredPath())
-@click.option("--to", "to", required=True, metavar="FORMAT", help="peft, diffusers, or a plugin's own.")
+@click.option(
+    "--to", "to", required=True, metavar="FORMAT", help="peft, diffusers, comfyui, or a plugin's own."
+)
 @click.option("--overwrite", is_flag=True, help="Replace OUT.")
 def convert(source: str, target: Path, to: str, overwrite: bool) -> None:
     """Write the LoRA of IN to OUT in another format.
@@ -47,6 +49,7 @@ def converted(source: str, target: Path, to: str, *, overwrite: bool, registry: 
     from vader_core.lora.compared import check_equal
     from vader_core.run.adapters import find_adapter, lora_format
 
+    to = comfyui_of(source, registry) if to == COMFYUI else to
     written = lora_format(to, registry)
     if target.exists() and not overwrite:  # before anything is read
         raise VaderError(f"{target} exists: choose another OUT, or give --overwrite")
@@ -71,6 +74,31 @@ def converted(source: str, target: Path, to: str, *, overwrite: bool, registry: 
     numbers = sum(value.numel() for value in adapter.tensors.values())
     size = f"rank {adapter.rank}, alpha {adapter.alpha:g}, {numbers:,} numbers"
     return f"{', '.join(map(str, files))}: {to}, {len(modules)} modules, {size}"
+
+
+#: Stands for the format of ComfyUI that a run's model has: ``wan_comfyui`` and so on.
+COMFYUI = "comfyui"
+
+
+def comfyui_of(source: str, registry: Registry) -> str:
+    """The ComfyUI format of the model that a run trained.
+
+    Raises:
+        VaderError: The source does not say which model it is for, or the model has none.
+    """
+    from vader_core.paths import run_of
+    from vader_core.run.layers import read_yaml
+
+    known = sorted(name for name in registry.lora_formats if name.endswith(f"_{COMFYUI}"))
+    named = ", ".join(known) or "none is installed"
+    run = run_of(source)
+    if run is None:
+        raise VaderError(f"--to {COMFYUI}: {source} does not say which model it is for: say it ({named})")
+    backbone = str((read_yaml(run / "config.yaml").get("backbone") or {}).get("name"))
+    own = [name for name in known if backbone.startswith(name.removesuffix(f"_{COMFYUI}"))]
+    if not own:
+        raise VaderError(f"--to {COMFYUI}: there is no such format for the backbone {backbone!r} ({named})")
+    return max(own, key=len)
 
 
 #: Blocks whose names are those of diffusers' own models.

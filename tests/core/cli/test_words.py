@@ -131,6 +131,24 @@ def test_names_that_are_not_diffusers_are_refused(vader, tmp_path, capsys):
     assert vader(*TRAIN, *FAST, "--prompts", "fixed", "--out", run) == 0
     assert vader("lora", "convert", run, tmp_path / "x.safetensors", "--to", "diffusers") == 2
     assert "no pipeline could load the file: use another --to (" in capsys.readouterr().err
+    assert vader("lora", "convert", run, tmp_path / "x.safetensors", "--to", "comfyui") == 2
+    assert "there is no such format for the backbone 'tiny'" in capsys.readouterr().err
+
+
+def test_comfyui_means_the_format_of_the_runs_model(tmp_path):
+    from vader_core.cli.lora import comfyui_of
+    from vader_core.component import Announced
+    from vader_core.errors import VaderError
+    from vader_core.registry import Registry
+
+    names = ("wan_comfyui", "hunyuan_video_comfyui", "peft")
+    registry = Registry(lora_formats={name: Announced(name, "x:Y", "", "diffusers") for name in names})
+    (tmp_path / "config.yaml").write_text("backbone: {name: wan_i2v}\n")
+    assert comfyui_of(str(tmp_path), registry) == "wan_comfyui"
+    with pytest.raises(
+        VaderError, match=r"which model it is for: say it .hunyuan_video_comfyui, wan_comfyui"
+    ):
+        comfyui_of("hub:me/it", registry)
 
 
 @pytest.mark.parametrize(("lines", "held_out"), [(4, 0), (5, 1), (12, 2)])
