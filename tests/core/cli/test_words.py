@@ -1,5 +1,6 @@
 """What the command line says to what people type: near words, things that do not exist, help, completion."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -101,9 +102,8 @@ def test_more_steps_alone_may_grow_and_a_finished_run_says_so(vader, tmp_path, c
 def test_a_run_that_never_began_is_replaced_and_another_is_not(vader, tmp_path, capsys, monkeypatch):
     run = tmp_path / "run"
     with monkeypatch.context() as broken:
-        broken.setattr(
-            "vader_core.api.train.load_parts", lambda *given: (_ for _ in ()).throw(OSError(5, "no weights"))
-        )
+        module = importlib.import_module("vader_core.api.train")
+        broken.setattr(module, "load_parts", lambda *given: (_ for _ in ()).throw(OSError(5, "no weights")))
         with pytest.raises(OSError, match="no weights"):
             vader(*TRAIN, *FAST, "--prompts", "fixed", "--out", run)
     assert (run / "config.yaml").is_file()
@@ -184,7 +184,8 @@ def test_a_plan_needs_no_accelerator_and_says_where_and_what(vader, capsys, monk
     assert "writes   runs/tiny-brightness" in told
     assert vader(*plan, "--json") == 0
     assert json.loads(capsys.readouterr().out)["out"] == "runs/tiny-brightness"
-    monkeypatch.setattr("vader_core.api.plan.memory_facts", lambda *given: {})
+    module = importlib.import_module("vader_core.api.plan")
+    monkeypatch.setattr(module, "memory_facts", lambda *given: {})
     assert vader("train", "--recipe", "videocrafter_pick_score", "--dry-run", "--json") == 0
     files = json.loads(capsys.readouterr().out)["files"]
     assert {file["for"] for file in files} == {"backbone 'videocrafter'", "reward 'pick_score'"}
@@ -206,8 +207,7 @@ def test_lines_in_a_pipe_are_not_broken(capsys, monkeypatch):
 
 
 def test_a_push_writes_a_card_and_sends_nothing(vader, tmp_path, capsys, monkeypatch):
-    import vader_core.api.push as pushed
-
+    pushed = importlib.import_module("vader_core.api.push")
     monkeypatch.setattr(pushed, "_send", lambda *given, **named: pytest.fail("sent"))
     run = tmp_path / "run"
     few = ["-o", "run.trackers=[]", "-o", "validation.prompts=2", "-o", "validation.evaluation_pairs=2"]
