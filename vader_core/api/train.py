@@ -18,7 +18,7 @@ from vader_core.errors import VaderError
 from vader_core.evaluation.comparison import evaluation_pairs
 from vader_core.evaluation.validation import validation_pairs
 from vader_core.paths import entered
-from vader_core.progress import counted
+from vader_core.progress import counted, unseen
 from vader_core.prompts import Prompt
 from vader_core.registry import Registry, load_registry
 from vader_core.report import write_report
@@ -61,7 +61,7 @@ def train(
         resume: Continue the run in ``out``.
         allow_changes: Continue although the configuration differs.
         registry: Where the components come from; the installed plugins by default.
-        listener: Hears of progress.
+        listener: Hears of progress; ``phase`` is optional.
 
     Returns:
         The summary, as in ``summary.json``.
@@ -74,7 +74,7 @@ def train(
     folder = default_out(config) if out is None else entered(out)
     assembly = prepare(complete(config, registry), registry)
     require_trainable(assembly)
-    assembly.progress = listener.phase
+    assembly.progress = getattr(listener, "phase", unseen)  # who only hears of records need not have it
     require_trackers(assembly.config.run.trackers)
     processes = join_processes(assembly.device, loss_scale=assembly.config.trainer.precision == "fp16")
     run = None
@@ -103,12 +103,12 @@ def _train(
         listener.plan(plan_facts(assembly, processes.count))
         if assembly.config.data.source is not None:
             listener.say(assembly.videos.summary.table())
-    listener.phase("loading the model", 0, 0)
+    assembly.progress("loading the model", 0, 0)
     place = _checkpoint_to_continue(folder, listener) if resume else None
     if place is not None and run is not None:
         _refuse_finished(run, place, assembly.config)
     load_parts(assembly, lambda: encode_up_front(assembly, processes.count))
-    listener.phase("trying the rewards", 0, 0)
+    assembly.progress("trying the rewards", 0, 0)
     try_rewards(assembly)
     trainer = make_trainer(assembly, processes, run, listener)
     if place is not None:
@@ -117,7 +117,7 @@ def _train(
         run.cut_metrics(trainer.step)
     summary = trainer.fit()
     if run is not None:
-        listener.phase("writing the report", 0, 0)
+        assembly.progress("writing the report", 0, 0)
         write_report(run.folder)
     return summary
 

@@ -30,7 +30,7 @@ class Listener(Protocol):
         """Something a person should read."""
 
     def phase(self, doing: str, done: int, total: int) -> None:
-        """How far what takes long is, as :data:`vader_core.progress.Progress`."""
+        """How far what takes long is, as :data:`vader_core.progress.Progress`. A listener may do without."""
 
 
 class Silence:
