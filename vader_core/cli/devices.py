@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 
-class Device(click.Choice[str]):
+class Device(click.Choice):  # type: ignore[type-arg]  # generic since click 8.2 alone
     """``cpu`` or ``cuda``; Apple's is refused with the reason."""
 
     def __init__(self) -> None:
