@@ -95,7 +95,11 @@ def components() -> Iterator[str]:
 
 
 def _row(*cells: str) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+    return (
+        "| "
+        + " | ".join(cell.replace("|", "\\|").replace("[", "\\[").replace("\n", " ") for cell in cells)
+        + " |"
+    )
 
 
 PAGES: dict[str, Callable[[], Iterator[str]]] = {

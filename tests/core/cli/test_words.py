@@ -176,6 +176,8 @@ def test_held_out_is_said_only_where_true(vader, tmp_path, capsys):
 
 
 def test_a_plan_needs_no_accelerator_and_says_where_and_what(vader, capsys, monkeypatch):
+    module = importlib.import_module("vader_core.api.plan")
+    monkeypatch.setattr(module, "memory_facts", lambda *given: {})  # tests/core/profiling holds it
     plan = [word for word in TRAIN if word != "--quiet"] + ["--prompts", "fixed", "--dry-run"]
     assert vader(*plan, "--precision", "fp16") == 0
     told = capsys.readouterr().out
@@ -184,8 +186,6 @@ def test_a_plan_needs_no_accelerator_and_says_where_and_what(vader, capsys, monk
     assert "writes   runs/tiny-brightness" in told
     assert vader(*plan, "--json") == 0
     assert json.loads(capsys.readouterr().out)["out"] == "runs/tiny-brightness"
-    module = importlib.import_module("vader_core.api.plan")
-    monkeypatch.setattr(module, "memory_facts", lambda *given: {})
     assert vader("train", "--recipe", "videocrafter_pick_score", "--dry-run", "--json") == 0
     files = json.loads(capsys.readouterr().out)["files"]
     assert {file["for"] for file in files} == {"backbone 'videocrafter'", "reward 'pick_score'"}
