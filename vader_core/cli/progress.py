@@ -141,16 +141,17 @@ class ProgressListener(PhaseLine):
             if "held_out_loss" in watched:
                 scores["held-out loss"] = watched["held_out_loss"]
             shown = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
-            self.say(f"step {record['step']:>4}  validation  {shown}")
+            if shown:
+                self.say(f"step {record['step']:>4}  validation  {shown}")
 
     def _train(self, record: Mapping[str, Any]) -> None:
         self._durations.append(float(record["seconds"]))
         recent = self._durations[-20:]
         pace = sum(recent) / len(recent)
         left = pace * (self.max_steps - int(record["step"]))
-        rewards = "  ".join(f"{name} {value:.4g}" for name, value in record["rewards"].items())
+        rewards = "".join(f"  {name} {value:.4g}" for name, value in record["rewards"].items())
         text = (
-            f"step {record['step']}/{self.max_steps}  {rewards}{_loss_words(record)}  "
+            f"step {record['step']}/{self.max_steps}{rewards}{_loss_words(record)}  "
             f"grad {record['grad_norm']:.3g}  {pace:.2f} s/step  {_clock(left)} left  "
             f"{record['memory_gib']:.1f} GiB{'  SKIPPED' if record['skipped'] else ''}"
             f"{'  ALARM ' + ', '.join(self._alarms) if self._alarms else ''}"

@@ -332,6 +332,12 @@ def memory_facts(config: RunConfig, registry: Registry, *, validation: bool = Tr
     try:
         found = estimate(config, registry, validation=validation)
     except Exception as error:  # whatever a component does with a tensor that has no contents
+        if not torch.backends.cuda.is_built():
+            return {
+                "estimated_peak_gib": None,
+                "estimate": "not possible with PyTorch's build for the CPU alone: plan with the ordinary one "
+                "(pip install torch), which needs no GPU either",
+            }
         reason = str(error).strip().partition("\n")[0][:200]
         return {"estimated_peak_gib": None, "estimate": f"not possible: {type(error).__name__}: {reason}"}
     facts: dict[str, Any] = {
