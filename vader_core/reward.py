@@ -98,6 +98,10 @@ class Reward(ABC):
         code = getattr(inspect.unwrap(getattr(type(self), own)), "__code__", None)
         return Place(Path(inspect.getfile(type(self))), getattr(code, "co_firstlineno", 1))
 
+    #: The networks that it stands on, such as ``clip-l14``: another reward on one of them is inclined to like
+    #: the same, so it is no independent judge.
+    families: ClassVar[tuple[str, ...]] = ()
+
     @property
     def frames(self) -> FramesNeeded:
         """Which frames it must see."""

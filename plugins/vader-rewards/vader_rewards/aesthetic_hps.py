@@ -33,6 +33,7 @@ class AestheticHps(Reward):
 
     name: ClassVar[str] = "aesthetic_hps"
     reads_text: ClassVar[bool] = True
+    families: ClassVar[tuple[str, ...]] = ("clip-l14", "clip-h14")
 
     def __init__(self, options: AestheticHpsOptions, *, device: torch.device, dtype: torch.dtype) -> None:
         key = f"reward.{self.name}"

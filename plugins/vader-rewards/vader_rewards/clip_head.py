@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -34,6 +34,8 @@ class ClipHeadReward(ImageReward):
         dtype: Of the image tower; half types run it under autocast. The head is always in float32.
         key: Where a run's options of it stand; ``reward.NAME`` by default.
     """
+
+    families: ClassVar[tuple[str, ...]] = ("clip-l14",)
 
     def __init__(
         self,

@@ -64,6 +64,7 @@ class Hps(ImageReward):
 
     name: ClassVar[str] = "hps"
     reads_text: ClassVar[bool] = True
+    families: ClassVar[tuple[str, ...]] = ("clip-h14",)
 
     def __init__(
         self,

@@ -51,6 +51,7 @@ class Viclip(ClipReward):
 
     name: ClassVar[str] = "viclip"
     reads_text: ClassVar[bool] = True
+    families: ClassVar[tuple[str, ...]] = ("viclip",)
 
     def __init__(self, options: ViclipOptions, *, device: torch.device, dtype: torch.dtype) -> None:
         what = "reward 'viclip'"

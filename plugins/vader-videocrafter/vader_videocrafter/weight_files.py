@@ -24,4 +24,9 @@ LORA_FILES = (
         note="optional: LoRA, rank 8, for --lora",
         optional=True,
     ),
+    WeightFile(
+        "jiachenli-ucsb/T2V-Turbo-VC2",
+        "unet_lora.pt",
+        note="optional: a 4-step student, for --rollout-lora or --lora (CC BY 4.0)",
+    ),
 )
