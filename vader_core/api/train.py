@@ -84,7 +84,7 @@ def train(
     processes.wait()
     try:
         with process_switches(assembly.config):
-            return _train(assembly, folder, run, processes, listener, resume=resume)
+            return _train(assembly, folder, run, processes, listener, resume=resume, changed=allow_changes)
     finally:
         if run is not None:
             run.release()
@@ -98,6 +98,7 @@ def _train(
     listener: Listener,
     *,
     resume: bool,
+    changed: bool,
 ) -> dict[str, Any]:
     if run is not None:
         listener.plan(plan_facts(assembly, processes.count))
@@ -105,8 +106,12 @@ def _train(
             listener.say(assembly.videos.summary.table())
     assembly.progress("loading the model", 0, 0)
     place = _checkpoint_to_continue(folder, listener) if resume else None
-    if place is not None and run is not None:
-        _refuse_finished(run, place, assembly.config)
+    if place is not None and not changed and (summary := _finished(folder, place, assembly.config)):
+        listener.say(
+            f"{folder} is finished: nothing is left to do. For more steps give --max-steps N (more than "
+            f"{summary['steps']}); vader evaluate {folder} compares it anew"
+        )
+        return summary
     load_parts(assembly, lambda: encode_up_front(assembly, processes.count))
     assembly.progress("trying the rewards", 0, 0)
     try_rewards(assembly)
@@ -195,14 +200,10 @@ class _Opening:
             run.record(config)
 
 
-def _refuse_finished(run: Run, place: Path, config: RunConfig) -> None:
-    """A run with its summary and its last step has nothing left to do."""
-    done = run.summary().get("steps")
-    if done == step_of(place) == config.trainer.max_steps:
-        raise VaderError(
-            f"{run.folder} is finished: all {done} steps are done. Go on for longer with --max-steps N (more "
-            f"than {done}), or compare it anew with: vader evaluate {run.folder}"
-        )
+def _finished(folder: Path, place: Path, config: RunConfig) -> dict[str, Any]:
+    """The summary of a run whose last step and evaluation are done; empty where something is left to do."""
+    summary = Run(folder).summary()
+    return summary if summary.get("steps") == step_of(place) == config.trainer.max_steps else {}
 
 
 def _checkpoint_to_continue(folder: Path, listener: Listener) -> Path | None:

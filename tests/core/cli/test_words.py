@@ -91,8 +91,11 @@ def test_names_are_completed(words, wanted):
 def test_more_steps_alone_may_grow_and_a_finished_run_says_so(vader, tmp_path, capsys):
     run = tmp_path / "run"
     assert vader(*TRAIN, *FAST, "--prompts", "fixed", "--out", run) == 0
-    assert vader("train", "--resume", run, "--quiet") == 2
-    assert "is finished: all 1 steps are done. Go on for longer with --max-steps N" in capsys.readouterr().err
+    capsys.readouterr()
+    assert vader("train", "--resume", run, "--quiet") == 0
+    told = capsys.readouterr()
+    assert "is finished: nothing is left to do. For more steps give --max-steps N" in told.err
+    assert "1 step, 1 reward query" in told.out
     assert vader("train", "--resume", run, "--max-steps", "2", "--quiet") == 0
     assert "2 steps" in capsys.readouterr().out
     assert vader("train", "--resume", run, "--max-steps", "3", "--lr", "0.5", "--quiet") == 2
