@@ -111,6 +111,8 @@ def _train(
             f"{folder} is finished: nothing is left to do. For more steps give --max-steps N (more than "
             f"{summary['steps']}); vader evaluate {folder} compares it anew"
         )
+        if run is not None:
+            write_report(folder)
         return summary
     load_parts(assembly, lambda: encode_up_front(assembly, processes.count))
     assembly.progress("trying the rewards", 0, 0)
