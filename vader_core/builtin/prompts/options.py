@@ -13,7 +13,17 @@ class PromptOptions(BaseModel):
     negative: str | None = Field(
         default=None, description="negative prompt of every prompt that has none of its own"
     )
-    held_out: int | None = Field(
+    held_out: int = Field(
+        default=0,
+        ge=0,
+        description="the last so many prompts are for evaluation alone; 0 evaluates on what is trained on",
+    )
+
+
+class OwnPromptOptions(PromptOptions):
+    """Options of a user's own list, of which some are held out where there are enough."""
+
+    held_out: int | None = Field(  # type: ignore[assignment]  # nothing but `make_…` reads it
         default=None,
         ge=0,
         description="the last so many prompts are for evaluation alone; 0 evaluates on what is trained on; "
