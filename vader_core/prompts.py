@@ -81,7 +81,7 @@ class PromptSource(ABC):
     """Prompts for training and for evaluation, as a pure function of seed and index."""
 
     #: How many prompts are for evaluation alone; ``None`` where the source does not say.
-    held_out: int | None = None
+    held_out_count: int | None = None
 
     @abstractmethod
     def draw(self, indices: Sequence[int], seed: int = 0) -> list[Prompt]:

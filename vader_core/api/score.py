@@ -61,8 +61,8 @@ def score(  # noqa: PLR0913 - what a person can ask for
     components = [(registry.get("reward", name), dict(given.get(name, {}))) for name in rewards]
     for component, own in components:
         component.options(own)
-    videos = [path for video in videos for path in clips_of(Path(video))]
-    texts = _prompts(videos, prompts)
+    paths = [path for video in videos for path in clips_of(Path(video))]
+    texts = _prompts(paths, prompts)
     if device == "cuda" and not torch.cuda.is_available():
         raise VaderError("--device cuda: no CUDA device is available here; use cpu, or see `vader doctor`")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -72,10 +72,10 @@ def score(  # noqa: PLR0913 - what a person can ask for
         for component, own in components
     ]
     mixture = Mixture(tuple(terms))
-    _require_texts(mixture, videos, texts)
+    _require_texts(mixture, paths, texts)
     found = []
-    for number, (path, text) in enumerate(zip(videos, texts, strict=True)):
-        progress("scoring", number, len(videos))
+    for number, (path, text) in enumerate(zip(paths, texts, strict=True)):
+        progress("scoring", number, len(paths))
         count = count_frames(path)
         check_choice(reward_frames, count)
         rng = Randomness(seed)

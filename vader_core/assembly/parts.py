@@ -119,7 +119,7 @@ class Assembly:
     @property
     def prompts_held_out(self) -> int | None:
         """How many prompts are for evaluation alone; ``None`` where the source does not say."""
-        return getattr(self.prompts, "held_out", None)
+        return getattr(self.prompts, "held_out_count", None)
 
     def _some(self, given: list[Prompt]) -> list[Prompt]:
         prompts = self.with_negative(given)

@@ -101,11 +101,9 @@ def run(arguments: list[str]) -> int:
     except click.NoSuchOption as error:
         from vader_core.cli.other_words import OPTIONS as OTHER_WORDS
 
-        if error.option_name in OTHER_WORDS:
-            error = click.UsageError(
-                f"no option {error.option_name}: {OTHER_WORDS[error.option_name]}", error.ctx
-            )
-        error.show()
+        words = OTHER_WORDS.get(error.option_name)
+        told = click.UsageError(f"no option {error.option_name}: {words}", error.ctx) if words else error
+        told.show()
         return 2
     except click.ClickException as error:
         error.show()

@@ -72,7 +72,7 @@ class _Board:
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder / "vader"))
+        self._writer: Any = SummaryWriter(str(folder / "vader"))
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         for name, value in numbers.items():

@@ -160,7 +160,7 @@ def test_some_of_five_prompts_are_held_out_and_all_are_sampled(registry, tmp_pat
     texts = [f"thing {number}" for number in range(lines)]
     file.write_text("\n".join(texts) + "\n")
     made = registry.get("prompt source", "file").make({"path": str(file)}, device="cpu", dtype=None)
-    assert made.held_out == held_out
+    assert made.held_out_count == held_out
     drawn = {prompt.text for prompt in made.draw(range(100))}
     assert drawn == set(texts[: lines - held_out])
     assert [prompt.text for prompt in made.all()] == (texts[lines - held_out :] if held_out else texts)

@@ -34,7 +34,7 @@ class ListedPrompts(PromptSource):
             )
         cut = len(prompts) - held_out
         self._drawn = list(prompts[:cut])
-        self.held_out = held_out
+        self.held_out_count = held_out
         self._every = list(prompts)
         self._evaluated = list(prompts[cut:]) if held_out else list(prompts)
 
