@@ -14,15 +14,17 @@ from vader_core.assembly.loading import load_parts, related_judges
 from vader_core.assembly.parallel import in_processes
 from vader_core.assembly.parts import Assembly
 from vader_core.assembly.prepare import prepare
+from vader_core.assembly.trial import try_rewards
 from vader_core.data.latents import TEXT
 from vader_core.errors import VaderError
 from vader_core.evaluation.comparison import evaluation_pairs
 from vader_core.evaluation.validation import own_share, validation_pairs
 from vader_core.paths import entered
+from vader_core.progress import counted, unseen
 from vader_core.prompts import Prompt
 from vader_core.registry import Registry, load_registry
 from vader_core.report import write_report
-from vader_core.run.checkpoint import newest_whole, prune, read_checkpoint, restoring
+from vader_core.run.checkpoint import newest_whole, prune, read_checkpoint, restoring, step_of
 from vader_core.run.config import RunConfig, validated
 from vader_core.run.directory import Run, is_run
 from vader_core.run.layers import changes, to_yaml
@@ -65,7 +67,7 @@ def train(
         resume: Continue the run in ``out``; ``auto``: where there is one, else begin it.
         allow_changes: Continue although the configuration differs.
         registry: Where the components come from; the installed plugins by default.
-        listener: Hears of progress.
+        listener: Hears of progress; ``phase`` is optional.
 
     Returns:
         The summary, as in ``summary.json``.
@@ -78,6 +80,7 @@ def train(
     folder = default_out(config) if out is None else entered(out)
     assembly = prepare(complete(config, registry), registry)
     require_trainable(assembly)
+    assembly.progress = getattr(listener, "phase", unseen)  # who only hears of records need not have it
     require_trackers(assembly.config.run.trackers)
     processes = join(assembly)
     agree(processes, assembly.config, folder)
@@ -85,13 +88,16 @@ def train(
     with processes.together():
         run = None
         opening = _Opening(folder, overwrite=overwrite, resume=resume, allow_changes=allow_changes)
+        opening.world = processes.layout.world
         if processes.first:
-            run = opening.run(assembly.config, processes, listener)
+            run = opening.run(assembly.config, listener)
         try:
             continued = processes.from_first(opening.continued)
             assembly.config = in_processes(assembly.config, processes.layout)
             with process_switches(assembly.config):
-                return _train(assembly, folder, run, processes, listener, resume=continued)
+                return _train(
+                    assembly, folder, run, processes, listener, resume=continued, changed=allow_changes
+                )
         finally:
             if run is not None:
                 run.release()
@@ -141,15 +147,27 @@ def _train(
     listener: Listener,
     *,
     resume: bool,
+    changed: bool,
 ) -> dict[str, Any]:
     if run is not None:
         listener.plan(plan_facts(assembly, processes.count))
         if assembly.config.data.source is not None:
             listener.say(assembly.videos.summary.table())
-    place = None
-    if resume:  # one looks and all follow: on a shared file system they could see different folders
-        place = processes.from_first(_checkpoint_to_continue(folder, listener) if processes.first else None)
+    assembly.progress("loading the model", 0, 0)
+    place, done = _where_to_begin(
+        assembly.config, folder, processes, listener, resume=resume, changed=changed
+    )
+    if done:
+        listener.say(
+            f"{folder} is finished: nothing is left to do. For more steps give --max-steps N (more than "
+            f"{done['steps']}); vader evaluate {folder} compares it anew"
+        )
+        if run is not None:
+            write_report(folder)
+        return done
     load_parts(assembly, lambda: encode_up_front(assembly, processes))
+    assembly.progress("trying the rewards", 0, 0)
+    try_rewards(assembly)
     if run is not None:
         for warning in related_judges(assembly):
             listener.say(warning)
@@ -162,8 +180,32 @@ def _train(
         prune(run.checkpoints, assembly.config.run.keep, newest=trainer.step)
     summary = trainer.fit()
     if run is not None:
+        assembly.progress("writing the report", 0, 0)
         write_report(run.folder)
     return summary
+
+
+def _where_to_begin(
+    config: RunConfig,
+    folder: Path,
+    processes: SingleProcess,
+    listener: Listener,
+    *,
+    resume: bool,
+    changed: bool,
+) -> tuple[Path | None, dict[str, Any]]:
+    """The checkpoint to continue from, and the summary of a run that is finished.
+
+    One process looks and all follow: on a shared file system they could see different folders.
+    """
+    if not resume:
+        return None, {}
+    found: tuple[Path | None, dict[str, Any]] = None, {}
+    if processes.first:
+        place = _checkpoint_to_continue(folder, listener)
+        found = place, {} if changed or place is None else _finished(folder, place, config)
+    found = processes.from_first(found)
+    return found
 
 
 def encode_up_front(assembly: Assembly, processes: SingleProcess) -> None:
@@ -199,6 +241,7 @@ def encode_up_front(assembly: Assembly, processes: SingleProcess) -> None:
         prompts += [pair.prompt for pair in own_share(pairs, *here)[0]]
     distinct = list({(prompt.text, prompt.negative): prompt for prompt in prompts}.values())
     for start in range(0, len(distinct), _TEXTS_AT_ONCE):
+        assembly.progress("encoding texts", start, len(distinct))
         assembly.backbone.encode_text(distinct[start : start + _TEXTS_AT_ONCE])
     assembly.backbone.release_text_encoder()
 
@@ -211,16 +254,17 @@ class _Opening:
     ) -> None:
         self.folder, self.overwrite = folder, overwrite
         self.allow_changes = allow_changes
+        #: How many processes there are.
+        self.world = 1
         self.continued = is_run(folder) if resume == "auto" else bool(resume)
 
-    def run(self, config: RunConfig, processes: SingleProcess, listener: Listener) -> Run:
+    def run(self, config: RunConfig, listener: Listener) -> Run:
         if not self.continued:
-            world = processes.layout.world
-            return Run.create(self.folder, config, overwrite=self.overwrite, processes=world)
+            return Run.create(self.folder, config, overwrite=self.overwrite, processes=self.world)
         run = Run.open(self.folder)
         try:
             self._agree(run, config, listener)
-            self._agree_on_processes(run, config, processes.layout.world, listener)
+            self._agree_on_processes(run, config, self.world, listener)
         except BaseException:
             run.release()
             raise
@@ -244,6 +288,11 @@ class _Opening:
         """Refuse a configuration that is not the run's own, unless changes are allowed."""
         edited = changes(run.recorded(), run.config())
         different = changes(run.recorded(), config)
+        longer = config.trainer.max_steps > run.recorded().trainer.max_steps
+        if len(different) == 1 and longer and different[0].startswith("trainer.max_steps:"):
+            listener.say(f"going on for longer: {different[0]}")
+            run.record(config)
+            return
         if different and not self.allow_changes:
             where = "config.yaml was edited since the run began" if edited else "asked for are other values"
             raise VaderError(
@@ -253,6 +302,12 @@ class _Opening:
         if different:
             listener.say("continuing with changes: " + "; ".join(different))
             run.record(config, run.processes())
+
+
+def _finished(folder: Path, place: Path, config: RunConfig) -> dict[str, Any]:
+    """The summary of a run whose last step and evaluation are done; empty where something is left to do."""
+    summary = Run(folder).summary()
+    return summary if summary.get("steps") == step_of(place) == config.trainer.max_steps else {}
 
 
 def _checkpoint_to_continue(folder: Path, listener: Listener) -> Path | None:
@@ -269,7 +324,7 @@ def _checkpoint_to_continue(folder: Path, listener: Listener) -> Path | None:
 def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     """The summary for a person, one line per reward."""
     lines = [
-        f"{summary['steps']} steps, {summary['reward_queries']} reward queries, "
+        f"{counted(summary['steps'], 'step')}, {counted(summary['reward_queries'], 'reward query')}, "
         f"{summary['train_seconds']:.1f} s of training"
     ]
     losses = summary.get("held_out_loss")

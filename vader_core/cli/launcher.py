@@ -46,7 +46,7 @@ class Launcher:
         environment: Mapping[str, str],
         resume: str,
     ) -> None:
-        from torch.distributed import TCPStore
+        from torch._C._distributed_c10d import TCPStore
 
         self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         self.count, self.resume = count, resume
@@ -105,7 +105,7 @@ class Launcher:
             if process.returncode not in (None, 0, stopped)
         ]
         own = [rank for rank in failed if not self._is_lost(rank)]
-        return (own or failed or [None])[0]
+        return next(iter(own or failed), None)
 
     def _is_lost(self, rank: int) -> bool:
         return rank in self._ended or bool(self._store.check([f"vader/0/lost/{rank}"]))

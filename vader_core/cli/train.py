@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from vader_core.cli.help import GroupedCommand
 from vader_core.cli.options import (
     config_of,
     is_bare,
@@ -34,7 +35,16 @@ class ResumePath(EnteredPath):
         return AUTO if value == "auto" else super().convert(value, param, ctx)
 
 
-@click.command("train")
+@click.command(
+    "train",
+    cls=GroupedCommand,
+    examples=(
+        "vader train",
+        "vader train --backbone opensora --reward pick_score --prompts animal --dry-run",
+        "vader train --backbone demo --reward my_reward.py:score --monitor demo_alignment",
+        "vader train --resume runs/demo --max-steps 24",
+    ),
+)
 @model_options
 @reward_options
 @training_options
@@ -52,12 +62,7 @@ class ResumePath(EnteredPath):
 @click.option("--quiet", is_flag=True, help="Print the result alone.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 def command(**flags: Any) -> int:
-    r"""Align a video model with rewards. Bare, it runs the demo.
-
-    \b
-    vader train --backbone opensora --reward pick_score --prompts animal
-    vader train --reward demo_action --reward demo_alignment:10 --gradient refl
-    """
+    """Align a video model with rewards, or fit it to clips. Bare, it runs the demo."""
     arguments = (click.get_current_context().find_root().obj or {}).get("arguments", ())
     return train_command({**flags, "arguments": arguments}, load_registry())
 
@@ -69,7 +74,7 @@ def train_command(flags: dict[str, Any], registry: Registry) -> int:
     out, config = _configuration(flags, registry)
     processes = _asked_processes(flags, out)
     if flags.get("dry_run"):
-        return _print_plan(flags, config, registry, processes or 1)
+        return _print_plan(flags, config, out, registry, processes or 1)
     if processes is not None and processes > 1 and "WORLD_SIZE" not in os.environ:
         return _launch(processes, config, flags["arguments"], out)
     return _train(flags, config, out, registry)
@@ -145,12 +150,18 @@ def _require_demo(registry: Registry) -> None:
         )
 
 
-def _print_plan(flags: dict[str, Any], config: RunConfig, registry: Registry, processes: int) -> int:
-    from vader_core.api.plan import plan
-    from vader_core.cli.progress import print_plan
+def _print_plan(
+    flags: dict[str, Any], config: RunConfig, out: Path, registry: Registry, processes: int
+) -> int:
+    from vader_core.cli.plan import plan_command
 
-    facts = plan(config, registry=registry, processes=processes)
-    print_plan(facts, as_json=bool(flags.get("as_json")))
+    plan_command(
+        config,
+        out,
+        registry,
+        processes=processes,
+        as_json=bool(flags.get("as_json")),
+    )
     return 0
 
 

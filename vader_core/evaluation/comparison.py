@@ -76,11 +76,12 @@ def evaluate(
     asked: dict[str, Any] = {"keep_videos": False, "scope": "evaluation", "processes": processes}
     tuning = assembly.model.tuning
     with tuning.off():
-        base = score_pairs(assembly, pairs, mixtures, **asked)
+        base = score_pairs(assembly, pairs, mixtures, doing="evaluating the base", **asked)
     found = {}
     for scale in scales:
+        doing = "evaluating" if len(scales) == 1 else f"evaluating scale {scale:g}"
         with tuning.scaled(scale):
-            tuned = score_pairs(assembly, pairs, mixtures, **asked)
+            tuned = score_pairs(assembly, pairs, mixtures, doing=doing, **asked)
         found[scale] = {
             name: compare(base.scores[name], tuned.scores[name], assembly.config.trainer.seed)
             for name in base.scores

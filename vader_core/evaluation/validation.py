@@ -123,6 +123,7 @@ def score_pairs(
     keep_videos: bool = True,
     measure_distance: bool = False,
     scope: str = "validation",
+    doing: str = "validating",
     processes: Sharing | None = None,
 ) -> Scored:
     """Sample every pair and score it with every term of ``mixtures``, all frames of each.
@@ -134,9 +135,11 @@ def score_pairs(
         keep_videos: Return the videos.
         measure_distance: Compare with the base prediction too.
         scope: Names the noise: the same scope and pairs give the same noise.
+        doing: What progress calls it.
         processes: Share the pairs out; every process then has all scores.
     """
-    wanted = {"keep_videos": keep_videos, "measure_distance": measure_distance, "scope": scope}
+    wanted: dict[str, Any] = {"keep_videos": keep_videos, "measure_distance": measure_distance}
+    wanted |= {"scope": scope, "doing": doing}
     if processes is None or processes.here[1] == 1:
         return _score_here(assembly, pairs, mixtures, **wanted)
     mine, count = own_share(pairs, *processes.here)
@@ -160,12 +163,14 @@ def _score_here(
     keep_videos: bool,
     measure_distance: bool,
     scope: str,
+    doing: str,
 ) -> Scored:
     size = assembly.config.validation.batch
     videos: list[Tensor] = []
     scores: dict[str, list[Tensor]] = {term.name: [] for mixture in mixtures for term in mixture.terms}
     distances: list[Tensor] = []
     for start in range(0, len(pairs), size):
+        assembly.progress(doing, start, len(pairs))
         batch = pairs[start : start + size]
         prompts = [pair.prompt for pair in batch]
         seed = assembly.config.trainer.seed

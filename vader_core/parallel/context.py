@@ -27,7 +27,7 @@ class _Enter(torch.autograd.Function):
         return latents.view_as(latents)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         """Their gradient from all frames."""
         total = gradient.contiguous().clone()
         dist.all_reduce(total, group=ctx.group)
@@ -46,7 +46,7 @@ class _Leave(torch.autograd.Function):
         return torch.cat(parts, dim=1)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         """The gradient of this process's frames."""
         return gradient[:, ctx.rank * ctx.count : (ctx.rank + 1) * ctx.count].contiguous(), None
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from vader_core.errors import MachineError
 
 if TYPE_CHECKING:
-    from torch.distributed import Store
+    from torch._C._distributed_c10d import Store
 
 #: Set by our own launcher, which tells of lost processes itself.
 LAUNCHED = "VADER_LAUNCHED"
@@ -39,7 +39,7 @@ def _store() -> Store | None:
         return None
     from datetime import timedelta
 
-    from torch.distributed import TCPStore
+    from torch._C._distributed_c10d import TCPStore
 
     place, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     try:
@@ -66,7 +66,7 @@ def agree_on_attempt(largest: int) -> None:
 
 def launchers_store() -> Store | None:
     """The launcher's store, within this attempt of the run; ``None`` where there is none."""
-    from torch.distributed import PrefixStore
+    from torch._C._distributed_c10d import PrefixStore
 
     store = _store()
     return None if store is None else PrefixStore(f"vader/{attempt()}", store)

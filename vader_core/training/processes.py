@@ -205,9 +205,8 @@ class SeveralProcesses(SingleProcess):
         What is replicated goes in one reduction. What is sharded was averaged over all processes when it was
         sent back.
         """
-        sharded = [parameter for parameter in parameters if isinstance(parameter, DTensor)]
-        for parameter in sharded:
-            if parameter.grad is not None and self.layout.context > 1:
+        for parameter in parameters:
+            if isinstance(parameter, DTensor) and parameter.grad is not None and self.layout.context > 1:
                 parameter.grad.mul_(self.layout.context)
         plain = [parameter for parameter in parameters if not isinstance(parameter, DTensor)]
         if not plain:

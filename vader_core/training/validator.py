@@ -131,7 +131,8 @@ class Validator:
         with self.average.in_the_model():
             if count:
                 compared = evaluate(assembly, count, processes=processes)[1.0]
-                found |= {"pairs": count, "evaluation": as_json(compared)}
+                held_out = assembly.prompts_held_out != 0
+                found |= {"pairs": count, "held_out": held_out, "evaluation": as_json(compared)}
             if self.held_out.batches:
                 tuned = self.held_out.losses(processes)
                 with assembly.model.base():

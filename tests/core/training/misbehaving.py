@@ -31,11 +31,12 @@ from vader_core.training.trainer import Trainer
 
 STEPS = 6
 RUN = (
-    "train --backbone tiny --reward brightness --monitor motion --prompts fixed --max-steps 6 --lr 0.01 "
+    "train --backbone tiny --reward brightness --monitor motion --prompts fixed --lr 0.01 "
     "--quiet --lora-rank 2 --num-steps 2 -o validation.prompts=2 -o validation.seeds=1 "
     "-o run.checkpoint_every=1 -o run.keep=0 -o run.trackers=[] -o trainer.ema=0.9 --device cpu"
 ).split()
-TWO = [*RUN, "--num-processes", "2"]
+PAIR = [*RUN, "--num-processes", "2"]
+TWO = [*PAIR, "--max-steps", str(STEPS)]
 #: What single processes do wrong: rank, step, what.
 WRONG: list[tuple[int, int, str]] = []
 #: Words that process 1 alone is given.
@@ -245,7 +246,8 @@ class Scenes:
         return found | {"exists": (self.folder / "different").exists()}
 
     def half_told(self) -> dict[str, Any]:
-        return self.start(*RUN, "--out", str(self.folder / "told"), WORLD_SIZE="2").result()
+        words = (*RUN, "--max-steps", "2", "--out", str(self.folder / "told"))
+        return self.start(*words, WORLD_SIZE="2").result()
 
     def other_number(self) -> dict[str, Any]:
         out = str(self.folder / "whole")
@@ -255,7 +257,7 @@ class Scenes:
         fixed = ["-o", "trainer.global_batch=2", "--reward-frames", "all"]
         one, two = (self.folder / name for name in ("alone", "together"))
         alone = self.start(*RUN, *fixed, "--out", str(one), "--max-steps", "3").result()
-        first = self.start(*TWO, *fixed, "--out", str(two), "--max-steps", "2").result()
+        first = self.start(*PAIR, *fixed, "--out", str(two), "--max-steps", "2").result()
         then = ["train", "--resume", str(two), "--num-processes", "1", "--allow-changes", "--max-steps", "3"]
         second = self.start(*then, "--quiet").result()
         return {"codes": [alone["code"], first["code"], second["code"]], "said": second["said"]} | {
@@ -274,10 +276,10 @@ class Scenes:
     def kills(self, count: int) -> dict[str, Any]:
         """Kill a random process of two at random moments; go on by ``--resume auto`` each time."""
         generator, out = random.Random(0), self.folder / "kills"
-        words = (*TWO, "--out", str(out), "--resume", "auto", "--max-steps", "20")
+        words = (*PAIR, "--out", str(out), "--resume", "auto", "--max-steps", "20")
         SLOW[0] = 0.02
         whole = self.folder / "unkilled"
-        assert self.start(*TWO, "--out", str(whole), "--max-steps", "20").result()["code"] == 0
+        assert self.start(*PAIR, "--out", str(whole), "--max-steps", "20").result()["code"] == 0
         slowest, kills, runs, same = 0.0, 0, 0, 0
         while kills < count:
             command = self.start(*words)
