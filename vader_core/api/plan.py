@@ -17,6 +17,7 @@ from vader_core.profiling.estimate import memory_facts
 from vader_core.registry import Registry, load_registry
 from vader_core.run.adapters import find_adapter
 from vader_core.run.config import RunConfig
+from vader_core.run.stages import stages_of, total_steps
 from vader_core.training.optimizer import check_schedule
 from vader_core.tuning.full import chosen_weights
 
@@ -38,10 +39,19 @@ def plan(config: RunConfig, *, registry: Registry | None = None, processes: int 
         registry: Where the components come from; the installed plugins by default.
         processes: How many will train.
 
+    Returns:
+        Facts by name; of a run in stages those of each, as ``stages``.
+
     Raises:
         VaderError: Anything that cannot be done.
     """
     registry = registry or load_registry()
+    if config.stages:
+        every = [
+            {"stage": stage.name, **plan(stage.config, registry=registry, processes=processes)}
+            for stage in stages_of(config)
+        ]
+        return {"stages": every, "steps": total_steps(config)}
     assembly = prepare(complete(config, registry), registry)
     require_trainable(assembly)
     facts = plan_facts(assembly, processes)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,24 @@ from vader_core.paths import entered
 from vader_core.prompts import Prompt
 from vader_core.registry import Registry, load_registry
 from vader_core.report import write_report
-from vader_core.run.checkpoint import newest_whole, read_checkpoint
-from vader_core.run.config import RunConfig
-from vader_core.run.directory import Run
+from vader_core.run.checkpoint import newest_whole, read_checkpoint, step_of
+from vader_core.run.config import RunConfig, SeamSection
+from vader_core.run.directory import CONFIG, SUMMARY, Run
 from vader_core.run.layers import changes
-from vader_core.run.tracking import Listener, Silence, require_trackers
+from vader_core.run.stages import (
+    ALONE,
+    Place,
+    Stage,
+    is_done,
+    parent_of,
+    stage_folder,
+    stages_of,
+    sweep_torn,
+    with_kept_paths,
+)
+from vader_core.run.tracking import LaterListener, Listener, Silence, require_trackers
 from vader_core.training.processes import SingleProcess, join_processes
+from vader_core.training.seam import take_over
 from vader_core.training.setup import make_trainer
 
 #: Texts that the encoder is given at once.
@@ -70,42 +84,157 @@ def train(
     """
     registry, listener = registry or load_registry(), listener or Silence()
     folder = default_out(config) if out is None else entered(out)
+    if resume and (whole := parent_of(folder)) is not None:
+        raise VaderError(
+            f"--resume {folder}: this is a stage of another run; continue that: --resume {whole}"
+        )
+    opening = _Opening(folder, overwrite=overwrite, resume=resume, allow_changes=allow_changes)
+    if config.stages:
+        return _train_stages(config, opening, registry, listener)
+    assembly = ready(config, registry)
+    return _train_alone(assembly, opening, listener)
+
+
+def ready(config: RunConfig, registry: Registry) -> Assembly:
+    """The parts of a run without stages, checked before anything heavy.
+
+    Raises:
+        VaderError: Anything that cannot be done.
+    """
     assembly = prepare(complete(config, registry), registry)
     require_trainable(assembly)
     require_trackers(assembly.config.run.trackers)
+    return assembly
+
+
+def _train_alone(
+    assembly: Assembly, opening: _Opening, listener: Listener, begin: Begin | None = None
+) -> dict[str, Any]:
+    """One run, or one stage of a run."""
     processes = join_processes(assembly.device, loss_scale=assembly.config.trainer.precision == "fp16")
-    run = None
-    if processes.first:
-        opened = _Opening(folder, overwrite=overwrite, resume=resume, allow_changes=allow_changes)
-        run = opened.run(assembly.config, listener)
+    run = opening.run(assembly.config, listener) if processes.first else None
     processes.wait()
     try:
         with process_switches(assembly.config):
-            return _train(assembly, folder, run, processes, listener, resume=resume)
+            return _train(assembly, opening, run, processes, listener, begin or Begin())
     finally:
         if run is not None:
             run.release()
 
 
+@dataclass(frozen=True)
+class Begin:
+    """Where a run stands among the stages of another, and what it takes over.
+
+    Args:
+        place: Steps before it.
+        seam: What is taken over; ``None`` where nothing was before.
+        before: The run directory of the stage before.
+    """
+
+    place: Place = ALONE
+    seam: SeamSection | None = None
+    before: Path | None = None
+
+
+def _train_stages(
+    config: RunConfig, opening: _Opening, registry: Registry, listener: Listener
+) -> dict[str, Any]:
+    """Every stage as a run of its own within the run's directory; what is done stays as it is."""
+    stages = stages_of(config)
+    waiting = {stage.number: ready(stage.config, registry) for stage in stages}
+    processes = join_processes(waiting[1].device)
+    run = opening.run(with_kept_paths(config), listener) if processes.first else None
+    try:
+        first = processes.from_first(0 if run is None else _first_open(run.folder, stages, waiting))
+        for stage in stages[first - 1 :]:
+            folder = stage.folder(opening.folder)
+            if processes.first:
+                sweep_torn(folder)
+                listener.say(f"{stage.name} ({stage.number} of {len(stages)})")
+            own = _Opening(
+                folder,
+                overwrite=False,
+                resume=processes.from_first((folder / CONFIG).is_file()),
+                allow_changes=opening.allow_changes,
+            )
+            before = stage_folder(opening.folder, stage.number - 1) if stage.seam is not None else None
+            heard = LaterListener(listener, stage.place.before)
+            _train_alone(waiting.pop(stage.number), own, heard, Begin(stage.place, stage.seam, before))
+        summary = _whole_summary(opening.folder, stages)
+        if run is not None:
+            run.write_summary(summary)
+            write_report(run.folder)
+        return summary
+    finally:
+        if run is not None:
+            run.release()
+
+
+def _first_open(folder: Path, stages: Sequence[Stage], prepared: Mapping[int, Assembly]) -> int:
+    """The number of the first stage that has something left to do.
+
+    Raises:
+        VaderError: Another configuration is asked for in a stage that is done.
+    """
+    first = 1
+    for stage in reversed(stages):
+        own = stage.folder(folder)
+        if not (own / CONFIG).is_file():
+            continue
+        place, _ = newest_whole(own / "checkpoints")
+        if place is None and stage.number > 1:
+            continue
+        done = place is not None and is_done(own) and step_of(place) == _summary_of(own)["steps"]
+        first = stage.number + done
+        break
+    for stage in stages[: first - 1]:
+        different = changes(Run(stage.folder(folder)).recorded(), prepared[stage.number].config)
+        if different:
+            raise VaderError(
+                f"{stage.name} is done, so its settings cannot change any more: {'; '.join(different)}. "
+                "Leave them out, or train anew"
+            )
+    return first
+
+
+def _whole_summary(folder: Path, stages: Sequence[Stage]) -> dict[str, Any]:
+    """The last stage's result with the figures of all of them."""
+    every = [_summary_of(stage.folder(folder)) for stage in stages]
+    counted = ("train_seconds", "steps", "reward_queries", "skipped_steps")
+    named = [{"name": stage.name, **one} for stage, one in zip(stages, every, strict=True)]
+    best = every[-1]["best_step"]
+    return {**every[-1], **{key: sum(one[key] for one in every) for key in counted}} | {
+        "best_step": None if best is None else best + stages[-1].place.before,
+        "stages": named,
+    }
+
+
+def _summary_of(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    return found
+
+
 def _train(
     assembly: Assembly,
-    folder: Path,
+    opening: _Opening,
     run: Run | None,
     processes: SingleProcess,
     listener: Listener,
-    *,
-    resume: bool,
+    begin: Begin,
 ) -> dict[str, Any]:
     if run is not None:
         listener.plan(plan_facts(assembly, processes.count))
         if assembly.config.data.source is not None:
             listener.say(assembly.videos.summary.table())
-    place = _checkpoint_to_continue(folder, listener) if resume else None
-    load_parts(assembly, lambda: encode_up_front(assembly, processes.count))
-    trainer = make_trainer(assembly, processes, run, listener)
+    place = _checkpoint_to_continue(opening.folder, listener) if opening.resume else None
+    load_parts(assembly, lambda: encode_up_front(assembly, processes.count, begin.place.before))
+    trainer = make_trainer(assembly, processes, run, listener, begin.place)
     if place is not None:
         trainer.restore(read_checkpoint(place))
-    if run is not None and resume:
+    elif begin.seam is not None and begin.before is not None:
+        take_over(trainer, read_checkpoint(_end_of(begin.before)), begin.seam)
+    if run is not None and opening.resume:
         run.cut_metrics(trainer.step)
     summary = trainer.fit()
     if run is not None:
@@ -113,7 +242,17 @@ def _train(
     return summary
 
 
-def encode_up_front(assembly: Assembly, processes: int) -> None:
+def _end_of(folder: Path) -> Path:
+    """The last checkpoint of the stage before."""
+    place, faults = newest_whole(folder / "checkpoints")
+    if place is None:
+        raise VaderError(
+            f"{folder} has no whole checkpoint to go on from: {'; '.join(faults) or 'none at all'}"
+        )
+    return place
+
+
+def encode_up_front(assembly: Assembly, processes: int, before: int = 0) -> None:
     """Encode every prompt the run will ask for, then let the text encoder leave the device.
 
     Prompts are a pure function of the index, so all of them are known; each distinct text is encoded once.
@@ -121,6 +260,7 @@ def encode_up_front(assembly: Assembly, processes: int) -> None:
     Args:
         assembly: With the backbone loaded.
         processes: How many will train.
+        before: Optimizer steps of the stages before this run.
     """
     trainer, validation = assembly.config.trainer, assembly.config.validation
     cached = assembly.config.data.source or ""
@@ -129,8 +269,9 @@ def encode_up_front(assembly: Assembly, processes: int) -> None:
     needs = assembly.objective.needs if assembly.objective is not None else frozenset()
     prompts: list[Prompt] = []
     if needs != {"videos"}:
-        count = trainer.max_steps * trainer.accumulate * trainer.batch_size * processes
-        prompts += assembly.draw_prompts(list(range(count)))
+        a_step = trainer.accumulate * trainer.batch_size * processes
+        asked = range(before * a_step, (before + trainer.max_steps) * a_step)
+        prompts += assembly.draw_prompts(list(asked))
     if "videos" in needs:
         prompts += assembly.with_negative(list(assembly.videos.source.clips()))
         prompts += assembly.with_negative([prompt for prompt, _ in assembly.videos.held_out])
@@ -198,6 +339,8 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     if losses:
         base, tuned = losses["base"]["mean"], losses["tuned"]["mean"]
         lines.append(f"held-out loss: {base:.4g} -> {tuned:.4g} ({tuned - base:+.4g})")
+    for stage in summary.get("stages", ()):
+        lines.append(f"{stage['name']}: {stage['steps']} steps, {stage['train_seconds']:.1f} s")
     for name, found in summary.get("evaluation", {}).items():
         low, high = found["ci95"]
         lines.append(

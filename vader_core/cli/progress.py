@@ -18,13 +18,23 @@ def print_plan(facts: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(dict(facts)))
         return
+    for stage in facts.get("stages", [facts]):
+        _print_table(stage)
+
+
+def _print_table(facts: Mapping[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from vader_core.data.summary import from_dict
 
-    table = Table(title="plan", show_header=False, box=None, pad_edge=False)
+    table = Table(
+        title=f"plan of {facts['stage']}" if "stage" in facts else "plan",
+        show_header=False,
+        box=None,
+        pad_edge=False,
+    )
     for name, value in facts.items():
         if name == "data":
             value = from_dict(value).table()

@@ -36,6 +36,30 @@ class Silence:
         """Ignored."""
 
 
+class LaterListener:
+    """Tells another listener of a stage's events, its steps counted on from the stages before.
+
+    Args:
+        listener: Who is told.
+        before: Steps of the stages before.
+    """
+
+    def __init__(self, listener: Listener, before: int) -> None:
+        self.listener, self.before = listener, before
+
+    def plan(self, facts: Mapping[str, Any]) -> None:
+        """Handed on."""
+        self.listener.plan(facts)
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        """Handed on, with the step of the whole run."""
+        self.listener.record({**record, "step": record["step"] + self.before})
+
+    def say(self, message: str) -> None:
+        """Handed on."""
+        self.listener.say(message)
+
+
 class Trackers:
     """Sends a run's numbers to tensorboard and wandb.
 

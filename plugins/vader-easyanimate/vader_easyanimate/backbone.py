@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from einops import rearrange
@@ -30,6 +30,7 @@ from vader_core.text import Text, TextCache
 from vader_core.weights import parse_weights
 from vader_easyanimate import checkpoint
 from vader_easyanimate.architecture import SPATIAL
+from vader_easyanimate.official_config import official_transformer
 from vader_easyanimate.options import EasyAnimateOptions
 from vader_easyanimate.text_encoder import T5TextEncoder, WordVectors, merge_text_lora
 from vader_easyanimate.tile_size import Tiling
@@ -149,6 +150,10 @@ class EasyAnimate(Backbone):
         frames = self.architecture.vae.latent_frames(geometry.num_frames)
         channels = self.architecture.denoiser.in_channels
         return channels, frames, geometry.height // SPATIAL, geometry.width // SPATIAL
+
+    def official_config(self, denoiser: nn.Module) -> dict[str, Any]:
+        """The transformer's ``config.json``, as the official loader reads it."""
+        return official_transformer(self.architecture.denoiser)
 
     def build_denoiser(self) -> EasyAnimateTransformer:
         """The transformer, without weights."""

@@ -257,6 +257,7 @@ class OpenSora(OpenSoraFamily):
         pictures = self.autoencoder.decode(alone, 1)
         return rearrange(pictures, "(b f) c 1 h w -> b c f h w", b=len(latents))
 
+    @torch.no_grad()
     def encode_video(self, video: Float[Tensor, "b f 3 H W"], rng: Randomness) -> Float[Tensor, "b c t h w"]:
         """Latents of a video in [0, 1]: the means of both posteriors."""
         return self.means(video)

@@ -255,6 +255,7 @@ class OpenSora11(OpenSoraFamily):
         video = rearrange(video, "(b t) c h w -> b t c h w", b=len(latents))
         return (video.to(latents.dtype) + 1) / 2
 
+    @torch.no_grad()
     def encode_video(self, video: Float[Tensor, "b f 3 H W"], rng: Randomness) -> Float[Tensor, "b c t h w"]:
         """Latents of a video in [0, 1], drawn from each frame's posterior as in the official training."""
         frames, _, height, width = video.shape[1:]
