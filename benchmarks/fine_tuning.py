@@ -113,7 +113,7 @@ def main() -> None:
         prompts=f"text:{PROMPT}",
         objective={"supervised": {"weight": 1.0}},
         tuning={"kind": asked.tune},
-        lora={"rank": asked.rank},
+        lora={"rank": asked.rank} if asked.tune == "lora" else {},
         trainer={"batch_size": asked.batch},
         performance=pairs(asked.performance),
     )

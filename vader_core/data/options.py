@@ -65,4 +65,9 @@ class DataOptions(BaseModel):
     unreadable_limit: float = Field(
         0.1, ge=0, le=1, description="The run ends where a larger share of the clips cannot be read."
     )
-    workers: int = Field(2, ge=1, description="Threads that read clips ahead of the model.")
+    workers: int | None = Field(
+        None,
+        ge=1,
+        description="Threads that read clips ahead of the model; by default the process's share of the "
+        "processor's cores, 8 at most.",
+    )

@@ -53,6 +53,10 @@ class Ledger:
         self.live += size
         self.peak = max(self.peak, self.live)
 
+    def brush(self, size: int) -> None:
+        """``size`` bytes are taken and given back at once."""
+        self.peak = max(self.peak, self.live + size)
+
     def reset(self) -> None:
         """Begin a new peak."""
         self.peak = self.live
@@ -98,6 +102,8 @@ class PaperDevice(TorchDispatchMode):
         for leaf in out if isinstance(out, tuple | list) else (out,):
             if isinstance(leaf, FakeTensor) and leaf.fake_device.type == "cuda":
                 self._book(leaf)
+        if func in _CONVOLUTIONS:
+            self.ledger.brush(_turned(args[0], out))
         return out
 
     def _book(self, tensor: Tensor) -> None:
@@ -125,6 +131,18 @@ def _laid_out(func: Any, args: Any, out: Any) -> Any:
     if forward:
         return out.contiguous(memory_format=layout)
     return (None if out[0] is None else out[0].contiguous(memory_format=layout), *out[1:])
+
+
+def _turned(given: Any, out: Any) -> int:
+    """Bytes of the copies that cuDNN makes of what a convolution in 16 bits over three axes takes and gives.
+
+    Its kernels want channels innermost, and turn whatever lies otherwise in their workspace.
+    """
+    if not (_on_paper(given) and given.ndim == 5 and given.dtype in _HALF):
+        return 0
+    made = next((one for one in (out if isinstance(out, tuple) else (out,)) if one is not None), given)
+    parts = (given, made)
+    return sum(part.numel() * part.itemsize for part in parts if not _innermost(part, torch.channels_last_3d))
 
 
 def _innermost(tensor: Tensor, layout: torch.memory_format) -> bool:

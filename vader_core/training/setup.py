@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from vader_core.assembly.parts import Assembly
 from vader_core.method.objective import Batches
 from vader_core.run.directory import Run
@@ -51,6 +53,12 @@ def make_trainer(
     )
 
 
+def shared_cores(most: int = 8) -> int:
+    """The processor's cores that this process may use, shared by the processes of the machine."""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(most, len(os.sched_getaffinity(0)) // here))
+
+
 def make_batches(assembly: Assembly, journal: Journal) -> Batches:
     """What each micro-step learns from: prompts, clips, or both.
 
@@ -80,7 +88,7 @@ def make_batches(assembly: Assembly, journal: Journal) -> Batches:
                 finished=assembly.with_negative,
                 seed=trainer.seed,
                 accumulate=trainer.accumulate,
-                workers=data.workers,
+                workers=data.workers or shared_cores(),
                 limit=data.unreadable_limit,
                 say=journal.say,
             )
