@@ -45,7 +45,7 @@ RATE = 2e-3
 FALL = 0.02
 #: Weight of the clips' loss; 0 is the reward alone.
 WEIGHTS = (0.0, 3.0, 10.0)
-MOST_UPDATES, EVERY, PAIRS = 30, 1, 32
+MOST_UPDATES, EVERY, PAIRS = 30, 1, 24
 
 
 def settings(weight: float, seed: int) -> dict[str, Any]:

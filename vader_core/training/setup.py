@@ -56,7 +56,8 @@ def make_trainer(
 def shared_cores(most: int = 8) -> int:
     """The processor's cores that this process may use, shared by the processes of the machine."""
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(most, len(os.sched_getaffinity(0)) // here))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(most, cores // here))
 
 
 def make_batches(assembly: Assembly, journal: Journal) -> Batches:
