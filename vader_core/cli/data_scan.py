@@ -84,10 +84,11 @@ def facts_of(examined: Sequence[Examined]) -> dict[str, Any]:
 
 
 def write_table(path: Path, examined: Sequence[Examined]) -> None:
-    """The usable rows as a table that ``--data file:`` reads; files below its folder are named relative to it.
+    """The usable rows as a table that ``--data file:`` reads.
 
-    ``.csv`` has Open-Sora's columns; ``.json`` is EasyAnimate's list with width and height
-    (``metadata_add_width_height.json``), and ``.jsonl`` the same line by line.
+    Files below its folder are named relative to it. ``.csv`` has Open-Sora's columns; ``.json`` is
+    EasyAnimate's list with width and height (``metadata_add_width_height.json``), and ``.jsonl`` the same
+    line by line.
 
     Raises:
         VaderError: Another ending.
