@@ -148,12 +148,7 @@ class OpenSora(OpenSoraFamily):
             VaderError: Weights that are missing or do not fit.
         """
         wider = wide(self.dtype)
-        self.denoiser = empty_module(
-            self.build_denoiser,
-            device=self.device,
-            dtype=self.dtype,
-            keep=lambda model: model.keep_time_wide(wider),
-        )
+        self.denoiser = self.empty_denoiser()
         self.fill(self.denoiser, parse_weights(self.options.weights), DENOISER, "denoiser", "--weights PATH")
         self.autoencoder = empty_module(
             lambda: VideoVAE(self.architecture.vae),

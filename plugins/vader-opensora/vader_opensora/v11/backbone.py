@@ -137,13 +137,7 @@ class OpenSora11(OpenSoraFamily):
         Raises:
             VaderError: Weights that are missing or do not fit.
         """
-        wider = wide(self.dtype)
-        self.denoiser = empty_module(
-            self.build_denoiser,
-            device=self.device,
-            dtype=self.dtype,
-            keep=lambda model: model.keep_time_wide(wider),
-        )
+        self.denoiser = self.empty_denoiser()
         self._fill(self.denoiser, self.options.weights, "denoiser", denoiser_tensors)
         self.autoencoder = empty_module(
             lambda: ImageVAE(self.architecture.vae),

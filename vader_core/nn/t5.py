@@ -1,4 +1,4 @@
-"""T5, which turns prompts into what the denoiser attends to."""
+"""T5 through transformers, and what stands in for it beside random weights."""
 
 from __future__ import annotations
 
@@ -7,30 +7,37 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vader_core.errors import VaderError
 from vader_core.precision import without_autocast
 from vader_core.randomness import derive_seed
-from vader_easyanimate.lora_format import read_pairs
 
 
 class T5TextEncoder:
     """A T5 encoder with its tokenizer, through transformers.
 
     Args:
-        folder: Holds both, or ``text_encoder`` and ``tokenizer`` with one each.
+        folder: Model and tokenizer, or ``text_encoder`` and ``tokenizer`` with one each.
         device: Where it runs. Between calls it may rest on the CPU.
         dtype: Of its weights.
         max_length: Tokens a prompt is padded and cut to.
         channels: Width that the denoiser expects.
+        label: What asks, for messages.
 
     Raises:
         VaderError: The folder is not a T5, or one of another width.
     """
 
     def __init__(
-        self, folder: Path, *, device: torch.device, dtype: torch.dtype, max_length: int, channels: int
+        self,
+        folder: Path,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        max_length: int,
+        channels: int,
+        label: str,
     ) -> None:
         from transformers import AutoTokenizer, T5EncoderModel
 
@@ -41,13 +48,10 @@ class T5TextEncoder:
             self.tokenizer = AutoTokenizer.from_pretrained(tokenizer)
             model = T5EncoderModel.from_pretrained(encoder, dtype=dtype)
         except (OSError, ValueError) as error:
-            raise VaderError(
-                f"backbone 'easyanimate' (text encoder): {folder} is no T5 that transformers reads: {error}"
-            ) from error
+            raise VaderError(f"{label}: {folder} is no T5 that transformers reads: {error}") from error
         if model.config.d_model != channels:
             raise VaderError(
-                f"backbone 'easyanimate' (text encoder): {folder} has width {model.config.d_model}, "
-                f"but the denoiser expects {channels}"
+                f"{label}: {folder} has width {model.config.d_model}, but the denoiser expects {channels}"
             )
         self.model: Any = model.requires_grad_(False).eval()
         self.device = device
@@ -58,8 +62,8 @@ class T5TextEncoder:
         """Encode texts.
 
         Returns:
-            ``embeddings`` [n, max_length, channels] float32, zero behind a text's end (the denoiser does not
-            look there), and ``mask`` [n, max_length] bool.
+            ``embeddings`` [n, max_length, channels] float32, zero behind a text's end (no denoiser
+            looks there), and ``mask`` [n, max_length] bool.
         """
         self.model.to(self.device)
         tokens = self.tokenizer(
@@ -84,48 +88,20 @@ class T5TextEncoder:
             torch.cuda.empty_cache()
 
 
-@torch.no_grad()
-def merge_text_lora(model: nn.Module, path: Path, scale: float) -> int:
-    """Add the text encoder's part of a LoRA file to T5's weights; the sum is made in float32.
-
-    Args:
-        model: A ``T5EncoderModel``, changed in place.
-        path: A file with ``lora_te_…`` names.
-        scale: How strongly the LoRA counts.
-
-    Returns:
-        How many modules were changed.
-
-    Raises:
-        VaderError: The file has no such part, or it was made for another model.
-    """
-    pairs = read_pairs(path, text=True)
-    if not pairs:
-        raise VaderError(f"-o backbone.text_lora={path}: the file holds nothing for the text encoder")
-    modules = dict(model.named_modules())
-    for name, pair in pairs.items():
-        layer = modules.get(name)
-        shape = (len(pair.up), pair.down.shape[1])
-        if not isinstance(layer, nn.Linear) or tuple(layer.weight.shape) != shape:
-            raise VaderError(
-                f"-o backbone.text_lora={path}: it was made for another model: {name} should be a linear "
-                f"layer with a weight of {shape}"
-            )
-        weight = layer.weight
-        update = (pair.up.float() @ pair.down.float()).to(weight.device) * (scale * pair.scale)
-        weight.copy_(weight.float() + update)
-    return len(pairs)
-
-
 class WordVectors:
     """The text encoder that goes with random weights: every word has its own random vector.
+
+    No T5 is built: there is no tokenizer to go with random weights, and 18 GiB of them say no more about a
+    prompt.
 
     Args:
         max_length: Tokens a prompt is cut to.
         channels: Width of the vectors.
+        key: Sets the vectors apart from other models'.
     """
 
-    def __init__(self, *, max_length: int, channels: int) -> None:
+    def __init__(self, *, max_length: int, channels: int, key: str) -> None:
+        self.key = key
         self.max_length = max_length
         self.channels = channels
 
@@ -134,11 +110,15 @@ class WordVectors:
         embeddings = torch.zeros(len(texts), self.max_length, self.channels)
         mask = torch.zeros(len(texts), self.max_length, dtype=torch.bool)
         for index, text in enumerate(texts):
-            words = [*text.split()[: self.max_length - 1], ""]
-            embeddings[index, : len(words)] = torch.stack([self._vector(word) for word in words])
-            mask[index, : len(words)] = True
+            row = self._row(text)
+            embeddings[index, : len(row)] = row
+            mask[index, : len(row)] = True
         return {"embeddings": embeddings, "mask": mask}
 
+    def _row(self, text: str) -> Tensor:
+        words = [*text.split()[: self.max_length - 1], ""]
+        return torch.stack([self._vector(word) for word in words])
+
     def _vector(self, word: str) -> Tensor:
-        generator = torch.Generator().manual_seed(derive_seed("easyanimate word", word))
+        generator = torch.Generator().manual_seed(derive_seed(self.key, word))
         return torch.randn(self.channels, generator=generator)
