@@ -161,11 +161,12 @@ def _train_stages(
             before = stage_folder(opening.folder, stage.number - 1) if stage.seam is not None else None
             heard = LaterListener(listener, stage.place.before)
             _train_alone(waiting.pop(stage.number), own, heard, Begin(stage.place, stage.seam, before))
-        summary = _whole_summary(opening.folder, stages)
+        summary = None
         if run is not None:
+            summary = _whole_summary(run.folder, stages)
             run.write_summary(summary)
             write_report(run.folder)
-        return summary
+        return dict(processes.from_first(summary))
     finally:
         if run is not None:
             run.release()
