@@ -124,16 +124,8 @@ def main() -> int:
     clips, log = given.folder / "clips", given.folder / "log.txt"
     clips.mkdir()
     draw(clips)
-    begin = [
-        *SETTINGS,
-        "-o",
-        BUCKETS,
-        "--data",
-        f"videos:{clips}",
-        "--max-steps",
-        str(given.steps),
-        "--quiet",
-    ]
+    begin = [*SETTINGS, "--data", f"videos:{clips}", "--quiet"]
+    begin += ["--config", str(settings(given.folder, given.steps))]
     whole, broken = given.folder / "whole", given.folder / "broken"
     assert started([*begin, "--out", str(whole)], log).wait() == 0, log.read_text()
     generator = random.Random(given.seed)
