@@ -138,10 +138,16 @@ def require_trainable(assembly: Assembly) -> None:
         raise VaderError(f"--prompts {config.prompts.source}: there are no prompts in it")
     _check_guard(config)
     check_schedule(config.trainer)
-    if assembly.backbone.needs_image and any(prompt.image is None for prompt in drawn):
+    if not assembly.backbone.needs_image or all(prompt.image is not None for prompt in drawn):
+        return
+    validated = config.validation.prompts or config.validation.evaluation_pairs
+    if assembly.objective.needs != {"videos"} or validated:
+        without = (
+            "" if assembly.objective.needs != {"videos"} else ", or validate nothing: -o validation.prompts=0"
+        )
         raise VaderError(
             f"backbone {config.backbone.name!r} starts from an image, but the prompts have none: "
-            "use --prompts images:FOLDER, or a file with an image column"
+            f"use --prompts images:FOLDER, or a file with an image column{without}"
         )
 
 
