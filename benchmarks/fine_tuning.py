@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from dataclasses import replace
 from functools import partial
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from vader_core.api.configure import complete, configure
 from vader_core.assembly.levers import process_switches, pull_levers
@@ -85,20 +87,32 @@ def encoded_once(model: Any, batch: Batch) -> Batch:
 
 
 def recompute_some(blocks: list[Any], count: int) -> None:
-    """Let the blocks past the first ``count`` keep their activations."""
-    keeping = RecomputeSwitch()
+    """Let the blocks past the first ``count`` keep their activations, however the model recomputes."""
+    kept = {id(block) for block in blocks[count:]}
     for block in blocks[count:]:
-        block.recompute_switch = keeping
+        block.recompute_switch = RecomputeSwitch()
+
+    def some(block: Any, *arguments: Any, **options: Any) -> Any:
+        return block(*arguments) if id(block) in kept else checkpoint(block, *arguments, **options)
+
+    for name, module in list(sys.modules.items()):
+        if name.startswith("vader_") and getattr(module, "checkpoint", None) is checkpoint:
+            module.checkpoint = some  # type: ignore[attr-defined]
 
 
 def compile_blocks(blocks: list[Any]) -> None:
     """Compile every block once for its class; a recomputed block runs the compiled one too."""
     compiled: dict[type, Any] = {}
     for block in blocks:
-        plain = type(block).__mro__[1]  # the class below the one that recomputes
+        recomputing = hasattr(block, "surround")
+        plain = type(block).__mro__[1] if recomputing else type(block)
         if plain not in compiled:
             compiled[plain] = torch.compile(plain.forward, dynamic=False)
-        block.surround = lambda _, block=block, run=compiled[plain]: partial(run, block)
+        run = partial(compiled[plain], block)
+        if recomputing:
+            block.surround = lambda _, run=run: run
+        else:
+            block.forward = run
 
 
 def main() -> None:
