@@ -139,6 +139,22 @@ def test_stages_that_cannot_be_are_refused(vader, tmp_path, capsys, stages, says
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_in_stages_is_not_replaced_unasked(vader, tmp_path, capsys):
+    run, arguments = tmp_path / "run", staged(tmp_path, steps(1), steps(1, seam=KEPT))
+    assert vader(*arguments, "--out", run) == 0
+    assert vader(*arguments, "--out", run) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert vader(*arguments, "--out", run, "--overwrite") == 0
+
+
+def test_the_plan_tells_of_every_stage(vader, tmp_path, capsys):
+    arguments = staged(tmp_path, steps(2, name="first"), steps(3, seam=KEPT, name="second"))
+    assert vader(*arguments, "--dry-run", "--device", "cpu") == 0
+    said = capsys.readouterr().out
+    assert "1: first" in said
+    assert "3 steps of 1 video" in said
+
+
 def test_a_stage_alone_is_not_resumed_and_a_finished_one_not_changed(vader, tmp_path, capsys):
     run = tmp_path / "run"
     assert vader(*staged(tmp_path, steps(1), steps(1, seam=KEPT)), "--out", run) == 0

@@ -101,7 +101,7 @@ def test_t5_from_a_model_folder(tmp_path):
             channels=32,
             label="T5",
         )
-    with pytest.raises(VaderError, match="is no T5 that transformers reads"):
+    with pytest.raises(VaderError, match="T5, a T5"):
         T5TextEncoder(
             tmp_path / "tokenizer",
             device=torch.device("cpu"),

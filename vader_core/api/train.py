@@ -14,15 +14,17 @@ from vader_core.assembly.levers import process_switches
 from vader_core.assembly.loading import load_parts, related_judges
 from vader_core.assembly.parts import Assembly
 from vader_core.assembly.prepare import prepare
+from vader_core.assembly.trial import try_rewards
 from vader_core.data.latents import TEXT
 from vader_core.errors import VaderError
 from vader_core.evaluation.comparison import evaluation_pairs
 from vader_core.evaluation.validation import validation_pairs
 from vader_core.paths import entered
+from vader_core.progress import counted, unseen
 from vader_core.prompts import Prompt
 from vader_core.registry import Registry, load_registry
 from vader_core.report import write_report
-from vader_core.run.checkpoint import newest_whole, read_checkpoint, step_of
+from vader_core.run.checkpoint import newest_whole, prune, read_checkpoint, restoring, step_of
 from vader_core.run.config import RunConfig, SeamSection
 from vader_core.run.directory import CONFIG, SUMMARY, Run
 from vader_core.run.layers import changes
@@ -41,6 +43,7 @@ from vader_core.run.tracking import LaterListener, Listener, Silence, require_tr
 from vader_core.training.processes import SingleProcess, join_processes
 from vader_core.training.seam import take_over
 from vader_core.training.setup import make_trainer
+from vader_core.training.trainer import Trainer
 
 #: Texts that the encoder is given at once.
 _TEXTS_AT_ONCE = 16
@@ -73,7 +76,7 @@ def train(
         resume: Continue the run in ``out``.
         allow_changes: Continue although the configuration differs.
         registry: Where the components come from; the installed plugins by default.
-        listener: Hears of progress.
+        listener: Hears of progress; ``phase`` is optional.
 
     Returns:
         The summary, as in ``summary.json``.
@@ -91,11 +94,11 @@ def train(
     opening = _Opening(folder, overwrite=overwrite, resume=resume, allow_changes=allow_changes)
     if config.stages:
         return _train_stages(config, opening, registry, listener)
-    assembly = ready(config, registry)
+    assembly = ready(config, registry, listener)
     return _train_alone(assembly, opening, listener)
 
 
-def ready(config: RunConfig, registry: Registry) -> Assembly:
+def ready(config: RunConfig, registry: Registry, listener: Listener) -> Assembly:
     """The parts of a run without stages, checked before anything heavy.
 
     Raises:
@@ -103,6 +106,7 @@ def ready(config: RunConfig, registry: Registry) -> Assembly:
     """
     assembly = prepare(complete(config, registry), registry)
     require_trainable(assembly)
+    assembly.progress = getattr(listener, "phase", unseen)  # who only hears of records need not have it
     require_trackers(assembly.config.run.trackers)
     return assembly
 
@@ -142,7 +146,7 @@ def _train_stages(
 ) -> dict[str, Any]:
     """Every stage as a run of its own within the run's directory; what is done stays as it is."""
     stages = stages_of(config)
-    waiting = {stage.number: ready(stage.config, registry) for stage in stages}
+    waiting = {stage.number: ready(stage.config, registry, listener) for stage in stages}
     processes = join_processes(waiting[1].device)
     run = opening.run(with_kept_paths(config), listener) if processes.first else None
     try:
@@ -228,22 +232,45 @@ def _train(
         listener.plan(plan_facts(assembly, processes.count))
         if assembly.config.data.source is not None:
             listener.say(assembly.videos.summary.table())
-    place = _checkpoint_to_continue(opening.folder, listener) if opening.resume else None
+    assembly.progress("loading the model", 0, 0)
+    folder = opening.folder
+    place = _checkpoint_to_continue(folder, listener) if opening.resume else None
+    changed = opening.allow_changes
+    if place is not None and not changed and (summary := _finished(folder, place, assembly.config)):
+        listener.say(
+            f"{folder} is finished: nothing is left to do. For more steps give --max-steps N (more than "
+            f"{summary['steps']}); vader evaluate {folder} compares it anew"
+        )
+        if run is not None:
+            write_report(folder)
+        return summary
     load_parts(assembly, lambda: encode_up_front(assembly, processes.count, begin.place.before))
+    assembly.progress("trying the rewards", 0, 0)
+    try_rewards(assembly)
     if run is not None:
         for warning in related_judges(assembly):
             listener.say(warning)
     trainer = make_trainer(assembly, processes, run, listener, begin.place)
-    if place is not None:
-        trainer.restore(read_checkpoint(place))
-    elif begin.seam is not None and begin.before is not None:
-        take_over(trainer, read_checkpoint(_end_of(begin.before)), begin.seam)
+    _go_on(trainer, place, begin)
     if run is not None and opening.resume:
         run.cut_metrics(trainer.step)
+        prune(run.checkpoints, assembly.config.run.keep, newest=trainer.step)
     summary = trainer.fit()
     if run is not None:
+        assembly.progress("writing the report", 0, 0)
         write_report(run.folder)
     return summary
+
+
+def _go_on(trainer: Trainer, place: Path | None, begin: Begin) -> None:
+    """Continue from the run's own checkpoint, or take over from the stage before."""
+    if place is not None:
+        with restoring(place):
+            trainer.restore(read_checkpoint(place))
+    elif begin.seam is not None and begin.before is not None:
+        before = _end_of(begin.before)
+        with restoring(before):
+            take_over(trainer, read_checkpoint(before), begin.seam)
 
 
 def _end_of(folder: Path) -> Path:
@@ -285,6 +312,7 @@ def encode_up_front(assembly: Assembly, processes: int, before: int = 0) -> None
         prompts += [pair.prompt for pair in evaluation_pairs(assembly, validation.evaluation_pairs)]
     distinct = list({(prompt.text, prompt.negative): prompt for prompt in prompts}.values())
     for start in range(0, len(distinct), _TEXTS_AT_ONCE):
+        assembly.progress("encoding texts", start, len(distinct))
         assembly.backbone.encode_text(distinct[start : start + _TEXTS_AT_ONCE])
     assembly.backbone.release_text_encoder()
 
@@ -311,6 +339,11 @@ class _Opening:
         """Refuse a configuration that is not the run's own, unless changes are allowed."""
         edited = changes(run.recorded(), run.config())
         different = changes(run.recorded(), config)
+        longer = config.trainer.max_steps > run.recorded().trainer.max_steps
+        if len(different) == 1 and longer and different[0].startswith("trainer.max_steps:"):
+            listener.say(f"going on for longer: {different[0]}")
+            run.record(config)
+            return
         if different and not self.allow_changes:
             where = "config.yaml was edited since the run began" if edited else "asked for are other values"
             raise VaderError(
@@ -320,6 +353,12 @@ class _Opening:
         if different:
             listener.say("continuing with changes: " + "; ".join(different))
             run.record(config)
+
+
+def _finished(folder: Path, place: Path, config: RunConfig) -> dict[str, Any]:
+    """The summary of a run whose last step and evaluation are done; empty where something is left to do."""
+    summary = Run(folder).summary()
+    return summary if summary.get("steps") == step_of(place) == config.trainer.max_steps else {}
 
 
 def _checkpoint_to_continue(folder: Path, listener: Listener) -> Path | None:
@@ -336,7 +375,7 @@ def _checkpoint_to_continue(folder: Path, listener: Listener) -> Path | None:
 def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     """The summary for a person, one line per reward."""
     lines = [
-        f"{summary['steps']} steps, {summary['reward_queries']} reward queries, "
+        f"{counted(summary['steps'], 'step')}, {counted(summary['reward_queries'], 'reward query')}, "
         f"{summary['train_seconds']:.1f} s of training"
     ]
     losses = summary.get("held_out_loss")

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vader_core.run.directory import CONFIG
+from vader_core.run.directory import CONFIG, STAGES
 from vader_core.run.record import Alarm, Record, Samples, read_record
-from vader_core.run.stages import STAGES, stage_folder
+from vader_core.run.stages import stage_folder
 
 
 def read_run(folder: Path) -> Record:

@@ -11,11 +11,8 @@ from typing import Any
 from vader_core.errors import VaderError
 from vader_core.paths import kept, kept_place, kept_source
 from vader_core.run.config import RunConfig, SeamSection, StageSection, Tree, validated
-from vader_core.run.directory import CONFIG, SUMMARY
+from vader_core.run.directory import CONFIG, STAGES, SUMMARY
 from vader_core.run.layers import changed, merged
-
-#: Holds the stages' own run directories, ``1``, ``2`` and so on.
-STAGES = "stages"
 
 
 @dataclass(frozen=True)

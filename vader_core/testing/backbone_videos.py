@@ -125,7 +125,7 @@ def trained(backbone: Backbone) -> bool:
 def images(subject: BackboneSubject) -> str:
     """An image is used, with its gradient, or refused; so is a prompt without the image that is needed."""
     backbone = subject.loaded()
-    size = backbone.resolve_geometry(subject.geometry)
+    size = subject.size(backbone)
     rng = Randomness(seed=5, samples=(0, 1))
     prompts = prompts_of(subject, backbone)
     encoded = backbone.encode_text(prompts)
