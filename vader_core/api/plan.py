@@ -59,7 +59,10 @@ def plan(
     registry = registry or load_registry()
     if config.stages:
         every = [
-            {"stage": stage.name, **plan(stage.config, registry=registry, processes=processes)}
+            {
+                "stage": stage.name,
+                **plan(stage.config, registry=registry, processes=processes, progress=progress),
+            }
             for stage in stages_of(config)
         ]
         return {"stages": every, "steps": total_steps(config)}
