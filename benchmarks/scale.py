@@ -27,7 +27,6 @@ from typing import Any
 import torch
 
 from vader_core.api.configure import complete, configure
-from vader_core.api.train import encode_up_front, join
 from vader_core.assembly.levers import process_switches
 from vader_core.assembly.loading import load_parts
 from vader_core.assembly.parallel import in_processes
@@ -37,7 +36,9 @@ from vader_core.profiling.estimate import without_files
 from vader_core.registry import load_registry
 from vader_core.run.layers import changed
 from vader_core.testing.plugin import add_testing_plugin
+from vader_core.training.joined import join
 from vader_core.training.setup import make_trainer
+from vader_core.training.texts import encode_up_front
 
 PROMPT = "a red ball moving left on a blue background"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -368,6 +369,17 @@ class Backbone(ABC):
     def from_official(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The inverse of :meth:`to_official`."""
         return dict(tensors)
+
+    def official_config(self, denoiser: nn.Module) -> Mapping[str, Any] | None:
+        """What ``config.json`` beside the denoiser's official weights says, or ``None`` where it has none.
+
+        By default that of a model of diffusers' kind.
+
+        Args:
+            denoiser: Built; its weights are not looked at.
+        """
+        written = getattr(denoiser, "to_json_string", None)
+        return None if written is None else dict(json.loads(written()))
 
     def modules(self) -> dict[str, nn.Module]:
         """Every loaded module by its role: ``denoiser``, ``autoencoder``, ``text_encoder`` …."""

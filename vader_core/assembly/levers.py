@@ -51,6 +51,14 @@ def make_shortcuts(config: RunConfig, backbone: Backbone, guidance: Guidance) ->
     return ShortPredictions(backbone, guidance, shortcuts)
 
 
+#: Optimizers that torch does not have -> the module that does, and its distribution.
+OPTIMIZER_LIBRARIES = {
+    "adamw8bit": ("bitsandbytes", "bitsandbytes"),
+    "came": ("pytorch_optimizer", "pytorch-optimizer"),
+    "lion": ("pytorch_optimizer", "pytorch-optimizer"),
+}
+
+
 def check_levers(assembly: Assembly) -> None:
     """Refuse combinations that cannot work.
 
@@ -61,9 +69,11 @@ def check_levers(assembly: Assembly) -> None:
     _check_device(assembly)
     if asked.swap_blocks:
         _check_swap(asked)
-    if config.trainer.optimizer == "adamw8bit" and find_spec("bitsandbytes") is None:
+    chosen = config.trainer.optimizer
+    module, distribution = OPTIMIZER_LIBRARIES.get(chosen, (None, ""))
+    if module is not None and find_spec(module) is None:
         raise MissingDependencyError(
-            "bitsandbytes", "trainer.optimizer=adamw8bit", "pip install bitsandbytes"
+            distribution, f"trainer.optimizer={chosen}", f"pip install {distribution}"
         )
     for name, on in (("cuda_graphs", asked.cuda_graphs), ("fold_adapter", asked.fold_adapter)):
         if on and config.lora.dropout:

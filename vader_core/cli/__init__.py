@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("config", "Print the resolved configuration of a run."),
     "weights": ("weights", "List and download the files that plugins want."),
     "lora": ("lora", "Convert LoRA files."),
+    "export": ("export", "Write a run's full weights as a model's own files."),
     "push": ("push", "Share a run on the hub, with a model card."),
     "check": ("check", "Hold a component against its contract."),
     "new-plugin": ("new_plugin", "Write a plugin package that passes the checks."),

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from vader_core.method.options import RewardGradientOptions
-from vader_core.run.config import RunConfig
+from vader_core.run.config import RunConfig, SeamSection
 
 #: Section -> (owner, the file where its options take effect).
 _OWNERS: dict[str, tuple[str, str]] = {
@@ -31,6 +31,8 @@ _OWNERS: dict[str, tuple[str, str]] = {
     "parallel": ("parallel", "parallel/shard.py"),
     "validation": ("evaluation", "training/validator.py"),
     "run": ("run", "training/trainer.py"),
+    "stages": ("run", "run/stages.py"),
+    "stages.N.seam": ("run", "training/seam.py"),
 }
 
 #: Options whose file is not their section's.
@@ -72,6 +74,10 @@ _FILES = {
 }
 
 
+#: Sections of several items -> what stands for one of them in a key.
+_ITEMS = {"reward": "NAME", "monitor": "NAME", "objective": "NAME", "stages": "N"}
+
+
 @dataclass(frozen=True)
 class RunOption:
     """One option of a run.
@@ -93,9 +99,11 @@ def run_options() -> Iterator[RunOption]:
     """Every option that a run has without those of its components, but for the reward gradient's."""
     for section, found in RunConfig.model_fields.items():
         model = _model(found.annotation)
-        place = f"{section}.NAME" if section in ("reward", "monitor", "objective") else section
+        place = f"{section}.{_ITEMS[section]}" if section in _ITEMS else section
         for name, field in model.model_fields.items():
             yield _option(f"{place}.{name}", section, field)
+    for name, field in SeamSection.model_fields.items():
+        yield _option(f"stages.N.seam.{name}", "stages.N.seam", field)
     for name, field in RewardGradientOptions.model_fields.items():
         yield _option(f"objective.reward_gradient.{name}", "objective.reward_gradient", field)
 

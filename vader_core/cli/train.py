@@ -196,10 +196,11 @@ def _restarted() -> bool:
 def _train(flags: dict[str, Any], config: RunConfig, out: Path, registry: Registry) -> int:
     from vader_core.api.train import train
     from vader_core.cli.progress import make_listener
+    from vader_core.run.stages import total_steps
     from vader_core.training.signals import StoppedError
 
     with make_listener(
-        quiet=bool(flags.get("quiet")), as_json=bool(flags.get("as_json")), max_steps=config.trainer.max_steps
+        quiet=bool(flags.get("quiet")), as_json=bool(flags.get("as_json")), max_steps=total_steps(config)
     ) as listener:
         try:
             summary = train(

@@ -55,6 +55,10 @@ class Ledger:
         self.live += size
         self.peak = max(self.peak, self.live)
 
+    def brush(self, size: int) -> None:
+        """``size`` bytes are taken and given back at once."""
+        self.peak = max(self.peak, self.live + size)
+
     def reset(self) -> None:
         """Begin a new peak."""
         self.peak = self.live
@@ -97,13 +101,14 @@ class PaperDevice(TorchDispatchMode):
             dtype = args[0].dtype
             return 1.0 if dtype.is_floating_point else True if dtype is torch.bool else 1
         out = func(*args, **kwargs)
-        if func.namespace == "_c10d_functional" and func._opname != "wait_tensor":
-            self.exchanged += out.numel() * out.element_size()
+        self.exchanged += _exchanged(func, out)
         if func in _CONVOLUTIONS:
             out = _laid_out(func, args, out)
         for leaf in out if isinstance(out, tuple | list) else (out,):
             if isinstance(leaf, FakeTensor) and leaf.fake_device.type == "cuda":
                 self._book(leaf)
+        if func in _CONVOLUTIONS:
+            self.ledger.brush(_turned(args[0], out))
         return out
 
     def _book(self, tensor: Tensor) -> None:
@@ -128,6 +133,13 @@ class PaperDevice(TorchDispatchMode):
         self.ledger.book(-self._booked.pop(key, 0))
 
 
+def _exchanged(func: Any, out: Any) -> int:
+    """Bytes that came out of an exchange with other processes; 0 of anything else."""
+    if func.namespace != "_c10d_functional" or func._opname == "wait_tensor":
+        return 0
+    return int(out.numel() * out.element_size())
+
+
 def _laid_out(func: Any, args: Any, out: Any) -> Any:
     """A convolution's result as cuDNN lays it out: channels innermost where input or weight has them so."""
     forward = func is _aten.convolution.default
@@ -139,6 +151,18 @@ def _laid_out(func: Any, args: Any, out: Any) -> Any:
     if forward:
         return out.contiguous(memory_format=layout)
     return (None if out[0] is None else out[0].contiguous(memory_format=layout), *out[1:])
+
+
+def _turned(given: Any, out: Any) -> int:
+    """Bytes of the copies that cuDNN makes of what a convolution in 16 bits over three axes takes and gives.
+
+    Its kernels want channels innermost, and turn whatever lies otherwise in their workspace.
+    """
+    if not (_on_paper(given) and given.ndim == 5 and given.dtype in _HALF):
+        return 0
+    made = next((one for one in (out if isinstance(out, tuple) else (out,)) if one is not None), given)
+    parts = (given, made)
+    return sum(part.numel() * part.itemsize for part in parts if not _innermost(part, torch.channels_last_3d))
 
 
 def _innermost(tensor: Tensor, layout: torch.memory_format) -> bool:

@@ -27,6 +27,8 @@ from vader_core.tokens import without_tokens
 from vader_core.values import read_document
 
 CONFIG, ENVIRONMENT, METRICS, SUMMARY = "config.yaml", "environment.json", "metrics.jsonl", "summary.json"
+#: Holds the run directories of a run in stages, ``1``, ``2`` and so on.
+STAGES = "stages"
 #: Held by the process that writes the run.
 LOCK = ".lock"
 #: The settings of a run that is being replaced; while it is there, the folder is no run.
@@ -232,11 +234,13 @@ class Run:
         found = (self._environment() or {}).get("processes", 1)
         return found if isinstance(found, int) and 1 <= found <= MOST_PROCESSES else 1
 
-    def record(self, config: RunConfig, processes: int = 1) -> None:
+    def record(self, config: RunConfig, processes: int | None = None) -> None:
         """Write what the run began on for comparison, and the configuration for people."""
         text, path = to_yaml(config), self.folder / CONFIG
         held = (self._environment() if path.is_file() else None) or environment()
-        held = {key: value for key, value in held.items() if key != BEFORE} | {"processes": processes}
+        held = {key: value for key, value in held.items() if key != BEFORE}
+        if processes is not None:
+            held["processes"] = processes
         before = {BEFORE: path.read_text(encoding="utf-8", errors="replace")} if path.is_file() else {}
         self.write(ENVIRONMENT, json.dumps(held | before | {"config": text}, indent=1))
         self.write(CONFIG, text)  # with it the folder is a run
@@ -264,6 +268,8 @@ class Run:
     def is_unbegun(self) -> bool:
         """Whether it is a run that ended before its first step: nothing would be lost with it."""
         if not (self.folder / CONFIG).is_file() or any(self.checkpoints.glob("*")):
+            return False
+        if not all(Run(stage).is_unbegun for stage in (self.folder / STAGES).glob("*")):
             return False
         return not any(record.get("kind") == "train" for record in self.metrics())
 

@@ -25,6 +25,7 @@ from vader_core.run.checkpoint import (
     unfinished,
 )
 from vader_core.run.config import RunConfig
+from vader_core.run.stages import ALONE, Place
 from vader_core.training.average import Average
 from vader_core.training.journal import Journal
 from vader_core.training.optimizer import Updates, learning_rate
@@ -50,9 +51,10 @@ class Trainer:
         validator: Judges the model; shares ``average``.
         average: What is evaluated and kept.
         journal: Where records go.
+        place: Where the run stands among the stages of another.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of a run
         self,
         model: Model,
         objective: WeightedSum,
@@ -62,7 +64,9 @@ class Trainer:
         validator: Validator,
         average: Average,
         journal: Journal,
+        place: Place = ALONE,
     ) -> None:
+        self.place = place
         self.model, self.objective, self.batches = model, objective, batches
         self.processes, self.validator, self.average, self.journal = processes, validator, average, journal
         self.config, self.kept = config.trainer, config.run
@@ -102,7 +106,7 @@ class Trainer:
         """One optimizer step: its batches, and as many updates as the objective takes from them."""
         begun = time.perf_counter()
         reset_peak(self.processes.device)
-        rate = learning_rate(self.config, self.step) * self.lr_factor
+        rate = learning_rate(self.config, self.step, self.place) * self.lr_factor
         self.updates.set_rate(rate)
         with out_of_memory_named("training"):
             accumulated = range(self.config.accumulate)

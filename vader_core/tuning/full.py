@@ -209,16 +209,21 @@ def chosen_weights(denoiser: nn.Module, modules: Sequence[str] | None) -> tuple[
     names = [name for name, parameter in denoiser.named_parameters() if parameter.is_floating_point()]
     if modules is None:
         return tuple(names)
-    idle = [module for module in modules if not any(_lies_in(name, module) for name in names)]
+    idle = [module for module in modules if not any(lies_in(name, module) for name in names)]
     if idle:
         shown = ", ".join(sorted({name.split(".")[0] for name in names}))
         raise VaderError(
             f"tuning.modules: {idle[0]!r} matches no weight of the denoiser (its parts: {shown})"
         )
-    return tuple(name for name in names if any(_lies_in(name, module) for module in modules))
+    return tuple(name for name in names if any(lies_in(name, module) for module in modules))
 
 
-def _lies_in(name: str, module: str) -> bool:
+def lies_in(name: str, module: str) -> bool:
+    """Whether a weight's dotted name has the module's as a whole part.
+
+    >>> lies_in("blocks.1.attn.weight", "blocks.1"), lies_in("blocks.10.attn.weight", "blocks.1")
+    (True, False)
+    """
     return f".{module.strip('.')}." in f".{name}."
 
 

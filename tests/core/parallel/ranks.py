@@ -23,7 +23,6 @@ from typing import Any
 import torch
 
 from vader_core.api.configure import complete
-from vader_core.api.train import encode_up_front, join
 from vader_core.assembly.loading import load_parts
 from vader_core.assembly.parallel import in_processes
 from vader_core.assembly.parts import DTYPES
@@ -31,7 +30,9 @@ from vader_core.assembly.prepare import prepare
 from vader_core.registry import Registry, load_registry
 from vader_core.run.config import validated
 from vader_core.testing.plugin import add_testing_plugin
+from vader_core.training.joined import join
 from vader_core.training.setup import make_trainer
+from vader_core.training.texts import encode_up_front
 
 WAN = {
     "backbone": {"name": "wan", "weights": "random", "architecture": "tiny", "max_sequence_length": 16},
