@@ -6,8 +6,8 @@ from pathlib import Path
 
 from vader_core.errors import VaderError, did_you_mean
 
-#: Prompt sources whose words are a path.
-_PATHS = ("file:", "images:")
+#: Prompt sources and data whose words are a path.
+_PATHS = ("file:", "images:", "videos:", "cache:")
 
 
 def entered(path: str | Path) -> Path:
@@ -31,7 +31,7 @@ def kept(path: str | Path) -> str:
 
 
 def kept_source(source: str | None) -> str | None:
-    """A prompt source as a run's settings keep it.
+    """A prompt source, or what is learned from, as a run's settings keep it.
 
     >>> kept_source("text:a cat"), kept_source("file:/p.txt"), kept_source(None)
     ('text:a cat', 'file:/p.txt', None)

@@ -3,6 +3,7 @@
 from .bench import bench as bench
 from .configure import configure as configure
 from .evaluate import evaluate as evaluate
+from .export import export as export
 from .gradient_norms import gradient_norms as gradient_norms
 from .inline import Inline as Inline
 from .inline import show_clips as show_clips

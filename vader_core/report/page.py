@@ -16,7 +16,8 @@ from vader_core.report.clips import Gallery, gallery
 from vader_core.report.curves import number
 from vader_core.report.figures import evaluation_rows, reward_charts, timings, training_charts, watch_charts
 from vader_core.report.headline import aligned, cards, facts
-from vader_core.run.record import Record, read_record
+from vader_core.run.record import Record
+from vader_core.run.staged_record import read_run
 
 NAME = "report.html"
 
@@ -34,7 +35,7 @@ def write_report(run_directory: Path) -> Path:
     Raises:
         VaderError: Not a run directory, or a file in it that cannot be read.
     """
-    record = read_record(Path(run_directory))
+    record = read_run(Path(run_directory))
     path = record.folder / NAME
     with replacing(path) as beside:
         beside.write_text(page(record), encoding="utf-8")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vader_core.backbone import Mixing
 from vader_core.conditioning import Conditioning
+from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
 from vader_core.prediction import Prediction
 from vader_core.prompts import Prompt
@@ -153,6 +154,15 @@ class LTX(PipelineBackbone):
         share = self.setting("decode_noise_scale")
         mixed = (1 - share) * self.unscaled(latents) + share * noise.to(latents.dtype)
         return self.scaled(mixed)
+
+    def check_sequence(self, parts: int, geometry: Geometry) -> None:
+        """Not with a rescaled guidance, whose gradient at one token comes from all others."""
+        if self.setting("guidance_rescale"):
+            raise VaderError(
+                f"{self.asks}: guidance_rescale needs the whole clip's gradient, so it does not go with "
+                "parallel.context: leave one out"
+            )
+        super().check_sequence(parts, geometry)
 
     def combine(
         self,
