@@ -39,6 +39,7 @@ class WeightFile:
         gated: Whether the repository asks for an accepted licence and a token.
         note: Anything a user must know, e.g. a second name of the repository.
         repository_type: ``model`` or ``dataset``.
+        optional: Whether the component does without it; it is fetched only where it is asked for.
     """
 
     repository: str
@@ -50,6 +51,7 @@ class WeightFile:
     gated: bool = False
     note: str = ""
     repository_type: str = "model"
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -227,12 +229,14 @@ def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], *, what: str)
 
 
 def misfit_message(what: str, missing: list[str], unexpected: list[str], misfits: list[str]) -> str:
-    """One message for weights that do not fit: counts, then the first ten names of each kind."""
+    """One message for weights that do not fit: counts, then the first three names of each kind."""
     parts = [f"{what}: {len(missing)} missing, {len(unexpected)} unexpected, {len(misfits)} of another shape"]
     for label, names in (("missing", missing), ("unexpected", unexpected), ("shape", misfits)):
         if names:
-            shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
             parts.append(f"{label}: {shown}")
+    if len(misfits) > len(missing) + len(unexpected) and len(misfits) > 3:
+        parts.append("the names fit and the sizes do not: it is of another architecture of the same model")
     return "; ".join(parts)
 
 

@@ -70,7 +70,7 @@ def test_a_components_options_are_the_same_after_reading(tmp_path):
 def test_a_run_with_a_number_for_a_component_resumes(vader, tmp_path):
     run = [*RUN, "-o", "sampler.noise_level=0.5", "--out", tmp_path / "run"]
     assert vader(*run) == 0
-    assert vader("train", "--resume", tmp_path / "run", "--quiet") == 0
+    assert vader("train", "--resume", tmp_path / "run", "--max-steps", 4, "--quiet") == 0
 
 
 def test_existing_folder_is_refused_naming_the_ways_out(vader, tmp_path, capsys):

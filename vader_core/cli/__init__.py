@@ -11,7 +11,6 @@ from typing import Any
 
 import click
 
-from vader_core import __version__
 from vader_core.errors import VaderError, did_you_mean
 from vader_core.tokens import refuse_tokens
 
@@ -27,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("config", "Print the resolved configuration of a run."),
     "weights": ("weights", "List and download the files that plugins want."),
     "lora": ("lora", "Convert LoRA files."),
+    "push": ("push", "Share a run on the hub, with a model card."),
     "check": ("check", "Hold a component against its contract."),
     "new-plugin": ("new_plugin", "Write a plugin package that passes the checks."),
     "report": ("report", "Write a run's web page again."),
@@ -60,6 +60,10 @@ class LazyGroup(click.Group):
             resolved: click.Command = commands[cmd_name].resolve()
             return resolved
         names = [*COMMANDS, *commands]
+        from vader_core.cli.other_words import COMMANDS as OTHER_WORDS
+
+        if cmd_name in OTHER_WORDS:
+            ctx.fail(f"no command {cmd_name!r}: {OTHER_WORDS[cmd_name]}")
         ctx.fail(f"no command {cmd_name!r}{did_you_mean(cmd_name, names)} (commands: {', '.join(names)})")
 
     def resolve_command(
@@ -84,7 +88,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="vader")
+@click.version_option(package_name="vader-core", prog_name="vader")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
 def cli(ctx: click.Context, debug: bool) -> None:
@@ -111,6 +115,13 @@ def run(arguments: list[str]) -> int:
     except VaderError as error:
         _tell(error, arguments)
         return error.exit_code
+    except click.NoSuchOption as error:
+        from vader_core.cli.other_words import OPTIONS as OTHER_WORDS
+
+        words = OTHER_WORDS.get(error.option_name)
+        told = click.UsageError(f"no option {error.option_name}: {words}", error.ctx) if words else error
+        told.show()
+        return 2
     except click.ClickException as error:
         error.show()
         return 2

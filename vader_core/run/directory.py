@@ -52,7 +52,7 @@ class Run:
 
     @classmethod
     def create(cls, folder: Path, config: RunConfig, *, overwrite: bool = False) -> Run:
-        """A new run; an existing folder is refused unless it is a run and ``overwrite`` is given.
+        """A new run; a run that is there is refused unless it made no step, or ``overwrite`` is given.
 
         Raises:
             VaderError: The folder exists, or another process holds it.
@@ -60,7 +60,7 @@ class Run:
         """
         try:
             if not _startable(folder):
-                if not overwrite:
+                if not overwrite and not cls(folder).is_unbegun:
                     raise VaderError(
                         f"--out {folder} exists: continue it with --resume {folder}, replace it with "
                         "--overwrite, or choose another --out"
@@ -73,7 +73,8 @@ class Run:
             run = cls(folder)
             run.acquire()
             try:
-                if not overwrite and (folder / CONFIG).exists():  # another process was faster
+                if not overwrite and (folder / CONFIG).exists() and not run.is_unbegun:
+                    # another process was faster
                     raise VaderError(f"--out {folder} exists: choose another --out")
                 _empty(folder)
                 run.record(config)
@@ -240,6 +241,21 @@ class Run:
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write ``summary.json``."""
         self.write(SUMMARY, json.dumps(dict(summary), indent=1) + "\n")
+
+    def summary(self) -> dict[str, Any]:
+        """What :meth:`write_summary` wrote; empty where it did not, or cannot be read."""
+        try:
+            found = json.loads((self.folder / SUMMARY).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def is_unbegun(self) -> bool:
+        """Whether it is a run that ended before its first step: nothing would be lost with it."""
+        if not (self.folder / CONFIG).is_file() or any(self.checkpoints.glob("*")):
+            return False
+        return not any(record.get("kind") == "train" for record in self.metrics())
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add a line to ``metrics.jsonl``; it is on the disk when this returns.
