@@ -58,7 +58,7 @@ def sample(  # noqa: PLR0913 - what a person can ask for
         config = changed(config, video={"num_frames": sample_frames(config, registry)})
     config = changed(config, validation={"batch": batch_size}, lora={"start": None})
     assembly = open_assembly(config, lora, registry)
-    prompts = assembly.held_out_prompts()[:max_prompts]
+    prompts = assembly.every_prompt()[:max_prompts]
     pairs = make_pairs(prompts, len(prompts), count)
     with process_switches(assembly.config), assembly.model.tuning.scaled(lora_scale):
         scored = score_pairs(assembly, pairs, (), scope="sample")

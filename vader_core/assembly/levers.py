@@ -16,7 +16,7 @@ from vader_core.errors import MissingDependencyError, VaderError
 from vader_core.lora.adapter import lora_layers
 from vader_core.lora.layers import ADAPTER
 from vader_core.method.guidance import Guidance
-from vader_core.method.model import Lever, Stages
+from vader_core.method.model import Lever, Model, Stages
 from vader_core.method.shortcuts import Shortcuts, ShortPredictions, parse_interval
 from vader_core.nn.functional import fused_kernels
 from vader_core.run.config import PerformanceSection, RunConfig
@@ -206,7 +206,7 @@ def _no_grad_levers(assembly: Assembly) -> Iterator[Lever]:
         def state() -> tuple[object, ...]:
             """What the result of a no-grad call depends on beside its arguments."""
             kept = None if cache is None else cache.state
-            return _adapter_state(denoiser), kept, fp8 is not None and fp8.active
+            return adapter_state(model), kept, fp8 is not None and fp8.active
 
         yield GraphedForward(denoiser, state)
 
@@ -234,9 +234,9 @@ def _channels_last(module: nn.Module) -> None:
             parameter.data = parameter.data.contiguous(memory_format=formats[parameter.ndim])
 
 
-def _adapter_state(denoiser: nn.Module) -> tuple[object, ...]:
-    """What tells two states of the adapters apart: off, folded, scaled, beside."""
-    for _, layer in lora_layers(denoiser):
-        beside = tuple((name, layer.scaling[name]) for name in getattr(layer, "beside", ()))
+def adapter_state(model: Model) -> tuple[object, ...]:
+    """What tells two states of the adapters apart: off, folded, scaled, and what counts beside."""
+    beside = tuple(sorted(getattr(model.tuning, "beside", {}).items()))
+    for _, layer in lora_layers(model.backbone.denoiser):
         return layer._disable_adapters, getattr(layer, "folded", False), layer.scaling[ADAPTER], beside
-    return ()
+    return (beside,)

@@ -91,10 +91,11 @@ class RestingReward(Reward):
     """
 
     def __init__(self, reward: Reward, resting: Resting) -> None:
-        self.reward = reward
+        self.reward, self.place = reward, reward.place
         self.resting = resting
         self.differentiable = reward.differentiable  # type: ignore[misc]
         self.exact_gradient = reward.exact_gradient  # type: ignore[misc]
+        self.reads_text = reward.reads_text  # type: ignore[misc]
 
     @property
     def frames(self) -> FramesNeeded:

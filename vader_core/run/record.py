@@ -110,6 +110,7 @@ class Summary:
         reward_queries: Videos scored.
         best_step: What ``checkpoints/best`` holds.
         pairs: Pairs of prompt and seed in the evaluation.
+        held_out: Whether the pairs' prompts were never trained on.
         evaluation: By reward.
         other_seconds: Further durations, by their key without ``_seconds``.
     """
@@ -119,6 +120,7 @@ class Summary:
     reward_queries: int | None = None
     best_step: int | None = None
     pairs: int | None = None
+    held_out: bool = True
     evaluation: dict[str, Outcome] = field(default_factory=dict)
     other_seconds: dict[str, float] = field(default_factory=dict)
 
@@ -331,6 +333,7 @@ def _summary(reader: Reader) -> Summary:
         reward_queries=whole("reward_queries"),
         best_step=whole("best_step"),
         pairs=whole("pairs"),
+        held_out=found.get("held_out") is not False,
         evaluation={name: outcome for name, outcome in evaluation.items() if outcome is not None},
         other_seconds={name: value for name, value in durations.items() if value is not None},
     )

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from vader_core.errors import VaderError
+from vader_core.hub import guarded
 from vader_diffusers.pipeline_source import PipelineSource, check_weights, components, gated
 
 
@@ -105,7 +106,7 @@ def stored_pipeline(
         check_weights(Path(where), source.index, needed_for=needed_for)
     backbone = needed_for.removeprefix("backbone ").strip("'")
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), guarded():
             return kind.from_pretrained(where, revision=source.revision, dtype=dict(dtypes), **given)
     except GatedRepoError as error:
         raise VaderError(gated(backbone, where)) from error
