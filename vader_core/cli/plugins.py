@@ -67,7 +67,7 @@ def _recipes(registry: Registry) -> list[dict[str, str]]:
     for package in registry.recipe_packages():
         try:
             folder = resources.files(package).joinpath("recipes")
-        except ModuleNotFoundError:
+        except (ModuleNotFoundError, ValueError, TypeError):  # a plugin that is one module has no folder
             continue
         for file in folder.iterdir() if folder.is_dir() else ():
             if file.name.endswith(".yaml"):
