@@ -20,6 +20,12 @@ class MachineError(VaderError):
     exit_code = 1
 
 
+class DivergedError(VaderError):
+    """A training whose numbers are not finite any more. The command line exits with 1."""
+
+    exit_code = 1
+
+
 class MissingDependencyError(VaderError):
     """An optional package is not installed.
 

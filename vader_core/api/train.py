@@ -22,7 +22,7 @@ from vader_core.progress import counted, unseen
 from vader_core.prompts import Prompt
 from vader_core.registry import Registry, load_registry
 from vader_core.report import write_report
-from vader_core.run.checkpoint import newest_whole, read_checkpoint, step_of
+from vader_core.run.checkpoint import newest_whole, prune, read_checkpoint, restoring, step_of
 from vader_core.run.config import RunConfig
 from vader_core.run.directory import Run
 from vader_core.run.layers import changes
@@ -122,9 +122,11 @@ def _train(
             listener.say(warning)
     trainer = make_trainer(assembly, processes, run, listener)
     if place is not None:
-        trainer.restore(read_checkpoint(place))
+        with restoring(place):
+            trainer.restore(read_checkpoint(place))
     if run is not None and resume:
         run.cut_metrics(trainer.step)
+        prune(run.checkpoints, assembly.config.run.keep, newest=trainer.step)
     summary = trainer.fit()
     if run is not None:
         assembly.progress("writing the report", 0, 0)

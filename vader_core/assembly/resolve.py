@@ -249,7 +249,7 @@ def _objectives(config: RunConfig, registry: Registry, backbone: Backbone, *, tr
     if not named and training:
         implied = [name for given, name in IMPLIED.items() if _is_given(config, given)]
         chosen = {name: config.objective.get(name, ObjectiveSection(weight=None)) for name in implied}
-    if not training:
+    if not training or not chosen:  # nothing runs yet: what is said of it stands until something does
         chosen = dict(config.objective)
     idle = sorted(set(config.objective) - set(chosen))
     if idle:

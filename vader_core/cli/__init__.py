@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from vader_core.errors import VaderError, did_you_mean
+from vader_core.tokens import refuse_tokens
 
 #: Command -> (module below this package, one line). Nothing of it is imported to list the commands.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -65,6 +66,21 @@ class LazyGroup(click.Group):
             ctx.fail(f"no command {cmd_name!r}: {OTHER_WORDS[cmd_name]}")
         ctx.fail(f"no command {cmd_name!r}{did_you_mean(cmd_name, names)} (commands: {', '.join(names)})")
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the words name, and what is left of them.
+
+        Raises:
+            VaderError: A flag of one value that is given twice.
+        """
+        from vader_core.cli.repeated import refuse_repeated
+
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None:
+            refuse_repeated(ctx, command, rest)
+        return name, command, rest
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The commands with their lines, without importing them."""
         with formatter.section("Commands"):
@@ -92,6 +108,7 @@ def main(args: Sequence[str] | None = None) -> None:
 def run(arguments: list[str]) -> int:
     """Run the command line and return the exit code."""
     try:
+        refuse_tokens(arguments)
         result: Any = cli.main(
             arguments, prog_name="vader", standalone_mode=False, obj={"arguments": arguments}
         )
@@ -115,11 +132,19 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if "--debug" in arguments:
             raise
-        click.echo("error: the disk is full: free it, then continue with --resume", err=True)
+        click.echo(f"error: {_of_the_machine(error)}", err=True)
         return 1
     return result if isinstance(result, int) else 0
+
+
+def _of_the_machine(error: OSError) -> str:
+    """What the system said of a file, and what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full: free it, then give the same command again, for a training --resume RUN"
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error} (--debug shows where)"
 
 
 def _tell(error: VaderError, arguments: Sequence[str]) -> None:

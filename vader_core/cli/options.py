@@ -15,7 +15,8 @@ from vader_core.errors import VaderError
 from vader_core.paths import check_there, run_of
 from vader_core.registry import Registry
 from vader_core.run.config import RunConfig, Tree, check_keys, validated
-from vader_core.run.layers import merged, read_recipe, read_yaml
+from vader_core.run.layers import merged, read_yaml
+from vader_core.run.recipes import read_recipe
 from vader_core.values import Typed
 
 Decorator = Callable[[Any], Any]

@@ -87,7 +87,10 @@ def _configuration(flags: dict[str, Any], registry: Registry) -> tuple[Path, Run
 
         folder: Path = flags["resume"]
         if not (folder / "config.yaml").is_file():
-            raise VaderError(f"--resume {folder}: not a run directory (it has no config.yaml)")
+            raise VaderError(
+                f"--resume {folder}: not a run directory (it has no config.yaml); a run that was only "
+                "begun starts again with its first command"
+            )
         base = read_yaml(folder / "config.yaml")
         return folder, config_of(flags, registry, base=base)
     if is_bare(flags):
@@ -110,9 +113,9 @@ def _implied_backbone(flags: dict[str, Any], registry: Registry) -> Tree:
 
 
 def _require_demo(registry: Registry) -> None:
-    from vader_core.run.layers import recipes
+    from vader_core.run.recipes import recipe_files
 
-    if DEMO_RECIPE not in recipes(registry):
+    if DEMO_RECIPE not in recipe_files(registry):
         raise VaderError(
             "nothing to train: bare `vader train` runs the demo, which comes with vader-demo: "
             "pip install ./plugins/vader-demo. Or give --backbone and --reward (`vader plugins` lists what "

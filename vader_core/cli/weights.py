@@ -11,6 +11,7 @@ import click
 from vader_core.cli import completion
 from vader_core.cli.help import GroupedCommand
 from vader_core.errors import VaderError, did_you_mean
+from vader_core.weights import fetch
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -204,8 +205,6 @@ def _download(chosen: list[Component], *, quiet: bool, optional: bool) -> None:
         TransferSpeedColumn,
     )
 
-    from vader_core.cli.download import download
-
     failures: dict[str, None] = {}
     columns = (
         *(TextColumn("{task.description}"), BarColumn(), DownloadColumn()),
@@ -223,7 +222,7 @@ def _download(chosen: list[Component], *, quiet: bool, optional: bool) -> None:
                 if wanted.file and present(wanted) is not None:
                     continue
                 try:
-                    download(wanted, _Bar(bars), needed_for=needed_for)
+                    fetch(wanted, needed_for=needed_for, progress=_Bar(bars))
                 except VaderError as error:
                     failures[str(error)] = None
     if failures:
