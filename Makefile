@@ -55,10 +55,10 @@ wheels: .venv/all
 
 # The site, strictly: a link that leads nowhere, or a page that is in no menu, is an error.
 docs: .venv/docs
-	$(BIN)/python -m mkdocs build --strict
+	$(BIN)/python -m properdocs build --strict -f mkdocs.yml
 
 docs-serve: .venv/docs
-	$(BIN)/python -m mkdocs serve
+	$(BIN)/python -m properdocs serve -f mkdocs.yml
 
 # The suite with the lowest versions that the packages allow; `uv pip compile` wrote them (see the file's head).
 lowest: constraints-lowest.txt
