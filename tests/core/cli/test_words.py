@@ -107,8 +107,7 @@ def test_a_run_that_never_began_is_replaced_and_another_is_not(vader, tmp_path, 
     with monkeypatch.context() as broken:
         module = importlib.import_module("vader_core.api.train")
         broken.setattr(module, "load_parts", lambda *given: (_ for _ in ()).throw(OSError(5, "no weights")))
-        with pytest.raises(OSError, match="no weights"):
-            vader(*TRAIN, *FAST, "--prompts", "fixed", "--out", run)
+        assert vader(*TRAIN, *FAST, "--prompts", "fixed", "--out", run) == 1
     assert (run / "config.yaml").is_file()
     assert vader(*TRAIN, *FAST, "--prompts", "fixed", "--out", run) == 0
     assert vader(*TRAIN, *FAST, "--prompts", "fixed", "--out", run) == 2
