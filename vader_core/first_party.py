@@ -56,6 +56,7 @@ FIRST_PARTY: dict[str, dict[Kind, tuple[str, ...]]] = {
         "backbone": ("wan", "wan_i2v", "ltx", "cogvideox", "hunyuan_video", "hunyuan_video15", "diffusers"),
     },
     "vader-data": {},
+    "vader-studio": {},
     "vader-modelscope": {"backbone": ("modelscope",)},
     "vader-svd": {"backbone": ("svd",), "prompt source": ("svd_demo_images",)},
 }

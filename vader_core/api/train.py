@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,11 @@ from vader_core.run.checkpoint import newest_whole, read_checkpoint
 from vader_core.run.config import RunConfig
 from vader_core.run.directory import Run
 from vader_core.run.layers import changes
+from vader_core.run.names import ABOUT
 from vader_core.run.tracking import Listener, Silence, require_trackers
 from vader_core.training.processes import SingleProcess, join_processes
 from vader_core.training.setup import make_trainer
+from vader_core.training.signals import StoppedError as StoppedError
 
 #: Texts that the encoder is given at once.
 _TEXTS_AT_ONCE = 16
@@ -97,6 +100,7 @@ def _train(
     resume: bool,
 ) -> dict[str, Any]:
     if run is not None:
+        run.write(ABOUT, json.dumps(about(assembly), indent=1) + "\n")
         listener.plan(plan_facts(assembly, processes.count))
         if assembly.config.data.source is not None:
             listener.say(assembly.videos.summary.table())
@@ -111,6 +115,14 @@ def _train(
     if run is not None:
         write_report(run.folder)
     return summary
+
+
+def about(assembly: Assembly) -> dict[str, str]:
+    """A line on each component of a run, by its name, for whoever reads its page."""
+    config, get = assembly.config, assembly.registry.get
+    named = [get("backbone", str(config.backbone.name))]
+    named += [get("reward", item.name) for item in (*config.reward, *config.monitor)]
+    return {component.name: component.summary for component in named}
 
 
 def encode_up_front(assembly: Assembly, processes: int) -> None:

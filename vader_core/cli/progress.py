@@ -96,7 +96,7 @@ class ProgressListener:
         rewards = "  ".join(f"{name} {value:.4g}" for name, value in record["rewards"].items())
         text = (
             f"step {record['step']}/{self.max_steps}  {rewards}  loss {record['loss']:.4g}  "
-            f"grad {record['grad_norm']:.3g}  {pace:.2f} s/step  {_clock(left)} left  "
+            f"grad {record['grad_norm']:.3g}  {pace:.2f} s/step  {clock(left)} left  "
             f"{record['memory_gib']:.1f} GiB{'  SKIPPED' if record['skipped'] else ''}"
             f"{'  ALARM ' + ', '.join(self._alarms) if self._alarms else ''}"
         )
@@ -118,7 +118,8 @@ class ProgressListener:
         self.console.print(f"report: {out / 'report.html'}", highlight=False, markup=False)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Minutes and seconds, with hours where there are some."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -21,9 +21,8 @@ from vader_core.files import replacing
 from vader_core.run.checkpoint import step_name, sweep
 from vader_core.run.config import RunConfig, validated
 from vader_core.run.layers import to_yaml
+from vader_core.run.names import CONFIG, ENVIRONMENT, METRICS, SUMMARY
 from vader_core.values import read_document
-
-CONFIG, ENVIRONMENT, METRICS, SUMMARY = "config.yaml", "environment.json", "metrics.jsonl", "summary.json"
 
 
 class Run:
