@@ -139,7 +139,8 @@ def test_a_clip_plays_and_is_enlarged_and_wiped(filled, watch):
 
 
 def test_a_mistake_stands_beside_its_field(filled, watch):
-    page = watch(filled.address).open("/generate")
+    watched = watch(filled.address)
+    page = watched.open("/generate")
     page.wait_for_selector("#f-prompt")
     page.get_by_label("height").fill("65")
     page.get_by_role("button", name="Generate").click()
@@ -153,6 +154,7 @@ def test_a_mistake_stands_beside_its_field(filled, watch):
     assert mistake.inner_text() == "backbone 'demo': height=65 is not allowed: use 64"
     assert page.get_by_label("height").get_attribute("aria-invalid") == "true"
     assert prompt.is_hidden()
+    assert watched.wrong == []
 
 
 def test_the_form_follows_the_model_and_a_job_fills_it_again(filled, watch):

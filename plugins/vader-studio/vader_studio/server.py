@@ -66,7 +66,9 @@ def _mistake(request: Request, error: Exception) -> Response:
         return HTMLResponse(
             studio_of(request).templates.get_template("error.html").render(message=str(error)), 404
         )
-    return JSONResponse({"error": str(error), "key": key}, 400)
+    # The page shows the mistake beside its field; to its console it would be a failure of the server's.
+    own = request.headers.get("x-vader-studio") == "page"
+    return JSONResponse({"error": str(error), "key": key}, 200 if own else 400)
 
 
 def _http(request: Request, error: Exception) -> Response:

@@ -68,6 +68,7 @@ def _listener(host: str, port: int) -> socket.socket:
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((host, port))
+        found.listen(128)  # from here on a browser waits rather than being turned away
     except (OSError, OverflowError) as error:
         found.close()
         why = getattr(error, "strerror", None) or error

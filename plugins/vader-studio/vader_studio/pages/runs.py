@@ -16,6 +16,7 @@ from vader_core import api
 from vader_core.errors import VaderError
 from vader_studio.describer import FieldError
 from vader_studio.pages.files import address_in
+from vader_studio.places import child
 from vader_studio.studio import Studio, studio_of
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
@@ -59,7 +60,10 @@ def state(request: Request) -> Response:
     """Whether a run trains, and how far it is."""
     studio = studio_of(request)
     name = request.path_params["name"]
-    facts, job = api.run_facts(studio.places.run(name)), _job(studio, name)
+    run, job = child(studio.places.runs, name), _job(studio, name)
+    if run is None or not (run / "config.yaml").is_file():
+        return JSONResponse({"state": "absent", "job": job})
+    facts = api.run_facts(run)
     told = {"state": facts.state, "step": facts.step, "max_steps": facts.max_steps, "job": job}
     return JSONResponse(told)
 

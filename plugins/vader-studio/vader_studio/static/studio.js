@@ -5,16 +5,16 @@
   const adopt = (root) => window.vaderClips && window.vaderClips.adopt(root);
 
   async function ask(address, body) {
-    const options = body === undefined ? {} : {
+    const options = body === undefined ? { headers: { "X-Vader-Studio": "page" } } : {
       method: "POST",
-      headers: { "X-Vader-Studio": "1", ...(body instanceof Blob ? {} : { "Content-Type": "application/json" }) },
+      headers: { "X-Vader-Studio": "page", ...(body instanceof Blob ? {} : { "Content-Type": "application/json" }) },
       body: body instanceof Blob ? body : JSON.stringify(body),
     };
     const answer = await fetch(address, options);
     if (answer.status === 304) return null;
     const json = (answer.headers.get("content-type") || "").includes("json");
     const found = json ? await answer.json() : await answer.text();
-    if (!answer.ok) {
+    if (!answer.ok || (json && found.error)) {
       const error = new Error(json ? found.error : found);
       error.key = json ? found.key : "";
       throw error;
@@ -266,8 +266,8 @@
       shielded(fresh, async () => {
         const found = await ask("/api/runs", request());
         const opened = async () => {
-          const answer = await fetch(`/api/runs/${encodeURIComponent(found.run)}`);
-          if (answer.ok) { location.href = `/runs/${encodeURIComponent(found.run)}`; return; }
+          const run = await ask(`/api/runs/${encodeURIComponent(found.run)}`);
+          if (run.state !== "absent") { location.href = `/runs/${encodeURIComponent(found.run)}`; return; }
           const held = await ask("/api/jobs");
           const job = held.jobs.find((one) => one.name === found.job.name);
           if (job && job.state === "failed") { tell(fresh, new Error(job.message)); return; }
