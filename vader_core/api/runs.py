@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,16 @@ def run_facts(folder: Path, held: frozenset[tuple[int, int]] | None = None) -> R
 
 
 def _tree(folder: Path) -> dict[str, Any]:
+    try:
+        status = (folder / CONFIG).stat()
+    except OSError:
+        return {}
+    return _parsed(folder, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=1024)
+def _parsed(folder: Path, changed: int, size: int) -> dict[str, Any]:
+    """The configuration as it was at that time: a list is looked at again and again."""
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
