@@ -76,35 +76,30 @@ def sample(  # noqa: PLR0913 - what a person can ask for
         opened: Keeps the loaded model from one call to the next that asks for the same.
 
     Returns:
-        The videos [N, F, 3, H, W] on the CPU, with what was asked for and their scores; ``base`` videos are
-        in ``out`` alone.
+        The videos [N, F, 3, H, W] on the CPU, with their scores; ``base`` videos are in ``out`` alone.
 
     Raises:
         VaderError: Anything that cannot be done, before anything heavy where possible.
     """
     registry, listener = registry or load_registry(), listener or Silence()
-    loras = [lora] if isinstance(lora, str) else list(lora)
+    loras, first = [lora] if isinstance(lora, str) else list(lora), config.trainer.seed
+    _check_asked(loras, count, batch_size, base=base)
+    if most_prompts is not None and max_prompts is None:
+        _refuse_many(config, registry, most_prompts, count)
+    assembly = sampling_assembly(config, loras, registry, rewards, batch_size, opened)
+    settings = clip_settings(assembly, loras, lora_scale)
+    folder = None if out is None else ClipFolder(entered(out), settings, overwrite=overwrite)
+    pairs = pairs_of(assembly.held_out_prompts()[:max_prompts], first, count)
+    work = _Work(assembly, folder, settings, listener, pairs, base=base, keep_videos=keep_videos)
+    with process_switches(assembly.config), watched(assembly, listener):
+        return work.make(batch_size)
+
+
+def _check_asked(loras: Sequence[str], count: int, batch_size: int, *, base: bool) -> None:
     if count < 1 or batch_size < 1:
         raise VaderError("--count and --batch-size must be 1 or more")
     if base and not loras:
         raise VaderError("--base shows the model before tuning beside the tuned one: give --lora L as well")
-    first = config.trainer.seed
-    if most_prompts is not None and max_prompts is None:
-        _refuse_many(config, registry, most_prompts, count)
-    assembly = sampling_assembly(config, loras, registry, rewards, batch_size, opened)
-    prompts = assembly.held_out_prompts()[:max_prompts]
-    settings = clip_settings(assembly, loras, lora_scale)
-    folder = None if out is None else ClipFolder(entered(out), settings, overwrite=overwrite)
-    work = _Work(assembly, folder, settings, listener, rewards=tuple(rewards))
-    pairs = pairs_of(prompts, first, count)
-    todo = pairs if keep_videos else work.missing(pairs, base=base)
-    with process_switches(assembly.config), watched(assembly, listener):
-        try:
-            found = work.make(todo, batch_size, lora_scale, base=base, keep_videos=keep_videos)
-        finally:
-            if folder is not None and folder.entries:
-                write_batch_page(folder.folder)
-    return found
 
 
 def check_sample(
@@ -205,65 +200,64 @@ class _Work:
         folder: ClipFolder | None,
         settings: dict[str, Any],
         listener: Listener,
+        pairs: Sequence[Pair],
         *,
-        rewards: tuple[str, ...],
+        base: bool,
+        keep_videos: bool,
     ) -> None:
         self.assembly, self.folder, self.settings, self.listener = assembly, folder, settings, listener
-        self.rewards = rewards
-        self.positions: dict[int, int] = {}
+        self.base, self.keep_videos = base, keep_videos
+        distinct = dict.fromkeys(id(pair.prompt) for pair in pairs)
+        self.positions = {found: number for number, found in enumerate(distinct)}
+        self.pairs = [pair for pair in pairs if keep_videos or not self._is_there(pair)]
 
-    def missing(self, pairs: Sequence[Pair], *, base: bool) -> list[Pair]:
-        """The pairs that ``folder`` does not hold whole."""
-        return [
-            pair
-            for pair in pairs
-            if self.folder is None
-            or not all(
-                self.folder.has(self._entry(pair, pairs, twin), self.rewards)
-                for twin in ([False, True] if base else [False])
-            )
-        ]
-
-    def make(
-        self, pairs: Sequence[Pair], size: int, scale: float, *, base: bool, keep_videos: bool
-    ) -> Scored:
-        """Sample, score and write; the videos of the tuned model where they are kept."""
-        tuning = self.assembly.model.tuning
-        parts: list[Scored] = []
-        done = 0
-        for start in range(0, len(pairs), size):
-            batch, begun = pairs[start : start + size], time.perf_counter()
-            with tuning.scaled(scale):
-                tuned = self._scored(batch)
-            entries = list(self._write(batch, tuned, pairs, base=False))
-            if base:
-                with all_off(self.assembly):
-                    entries += self._write(batch, self._scored(batch), pairs, base=True)
-            done += len(batch)
-            seconds = time.perf_counter() - begun
-            facts = {"kind": "clip", "done": done, "total": len(pairs), "seconds": seconds / len(batch)}
-            for entry in entries:
-                self.listener.record({**facts, "entry": entry})
-            parts.append(tuned if keep_videos else Scored(tuned.pairs, torch.empty(0), tuned.scores))
+    def make(self, size: int) -> Scored:
+        """Sample, score and write what is not there; the videos of the tuned model where they are kept."""
+        parts = []
+        try:
+            for start in range(0, len(self.pairs), size):
+                scored = self._make_batch(self.pairs[start : start + size], start)
+                parts.append(
+                    scored if self.keep_videos else Scored(scored.pairs, torch.empty(0), scored.scores)
+                )
+        finally:
+            if self.folder is not None and self.folder.entries:
+                write_batch_page(self.folder.folder)
         return _joined(parts)
+
+    def _is_there(self, pair: Pair) -> bool:
+        names = [term.name for term in self.assembly.monitors.terms]
+        twins = (False, True) if self.base else (False,)
+        return self.folder is not None and all(
+            self.folder.has(self._entry(pair, twin), names) for twin in twins
+        )
+
+    def _make_batch(self, batch: Sequence[Pair], start: int) -> Scored:
+        begun = time.perf_counter()
+        with self.assembly.model.tuning.scaled(self.settings["lora_scale"]):
+            tuned = self._scored(batch)
+        entries = list(self._write(batch, tuned, base=False))
+        if self.base:
+            with all_off(self.assembly):
+                entries += self._write(batch, self._scored(batch), base=True)
+        seconds = (time.perf_counter() - begun) / len(batch)
+        facts = {"done": start + len(batch), "total": len(self.pairs), "seconds": seconds}
+        for entry in entries:
+            self.listener.record({"kind": "clip", **facts, "entry": entry})
+        return tuned
 
     def _scored(self, batch: Sequence[Pair]) -> Scored:
         return score_pairs(self.assembly, batch, (self.assembly.monitors,), scope="sample")
 
-    def _write(
-        self, batch: Sequence[Pair], scored: Scored, pairs: Sequence[Pair], *, base: bool
-    ) -> Iterator[Entry]:
+    def _write(self, batch: Sequence[Pair], scored: Scored, *, base: bool) -> Iterator[Entry]:
         for index, pair in enumerate(batch):
-            entry = self._entry(pair, pairs, base)
+            entry = self._entry(pair, base)
             entry["scores"] = {name: round(float(one[index]), 6) for name, one in scored.scores.items()}
             if self.folder is not None:
                 self.folder.add(entry, scored.videos[index], self.assembly.geometry.fps)
             yield entry
 
-    def _entry(self, pair: Pair, pairs: Sequence[Pair], base: bool) -> Entry:
-        if not self.positions:  # a prompt keeps its number when a second start makes the rest
-            distinct = dict.fromkeys(id(one.prompt) for one in pairs)
-            self.positions = {found: number for number, found in enumerate(distinct)}
+    def _entry(self, pair: Pair, base: bool) -> Entry:
         return clip_entry(pair, self.positions[id(pair.prompt)], self.settings, base=base)
 
 
