@@ -56,7 +56,7 @@ class Job:
     """One training run.
 
     Args:
-        method: ``vader`` or ``policy_gradient``.
+        method: ``vader``, ``nft`` or ``policy_gradient``.
         lr: Learning rate.
         seed: Of everything the run draws.
         queries: Reward queries until it ends.
@@ -82,6 +82,11 @@ class Job:
         if self.method == "vader":
             own = {"gradient": "last", "reward_frames": "all"}
             return {"objective": {"reward_gradient": own}, "trainer": {"batch_size": BATCH_SIZE}}
+        if self.method == "nft":
+            return {
+                "objective": {"nft": {"weight": 1.0, "group": GROUP_SIZE, "noisiest": 1.0}},
+                "trainer": {"batch_size": GROUPS},
+            }
         return {
             "objective": {"policy_gradient": {"weight": 1.0, "group": GROUP_SIZE}},
             "sampler": {"noise_level": self.noise_level},
@@ -147,6 +152,7 @@ def _updates(assembly: Assembly, job: Job) -> Iterator[None]:
         objective.step(model, prepared, processes.backward, 0)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
+        objective.after_update(model, step)
         yield
 
 

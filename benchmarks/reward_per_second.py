@@ -77,6 +77,12 @@ def _objective(**options: Any) -> dict[str, Any]:
     return {"objective": {"reward_gradient": options}}
 
 
+def _stored(size: int, refresh: int, gradient: str) -> dict[str, Any]:
+    """A store of rollouts. One that is never refreshed is filled beforehand, by the base model."""
+    store = {"store": "rollouts", "store_size": size, "store_refresh": refresh, "gradient": gradient}
+    return _trainer(batch_size=1) | _objective(**store)
+
+
 #: What each variant changes in the recipe: a batch of 4, 6 steps, all 8 frames, guidance 3.
 VARIANTS: dict[str, dict[str, Any]] = {
     RECIPE: {},
@@ -84,6 +90,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "2 steps": _steps(2),
     "3 steps, batch 1": _steps(3, batch_size=1),
     "low variance 2": _objective(low_variance=2),
+    # One clip per update from here on. Of 6 steps the 4th still mixes two parts of noise with one of data.
+    "batch 1, 4th step": _stored(1, 1, "steps:3"),
+    "store": _stored(4, 4, "last"),
+    "store, 4th step": _stored(4, 4, "steps:3"),
+    "bank of 24": _stored(24, 0, "last"),
+    "bank of 24, 4th step": _stored(24, 0, "steps:3"),
+    "bank of 4, 4th step": _stored(4, 0, "steps:3"),
 }
 
 
@@ -145,7 +158,21 @@ def _evaluate(judge: Assembly, pairs: int) -> dict[str, float]:
     return {name: round(float(values.mean()), 4) for name, values in scored.scores.items()}
 
 
-def _updates(assembly: Assembly) -> Iterator[bool]:
+def _bank_of(variant: str) -> int:
+    """Clips that a variant's bank holds before its first update."""
+    own = VARIANTS[variant].get("objective", {}).get("reward_gradient", {})
+    return int(own["store_size"]) if own.get("store_refresh") == 0 else 0
+
+
+def _fill(assembly: Assembly, batches: PromptBatches, bank: int) -> None:
+    """Fill the bank, by the base model and from prompts that no update is given."""
+    assert assembly.objective is not None
+    for place in range(bank):
+        batch = batches.at(1000 * bank + place, 0, 0, 1)
+        assembly.objective.prepare(assembly.model, [batch], SingleProcess(assembly.device))
+
+
+def _updates(assembly: Assembly, bank: int = 0) -> Iterator[bool]:
     """Train without end; one update an item, which says whether it made a rollout of its own."""
     trainer, model, objective = assembly.config.trainer, assembly.model, assembly.objective
     assert objective is not None
@@ -154,12 +181,18 @@ def _updates(assembly: Assembly) -> Iterator[bool]:
     batches = PromptBatches(
         assembly.draw_prompts, assembly.geometry, trainer.seed, trainer.batch_size, trainer.accumulate
     )
+    _fill(assembly, batches, bank)
+    made: list[None] = []
+    rollout = model.rollout
+    model.rollout = lambda *given, **more: made.append(None) or rollout(*given, **more)  # type: ignore
     for step in itertools.count():
+        made.clear()
         (prepared,) = objective.prepare(model, [batches.at(step, 0, *processes.here)], processes)
         for update in range(objective.updates):
             with updates.update() as backward:
                 objective.step(model, prepared, backward, update)
-            yield update == 0
+            yield bool(made)
+            made.clear()
 
 
 def train(job: Job, pairs: int, device: str) -> dict[str, Any]:
@@ -168,13 +201,14 @@ def train(job: Job, pairs: int, device: str) -> dict[str, Any]:
     assembly = assemble(job.variant, job.seed, pairs, device, job.lr)
     judge = _judge(assembly)
     curve = [{"updates": 0, "rollouts": 0, **_evaluate(judge, pairs)}]
-    updates, rollouts = _updates(assembly), 0
+    bank = _bank_of(job.variant)
+    updates, rollouts = _updates(assembly, bank), 0
     for done in range(1, MOST_UPDATES + 1):
         rollouts += next(updates)
         curve.append({"updates": done, "rollouts": rollouts, **_evaluate(judge, pairs)})
         if job.over(curve[-1], curve[0]):
             break
-    return {**asdict(job), "curve": curve}
+    return {**asdict(job), "bank": bank, "curve": curve}
 
 
 def _train_and_write(work: tuple[Job, int, str, Path, float]) -> str:
@@ -213,7 +247,8 @@ def _variants(options: argparse.Namespace) -> list[str]:
 
 def tune(options: argparse.Namespace) -> None:
     """Every variant at every learning rate of the grid, with the tuning's seeds."""
-    jobs = [Job(name, lr, seed) for seed in TUNING_SEEDS for name in _variants(options) for lr in RATES]
+    seeds, rates = TUNING_SEEDS[: options.seeds], options.rates or RATES
+    jobs = [Job(name, lr, seed) for seed in seeds for name in _variants(options) for lr in rates]
     _run(jobs, options)
 
 
@@ -234,9 +269,9 @@ def _machine() -> str:
 
 
 def _updates_of(variant: str) -> int:
-    """How many updates a rollout of the variant serves."""
+    """Updates after which each kind of the variant's has come: with a rollout, and with a kept one."""
     own = VARIANTS[variant].get("objective", {}).get("reward_gradient", {})
-    return int(own.get("inner_updates", 1))
+    return int(own.get("store_size", 1)) * max(1, int(own.get("store_refresh", 1)))
 
 
 def timing(options: argparse.Namespace) -> None:
@@ -248,11 +283,11 @@ def timing(options: argparse.Namespace) -> None:
         torch.set_num_threads(1)
     names = _variants(options)
     options.out.mkdir(parents=True, exist_ok=True)
-    updates = {name: _updates(assemble(name, 0, 8, options.device)) for name in names}
+    updates = {name: _updates(assemble(name, 0, 8, options.device), _bank_of(name)) for name in names}
     taken: dict[tuple[str, bool], list[tuple[float, float]]] = {}
     for turn in range(options.rounds + 1):
         for name in names:
-            for _ in range(_updates_of(name)):
+            for _ in range(1 if _bank_of(name) else _updates_of(name)):
                 wall, busy = time.perf_counter(), time.process_time()
                 fresh = next(updates[name])
                 if options.device == "cuda":
@@ -268,6 +303,8 @@ def timing(options: argparse.Namespace) -> None:
             "processor_seconds_range": [round(f(one for one, _ in times), 4) for f in (min, max)],
             "wall_seconds": round(statistics.mean(one for _, one in times), 4),
         }
+    for name in filter(_bank_of, names):
+        variants[name]["making"] = {"processor_seconds": round(_making(name, options.device), 4)}
     found = {
         "machine": torch.cuda.get_device_name() if options.device == "cuda" else f"{_machine()}, 1 thread",
         "torch": torch.__version__.partition("+")[0],
@@ -276,6 +313,16 @@ def timing(options: argparse.Namespace) -> None:
     }
     (options.out / f"timing-{options.device}.json").write_text(json.dumps(found, indent=1))
     print(json.dumps(found, indent=1))
+
+
+def _making(variant: str, device: str) -> float:
+    """Processor seconds per clip of the variant's bank."""
+    assembly, bank = assemble(variant, 0, 8, device), _bank_of(variant)
+    trainer = assembly.config.trainer
+    batches = PromptBatches(assembly.draw_prompts, assembly.geometry, trainer.seed, trainer.batch_size, 1)
+    busy = time.process_time()
+    _fill(assembly, batches, bank)
+    return (time.process_time() - busy) / bank
 
 
 def _read_runs(sources: list[Path]) -> list[dict[str, Any]]:
@@ -322,6 +369,8 @@ def main() -> None:
         command.add_argument("--pairs", type=int, default=64, help="held-out clips of an evaluation")
         command.add_argument("--deadline", type=float, default=float("inf"), help="no run begins after it")
         command.set_defaults(call=call)
+    commands.choices["tune"].add_argument("--rates", type=float, nargs="+", help="by default the grid")
+    commands.choices["tune"].add_argument("--seeds", type=int, default=2, help="of the tuning's")
     commands.choices["final"].add_argument("--share", type=float, default=1.0, help="of the best rate")
     command = commands.add_parser("timing", help=timing.__doc__)
     command.add_argument("--rounds", type=int, default=12)

@@ -45,9 +45,10 @@ def fallen(run: Run, point: Point) -> float:
 
 def seconds_of(point: Point, cost: dict[str, Any]) -> float:
     """Processor seconds of a run up to a point: updates with their own rollout, and with a kept one."""
-    kept = cost.get("kept", cost["rollout"])["processor_seconds"]
+    rollout = cost.get("rollout", cost.get("kept"))["processor_seconds"]
+    kept = cost.get("kept", cost.get("rollout"))["processor_seconds"]
     rollouts = point["rollouts"]
-    return rollouts * cost["rollout"]["processor_seconds"] + (point["updates"] - rollouts) * kept
+    return rollouts * rollout + (point["updates"] - rollouts) * kept
 
 
 def median_updates(runs: Sequence[Run], reward: float) -> float:
@@ -81,13 +82,22 @@ def spread(values: Sequence[float], digits: int) -> str:
     return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
-def cells(runs: Sequence[Run], cost: dict[str, Any], reward: float) -> tuple[list[str], float]:
-    """Updates, seconds, reward a second and alignment at ``reward``; and the median seconds."""
+def cells(
+    runs: Sequence[Run], cost: dict[str, Any], reward: float, before: float = 0.0
+) -> tuple[list[str], float]:
+    """Updates, seconds, reward a second and alignment at ``reward``; and the median seconds.
+
+    Args:
+        runs: Of one variant and rate.
+        cost: Of its updates.
+        reward: To which.
+        before: Seconds that are spent before the first update.
+    """
     pairs = [(run, point) for run in runs if (point := reached(run, reward))]
     pairs = [(run, point) for run, point in pairs if fallen(run, point) <= FALL]
     if not pairs:
         return ["not reached", "-", "-", "-"], math.inf
-    seconds = [seconds_of(point, cost) for _, point in pairs]
+    seconds = [before + seconds_of(point, cost) for _, point in pairs]
     gained = [
         (reward - run["curve"][0][REWARD]) / spent for (run, _), spent in zip(pairs, seconds, strict=True)
     ]
@@ -111,15 +121,25 @@ def table(tree: dict[str, Any], reward: float) -> list[str]:
     ]
     recipe_seconds = math.nan
     for variant in tree["variants"]:
-        update = ", then ".join(f"{one['processor_seconds']:.2f}" for one in costs[variant].values())
-        made = {run["lr"] for run in runs if run["variant"] == variant and run["lr"] <= rates[variant]}
-        for rate in sorted(made, reverse=True):
+        cost = costs[variant]
+        update = ", then ".join(
+            f"{cost[kind]['processor_seconds']:.2f}" for kind in ("rollout", "kept") if kind in cost
+        )
+        tried = {run["lr"] for run in runs if run["variant"] == variant and run["lr"] <= rates[variant]}
+        for rate in sorted(tried, reverse=True):
             own = [run for run in runs if run["variant"] == variant and run["lr"] == rate]
-            shown, seconds = cells(own, costs[variant], reward)
-            if math.isnan(recipe_seconds):
-                recipe_seconds = seconds
-            factor = f"{recipe_seconds / seconds:.1f}" if math.isfinite(seconds) else "-"
-            lines.append("| " + " | ".join([variant, f"{rate:g}", update, *shown, factor]) + " |")
+            made = max(run.get("bank", 0) for run in own)
+            spent = {"": 0.0}
+            if made:
+                spent[f", with the making of its {made} clips"] = made * cost["making"]["processor_seconds"]
+            for counted, before in spent.items():
+                shown, seconds = cells(own, cost, reward, before)
+                if math.isnan(recipe_seconds):
+                    recipe_seconds = seconds
+                factor = f"{recipe_seconds / seconds:.1f}" if math.isfinite(seconds) else "-"
+                lines.append(
+                    "| " + " | ".join([variant + counted, f"{rate:g}", update, *shown, factor]) + " |"
+                )
     return lines
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+#: Asked for every LoRA layer and norm of a pass, and torch answers it in Python each time.
+_has_autocast = lru_cache(torch.amp.is_autocast_available)
+
 
 def without_autocast(device: torch.device) -> AbstractContextManager[None]:
     """Within, autocast is off on ``device``; a device that has none (meta) is left alone."""
-    if not torch.amp.is_autocast_available(device.type):
+    if not _has_autocast(device.type):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
 

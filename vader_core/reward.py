@@ -67,6 +67,9 @@ class Reward(ABC):
     #: Whether the gradient is the loss's derivative; ``False`` where a part of the loss is a constant by
     #: definition (V-JEPA's target features).
     exact_gradient: ClassVar[bool] = True
+    #: The networks that it stands on, such as ``clip-l14``: another reward on one of them is inclined to like
+    #: the same, so it is no independent judge.
+    families: ClassVar[tuple[str, ...]] = ()
 
     @property
     def frames(self) -> FramesNeeded:

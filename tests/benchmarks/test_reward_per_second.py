@@ -69,6 +69,26 @@ def test_a_table_has_a_row_a_variant_and_the_factor():
     assert not any("of 5 seeds" in row for row in rows)
 
 
+def test_a_bank_has_a_row_with_its_making():
+    given = tree()
+    for one in given["runs"]:
+        if one["variant"] == "other":
+            one["bank"] = 4
+            for point in one["curve"]:
+                point["rollouts"] = 0
+    given["timings"]["cpu"]["variants"]["other"] = {
+        "kept": {"processor_seconds": 0.5},
+        "making": {"processor_seconds": 2.0},
+    }
+    rows = report.table(given, report.HIGH)[2:]
+    assert [row.split(" | ")[0].removeprefix("| ") for row in rows[1:]] == [
+        "other",
+        "other, with the making of its 4 clips",
+    ]
+    seconds = [float(row.split(" | ")[4].split()[0]) for row in rows[1:]]
+    assert seconds[1] - seconds[0] == pytest.approx(8.0, abs=0.1)
+
+
 @pytest.mark.parametrize("variant", study.VARIANTS)
 def test_every_variant_can_be_trained(variant):
     registry = load_registry()
@@ -77,7 +97,7 @@ def test_every_variant_can_be_trained(variant):
     assembly = prepare(config, registry)
     assert config.reward[0].name == report.REWARD
     assert assembly.model.num_steps == (int(variant[0]) if variant[1:].startswith(" steps") else 6)
-    assert config.trainer.batch_size == (1 if variant.endswith("batch 1") else 4)
+    assert config.trainer.batch_size == (4 if variant in ("recipe", "2 steps", "low variance 2") else 1)
     assert assembly.objective.terms[0].objective.config.low_variance == 2 * (variant == "low variance 2")
 
 

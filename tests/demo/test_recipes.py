@@ -22,7 +22,7 @@ def train(tmp_path, *arguments):
     return json.loads((tmp_path / "run" / "summary.json").read_text())["evaluation"]
 
 
-@pytest.mark.parametrize("name", ["demo", "demo_action", "demo_too_far"])
+@pytest.mark.parametrize("name", ["demo", "demo_action", "demo_too_far", "demo_nft"])
 def test_recipes_are_valid(name):
     registry = load_registry()
     assert plan(validated(read_recipe(registry, name)), registry=registry)["steps"] > 0

@@ -249,3 +249,24 @@ def test_each_layout_is_told_from_the_others(tmp_path):
     forms = [ListFormat(SHAPES), StableLoraFormat(SHAPES), DiffusersFormat(SHAPES)]
     seen = [[form.recognises(path) for form in forms] for path in (source, stable, other)]
     assert seen == [[True, False, False], [False, True, False], [False, False, True]]
+
+
+def test_t2v_turbos_list_has_one_pair_more(tmp_path):
+    """The projection of a guidance embedding, behind the first layer of the time embedding."""
+    source = official_list()
+    at = 2 * (list(SHAPES).index("time_embedding.linear_1") + 1)
+    width = SHAPES["time_embedding.linear_1"][1]
+    torch.save(
+        [*source[:at], drawn((width, 4), 91), drawn((4, 256), 92), *source[at:]], tmp_path / "turbo.pt"
+    )
+    torch.save(source, tmp_path / "plain.pt")
+    turbo, plain = (ListFormat(SHAPES).read(tmp_path / f"{name}.pt") for name in ("turbo", "plain"))
+    assert turbo.tensors.keys() == plain.tensors.keys()
+    for name, value in turbo.tensors.items():
+        assert torch.equal(value, plain.tensors[name])
+
+
+def test_the_guidance_projection_stands_where_diffusers_registers_it():
+    with torch.device("meta"):
+        names = list(weight_shapes(UNet3DConditionModel(**TINY.part("unet"), time_cond_proj_dim=256)))
+    assert names[names.index("time_embedding.linear_1") + 1] == "time_embedding.cond_proj"

@@ -13,6 +13,7 @@ from vader_core.assembly.prepare import prepare
 from vader_core.device import GIB
 from vader_core.errors import VaderError
 from vader_core.lora.adapter import LoraSettings, attach_lora, fitted, refuse_foreign, settings_of
+from vader_core.method.options import RewardGradientOptions
 from vader_core.profiling.estimate import memory_facts
 from vader_core.registry import Registry, load_registry
 from vader_core.run.adapters import find_adapter
@@ -78,6 +79,7 @@ def plan_facts(assembly: Assembly, processes: int) -> dict[str, Any]:
         f"{config.sampler.guidance_scale}",
         "objective": ", ".join(f"{name} x {item.weight:g}" for name, item in config.objective.items()),
         "gradient": str(asked.get("gradient", "")),
+        "store": _store(asked, config),
         "rewards": ", ".join(f"{item.name} x {item.weight:g}" for item in config.reward),
         "monitors": ", ".join(item.name for item in config.monitor) or "none",
         "prompts": config.prompts.source or f"the captions of {config.data.source}",
@@ -91,6 +93,23 @@ def plan_facts(assembly: Assembly, processes: int) -> dict[str, Any]:
         "denoiser_gib": frozen * width / GIB,
         "adapter_and_optimizer_gib": trainable * 16 / GIB,
     }
+
+
+def _store(asked: dict[str, Any], config: RunConfig) -> str:
+    """What a reward gradient's updates start from, in words."""
+    kind = asked.get("store")
+    if kind is None:
+        return "none"
+    if kind == "data":
+        return f"the clips of {config.data.source}"
+    fresh = RewardGradientOptions()
+    serves = asked.get("store_refresh", fresh.store_refresh)
+    made = f"{asked.get('store_size', fresh.store_size)} rollouts, each for {serves or 'all'} steps"
+    student = config.rollout
+    if not student.asked:
+        return made
+    own = f"{student.sampler}, {student.num_steps} steps, guidance {student.guidance_scale}"
+    return f"{made}, made by {student.lora or 'the model'} ({own})"
 
 
 def _what_learns(assembly: Assembly, denoiser: torch.nn.Module) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from typing import Any
 from vader_core.api.configure import complete
 from vader_core.api.plan import plan_facts, require_trainable
 from vader_core.assembly.levers import process_switches
-from vader_core.assembly.loading import load_parts
+from vader_core.assembly.loading import load_parts, related_judges
 from vader_core.assembly.parts import Assembly
 from vader_core.assembly.prepare import prepare
 from vader_core.data.latents import TEXT
@@ -106,6 +106,9 @@ def _train(
             listener.say(assembly.videos.summary.table())
     place = _checkpoint_to_continue(folder, listener) if resume else None
     load_parts(assembly, lambda: encode_up_front(assembly, processes.count))
+    if run is not None:
+        for warning in related_judges(assembly):
+            listener.say(warning)
     trainer = make_trainer(assembly, processes, run, listener)
     if place is not None:
         trainer.restore(read_checkpoint(place))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from vader_core.assembly.levers import pull_levers
-from vader_core.assembly.parts import Assembly
+from vader_core.assembly.parts import ROLLOUT_ADAPTER, Assembly
 from vader_core.backbone import Backbone
 from vader_core.device import out_of_memory_named
 from vader_core.errors import VaderError
@@ -66,6 +66,10 @@ def attach(assembly: Assembly) -> Tuning:
         tuning = Lora(denoiser, assembly.lora_settings())
     else:
         tuning = Lora(denoiser, start=find_adapter(start, assembly.registry), what=start)
+    distilled = assembly.config.rollout.lora
+    if distilled is not None:
+        adapter = find_adapter(distilled, assembly.registry)
+        tuning.add(ROLLOUT_ADAPTER, adapter, 0.0, what=f"--rollout-lora {distilled}")
     assembly.model.tuning = tuning
     return tuning
 
@@ -99,6 +103,20 @@ def load_rewards(
     assembly.monitors = _mixture(assembly, assembly.config.monitor, False, then)
     if objective is not None:
         objective.use(assembly.rewards)
+
+
+def related_judges(assembly: Assembly) -> list[str]:
+    """A warning for each monitor that stands on the same network as a reward that is trained on."""
+    found = []
+    for judge in assembly.monitors.terms:
+        for trained in assembly.rewards.terms:
+            shared = sorted(set(judge.reward.families) & set(trained.reward.families))
+            if shared:
+                found.append(
+                    f"--monitor {judge.name} stands on the same network as --reward {trained.name} "
+                    f"({', '.join(shared)}), so it is no independent judge: watch one of another family too"
+                )
+    return found
 
 
 def _mixture(

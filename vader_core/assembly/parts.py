@@ -21,6 +21,8 @@ from vader_core.prompts import Prompt, PromptSource
 from vader_core.registry import Registry
 from vader_core.run.config import DEFAULT_RANK, RunConfig
 
+#: What the distilled adapter of --rollout-lora is called beside the trained one.
+ROLLOUT_ADAPTER = "rollout"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

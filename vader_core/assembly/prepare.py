@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import torch
 
 from vader_core.assembly.levers import check_levers, make_shortcuts
-from vader_core.assembly.parts import DTYPES, Assembly, precision_context
+from vader_core.assembly.parts import DTYPES, ROLLOUT_ADAPTER, Assembly, precision_context
 from vader_core.assembly.resolve import backbone_component, choose_device
 from vader_core.backbone import Backbone
 from vader_core.builtin.prompts import parse_prompts
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
 from vader_core.method.guidance import Guidance, parse_scale
-from vader_core.method.model import Model, Stages
+from vader_core.method.model import Model, Stages, Student
 from vader_core.method.objective import Objective
 from vader_core.method.weighted import WeightedSum
 from vader_core.prompts import PromptSource
@@ -42,6 +43,8 @@ def prepare(config: RunConfig, registry: Registry, *, device: torch.device | Non
     objective = make_objective(config, registry, backbone)
     assembly = Assembly(config, registry, device, model, geometry, make_prompts(config, registry), objective)
     model.plan(geometry)
+    if model.student is not None:
+        model.student.like(model).plan(geometry)
     check_levers(assembly)
     if objective is not None:
         objective.check(model, geometry)
@@ -87,6 +90,21 @@ def make_model(config: RunConfig, registry: Registry, backbone: Backbone) -> Mod
         checkpointing=bool(performance.gradient_checkpointing),
         shortcuts=make_shortcuts(config, backbone, guidance),
         stages=Stages() if performance.offload else None,
+        student=_student(config, registry, backbone, guidance),
+    )
+
+
+def _student(config: RunConfig, registry: Registry, backbone: Backbone, guidance: Guidance) -> Student | None:
+    """What makes the rollouts of a store, where that is not the model as it samples."""
+    asked = config.rollout
+    if not asked.asked:
+        return None
+    component = registry.get("sampler", str(asked.sampler))
+    return Student(
+        component.make(asked.options, device=backbone.device, dtype=backbone.dtype),
+        replace(guidance, scale=parse_scale(asked.guidance_scale)),
+        int(asked.num_steps or 0),
+        None if asked.lora is None else ROLLOUT_ADAPTER,
     )
 
 

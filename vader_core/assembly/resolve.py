@@ -66,6 +66,7 @@ def resolve(
         performance=_performance(config, device),
         lora=_lora(config, backbone),
     )
+    config = changed(config, rollout=_rollout(config, registry))
     scored: Tree = {name: _items(config, registry, name) for name in ("reward", "monitor")}
     objectives = _objectives(config, registry, backbone, training=training)
     tree: Tree = config.model_dump() | scored | {"objective": objectives}
@@ -188,6 +189,29 @@ def _sampler(config: RunConfig, registry: Registry, backbone: Backbone) -> Tree:
         "name": name,
         "num_steps": asked.num_steps or defaults.num_steps,
         "guidance_scale": format_scale(defaults.guidance_scale) if scale is None else scale,
+    }
+
+
+def _rollout(config: RunConfig, registry: Registry) -> Tree:
+    """How a store's rollouts are made, complete; nothing where that is the run's own way."""
+    asked = config.rollout
+    if not asked.asked:
+        return {}
+    learning = config.objective.get("reward_gradient")
+    if learning is None or learning.options.get("store") != "rollouts":
+        raise VaderError(
+            "--rollout-lora and rollout.… say how the rollouts of a store are made: add "
+            "-o objective.reward_gradient.store=rollouts, or leave them out"
+        )
+    if asked.lora is not None and config.tuning.kind == "full":
+        raise VaderError("--rollout-lora stands beside a trained adapter, and --tune full trains none")
+    options = asked.options if asked.sampler is not None else {**config.sampler.options, **asked.options}
+    name = asked.sampler or str(config.sampler.name)
+    return {
+        **_given(registry.get("sampler", name), options),
+        "lora": None if asked.lora is None else kept_place(asked.lora),
+        "sampler": name,
+        "num_steps": asked.num_steps or (4 if asked.lora is not None else config.sampler.num_steps),
     }
 
 

@@ -17,6 +17,7 @@ from vader_core.builtin.samplers.options import (
     FlowEulerOptions,
     FlowUniPCOptions,
     IDDPMOptions,
+    LCMOptions,
     RectifiedFlowOptions,
 )
 from vader_core.hookspecs import Register, RegisterLoraFormat, hookimpl
@@ -47,6 +48,12 @@ def _iddpm(config: Any, *, device: object, dtype: object) -> object:
     return IDDPM(config)
 
 
+def _lcm(config: Any, *, device: object, dtype: object) -> object:
+    from vader_core.builtin.samplers.lcm import LCM
+
+    return LCM(config)
+
+
 def _rectified_flow(config: Any, *, device: object, dtype: object) -> object:
     from vader_core.builtin.samplers.rectified_flow import RectifiedFlowEuler
 
@@ -67,7 +74,7 @@ def _flow_unipc(config: Any, *, device: object, dtype: object) -> object:
 
 @hookimpl
 def register_samplers(register: Register) -> None:
-    """DDIM, DPM-Solver++ (2M), Euler, IDDPM, and three along a rectified flow."""
+    """DDIM, DPM-Solver++ (2M), Euler, IDDPM, consistency steps, and three along a rectified flow."""
     register("ddim", _ddim, config=DDIMOptions, summary="DDIM for epsilon and v models")
     register(
         "dpmpp",
@@ -86,6 +93,12 @@ def register_samplers(register: Register) -> None:
         _iddpm,
         config=IDDPMOptions,
         summary="ancestral DDPM over respaced steps, with the variance that the model predicts",
+    )
+    register(
+        "lcm",
+        _lcm,
+        config=LCMOptions,
+        summary="consistency steps, for students distilled to a few: T2V-Turbo, LCM",
     )
     register(
         "rectified_flow",

@@ -9,6 +9,7 @@ import click
 
 from vader_core.cli.options import config_of, model_options, reward_options, run_base
 from vader_core.cli.paths import EnteredPath
+from vader_core.errors import VaderError
 from vader_core.registry import Registry, load_registry
 
 
@@ -21,6 +22,14 @@ from vader_core.registry import Registry, load_registry
     "--lora-scale", "scales", multiple=True, type=float, help="Factor of the LoRA (repeat for a sweep)."
 )
 @click.option("--batch-size", type=int, help="Videos sampled at once.")
+@click.option("--suite", metavar="NAME", help="Judge by a suite's dimensions and prompts, such as vbench.")
+@click.option("--suite-prompts", type=EnteredPath(), metavar="FILE", help="The suite's file of prompts.")
+@click.option(
+    "--dimension", "dimensions", multiple=True, metavar="D", help="Of the suite (repeat); all by default."
+)
+@click.option("--most-prompts", type=int, metavar="N", help="Prompts per dimension, for a quick look.")
+@click.option("--most-videos", type=int, metavar="N", help="Clips per prompt, for a quick look.")
+@click.option("--clips", type=EnteredPath(), metavar="DIR", help="Keep the suite's clips, with a page.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--out", type=EnteredPath(), help="Also write the JSON to this file.")
 def command(**flags: Any) -> None:
@@ -37,12 +46,21 @@ def evaluate_command(flags: dict[str, Any], registry: Registry) -> None:
     lora: str = flags.pop("lora")
     size = flags.pop("batch_size")
     config = config_of(flags, registry, base=run_base(lora))
+    _check_suite(flags)
+    if flags["suite"]:
+        from vader_core.api.suite import evaluate_suite
 
-    from vader_core.api.evaluate import evaluate
+        given = {name: flags[name] for name in ("dimensions", "most_prompts", "most_videos", "clips")}
+        place = flags["suite_prompts"]
+        result = evaluate_suite(
+            config, lora, flags["suite"], place, batch_size=size, registry=registry, **given
+        )
+    else:
+        from vader_core.api.evaluate import evaluate
 
-    result = evaluate(
-        config, lora, pairs=flags["pairs"], scales=flags["scales"], batch_size=size, registry=registry
-    )
+        result = evaluate(
+            config, lora, pairs=flags["pairs"], scales=flags["scales"], batch_size=size, registry=registry
+        )
     if flags["out"] is not None:
         from vader_core.files import replacing
 
@@ -51,7 +69,37 @@ def evaluate_command(flags: dict[str, Any], registry: Registry) -> None:
     if flags["as_json"]:
         click.echo(json.dumps(result))
         return
-    _print_table(result)
+    (_print_suite if flags["suite"] else _print_table)(result)
+
+
+def _check_suite(flags: dict[str, Any]) -> None:
+    """Refuse a suite without its prompts, and its options without a suite."""
+    own = ("suite_prompts", "dimensions", "most_prompts", "most_videos", "clips")
+    if not flags["suite"]:
+        idle = [name for name in own if flags[name]]
+        if idle:
+            flag = "--dimension" if idle[0] == "dimensions" else "--" + idle[0].replace("_", "-")
+            raise VaderError(f"{flag} belongs to --suite NAME: give it, or leave {flag} out")
+        return
+    if flags["suite_prompts"] is None:
+        from vader_core.evaluation.suite import find_suite
+
+        found = find_suite(flags["suite"], load_registry())
+        raise VaderError(f"--suite {flags['suite']} needs --suite-prompts FILE: {found.prompts}")
+
+
+def _print_suite(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{result['lora']}: suite {result['suite']}")
+    for column in ("dimension", "clips", "base", "tuned", "difference"):
+        table.add_column(column, justify="left" if column == "dimension" else "right")
+    for name, row in result["dimensions"].items():
+        difference = row["tuned"] - row["base"]
+        cells = [f"{row['base']:.4f}", f"{row['tuned']:.4f}", f"{difference:+.4f}"]
+        table.add_row(name, str(row["clips"]), *cells)
+    Console().print(table)
 
 
 def _print_table(result: dict[str, Any]) -> None:

@@ -39,6 +39,7 @@ PLACES: dict[str, str] = {
     "lora_alpha": "lora.alpha",
     "lora_targets": "lora.targets",
     "lora": "lora.start",
+    "rollout_lora": "rollout.lora",
     "lr": "trainer.lr",
     "batch_size": "trainer.batch_size",
     "accumulate": "trainer.accumulate",
@@ -95,7 +96,9 @@ _TRAINING = [
         "--data", metavar="D", help="Learn from clips: file:PATH, videos:FOLDER, cache:FOLDER or NAME."
     ),
     click.option(
-        "--gradient", metavar="G", help="last, last:K, random, from:I, steps:I,J, refl or refl:LO-HI."
+        "--gradient",
+        metavar="G",
+        help="last, last:K, random, random:LO-HI, from:I, steps:I,J, refl or refl:LO-HI.",
     ),
     click.option(
         "--tune", type=click.Choice(["lora", "full"]), help="What learns: an adapter, or the model itself."
@@ -104,6 +107,9 @@ _TRAINING = [
     click.option("--lora-alpha", type=float, help="The update is scaled by alpha / rank."),
     click.option("--lora-targets", metavar="A,B", help="Ends of module names, or all."),
     click.option("--lora", metavar="L", help="Start from a run directory, a PATH or hub:REPO[/FILE]."),
+    click.option(
+        "--rollout-lora", metavar="L", help="A distilled adapter that makes a store's rollouts in few steps."
+    ),
     click.option("--lr", type=float, help="Learning rate."),
     click.option("--batch-size", type=int, help="Videos per process in each micro-step."),
     click.option("--accumulate", type=int, help="Micro-steps to accumulate before each optimizer step."),

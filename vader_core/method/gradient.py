@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from vader_core.errors import VaderError
 from vader_core.randomness import Randomness
 
-FORMS = "last, last:K, random, from:I, steps:I,J,…, refl, refl:LO-HI"
+FORMS = "last, last:K, random, random:LO-HI, from:I, steps:I,J,…, refl, refl:LO-HI"
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,30 @@ class RandomCut:
 
     def __str__(self) -> str:
         return "random"
+
+
+@dataclass(frozen=True)
+class RandomStep:
+    """One step, uniform between two.
+
+    Args:
+        low: First step that may be drawn.
+        high: Last step that may be drawn.
+    """
+
+    low: int
+    high: int
+
+    def draw(self, num_steps: int, rng: Randomness) -> Drawn:
+        """That step alone."""
+        return Drawn(frozenset({rng.integer("gradient", self.low, self.high + 1)}))
+
+    def check(self, num_steps: int) -> None:
+        """Refuse an empty range and steps that do not exist."""
+        _check_range(self, self.low, self.high, num_steps)
+
+    def __str__(self) -> str:
+        return f"random:{self.low}-{self.high}"
 
 
 @dataclass(frozen=True)
@@ -137,18 +161,29 @@ class Refl:
 
     def check(self, num_steps: int) -> None:
         """Refuse an empty range and steps that do not exist."""
-        low, high = self._range(num_steps)
-        if not 0 <= low <= high < num_steps:
-            raise VaderError(
-                f"--gradient {self} with {num_steps} steps: LO-HI must satisfy 0 <= LO <= HI <= "
-                f"{num_steps - 1}"
-            )
+        _check_range(self, *self._range(num_steps), num_steps)
 
     def __str__(self) -> str:
         return "refl" if self.low is None else f"refl:{self.low}-{self.high}"
 
 
-GradientChoice = Last | RandomCut | From | Steps | Refl
+def _check_range(choice: RandomStep | Refl, low: int, high: int, num_steps: int) -> None:
+    if not 0 <= low <= high < num_steps:
+        raise VaderError(
+            f"--gradient {choice} with {num_steps} steps: LO-HI must satisfy 0 <= LO <= HI <= {num_steps - 1}"
+        )
+
+
+GradientChoice = Last | RandomCut | RandomStep | From | Steps | Refl
+
+
+def draws_one(choice: GradientChoice, num_steps: int) -> bool:
+    """Whether every draw differentiates exactly one step.
+
+    >>> draws_one(RandomStep(1, 3), 5), draws_one(RandomCut(), 5), draws_one(Last(2), 5)
+    (True, False, False)
+    """
+    return not isinstance(choice, RandomCut) and len(choice.draw(num_steps, Randomness(0)).steps) == 1
 
 
 def parse_gradient(text: str) -> GradientChoice:
@@ -164,8 +199,9 @@ def parse_gradient(text: str) -> GradientChoice:
     try:
         if form == "last":
             return Last(int(argument)) if argument else Last()
-        if form == "random" and not argument:
-            return RandomCut()
+        if form == "random":
+            low, high = argument.split("-") if argument else ("", "")
+            return RandomStep(int(low), int(high)) if argument else RandomCut()
         if form == "from":
             return From(int(argument))
         if form == "steps":

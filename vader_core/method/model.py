@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from jaxtyping import Float
@@ -78,6 +78,7 @@ class Model:
         shortcuts: What the no-grad predictions of a training rollout leave out; ``None`` leaves out nothing.
         stages: The backward pass goes in stages; ``None`` is in one piece.
         watch: Called after every step of a rollout that is given no other.
+        student: Makes the rollouts of a store in its place; ``None`` is the model itself.
     """
 
     backbone: Backbone
@@ -92,6 +93,7 @@ class Model:
     shortcuts: ShortPredictions | None = None
     stages: Stages | None = None
     watch: Watcher | None = None
+    student: Student | None = None
     _plans: dict[Geometry, Plan] = field(default_factory=dict, repr=False)
 
     # -- the verbs ---------------------------------------------------------------------------------------
@@ -205,6 +207,15 @@ class Model:
             parts = [self.backbone.decode(part, geometry, chosen) for part in latents.split(1)]
             return torch.cat(parts)
 
+    @contextmanager
+    def making_rollouts(self) -> Iterator[Model]:
+        """Within, what makes the rollouts that updates only start from: the student, or the model itself."""
+        if self.student is None:
+            yield self
+            return
+        with self.student.of(self) as student:
+            yield student
+
     def base(self) -> AbstractContextManager[None]:
         """Within, the model is the one before tuning."""
         return self.tuning.off()
@@ -252,7 +263,55 @@ class Model:
     def whole(self) -> Model:
         """The same model without what only training may leave out: for sampling and validation."""
         kept = tuple(lever for lever in self.levers if lever.exact)
-        return replace(self, levers=kept, shortcuts=None)
+        return replace(self, levers=kept, shortcuts=None, student=None)
+
+
+class Adapters(Protocol):
+    """What a tuning must know to hold a student's adapter; :class:`vader_core.lora.tuning.Lora` does."""
+
+    def with_scale(self, name: str, scale: float) -> AbstractContextManager[None]:
+        """Within, the frozen adapter ``name`` counts ``scale`` times."""
+
+
+@dataclass(frozen=True)
+class Student:
+    """How the rollouts of a store are made, where another way than the model's own was asked for.
+
+    Args:
+        sampler: How noise becomes latents.
+        guidance: Scale 1 for a student that was distilled without.
+        num_steps: Sampling steps.
+        adapter: Name of the frozen adapter that counts meanwhile, beside the trained one; ``None`` is none.
+    """
+
+    sampler: Sampler
+    guidance: Guidance
+    num_steps: int
+    adapter: str | None = None
+    _plans: dict[Geometry, Plan] = field(default_factory=dict, repr=False, compare=False)
+
+    def like(self, model: Model) -> Model:
+        """``model``, sampled the student's way."""
+        return replace(
+            model,
+            sampler=self.sampler,
+            guidance=self.guidance,
+            num_steps=self.num_steps,
+            shortcuts=None,
+            student=None,
+            _plans=self._plans,
+        )
+
+    @contextmanager
+    def of(self, model: Model) -> Iterator[Model]:
+        """Within, the student's adapter counts; gives ``model``, sampled the student's way."""
+        on = (
+            nullcontext()
+            if self.adapter is None
+            else cast("Adapters", model.tuning).with_scale(self.adapter, 1.0)
+        )
+        with on:
+            yield self.like(model)
 
 
 def _told(latents: Tensor, timestep: float | Tensor) -> Tensor:

@@ -4,6 +4,8 @@ Clips of one prompt are sampled with an old policy and compared with each other.
 in supervised training, and two predictions are judged by how well they find it back: one leaned from the old
 policy's towards the current one, for good clips, and its mirror image, for bad ones. Neither the reward nor
 the sampler is differentiated, so both may be anything.
+
+The loss of Advantage Weighted Matching (arXiv 2509.25050) is an option of the same loop.
 """
 
 from __future__ import annotations
@@ -48,12 +50,14 @@ class Noised:
     Args:
         timestep: As the schedule counts them, [B].
         latents: x_t, [B, C, T, h, w].
+        target: What a perfect model predicts there, [B, C, T, h, w].
         old: The old policy's prediction, [B, C, T, h, w].
         base: The base model's; ``None`` where it has no weight.
     """
 
     timestep: Float[Tensor, " b"]
     latents: Float[Tensor, "b c t h w"]
+    target: Float[Tensor, "b c t h w"]
     old: Float[Tensor, "b c t h w"]
     base: Float[Tensor, "b c t h w"] | None
 
@@ -123,7 +127,9 @@ class NFT(Objective):
 
     def check(self, model: Model, geometry: Geometry) -> None:
         """Refuse an old policy that is the current one."""
-        if not self.config.decay:
+        if self.config.loss == "awm" and self.config.beta != NFTOptions().beta:
+            raise VaderError(f"{_HERE}.beta belongs to loss=nft: leave it out with loss=awm")
+        if not self.config.decay and self.config.loss == "nft":
             raise VaderError(
                 f"{_HERE}.decay=0: the old policy would always be the current one, and good and bad clips "
                 "could not be told apart: use more than 0 and less than 1, such as 0.5"
@@ -179,8 +185,10 @@ class NFT(Objective):
         uniform = 1.0 - self.config.noisiest * (1.0 - rng.uniform("timestep"))
         timestep = spread_timesteps(model.backbone, batch.geometry, uniform).to(clean.device)
         noise = rng.normal("noise", clean.shape[1:], device=clean.device, dtype=clean.dtype)
-        latents = model.backbone.schedule_for(batch.geometry).add_noise(clean, noise, timestep)
-        given = Noised(timestep, latents, latents, None)
+        schedule = model.backbone.schedule_for(batch.geometry)
+        latents = schedule.add_noise(clean, noise, timestep)
+        target = schedule.target(clean, noise, timestep)
+        given = Noised(timestep, latents, target, latents, None)
         return replace(given, old=predicted(model, given, conditioning))
 
     def _old_policy(self, model: Model) -> dict[str, Tensor]:
@@ -199,9 +207,21 @@ class NFT(Objective):
             for level, noised in enumerate(clips.levels):
                 with model.training(clips.batch.rng.within("noise level", level)):
                     current = predicted(model, noised, clips.conditioning)
-                    loss = nft_loss(
-                        schedule, clips.clean, noised, current, advantages, self.config.beta, self.config.clip
-                    )
+                    if self.config.loss == "awm":
+                        loss = awm_loss(noised, current, advantages, self.config.clip)
+                    else:
+                        loss = nft_loss(
+                            schedule,
+                            clips.clean,
+                            noised,
+                            current,
+                            advantages,
+                            self.config.beta,
+                            self.config.clip,
+                        )
+                    if self.config.old_weight:
+                        moved = _mean_square(widened(current) - widened(noised.old))
+                        loss = loss + self.config.old_weight * moved
                     if noised.base is not None:
                         apart = _mean_square(widened(current) - widened(noised.base))
                         loss = loss + self.config.base_weight * apart
@@ -283,6 +303,24 @@ def nft_loss(
         scale = apart.detach().abs().flatten(1).mean(dim=1).clamp(min=_LEAST_ERROR)
         errors.append(_mean_square(apart) / scale)
     return clip / beta * (good * errors[0] + (1.0 - good) * errors[1])
+
+
+def awm_loss(
+    noised: Noised, current: Float[Tensor, "b c t h w"], advantages: Float[Tensor, " b"], clip: float
+) -> Float[Tensor, " b"]:
+    """Each clip's loss: A |v - target|^2, the advantage A cut to ±clip.
+
+    Every batch serves one update, before which the policy has not moved: the ratio of the two policies is 1,
+    and there is nothing to clip.
+
+    Args:
+        noised: The clips at their noise levels, and their targets.
+        current: The current predictions, with their graph.
+        advantages: In standard deviations.
+        clip: Advantage beyond which more does not count.
+    """
+    apart = _mean_square(widened(current) - widened(noised.target))
+    return advantages.to(apart).clamp(-clip, clip) * apart
 
 
 def clean_from(schedule: Schedule, noised: Tensor, prediction: Tensor, timestep: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ class RewardGradientOptions(BaseModel):
 
     gradient: str | None = Field(
         None,
-        description="Steps to differentiate: last, last:K, random, from:I, steps:I,J,…, refl or refl:LO-HI; "
-        "the backbone's by default.",
+        description="Steps to differentiate: last, last:K, random, random:LO-HI, from:I, steps:I,J,…, refl "
+        "or refl:LO-HI; the backbone's by default.",
     )
     reward_frames: str | None = Field(
         None,
@@ -33,6 +33,28 @@ class RewardGradientOptions(BaseModel):
         ge=1,
         description="Optimizer updates per step: after the first, its rollout is re-noised and the last step "
         "differentiated again.",
+    )
+    store: Literal["rollouts", "data"] | None = Field(
+        None,
+        description="Update from clean latents that are there, noised anew to the one step that `gradient` "
+        "draws: own `rollouts`, each of which serves several updates, or the clips of `--data`.",
+    )
+    store_size: int = Field(
+        4, ge=1, description="Rollouts that the store holds for each micro-step; they are used in turns."
+    )
+    store_refresh: int = Field(
+        4, ge=0, description="Steps that a stored rollout serves before it is made anew; 0 keeps it for good."
+    )
+    direct_align: bool = Field(
+        False,
+        description="With a store: take one sampling step and remove the rest of the noise that was mixed "
+        "in, in place of the model's own estimate (Direct-Align of SRPO); sharp at noisy steps too.",
+    )
+    discount: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="With a store: the loss of step k counts discount^(S - 1 - k), noisy steps less.",
     )
     base_weight: float = Field(
         0.0, ge=0, description="Weight of the squared distance to the base model's prediction."
@@ -87,6 +109,14 @@ class NFTOptions(BaseModel):
     group: int = Field(
         8, ge=2, description="Clips per prompt; they are compared with each other. The paper takes 24."
     )
+    loss: Literal["nft", "awm"] = Field(
+        "nft",
+        description="nft contrasts two predictions; awm weighs the training loss with the advantage "
+        "(Advantage Weighted Matching, published with noisiest=1, timesteps=6 and old_weight=0.1).",
+    )
+    old_weight: float = Field(
+        0.0, ge=0, description="Weight of the squared distance to the old policy's prediction; 0 is off."
+    )
     beta: float = Field(
         1.0,
         gt=0,
@@ -96,7 +126,7 @@ class NFTOptions(BaseModel):
     clip: float = Field(
         5.0,
         gt=0,
-        description="Advantage, in standard deviations of the group, from which on a clip is all good.",
+        description="Advantage, in standard deviations of the group, beyond which more does not count.",
     )
     timesteps: int = Field(2, ge=1, description="Noise levels per clip and update.")
     noisiest: float = Field(

@@ -1,8 +1,8 @@
 """VADER (arXiv 2407.08737): a reward's gradient flows back through denoising steps into what learns.
 
 One update is Algorithm 1 of the paper: sample, decode, score, send the loss back. What may vary is the value
-that each verb is given. A rollout may be a fresh one, segment by segment, or a kept one with its last step
-taken again from fresh noise; the loss goes back in one piece, or network by network.
+that each verb is given. A rollout may be a fresh one, segment by segment, or clean latents that are there,
+with one step taken again from fresh noise; the loss goes back in one piece, or network by network.
 """
 
 from __future__ import annotations
@@ -10,48 +10,46 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from vader_core.backbone import Backbone
+from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
-from vader_core.method.denoise import DifferentiatedStep, Rollout
+from vader_core.method.denoise import Rollout
 from vader_core.method.frames import check_choice
-from vader_core.method.gradient import NO_GRADIENT, Drawn, parse_gradient
-from vader_core.method.mixture import FrameChoice, Mixture, MixtureOutput
+from vader_core.method.gradient import NO_GRADIENT, Drawn, draws_one, parse_gradient
+from vader_core.method.latent_store import LatentStore, Stored
+from vader_core.method.mixture import FrameChoice, Mixture
 from vader_core.method.model import Model
 from vader_core.method.objective import Backward, Batch, Objective, Processes, StepResult
 from vader_core.method.options import RewardGradientOptions
+from vader_core.method.renoise import renoised
 from vader_core.method.segments import Segments, Trajectory, sample_segments
+from vader_core.method.send_back import Score, in_one_piece, network_by_network
+from vader_core.method.supervised import encode
 from vader_core.randomness import Randomness
 
 _HERE = "objective.reward_gradient"
 
 
-@dataclass(frozen=True)
-class Score:
-    """What a loss is made of.
-
-    Args:
-        loss: Mean over the batch, divided by the terms of the update; a scalar with its graph.
-        output: What the rewards say.
-        distance: Mean squared distance to the base model's prediction, where it was asked for.
-    """
-
-    loss: Tensor
-    output: MixtureOutput
-    distance: Tensor | None = None
-
-
 @dataclass
 class Prepared:
-    """A batch, and the rollout that its first update leaves for the further ones."""
+    """A batch, and the rollout that its updates start from.
+
+    Args:
+        batch: What is asked for, with the update's random numbers.
+        kept: From a store; else what the first update leaves for the further ones.
+        staleness: Optimizer steps since a store's rollout was made.
+    """
 
     batch: Batch
     kept: Rollout | None = None
+    staleness: int | None = None
 
 
 class RewardGradient(Objective):
@@ -68,6 +66,7 @@ class RewardGradient(Objective):
         self.updates = self.config.inner_updates
         self.queries = max(1, self.config.low_variance) + self.updates - 1
         self.rewards = Mixture(())
+        self.store = LatentStore(self.config.store_size, self.config.store_refresh)
         chosen = self.config.gradient_segments
         self.segments = Segments(
             self.config.segments, None if chosen is None else tuple(chosen), self.config.carry_gradient
@@ -77,8 +76,8 @@ class RewardGradient(Objective):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Rewards with a gradient."""
-        return frozenset({"rewards"})
+        """Rewards with a gradient; clips where they are the store."""
+        return frozenset({"rewards", "videos"} if self.config.store == "data" else {"rewards"})
 
     def use(self, rewards: Mixture) -> None:
         """Take the rewards; refuse a frame choice that none of them would follow."""
@@ -107,6 +106,7 @@ class RewardGradient(Objective):
         self.segments.check()
         check_choice(self._frames(backbone), self.segments.joined_frames(geometry))
         self._check_renoising()
+        self._check_store(model, geometry)
         if self.segments.count > 1 and not (backbone.takes_image or backbone.needs_image):
             raise VaderError(
                 f"{_HERE}.segments={config.segments}: backbone {backbone.name!r} cannot start from an image, "
@@ -121,14 +121,18 @@ class RewardGradient(Objective):
     def _check_renoising(self) -> None:
         """Refuse what does not fit re-noised last steps."""
         config = self.config
-        asked = {"low_variance": config.low_variance > 0, "inner_updates": config.inner_updates > 1}
+        asked = {
+            "store": config.store is not None,
+            "low_variance": config.low_variance > 0,
+            "inner_updates": config.inner_updates > 1,
+        }
         names = [name for name, on in asked.items() if on]
         if not names:
             return
-        if config.gradient not in (None, "last"):
+        if config.store is None and config.gradient not in (None, "last"):
             raise VaderError(
                 f"{_HERE}.{names[0]} re-noises the last step, so --gradient {config.gradient} does not fit: "
-                "use last"
+                f"use last, or add -o {_HERE}.store=rollouts, which re-noises any one step"
             )
         clashing = {
             "segments": config.segments > 1,  # only one segment's latents are kept
@@ -138,6 +142,48 @@ class RewardGradient(Objective):
             if on:
                 raise VaderError(f"{_HERE}.{names[0]} and {_HERE}.{name} do not fit: leave one out")
 
+    def _check_store(self, model: Model, geometry: Geometry) -> None:
+        """Refuse a store's options without one, and what a store cannot do."""
+        config = self.config
+        fresh = RewardGradientOptions()
+        if config.store is None:
+            own = ("store_size", "store_refresh", "direct_align", "discount")
+            idle = [name for name in own if getattr(config, name) != getattr(fresh, name)]
+            if idle:
+                raise VaderError(
+                    f"{_HERE}.{idle[0]} belongs to a store of latents, and there is none: add "
+                    f"-o {_HERE}.store=rollouts or =data, or leave it out"
+                )
+            return
+        if not draws_one(self._gradient(), model.num_steps):
+            raise VaderError(
+                f"{_HERE}.store updates at one step, so --gradient {config.gradient} does not fit: use last, "
+                "steps:I, random:LO-HI or refl:LO-HI"
+            )
+        if config.store == "data":
+            sized = [
+                name
+                for name in ("store_size", "store_refresh")
+                if getattr(config, name) != getattr(fresh, name)
+            ]
+            if sized:
+                raise VaderError(
+                    f"{_HERE}.{sized[0]} is for store=rollouts; the clips of --data are all there"
+                )
+            if not model.backbone.encodes_video:
+                raise VaderError(
+                    f"{_HERE}.store=data: backbone {model.backbone.name!r} cannot encode videos: use "
+                    "store=rollouts"
+                )
+        if config.direct_align:
+            plan, nothing = model.plan(geometry), Conditioning({})
+            random = [i for i in range(plan.num_steps) if model.sampler.needs_noise(plan, i, nothing)]
+            if random:
+                raise VaderError(
+                    f"{_HERE}.direct_align removes noise that is known, and the sampler adds more at step "
+                    f"{random[0]}: make its steps deterministic, or leave it out"
+                )
+
     def _gradient(self) -> Any:
         return parse_gradient(self.config.gradient or "last")
 
@@ -145,11 +191,47 @@ class RewardGradient(Objective):
         """What was asked for, else what is cheap to decode, else any one frame."""
         return self.config.reward_frames or backbone.defaults.reward_frames or "random"
 
+    def save(self, folder: Path) -> None:
+        """Write the store."""
+        self.store.save(folder)
+
+    def load(self, folder: Path) -> None:
+        """Read the store."""
+        self.store.load(folder)
+
     # -- one update --------------------------------------------------------------------------------------
 
     def prepare(self, model: Model, batches: Sequence[Batch], processes: Processes) -> list[Any]:
-        """Room for the rollout that the further updates start from."""
-        return [Prepared(batch) for batch in batches]
+        """The latents that the updates start from, where there is a store; else room for a rollout."""
+        if self.config.store is None:
+            return [Prepared(batch) for batch in batches]
+        start = self._from_rollouts if self.config.store == "rollouts" else self._from_clips
+        return [start(model, batch, micro) for micro, batch in enumerate(batches)]
+
+    @torch.no_grad()
+    def _from_rollouts(self, model: Model, batch: Batch, micro: int) -> Prepared:
+        """The store's rollout for this step; made now where its turn has come."""
+        step = batch.rng.step
+        found = self.store.take(step, micro, len(batch))
+        if found is None:
+            with model.making_rollouts() as maker:
+                made = sample_segments(
+                    maker, batch.prompts, batch.geometry, Segments(), lambda _: NO_GRADIENT, (), batch.rng
+                ).last
+            found = self.store.put(step, micro, Stored(batch, made.latents, made.conditioning))
+        of = found.batch
+        if found.conditioning is None:
+            found.conditioning = model.condition(of.prompts, of.geometry, of.rng)
+        found.latents = found.latents.to(model.backbone.device)
+        kept = Rollout(found.latents, found.conditioning)
+        return Prepared(Batch(of.prompts, of.geometry, batch.rng), kept, step - of.rng.step)
+
+    @torch.no_grad()
+    def _from_clips(self, model: Model, batch: Batch, micro: int) -> Prepared:
+        """The batch's clips, as latents."""
+        clips = encode(model, batch)
+        conditioning = model.condition(batch.prompts, batch.geometry, batch.rng, image=clips.first_frames)
+        return Prepared(batch, Rollout(clips.latents, conditioning))
 
     def step(self, model: Model, prepared: Prepared, backward: Backward, update: int) -> StepResult:
         """Sample videos, score them, and send the reward's gradient back into what learns."""
@@ -158,13 +240,14 @@ class RewardGradient(Objective):
         send_back = in_one_piece if model.stages is None else network_by_network
         terms = max(1, self.config.low_variance) if update == 0 else 1
         scores: list[Score] = []
+        steps: frozenset[int] = frozenset()
         with model.training(batch.rng):
-            for trajectory, rng in self._trajectories(model, prepared, batch, frames):
+            for trajectory, rng in self._trajectories(model, prepared, batch, frames, terms):
                 score = partial(self._score, model, trajectory, frames, batch, rng, terms)
-
                 scores.append(send_back(model, trajectory, score, backward))
+                steps |= trajectory.drawn.steps
                 prepared.kept = prepared.kept or trajectory.last.detached()
-        return _result(scores, trajectory.drawn, frames, len(batch))
+        return _result(scores, steps, frames, len(batch), prepared.staleness)
 
     def _chosen_frames(self, batch: Batch, backbone: Backbone) -> FrameChoice:
         joined = self.segments.joined_frames(batch.geometry)
@@ -179,7 +262,7 @@ class RewardGradient(Objective):
         return frames
 
     def _trajectories(
-        self, model: Model, prepared: Prepared, batch: Batch, frames: FrameChoice
+        self, model: Model, prepared: Prepared, batch: Batch, frames: FrameChoice, repeats: int
     ) -> Iterator[tuple[Trajectory, Randomness]]:
         """The update's samples, one after the other: each is sent back before the next is made."""
         config = self.config
@@ -190,12 +273,14 @@ class RewardGradient(Objective):
             with torch.no_grad():
                 sampled = self._sampled(model, batch, frames, lambda _: NO_GRADIENT)
             prepared.kept = sampled.last
-            repeats = config.low_variance
-        else:
-            repeats = 1
         for repeat in range(repeats):
             rng = batch.rng.within("low variance", repeat)
-            yield renoised(model, prepared.kept, batch.geometry, frames.union, rng), rng
+            (step,) = self._gradient().draw(model.num_steps, rng).steps
+            known = config.direct_align
+            yield (
+                renoised(model, prepared.kept, batch.geometry, frames.union, rng, step, known_noise=known),
+                rng,
+            )
 
     def _sampled(
         self, model: Model, batch: Batch, frames: FrameChoice, draw: Callable[[Randomness], Drawn]
@@ -224,36 +309,14 @@ class RewardGradient(Objective):
         with model.autocast():
             output = self.rewards(video, frames, batch.prompts, rng)
             loss = output.loss.mean() / terms
+        if self.config.store is not None:
+            (step,) = trajectory.drawn.steps
+            loss = loss * self.config.discount ** (model.num_steps - 1 - step)
         distance = None
         if self.config.base_weight and trajectory.last.record:
             distance = base_distance(model, trajectory.last).mean()
             loss = loss + self.config.base_weight * distance
         return Score(loss, output, distance)
-
-
-def renoised(
-    model: Model, kept: Rollout, geometry: Geometry, frames: Sequence[int], rng: Randomness
-) -> Trajectory:
-    """The last step once more, differentiated, from the kept clean latents with fresh noise.
-
-    Args:
-        model: The model.
-        kept: A finished rollout.
-        geometry: Of the videos.
-        frames: Frames to decode.
-        rng: For the fresh noise.
-    """
-    sampler, plan, clean = model.sampler, model.plan(geometry), kept.latents
-    last = plan.num_steps - 1
-    fresh = rng.normal("renoise", clean.shape[1:], device=clean.device, dtype=clean.dtype)
-    state = sampler.renoise(plan, last, clean, fresh)
-    latents = sampler.model_input(plan, last, state)
-    told = sampler.told(plan, last, kept.conditioning)
-    prediction = model.predict(latents, plan.timesteps[last], told)
-    record = (DifferentiatedStep(last, latents.detach(), plan.timesteps[last], told, prediction.value),)
-    estimate = sampler.clean(plan, last, state, prediction)
-    rollout = Rollout(estimate, kept.conditioning, record)
-    return Trajectory(rollout, tuple(frames), geometry, Drawn(frozenset({last})))
 
 
 def base_distance(model: Model, rollout: Rollout) -> Tensor:
@@ -273,74 +336,22 @@ def base_distance(model: Model, rollout: Rollout) -> Tensor:
     return torch.stack(apart).mean(dim=0)
 
 
-# -- how a loss goes back ------------------------------------------------------------------------------------
-
-
-def in_one_piece(
-    model: Model, trajectory: Trajectory, score: Callable[[Tensor], Score], backward: Backward
-) -> Score:
-    """One backward pass through reward, decoder and denoiser."""
-    found = score(trajectory.decode(model))
-    backward(found.loss)
-    return found
-
-
-def network_by_network(
-    model: Model, trajectory: Trajectory, score: Callable[[Tensor], Score], backward: Backward
-) -> Score:
-    """The same gradient, one network at a time: reward to pixels, decoder to latents, denoiser to adapter.
-
-    The frames are decoded twice, so that the decoder's activations and the reward's never meet.
-    """
-    assert model.stages is not None
-    last, wanted = trajectory.last.latents, len(trajectory.wanted)
-    latents = last.detach()
-    with torch.no_grad():
-        video = trajectory.decode(model, latents)
-    video = video.detach().requires_grad_()
-    with model.stages.rewards_awake():
-        found = score(video)
-        backward(found.loss)
-    assert video.grad is not None
-    ends: list[tuple[Tensor, Tensor | None]] = [
-        (piece, video.grad[:, at : at + piece.shape[1]]) for at, piece in _placed(trajectory.earlier)
-    ]
-    if wanted:
-        latents.requires_grad_()
-        with model.stages.decoder_awake():
-            made_from = trajectory.last.conditioning
-            decoded = model.decode(latents, trajectory.geometry, trajectory.wanted, made_from)
-            decoded.backward(video.grad[:, -wanted:])
-        ends.append((last, latents.grad))
-    differentiated = [(end, gradient) for end, gradient in ends if end.requires_grad]
-    if len(differentiated) == 1:
-        differentiated[0][0].backward(differentiated[0][1])
-    else:  # all at once: with a carried gradient the segments share a part of their graph
-        torch.autograd.backward(
-            [end for end, _ in differentiated], [gradient for _, gradient in differentiated]
-        )
-    return found
-
-
-def _placed(pieces: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
-    """Each piece of a video with the place of its first frame."""
-    at = 0
-    for piece in pieces:
-        yield at, piece
-        at += piece.shape[1]
-
-
-def _result(scores: list[Score], drawn: Drawn, frames: FrameChoice, size: int) -> StepResult:
+def _result(
+    scores: list[Score], steps: frozenset[int], frames: FrameChoice, size: int, staleness: int | None
+) -> StepResult:
     """The mean over an update's trajectories, for the record."""
     names = scores[0].output.scores
     distances = [score.distance.detach() for score in scores if score.distance is not None]
+    figures = {"base_distance": torch.stack(distances).mean()} if distances else {}
+    if staleness is not None:
+        figures["staleness"] = torch.tensor(float(staleness))
     return StepResult(
         loss=torch.stack([score.loss.detach() for score in scores]).sum(),
         scores={
             name: torch.stack([score.output.scores[name] for score in scores]).mean(dim=0) for name in names
         },
-        figures={"base_distance": torch.stack(distances).mean()} if distances else {},
+        figures=figures,
         reward_queries=size * len(scores),
-        steps=drawn.steps,
+        steps=steps,
         frames=frames.union,
     )

@@ -24,6 +24,7 @@ from vader_core.method.gradient import RandomCut, Refl, parse_gradient
 from vader_core.performance.offload import modules_of
 from vader_core.profiling.bench import Bench, load
 from vader_core.profiling.paper_device import Ledger, PaperDevice, on_paper
+from vader_core.profiling.paper_rewards import on_paper_alone
 from vader_core.profiling.stopwatch import PHASES, Stopwatch, timed_parts
 from vader_core.randomness import Randomness
 from vader_core.registry import Kind, Registry
@@ -92,6 +93,7 @@ def without_files(config: RunConfig, registry: Registry) -> RunConfig:
         config.model_dump(),
         {
             "lora": {"start": None},
+            "rollout": {"lora": None},
             "performance": {
                 "cuda_graphs": False,
                 # what is free is asked of a real device
@@ -190,6 +192,10 @@ class _Paper:
     def __init__(self, assembly: Assembly, device: PaperDevice) -> None:
         self.assembly, self.device, self.ledger = assembly, device, device.ledger
         load(assembly)
+        assembly.rewards = on_paper_alone(assembly.rewards)
+        assembly.monitors = on_paper_alone(assembly.monitors)
+        if assembly.objective is not None:
+            assembly.objective.use(assembly.rewards)
         self.gradient = parse_gradient(str(self._asked().get("gradient") or "last"))
         self.loading = (self.ledger.peak + WORKSPACE) / GIB
         self.num_steps = assembly.model.num_steps

@@ -134,6 +134,25 @@ class LoraSection(Section):
     )
 
 
+class RolloutSection(ComponentSection):
+    """How the rollouts of a store are made; the options of `sampler` stand beside it."""
+
+    lora: str | None = Field(
+        None,
+        description="A distilled adapter that counts meanwhile, frozen: a run, a path, or hub:REPO[/FILE].",
+    )
+    sampler: str | None = Field(None, description="Registered name of the sampler; the run's by default.")
+    num_steps: int | None = Field(
+        None, ge=1, description="Sampling steps; 4 by default with `lora`, else the run's."
+    )
+    guidance_scale: float | str = Field(1.0, description="A number, or FIRST:LAST over the frames.")
+
+    @property
+    def asked(self) -> bool:
+        """Whether anything of it was given."""
+        return self != RolloutSection()
+
+
 class TrainerSection(Section):
     """The loop around an update."""
 
@@ -261,6 +280,7 @@ class RunConfig(Section):
     backbone: BackboneSection = Field(default_factory=BackboneSection)
     video: VideoSection = Field(default_factory=VideoSection)
     sampler: SamplerSection = Field(default_factory=SamplerSection)
+    rollout: RolloutSection = Field(default_factory=RolloutSection)
     objective: dict[str, ObjectiveSection] = Field(default_factory=dict)
     reward: list[RewardSection] = Field(default_factory=list)
     monitor: list[MonitorSection] = Field(default_factory=list)

@@ -1,8 +1,6 @@
 """The two LoRA layouts of the official training code, and diffusers'.
 
-*List files* (`N_unet.pt`): a bare list of float32 tensors, up and down matrix of one module after another,
-without a name. The order is that of `named_modules()` over every linear layer and convolution. Down has the
-base layer's kernel, up is 1x1, and the update is up(down(x)) with no scale.
+*List files* (`N_unet.pt`, and `unet_lora.pt` of T2V-Turbo): see :mod:`vader_core.lora.listed`.
 
 *stable_lora files* (`N_lora_text_to_video_unet.safetensors`): `<module>.lora_A` and `<module>.lora_B` in
 the manner of loralib, alpha equal to the rank. For a linear layer they are what peft calls them. For a
@@ -13,8 +11,6 @@ reshaped as if it were k by k and averaged over the last axis.
 
 from __future__ import annotations
 
-import pickletools
-import zipfile
 from abc import abstractmethod
 from collections.abc import Mapping
 from functools import cache
@@ -26,9 +22,13 @@ from torch import Tensor, nn
 from vader_core.errors import VaderError
 from vader_core.files import replacing
 from vader_core.lora.formats import Adapter, LoraFormat
+from vader_core.lora.listed import first_shape, read_listed
 from vader_core.lora.reader import read_lora
 from vader_core.weights import load_tensors, tensor_names, write_tensors
 from vader_modelscope.architecture import FULL, Architecture
+
+#: T2V-Turbo's projection of a guidance embedding, and the embedding's width.
+GUIDANCE_PROJECTION, GUIDANCE_WIDTH = "time_embedding.cond_proj", 256
 
 #: Kinds of layer that the official code puts a LoRA into.
 LAYERS = (nn.Linear, nn.Conv2d, nn.Conv3d)
@@ -101,46 +101,22 @@ class ListFormat(_ModelScopeFormat):
     name = "modelscope_list"
 
     def recognises(self, path: Path) -> bool:
-        """Whether it is a torch file whose pickle begins with a list; the pickle is looked at, never run."""
-        if not path.is_file() or not zipfile.is_zipfile(path):
-            return False
-        with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if name.endswith("data.pkl")]
-            if not names:
-                return False
-            operations = pickletools.genops(archive.read(names[0]))
-            first = next((operation.name for operation, _, _ in operations if operation.name != "PROTO"), "")
-        return first == "EMPTY_LIST"
+        """Whether it is a bare list whose first pair is a convolution's; the pickle is never run."""
+        return len(first_shape(path) or ()) == len(next(iter(self.shapes.values())))
 
     def read(self, path: Path) -> Adapter:
-        """Read a list file.
+        """Read a list file; T2V-Turbo's has one pair more.
+
+        That pair belongs to the projection of a guidance embedding which T2V-Turbo adds to the U-Net. Its
+        base weight is drawn at random and in no file, so the embedding is left out.
 
         Raises:
             VaderError: No list of tensors, another number of them than twice the layers, or a shape that
                 does not fit.
         """
-        found = load_tensors(path, needed_for=f"LoRA format {self.name!r}").get("")
-        if not isinstance(found, list) or not all(isinstance(value, Tensor) for value in found):
-            raise self._error(f"{path} holds no bare list of tensors")
-        if len(found) != 2 * len(self.shapes):
-            raise self._error(
-                f"{path} holds {len(found)} tensors instead of {2 * len(self.shapes)} (up and down matrix of "
-                f"each of {len(self.shapes)} layers of the U-Net); a text encoder's file cannot be read, and "
-                "the official code never trains that one"
-            )
-        tensors: dict[str, Tensor] = {}
-        for (module, shape), up, down in zip(self.shapes.items(), found[::2], found[1::2], strict=True):
-            rank = len(down)
-            wanted_up = (shape[0], rank, *(1 for _ in shape[2:]))
-            if tuple(up.shape) != wanted_up or tuple(down.shape) != (rank, *shape[1:]):
-                raise self._error(
-                    f"{path}: up {tuple(up.shape)} and down {tuple(down.shape)} do not fit {module}, whose "
-                    f"weight is {shape}"
-                )
-            tensors[f"{module}.lora_A.weight"] = down.float()
-            tensors[f"{module}.lora_B.weight"] = up.float()
-        rank = max(len(down) for down in found[1::2])
-        return Adapter(tensors, rank=rank, alpha=float(rank))
+        behind = "time_embedding.linear_1"
+        projection = {GUIDANCE_PROJECTION: (behind, (self.shapes[behind][1], GUIDANCE_WIDTH))}
+        return read_listed(path, self.shapes, what=f"LoRA format {self.name!r}", left_out=projection)
 
     def write(self, adapter: Adapter, path: Path) -> None:
         """Write a list file: float32, the scale alpha / rank within the up matrices.

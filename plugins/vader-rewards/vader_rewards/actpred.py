@@ -71,6 +71,7 @@ class Actpred(Reward):
     """
 
     name: ClassVar[str] = "actpred"
+    families: ClassVar[tuple[str, ...]] = ("videomae",)
 
     def __init__(self, options: ActpredOptions, *, device: torch.device, dtype: torch.dtype) -> None:
         what = "reward 'actpred'"

@@ -32,6 +32,7 @@ class AestheticHps(Reward):
     """
 
     name: ClassVar[str] = "aesthetic_hps"
+    families: ClassVar[tuple[str, ...]] = ("clip-l14", "clip-h14")
 
     def __init__(self, options: AestheticHpsOptions, *, device: torch.device, dtype: torch.dtype) -> None:
         self.aesthetic = Aesthetic(options.aesthetic, device=device, dtype=dtype)

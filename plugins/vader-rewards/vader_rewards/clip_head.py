@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -33,6 +33,8 @@ class ClipHeadReward(ImageReward):
         device: Where the models live.
         dtype: Of the image tower; half types run it under autocast. The head is always in float32.
     """
+
+    families: ClassVar[tuple[str, ...]] = ("clip-l14",)
 
     def __init__(
         self,

@@ -63,6 +63,7 @@ class Hps(ImageReward):
     """
 
     name: ClassVar[str] = "hps"
+    families: ClassVar[tuple[str, ...]] = ("clip-h14",)
 
     def __init__(self, options: HpsOptions, *, device: torch.device, dtype: torch.dtype) -> None:
         what = "reward 'hps'"

@@ -31,10 +31,11 @@ from .plugin import REWARDS
 
 #: What is measured where nothing else is asked for: a row per reward, two more for the other detectors.
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
-    **{name: (name, {"weights": "random"}) for name in REWARDS},
+    **{name: (name, {"weights": "random"}) for name in REWARDS if name != "http"},
     "aesthetic_hps": ("aesthetic_hps", {"aesthetic": {"weights": "random"}, "hps": {"weights": "random"}}),
     "actpred": ("actpred", {"weights": "random", "label": "0"}),
     "jpeg_size": ("jpeg_size", {}),
+    "temporal_flickering": ("temporal_flickering", {}),
     "object_detection": ("object_detection", {"weights": "random", "threshold": 0.001}),
     "object_detection grounding_dino_tiny": (
         "object_detection",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -171,3 +171,79 @@ class JpegSizeOptions(RewardOptions):
     """Options of `jpeg_size`."""
 
     quality: int = Field(default=95, ge=1, le=100, description="JPEG quality.")
+
+
+class ClipScoreOptions(ModelOptions):
+    """Options of `clip_score`."""
+
+    #: Every video is compared with its own prompt.
+    upstream: ClassVar[bool] = False
+
+
+class SubjectConsistencyOptions(ModelOptions):
+    """Options of `subject_consistency`."""
+
+
+class BackgroundConsistencyOptions(ModelOptions):
+    """Options of `background_consistency`."""
+
+
+class FlickeringOptions(RewardOptions):
+    """Options of `temporal_flickering`: none."""
+
+
+class DynamicDegreeOptions(RewardOptions):
+    """Options of `dynamic_degree`."""
+
+    weights: str = Field(default="pretrained", description=f"Weights: {WEIGHTS}.")
+    fps: float = Field(
+        default=8.0, gt=0, description="Frames per second of what it sees; below 8 the threshold rises."
+    )
+    upstream: bool = Field(
+        default=False, description="Score 1 where VBench says that the video moves, else 0."
+    )
+
+
+class HttpOptions(RewardOptions):
+    """Options of `http`."""
+
+    url: str = Field(
+        pattern=r"^https?://", description="Where to POST to, such as http://localhost:8000/score."
+    )
+    num_frames: int | None = Field(
+        default=None,
+        ge=1,
+        description="Frames of each video that are sent; all that were decoded by default.",
+    )
+    batch: int = Field(default=8, ge=1, description="Videos per request.")
+    timeout: float = Field(default=60.0, gt=0, description="Seconds until a request is given up.")
+    retries: int = Field(
+        default=3,
+        ge=0,
+        description="Repetitions after a failure, the first after half a second, then twice as long.",
+    )
+    headers: dict[str, str] = Field(default_factory=dict, description="Further headers of every request.")
+
+
+class VqaYesOptions(ModelOptions):
+    """Options of `vqa_yes`."""
+
+    question: str = Field(
+        default='Does this video show "{prompt}"? Answer Yes or No.',
+        description="What is asked; {prompt} stands for the prompt's text.",
+    )
+    num_frames: int | None = Field(
+        default=None, ge=1, description="Frames that it sees; all that were decoded by default."
+    )
+    min_pixels: int = Field(default=4 * 28 * 28, ge=28 * 28, description="Fewest pixels of a resized frame.")
+    max_pixels: int = Field(
+        default=256 * 28 * 28, ge=28 * 28, description="Most pixels of a resized frame; 784 are a token."
+    )
+
+
+class ImageRewardOptions(ModelOptions):
+    """Options of `image_reward`."""
+
+    vocabulary: str | None = Field(
+        default=None, description="BERT's vocab.txt; by default the one beside the weights."
+    )

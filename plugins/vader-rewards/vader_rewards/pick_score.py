@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +15,7 @@ from vader_core.precision import without_autocast
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.reward import ImageReward, RewardOutput
+from vader_core.weights import WeightFile
 
 from .clip_towers import (
     H14_PRESETS,
@@ -28,7 +29,7 @@ from .clip_towers import (
     unit,
 )
 from .loading import architecture, load_model
-from .options import PickScoreOptions
+from .options import ClipScoreOptions, PickScoreOptions
 from .precision import autocast, differentiated
 from .preprocessing import clip_processor_pixels
 from .weight_files import PICK_SCORE
@@ -46,18 +47,24 @@ class PickScore(ImageReward):
     """
 
     name: ClassVar[str] = "pick_score"
+    families: ClassVar[tuple[str, ...]] = ("clip-h14",)
+    #: What ``pretrained`` stands for, and the architectures by name.
+    file: ClassVar[WeightFile] = PICK_SCORE
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = H14_PRESETS
 
-    def __init__(self, options: PickScoreOptions, *, device: torch.device, dtype: torch.dtype) -> None:
-        what = "reward 'pick_score'"
-        layout = architecture(options.architecture, H14_PRESETS, needed_for=what)
+    def __init__(
+        self, options: PickScoreOptions | ClipScoreOptions, *, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        what = f"reward {self.name!r}"
+        layout = architecture(options.architecture, self.presets, needed_for=what)
         model = load_model(
             lambda: build_clip(layout),
             options.weights,
-            PICK_SCORE,
+            self.file,
             device=device,
             dtype=torch.float32,  # the scale is read before the weights are rounded
             needed_for=what,
-            option="reward.pick_score.weights=PATH",
+            option=f"reward.{self.name}.weights=PATH",
         )
         self.scale = float(model.logit_scale.detach().double().exp())
         self.model: Any = model.to(dtype)
@@ -84,7 +91,7 @@ class PickScore(ImageReward):
         """Unit text embeddings, each text encoded once."""
         texts, index = unique_texts([prompt.text for prompt in prompts])
         tokens = clip_tokens(texts)
-        check_vocabulary(tokens, self.vocabulary, needed_for="reward 'pick_score'")
+        check_vocabulary(tokens, self.vocabulary, needed_for=f"reward {self.name!r}")
         return in_order(self.encode_tokens(*padded_to_longest(tokens)), index)
 
     def scaled_cosines(

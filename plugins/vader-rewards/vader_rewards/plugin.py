@@ -58,6 +58,44 @@ REWARDS: dict[str, tuple[str, str, type[BaseModel], str]] = {
         options.JpegSizeOptions,
         "minus the real JPEG size in kB; no gradient",
     ),
+    "clip_score": ("clip_score", "ClipScore", options.ClipScoreOptions, "CLIPScore of frame and prompt"),
+    "subject_consistency": (
+        "consistency",
+        "SubjectConsistency",
+        options.SubjectConsistencyOptions,
+        "VBench: how alike the frames are to DINO, 0 to 1",
+    ),
+    "background_consistency": (
+        "consistency",
+        "BackgroundConsistency",
+        options.BackgroundConsistencyOptions,
+        "VBench: how alike the frames are to CLIP, 0 to 1",
+    ),
+    "temporal_flickering": (
+        "consistency",
+        "TemporalFlickering",
+        options.FlickeringOptions,
+        "VBench: one minus the mean difference of neighbouring frames",
+    ),
+    "dynamic_degree": (
+        "dynamic_degree",
+        "DynamicDegree",
+        options.DynamicDegreeOptions,
+        "VBench: how much moves, by RAFT; no gradient",
+    ),
+    "image_reward": (
+        "image_reward",
+        "ImageRewardModel",
+        options.ImageRewardOptions,
+        "ImageReward v1.0 of frame and prompt, on BLIP",
+    ),
+    "vqa_yes": (
+        "vqa_yes",
+        "VqaYes",
+        options.VqaYesOptions,
+        "probability that Qwen2-VL says yes to a question about the video",
+    ),
+    "http": ("http", "Http", options.HttpOptions, "any scorer behind an HTTP endpoint; no gradient"),
 }
 
 

@@ -50,6 +50,7 @@ class Viclip(ClipReward):
     """The cosine of video and prompt, -1 to 1; the loss is minus the cosine."""
 
     name: ClassVar[str] = "viclip"
+    families: ClassVar[tuple[str, ...]] = ("viclip",)
 
     def __init__(self, options: ViclipOptions, *, device: torch.device, dtype: torch.dtype) -> None:
         what = "reward 'viclip'"

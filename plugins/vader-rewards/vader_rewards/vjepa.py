@@ -65,6 +65,7 @@ class Vjepa(ClipReward):
     """
 
     name: ClassVar[str] = "vjepa"
+    families: ClassVar[tuple[str, ...]] = ("vjepa2",)
     exact_gradient: ClassVar[bool] = False
 
     def __init__(self, options: VjepaOptions, *, device: torch.device, dtype: torch.dtype) -> None:

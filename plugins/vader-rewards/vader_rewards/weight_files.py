@@ -72,6 +72,30 @@ VICLIP = WeightFile(
     note="the tensors of ViClip-InternVid-10M-FLT.pth (OpenGVLab/ViCLIP, mit), which is taken too",
 )
 
+DINO_B16 = WeightFile("facebook/dino-vitb16", "model.safetensors", licence="apache-2.0")
+CLIP_B32 = WeightFile("openai/clip-vit-base-patch32", "model.safetensors")
+RAFT = WeightFile(
+    "github.com/pytorch/vision",
+    "raft_large_C_T_V1-22a6c225.pth",
+    revision="main",
+    note="not on the hub: https://download.pytorch.org/models/raft_large_C_T_V1-22a6c225.pth (RAFT-things, "
+    "bsd-3-clause); then give reward.dynamic_degree.weights=PATH",
+)
+
+QWEN2_VL = (
+    WeightFile(
+        "Qwen/Qwen2-VL-2B-Instruct",
+        "model.safetensors",
+        licence="apache-2.0",
+        note="published in two shards: download the repository and give reward.vqa_yes.weights=FOLDER",
+    ),
+    WeightFile("Qwen/Qwen2-VL-2B-Instruct", "config.json"),
+    WeightFile("Qwen/Qwen2-VL-2B-Instruct", "tokenizer.json"),
+)
+
+IMAGE_REWARD = WeightFile("THUDM/ImageReward", "ImageReward.pt", licence="apache-2.0")
+IMAGE_REWARD_VOCABULARY = WeightFile("google-bert/bert-base-uncased", "vocab.txt", licence="apache-2.0")
+
 #: What ``vader weights`` lists, by reward.
 BY_REWARD: dict[str, tuple[WeightFile, ...]] = {
     "aesthetic": (CLIP_L14, AESTHETIC_HEAD),
@@ -86,4 +110,12 @@ BY_REWARD: dict[str, tuple[WeightFile, ...]] = {
     "vjepa": (VJEPA, VJEPA_CONFIG),
     "viclip": (VICLIP,),
     "jpeg_size": (),
+    "clip_score": (CLIP_L14,),
+    "subject_consistency": (DINO_B16,),
+    "background_consistency": (CLIP_B32,),
+    "temporal_flickering": (),
+    "dynamic_degree": (RAFT,),
+    "http": (),
+    "vqa_yes": QWEN2_VL,
+    "image_reward": (IMAGE_REWARD, IMAGE_REWARD_VOCABULARY),
 }

@@ -1,14 +1,17 @@
-"""VADER's own LoRA files for VideoCrafter2, in and out."""
+"""LoRA files for VideoCrafter2: VADER's own, in and out, and T2V-Turbo's, in."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from vader_core.errors import VaderError
 from vader_core.lora.formats import Adapter, LoraFormat
+from vader_core.lora.listed import first_shape, read_listed
 from vader_core.weights import load_tensors, tensor_names, write_tensors
 
 PREFIX = "base_model.model.model.diffusion_model."
@@ -112,3 +115,85 @@ class VideoCrafterLora(LoraFormat):
             VaderError: The adapter has other modules or more than one rank.
         """
         write_tensors(to_official(adapter), path)
+
+
+class T2VTurboLora(LoraFormat):
+    """`unet_lora.pt` of T2V-Turbo: a bare list over every layer, in the order of the official UNet.
+
+    One pair more than the UNet has layers belongs to the projection of a guidance embedding, which T2V-Turbo
+    adds and whose base weight, drawn at random, is in no file. So the embedding is left out, with its pair.
+
+    Args:
+        shapes: The weight's shape of every layer, in the official order; left out, those of the published
+            model.
+    """
+
+    name = "t2v_turbo"
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]] | None = None) -> None:
+        self._shapes = shapes
+
+    def recognises(self, path: Path) -> bool:
+        """Whether it is a bare list whose first pair is a linear layer's; the pickle is never run."""
+        return len(first_shape(path) or ()) == 2
+
+    def read(self, path: Path) -> Adapter:
+        """Read it; every layer's scale is 1.
+
+        Raises:
+            VaderError: No list of tensors, another number of them than twice the layers, or a shape that
+                does not fit.
+        """
+        shapes = _full_shapes() if self._shapes is None else self._shapes
+        projection = {GUIDANCE_PROJECTION: ("fps_embedding.2", (shapes["time_embed.0"][1], GUIDANCE_WIDTH))}
+        return read_listed(path, shapes, what=f"LoRA format {self.name!r}", left_out=projection)
+
+    def write(self, adapter: Adapter, path: Path) -> None:
+        """Refuses.
+
+        Raises:
+            VaderError: Always: T2V-Turbo reads a pair that no adapter here has.
+        """
+        raise VaderError(
+            f"LoRA format {self.name!r} can be read, not written: T2V-Turbo wants a pair for its guidance "
+            "embedding, which no adapter here has; convert to peft or videocrafter"
+        )
+
+
+#: T2V-Turbo's projection of a guidance embedding, and the embedding's width.
+GUIDANCE_PROJECTION, GUIDANCE_WIDTH = "time_cond_proj", 256
+#: Where the official UNet registers its parts in another order than ours.
+_PARTS = ("time_embed", "fps_embedding", "input_blocks", "init_attn", "middle_block", "output_blocks", "out")
+_IN_BLOCK = ("attn1", "ff", "attn2")
+
+
+def weight_shapes(unet: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The weight's shape of every linear layer, 2-D and 3-D convolution, in the official order."""
+    kinds = (nn.Linear, nn.Conv2d, nn.Conv3d)
+    found = {name: layer for name, layer in unet.named_modules() if isinstance(layer, kinds)}
+    places = {name: place for place, name in enumerate(found)}
+    blocks: dict[str, int] = {}  # a transformer block stands where its first layer does
+    for name, place in places.items():
+        blocks.setdefault(_block(name), place)
+
+    def official(name: str) -> tuple[int, int, int, int]:
+        block = _block(name)
+        within = name.removeprefix(block).lstrip(".").partition(".")[0]
+        rank = _IN_BLOCK.index(within) if within in _IN_BLOCK else 0
+        return _PARTS.index(name.partition(".")[0]), blocks[block], rank, places[name]
+
+    return {name: tuple(found[name].weight.shape) for name in sorted(found, key=official)}
+
+
+def _block(name: str) -> str:
+    """The transformer block that a layer lies in; else the layer itself."""
+    before, found, rest = name.partition(".transformer_blocks.")
+    return f"{before}{found}{rest.partition('.')[0]}" if found else name
+
+
+@cache
+def _full_shapes() -> dict[str, tuple[int, ...]]:
+    from vader_videocrafter.unet import VideoUNet
+
+    with torch.device("meta"):
+        return weight_shapes(VideoUNet())

@@ -46,9 +46,14 @@ def register_samplers(register: Register) -> None:
 
 @hookimpl
 def register_lora_formats(register: RegisterLoraFormat) -> None:
-    """Announces the files of VADER's VideoCrafter script."""
+    """Announces the files of VADER's VideoCrafter script and of T2V-Turbo."""
     register(
         "videocrafter",
         "vader_videocrafter.lora_format:VideoCrafterLora",
         summary="VADER's .pt files for VideoCrafter2 (alpha 8 at every rank)",
+    )
+    register(
+        "t2v_turbo",
+        "vader_videocrafter.lora_format:T2VTurboLora",
+        summary="T2V-Turbo's unet_lora.pt for VideoCrafter2, a student for `--rollout-lora`; read only",
     )

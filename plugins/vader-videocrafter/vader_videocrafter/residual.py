@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,8 +18,19 @@ class FrameConv(nn.Conv3d):
     Computed as a two-dimensional convolution over (frame, pixel): the same sums, and much better kernels.
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, (3, 1, 1), padding=(1, 0, 0))
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any = (3, 1, 1),
+        stride: Any = 1,
+        padding: Any = None,
+        **others: Any,
+    ) -> None:
+        # the whole signature of a convolution: the halves of a LoRA are made by the layer's own class
+        if padding is None:
+            padding = (1, 0, 0) if kernel_size == (3, 1, 1) else 0
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, **others)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[b, c, t, h, w]` to `[b, c', t, h, w]`."""

@@ -22,4 +22,9 @@ LORA_FILES = (
         "vader_videocrafter_hps_aesthetic.pt",
         note="optional: LoRA, rank 8, for --lora",
     ),
+    WeightFile(
+        "jiachenli-ucsb/T2V-Turbo-VC2",
+        "unet_lora.pt",
+        note="optional: a 4-step student, for --rollout-lora or --lora (CC BY 4.0)",
+    ),
 )

@@ -73,7 +73,7 @@ def clean_by_hand(schedule, noised, prediction, timestep):
     return (noised - sigma * prediction) / (1 + sigma**2).sqrt()
 
 
-def by_hand(parts, old, *, group, beta, clip, levels, noisiest, pull):
+def by_hand(parts, old, *, group, beta, clip, levels, noisiest, pull, awm=None):
     """The whole update, written from the paper; leaves the gradient, returns the loss and the rewards."""
     model, backbone, geometry = parts.model, parts.backbone, parts.geometry
     prompts, schedule = batch_of(parts).prompts, parts.backbone.schedule
@@ -93,7 +93,7 @@ def by_hand(parts, old, *, group, beta, clip, levels, noisiest, pull):
     advantages = (rewards - rewards.mean(0)) / (((rewards - rewards.mean(0)) ** 2).mean(0).sqrt() + 1e-4)
     shares = (advantages / (2 * clip) + 0.5).clamp(0, 1)
     total = 0.0
-    for (rng, conditioning, clean, _), share in zip(made, shares, strict=True):
+    for made_index, ((rng, conditioning, clean, _), share) in enumerate(zip(made, shares, strict=True)):
         for level in range(levels):
             own = rng.within("noise level", level)
             t = schedule.training_timesteps(1 - noisiest + noisiest * own.uniform("timestep"))
@@ -115,6 +115,12 @@ def by_hand(parts, old, *, group, beta, clip, levels, noisiest, pull):
                 weight = (found - clean).abs().mean(dim=(1, 2, 3, 4)).detach().clamp(min=1e-5)
                 terms.append(((found - clean) ** 2).mean(dim=(1, 2, 3, 4)) / weight)
             both = clip / beta * (share * terms[0] + (1 - share) * terms[1])
+            if awm is not None:
+                target = schedule.target(clean, noise, t)
+                both = advantages[made_index].clamp(-clip, clip) * ((now - target) ** 2).mean(
+                    dim=(1, 2, 3, 4)
+                )
+                both = both + awm * ((now - before) ** 2).mean(dim=(1, 2, 3, 4))
             distance = ((now - base) ** 2).mean(dim=(1, 2, 3, 4))
             part = (both + pull * distance).mean() / (group * levels)
             part.backward()  # here, because `using` writes into what a graph holds
@@ -145,6 +151,32 @@ def test_loss_and_gradient_equal_the_formula(registry, schedule, beta, pull):
     assert result.reward_queries == 6
     assert objective.queries == 3
     assert float(rewards.std(dim=0).min()) > 0
+
+
+@pytest.mark.parametrize("schedule", ["flow", "v"])
+def test_awm_equals_the_formula(registry, schedule):
+    parts = make(registry, schedule)
+    options = {"group": 3, "clip": 0.9, "noisiest": 1.0, "base_weight": 0.1, "old_weight": 0.2}
+    objective = nft(parts, loss="awm", decay=0.0, **options)
+    objective.check(parts.model, parts.geometry)
+    old = parts.model.tuning.snapshot()
+    objective._old = {name: value.clone() for name, value in old.items()}
+    move(parts)
+    forget(parts)
+    (prepared,) = objective.prepare(parts.model, [batch_of(parts)], SingleProcess(CPU))
+    result = objective.step(parts.model, prepared, torch.Tensor.backward, 0)
+    found = gradients(parts)
+    forget(parts)
+    loss, _ = by_hand(parts, old, group=3, beta=1.0, clip=0.9, levels=2, noisiest=1.0, pull=0.1, awm=0.2)
+    assert float(result.loss) == pytest.approx(loss, rel=1e-10)
+    for name, gradient in gradients(parts).items():
+        assert (found[name] - gradient).abs().max() <= 1e-10 * gradient.abs().max().clamp(min=1.0)
+
+
+def test_beta_is_refused_where_it_has_no_effect(registry):
+    parts = make(registry)
+    with pytest.raises(VaderError, match=r"beta belongs to loss=nft"):
+        nft(parts, loss="awm", beta=0.5).check(parts.model, parts.geometry)
 
 
 @pytest.mark.parametrize(

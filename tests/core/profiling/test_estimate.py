@@ -76,6 +76,11 @@ def test_the_estimate_is_what_a_real_step_holds(
 ) -> None:
     config = _config(performance={"gradient_checkpointing": recomputing}, trainer={"accumulate": accumulate})
     found = estimate(config, registry)
+    assert found.peak - WORKSPACE / GIB == pytest.approx(_held(registry, config), rel=0.05)
+
+
+def _held(registry: Registry, config: RunConfig) -> float:
+    """GiB of tensors that a real step holds at most."""
 
     def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # as CUDA takes three axes; the CPU's choice varies
         return torch.ops.aten._scaled_dot_product_attention_math(q, k, v)[0]
@@ -86,8 +91,37 @@ def test_the_estimate_is_what_a_real_step_holds(
         for number in range(2):  # the first makes the optimizer's states
             booked.ledger.reset()
             bench.step(number, Stopwatch(cpu))
-    real = booked.ledger.peak / GIB
+    return booked.ledger.peak / GIB
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        {"nft": {"weight": 1.0, "group": 2}},
+        {"reward_gradient": {"store": "rollouts", "gradient": "steps:3", "reward_frames": "all"}},
+    ],
+    ids=["nft", "store"],
+)
+def test_every_objective_is_estimated(registry: Registry, objective: dict[str, Any]) -> None:
+    config = validated({**BASE, "objective": objective})
+    found = estimate(config, registry)
+    real = _held(registry, config)
     assert found.peak - WORKSPACE / GIB == pytest.approx(real, rel=0.05)
+
+
+def test_a_black_box_counts_as_its_input(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    score = BrightnessReward.score_frames
+
+    def from_values(self: Any, frames: Tensor, prompts: Any) -> Tensor:
+        assert frames.cpu().numpy() is not None
+        return score(self, frames, prompts)
+
+    config = validated({**BASE, "objective": {"nft": {"weight": 1.0, "group": 2}}})
+    traced = estimate(config, registry)
+    monkeypatch.setattr(BrightnessReward, "score_frames", from_values)
+    monkeypatch.setattr(BrightnessReward, "differentiable", False)
+    boxed = estimate(config, registry)
+    assert boxed.peak == pytest.approx(traced.peak, rel=0.05)
 
 
 def test_the_estimate_follows_the_levers(registry: Registry) -> None:

@@ -129,3 +129,14 @@ class IDDPMOptions(_Options):
         description="in which the coefficients are computed; Open-Sora 1.1 keeps them in float32, which "
         "moves a sample of 100 steps by 1.5e-4",
     )
+
+
+class LCMOptions(_Options):
+    """Options of ``lcm``."""
+
+    grid: int = Field(
+        default=50,
+        ge=1,
+        description="timesteps that the student was distilled on, which the S are taken from: 50 for "
+        "T2V-Turbo, 200 for its second version",
+    )
