@@ -121,6 +121,7 @@ def test_a_lora_generates_a_clip_that_plays(run, command, watch):
     page.locator("#f-rewards").select_option("demo_aesthetic")
     page.get_by_role("button", name="Generate").click()
     page.wait_for_selector(".job .pair video")
+    page.locator(".job video").first.scroll_into_view_if_needed()
     until(page, PLAYING)
     assert page.locator(".job .pair video").count() == 2
     assert "demo_aesthetic" in page.locator(".job .scores").inner_text()

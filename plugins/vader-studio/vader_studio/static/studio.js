@@ -185,6 +185,7 @@
       shielded(form, async () => {
         await ask("/api/sample", asked());
         revision = null;
+        if (innerWidth <= 960) $("#jobs").scrollIntoView({ block: "start" });
       })();
     });
     form.addEventListener("change", shielded(form, async (event) => {
