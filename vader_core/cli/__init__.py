@@ -37,6 +37,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+#: What people type who look for a page in the browser.
+PAGES = ("studio", "ui", "gui", "web", "webui", "app")
+INSTALL_STUDIO = "pip install ./plugins/vader-studio"
+
+
 class LazyGroup(click.Group):
     """Commands by name, imported when called; plugins' own commands behind ours."""
 
@@ -60,6 +65,11 @@ class LazyGroup(click.Group):
         if cmd_name in commands:
             resolved: click.Command = commands[cmd_name].resolve()
             return resolved
+        if cmd_name in PAGES:
+            ctx.fail(
+                f"{cmd_name!r}: `vader studio` serves a page to generate, watch and compare"
+                + ("" if "studio" in commands else "; it comes with vader-studio: " + INSTALL_STUDIO)
+            )
         names = [*COMMANDS, *commands]
         ctx.fail(f"no command {cmd_name!r}{did_you_mean(cmd_name, names)} (commands: {', '.join(names)})")
 
