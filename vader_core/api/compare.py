@@ -84,7 +84,8 @@ def compare(  # noqa: PLR0913 - what a person can ask for
     if count < 1 or max_prompts < 1 or batch_size < 1:
         raise VaderError("--count, --max-prompts and --batch-size must be 1 or more")
     _check_backbones(subjects, config)
-    names = list(rewards) or [item.name for item in (*config.reward, *config.monitor)]
+    own = [item.name for item in config.reward] + [item.name for item in config.monitor]
+    names = list(rewards) or own
     columns = _columns(subjects, scales)
     sheets: dict[int, _Sheet] = {}
     with tempfile.TemporaryDirectory() as place:

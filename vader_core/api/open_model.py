@@ -127,8 +127,9 @@ def all_off(assembly: Assembly) -> Iterator[None]:
     tuning = assembly.model.tuning
     with ExitStack() as stack:
         stack.enter_context(tuning.off())
-        for name in tuning.beside if isinstance(tuning, Lora) else ():
-            stack.enter_context(tuning.with_scale(name, 0.0))
+        if isinstance(tuning, Lora):
+            for name in tuning.beside:
+                stack.enter_context(tuning.with_scale(name, 0.0))
         yield
 
 

@@ -28,7 +28,7 @@ from vader_core.prompts import Prompt
 from vader_core.registry import Registry, load_registry
 from vader_core.report import write_batch_page
 from vader_core.run.adapters import find_adapter
-from vader_core.run.config import RunConfig
+from vader_core.run.config import RunConfig, validated
 from vader_core.run.layers import changed
 from vader_core.run.tracking import Listener, Silence
 
@@ -164,8 +164,8 @@ def sampling_assembly(
         validation={"batch": batch_size},
         lora={"start": None},
         trainer={"seed": 0},
-        monitor=[{"name": name} for name in rewards],
     )
+    config = validated({**config.model_dump(), "monitor": [{"name": name} for name in rewards]})
     assembly = open_assembly(config, loras, registry, opened)
     load_rewards(assembly, training=False)
     return assembly

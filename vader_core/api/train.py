@@ -124,7 +124,8 @@ def about(assembly: Assembly) -> dict[str, str]:
     """A line on each component of a run, by its name, for whoever reads its page."""
     config, get = assembly.config, assembly.registry.get
     named = [get("backbone", str(config.backbone.name))]
-    named += [get("reward", item.name) for item in (*config.reward, *config.monitor)]
+    names = [item.name for item in config.reward] + [item.name for item in config.monitor]
+    named += [get("reward", name) for name in names]
     return {component.name: component.summary for component in named}
 
 
