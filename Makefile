@@ -5,7 +5,10 @@ PLUGINS := $(wildcard plugins/vader-*)
 EXAMPLES := $(wildcard examples/vader-*)
 PROJECTS := pyproject.toml $(addsuffix /pyproject.toml,$(PLUGINS) $(EXAMPLES))
 
-.PHONY: demo test soak lint types wheels bench clean
+.PHONY: demo test soak lint types wheels bench docs docs-serve lowest clean help
+
+help:
+	@echo 'demo test soak lint types wheels docs docs-serve lowest bench clean; see CONTRIBUTING.md'
 
 .venv/made:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -44,10 +47,29 @@ types: .venv/all
 
 wheels: .venv/all
 	rm -rf dist
-	for project in . $(PLUGINS) $(EXAMPLES); do $(BIN)/python -m build --quiet --wheel --no-isolation --outdir dist $$project || exit 1; done
+	for project in . $(PLUGINS) $(EXAMPLES); do $(BIN)/python -m build --quiet --no-isolation --outdir dist $$project || exit 1; done
+
+.venv/docs: .venv/all
+	$(BIN)/python -m pip install --quiet --group docs
+	touch $@
+
+# The site, strictly: a link that leads nowhere, or a page that is in no menu, is an error.
+docs: .venv/docs
+	$(BIN)/python -m mkdocs build --strict
+
+docs-serve: .venv/docs
+	$(BIN)/python -m mkdocs serve
+
+# The suite with the lowest versions that the packages allow; `uv pip compile` wrote them (see the file's head).
+lowest: constraints-lowest.txt
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	.venv-lowest/bin/python -m pip install --quiet -c constraints-lowest.txt pytest pytest-timeout pytest-xdist hypothesis beartype \
+	    -e . $(addprefix -e ,$(filter-out plugins/vader-data,$(PLUGINS)) $(EXAMPLES))
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n 2 --dist loadfile -q -m 'not gpu and not soak' --ignore tests/data --ignore tests/workspace --ignore tests/docs
 
 bench: .venv/all
 	$(BIN)/vader bench --recipe demo
 
 clean:
-	rm -rf .venv dist runs
+	rm -rf .venv .venv-lowest dist runs site

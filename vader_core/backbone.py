@@ -104,6 +104,9 @@ class Backbone(ABC):
     prefers_channels_last: ClassVar[bool] = False
     #: Whether the denoiser runs its deep part through :mod:`vader_core.nn.feature_cache`.
     caches_features: ClassVar[bool] = False
+    #: Further branches that :meth:`combine` mixes in: each is a call of :meth:`predict` with the conditional
+    #: branch's tensors, told by ``conditioning.shared["branch"]``.
+    further_branches: tuple[str, ...] = ()
 
     denoiser: nn.Module
 
@@ -165,6 +168,11 @@ class Backbone(ABC):
         )
         self.validate(geometry)
         return geometry
+
+    @property
+    def small_geometry(self) -> Geometry:
+        """A video that is cheap to make, for the contract's clauses; by default the default one."""
+        return self.defaults.geometry
 
     @abstractmethod
     def validate(self, geometry: Geometry) -> None:
@@ -275,15 +283,17 @@ class Backbone(ABC):
         mixing: Mixing,
         latents: Float[Tensor, "b c t h w"],
         timestep: Float[Tensor, " b"],
+        **further: Prediction,
     ) -> Prediction:
         """The guided prediction; a model with a rule of its own overrides this.
 
         Args:
             conditional: That branch's prediction.
-            unconditional: That branch's.
+            unconditional: That branch's; the conditional one again where the scale is 1.
             mixing: The usual rule, with the scale that was asked for.
             latents: What both branches were given.
             timestep: What both branches were told.
+            further: The predictions of :attr:`further_branches`, by name.
         """
         return mixing.combine(conditional, unconditional)
 
@@ -370,6 +380,10 @@ class Backbone(ABC):
         that checkpoints by itself names its own.
         """
         return [module for module in self.denoiser.modules() if hasattr(module, "recompute_switch")]
+
+    def experts(self) -> list[nn.Module]:
+        """Parts of the denoiser of which a prediction uses one, so the others may rest; by default none."""
+        return []
 
     @contextmanager
     def checkpointing(self, on: bool) -> Iterator[None]:

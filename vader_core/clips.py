@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vader_core.archives import open_bytes
 from vader_core.errors import VaderError
 from vader_core.pictures import first_bytes
 
@@ -61,7 +62,7 @@ def opened(path: Path) -> Iterator[Any]:
             "it cannot be read: it is none of mp4, mov, webm, mkv and avi, whatever its name says"
         )
     try:
-        with path.open("rb") as stream, av.open(stream, "r", format=container) as found:
+        with open_bytes(path) as stream, av.open(stream, "r", format=container) as found:
             if not found.streams.video:
                 raise VaderError("there is no video in this file")
             yield found

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
+from traceback import extract_tb
 
 
 class VaderError(Exception):
@@ -14,6 +16,12 @@ class VaderError(Exception):
 
 class MachineError(VaderError):
     """A failure of the machine (memory, disk, a device). The command line exits with 1."""
+
+    exit_code = 1
+
+
+class DivergedError(VaderError):
+    """A training whose numbers are not finite any more. The command line exits with 1."""
 
     exit_code = 1
 
@@ -55,3 +63,18 @@ def unknown(kind: str, name: str, names: Iterable[str]) -> VaderError:
     known = sorted(set(names))
     listed = ", ".join(known) if known else "none"
     return VaderError(f"unknown {kind} {name!r}{did_you_mean(name, known)} (known: {listed})")
+
+
+def line_in(error: BaseException, file: Path) -> str:
+    """``name.py, line 18``: the last line of ``file``, or else of its folder, that ``error`` came through.
+
+    Empty where it came through none of them.
+    """
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{Path(error.filename).name}, line {error.lineno}"
+    frames = extract_tb(error.__traceback__)
+    places = [(Path(frame.filename), frame.lineno) for frame in frames]
+    own = [place for place in places if place[0] == file] or [
+        place for place in places if place[0].is_relative_to(file.parent)
+    ]
+    return f"{own[-1][0].name}, line {own[-1][1]}" if own else ""

@@ -61,7 +61,16 @@ FIRST_PARTY: dict[str, dict[Kind, tuple[str, ...]]] = {
         "sampler": ("euler_ancestral", "pndm", "easyanimate_ddim"),
     },
     "vader-diffusers": {
-        "backbone": ("wan", "wan_i2v", "ltx", "cogvideox", "hunyuan_video", "hunyuan_video15", "diffusers"),
+        "backbone": (
+            "wan",
+            "wan_i2v",
+            "ltx",
+            "ltx2",
+            "cogvideox",
+            "hunyuan_video",
+            "hunyuan_video15",
+            "diffusers",
+        ),
     },
     "vader-data": {},
     "vader-studio": {},

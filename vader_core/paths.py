@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vader_core.errors import VaderError
+from vader_core.errors import VaderError, did_you_mean
 
 #: Prompt sources whose words are a path.
 _PATHS = ("file:", "images:")
@@ -49,6 +49,24 @@ def kept_place(text: str | None) -> str | None:
     return kept(text) if entered(text).exists() else text
 
 
+def check_there(lora: str) -> None:
+    """Refuse a ``--lora`` value, with or without its scale, that names nothing here.
+
+    Raises:
+        VaderError: Says what it might have been.
+    """
+    if lora.startswith("hub:") or any(entered(text).exists() for text in _without_scale(lora)):
+        return
+    place = entered(_without_scale(lora)[-1])
+    beside = sorted(path.name for path in place.parent.glob("*")) if place.parent.is_dir() else []
+    near_one = did_you_mean(place.name, beside)
+    repository = f"; of the hub it would be hub:{lora}" if lora.count("/") == 1 else ""
+    raise VaderError(
+        f"there is no run, file or folder {place}{near_one}{repository} (allowed: a run directory, a PATH or "
+        "hub:REPO[/FILE])"
+    )
+
+
 def run_of(lora: str) -> Path | None:
     """The run directory that a ``--lora`` value, with or without its scale, lies in; ``None`` elsewhere.
 
@@ -56,9 +74,7 @@ def run_of(lora: str) -> Path | None:
     """
     if lora.startswith("hub:"):
         return None
-    place, colon, scale = lora.rpartition(":")
-    texts = [lora] + ([place] if colon and place and _is_number(scale) else [])
-    for text in texts:
+    for text in _without_scale(lora):
         path = entered(text)
         if not path.exists():
             continue
@@ -66,6 +82,12 @@ def run_of(lora: str) -> Path | None:
             if (folder / "config.yaml").is_file() and (folder == path or _within(path, folder)):
                 return folder
     return None
+
+
+def _without_scale(lora: str) -> list[str]:
+    """The value itself, and what stands before its scale where it has one."""
+    place, colon, scale = lora.rpartition(":")
+    return [lora] + ([place] if colon and place and _is_number(scale) else [])
 
 
 def _within(path: Path, run: Path) -> bool:

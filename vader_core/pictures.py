@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vader_core.archives import archive_of, open_bytes
 from vader_core.errors import VaderError
 
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 #: Endings by which pictures are found in a folder.
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+#: Other endings of pictures: a folder with one is not read as if it were not there.
+_NOT_READ = (".heic", ".heif", ".avif", ".tif", ".tiff", ".jxl", ".jp2", ".psd", ".svg", ".dng", ".exr")
+#: Folders that macOS' archives, Synology and Windows put beside people's files.
+_OF_SYSTEMS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN")
 #: Pillow's names of the formats that are opened.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 #: Transparent parts are laid over this colour: white, as browsers show them.
@@ -31,6 +36,20 @@ GROUND = (255, 255, 255)
 MOST_PIXELS = 89_478_485
 #: Larger files are no pictures.
 _MOST_BYTES = 1 << 30
+_HEIC = "HEIC, as phones write it"
+_BRANDS = dict.fromkeys((b"heic", b"heix", b"heif", b"mif1", b"msf1", b"hevc"), _HEIC) | dict.fromkeys(
+    (b"avif", b"avis"), "AVIF"
+)
+_MAGICS = {
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"8BPS": "a Photoshop file",
+    b"%!PS": "PostScript",
+    b"%PDF": "a PDF",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"\xff\x0a": "JPEG XL",
+    b"\0\0\0\x0cjP  ": "JPEG 2000",
+}
 _PNG = b"\x89PNG\r\n\x1a\n"
 #: Parts of a PNG that hold text, of any size once unpacked, and no pixel.
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
@@ -49,6 +68,21 @@ def sniffed(start: bytes) -> str | None:
     return "BMP" if start.startswith(b"BM") else None
 
 
+def _looks_like(start: bytes) -> str | None:
+    """What a picture of another format is."""
+    if start[4:8] == b"ftyp":
+        brand = start[8:12]
+        return (
+            {b"avif": "AVIF", b"avis": "AVIF"}.get(brand, "HEIC, as phones write it")
+            if brand in _BRANDS
+            else None
+        )
+    words = start.lstrip(b"\xef\xbb\xbf \r\n\t").lower()
+    if words.startswith((b"<svg", b"<?xml")):
+        return "SVG"
+    return next((name for magic, name in _MAGICS.items() if start.startswith(magic)), None)
+
+
 def first_bytes(path: Path, *, what: str = "picture") -> bytes:
     """The first 64 bytes of a regular file.
 
@@ -56,9 +90,9 @@ def first_bytes(path: Path, *, what: str = "picture") -> bytes:
         VaderError: No such file, not a regular one, or unreadable.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
+        if archive_of(path) is None and not stat.S_ISREG(path.stat().st_mode):
             raise VaderError(f"{what} {path}: not a regular file")
-        with path.open("rb") as stream:
+        with open_bytes(path) as stream:
             return stream.read(64)
     except FileNotFoundError as error:
         raise VaderError(f"{what} {path}: no such file or folder") from error
@@ -70,13 +104,28 @@ def pictures_in(folder: Path) -> list[Path]:
     """The pictures of a folder, in the order in which people count: 2 before 10; hidden files are none.
 
     Raises:
-        VaderError: The folder cannot be read.
+        VaderError: The folder cannot be read, or holds pictures of a kind that is not.
     """
     try:
-        found = [path for path in folder.iterdir() if path.suffix.lower() in PICTURES and path.name[0] != "."]
+        there = [path for path in folder.iterdir() if not is_hidden(Path(path.name))]
     except OSError as error:
         raise VaderError(f"{folder} cannot be read: {error.strerror}") from error
-    return sorted(found, key=natural)
+    other = next((path for path in sorted(there) if path.suffix.lower() in _NOT_READ), None)
+    if other is not None:
+        raise VaderError(
+            f"{other}: {other.suffix} is a picture that is not read: save it as PNG or JPEG, or move it away "
+            f"(read are {', '.join(PICTURES)})"
+        )
+    return sorted((path for path in there if path.suffix.lower() in PICTURES), key=natural)
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether a path leads through what systems keep beside people's files: dot files and the like.
+
+    >>> is_hidden(Path("a/._b.jpg")), is_hidden(Path("__MACOSX/b.jpg")), is_hidden(Path("a/b.jpg"))
+    (True, True, False)
+    """
+    return any(part.startswith(".") or part in _OF_SYSTEMS for part in path.parts)
 
 
 def natural(path: Path) -> tuple[Any, ...]:
@@ -136,13 +185,19 @@ def read_animation(path: Path) -> Iterator[Image]:
     """
     from PIL import Image, ImageSequence
 
-    kind = sniffed(first_bytes(path))
+    start = first_bytes(path)
+    kind = sniffed(start)
     if kind is None:
-        raise VaderError(f"picture {path}: it is none of {', '.join(FORMATS)}, whatever its name says")
+        known = _looks_like(start)
+        raise VaderError(
+            f"picture {path}: it is none of {', '.join(FORMATS)}, whatever its name says"
+            + (f": it is {known}; save it as PNG or JPEG" if known else "")
+        )
     with _one_message(path):
-        if path.stat().st_size > _MOST_BYTES:
+        with open_bytes(path) as file:
+            data = file.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
             raise VaderError(f"picture {path}: the file is larger than 1 GiB")
-        data = path.read_bytes()
         stream = io.BytesIO(_without_texts(data) if kind == "PNG" else data)
         with Image.open(stream, formats=[kind]) as opened:
             if opened.width * opened.height > MOST_PIXELS:

@@ -80,6 +80,9 @@ class Prompt:
 class PromptSource(ABC):
     """Prompts for training and for evaluation, as a pure function of seed and index."""
 
+    #: How many prompts are for evaluation alone; ``None`` where the source does not say.
+    held_out_count: int | None = None
+
     @abstractmethod
     def draw(self, indices: Sequence[int], seed: int = 0) -> list[Prompt]:
         """The training prompts at ``indices`` of the stream that ``seed`` names.
@@ -92,6 +95,10 @@ class PromptSource(ABC):
     @abstractmethod
     def all(self) -> list[Prompt]:
         """Every evaluation prompt, in a fixed order; a held-out set where the source has one."""
+
+    def every(self) -> list[Prompt]:
+        """What is sampled where nothing is trained: those of :meth:`all`, or all that the source holds."""
+        return self.all()
 
     def clips(self) -> Sequence[Prompt]:
         """Every training prompt that has a ``video``, in a fixed order; none by default."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -12,6 +15,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from vader_core.component import told
+from vader_core.errors import MachineError, VaderError, line_in
 from vader_core.precision import widened
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
@@ -57,6 +62,22 @@ def clip(count: int | None = None, *, minimum: int = 1) -> FramesNeeded:
     return FramesNeeded("clip", count, minimum)
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where something is written.
+
+    Args:
+        file: The file.
+        line: Where its scoring begins.
+    """
+
+    file: Path
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file.name}, line {self.line}"
+
+
 class Reward(ABC):
     """How good a video is. Frozen and in eval mode; the gradient reaches the pixels alone."""
 
@@ -67,6 +88,16 @@ class Reward(ABC):
     #: Whether the gradient is the loss's derivative; ``False`` where a part of the loss is a constant by
     #: definition (V-JEPA's target features).
     exact_gradient: ClassVar[bool] = True
+    #: Whether a clip is judged by its text: then `vader score` asks for one.
+    reads_text: ClassVar[bool] = False
+
+    @cached_property
+    def place(self) -> Place:
+        """Where it is written; messages name it."""
+        own = next(name for name in ("score_frames", "score", "__call__") if hasattr(self, name))
+        code = getattr(inspect.unwrap(getattr(type(self), own)), "__code__", None)
+        return Place(Path(inspect.getfile(type(self))), getattr(code, "co_firstlineno", 1))
+
     #: The networks that it stands on, such as ``clip-l14``: another reward on one of them is inclined to like
     #: the same, so it is no independent judge.
     families: ClassVar[tuple[str, ...]] = ()
@@ -92,6 +123,9 @@ class Reward(ABC):
 class ImageReward(Reward):
     """A reward of single frames: implement `score_frames`, and `loss_frames` for a target form."""
 
+    #: What messages call that which answers the scores.
+    scoring: ClassVar[str] = "score_frames"
+
     @abstractmethod
     def score_frames(
         self, frames: Float[Tensor, "n 3 H W"], prompts: Sequence[Prompt]
@@ -109,7 +143,9 @@ class ImageReward(Reward):
         batch, count = video.shape[:2]
         repeated = [prompt for prompt in prompts for _ in range(count)]
         scores = self.score_frames(rearrange(video, "b f c H W -> (b f) c H W"), repeated)
+        one_each(scores, batch * count, f"{self.scoring} must return one score per frame")
         losses = self.loss_frames(scores)
+        one_each(losses, batch * count, "loss_frames must return one loss per frame")
         return RewardOutput(
             score=scores.float().view(batch, count).mean(dim=1),
             loss=widened(losses).view(batch, count).mean(dim=1),
@@ -118,6 +154,9 @@ class ImageReward(Reward):
 
 class ClipReward(Reward):
     """A reward of a clip: implement :meth:`score`, and :meth:`loss` where it is not minus the score."""
+
+    #: What messages call that which answers the scores.
+    scoring: ClassVar[str] = "score"
 
     @property
     def frames(self) -> FramesNeeded:
@@ -139,9 +178,69 @@ class ClipReward(Reward):
     ) -> RewardOutput:
         """Score and loss of each video."""
         scores = self.score(video, prompts, rng)
+        one_each(scores, len(video), f"{self.scoring} must return one score per clip")
         return RewardOutput(score=scores.float(), loss=widened(self.loss(scores)))
 
 
 def require_finite(output: RewardOutput) -> bool:
     """Whether every score and loss is finite."""
     return bool(torch.isfinite(output.score).all() and torch.isfinite(output.loss).all())
+
+
+def one_each(values: object, count: int, rule: str) -> None:
+    """Refuse values that are not one per frame or clip.
+
+    Args:
+        values: What the reward returned.
+        count: How many there should be.
+        rule: Begins the message.
+
+    Raises:
+        VaderError: With the shape that came back.
+    """
+    if not isinstance(values, Tensor):
+        raise VaderError(f"{rule}, a tensor [{count}]; it returned {type(values).__name__}")
+    if values.shape != (count,):
+        raise VaderError(f"{rule}, [{count}]; it returned {list(values.shape)}")
+
+
+def asked(
+    name: str, reward: Reward, video: Float[Tensor, "b f 3 H W"], prompts: Sequence[Prompt], rng: Randomness
+) -> RewardOutput:
+    """What a reward says of a video. Whatever goes wrong inside it is one message with its file and line.
+
+    Args:
+        name: As the run calls it.
+        reward: The reward.
+        video: The frames that it is to see.
+        prompts: One per video.
+        rng: For rewards that draw.
+
+    Raises:
+        VaderError: It raised, or it returned other things than [B] scores and losses.
+    """
+    try:
+        output = reward(video, prompts, rng)
+        if not isinstance(output, RewardOutput):
+            raise VaderError(f"it must return a RewardOutput; it returned {type(output).__name__}")
+        one_each(output.score, len(video), "it must return one score per video")
+        one_each(output.loss, len(video), "it must return one loss per video")
+    except (MachineError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # the plugin border: a stranger's code may raise anything
+        place = line_in(error, reward.place.file) or reward.place
+        raise VaderError(f"reward {name!r} ({place}): {_why(error)}") from error
+    return output
+
+
+#: What turns pixels into something without a gradient, and what to do about it.
+NO_GRADIENT = (
+    "write it in torch from the pixels to the score; or make it a black box (`differentiable = False`, or in "
+    "a function `frames: np.ndarray`), to be trained on with --objective nft or watched with --monitor"
+)
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, RuntimeError) and "numpy()" in str(error):  # torch advises .detach(), which cuts it
+        return f"NumPy has no gradient: {NO_GRADIENT}"
+    return told(error)

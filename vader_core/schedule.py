@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 PredictionType = Literal["epsilon", "v", "velocity"]
-FlowSpacing = Literal["even", "trained", "trained_shifted"]
+FlowSpacing = Literal["even", "trained", "trained_shifted", "linear_quadratic"]
 Variance = Literal["fixed", "learned_range"]
 
 
@@ -142,7 +142,8 @@ class RectifiedFlow:
         shift: Static time shift s: tau' = s tau / (1 + (s - 1) tau); 1 leaves the times evenly spaced.
         velocity_sign: +1 where the model predicts noise - x_0, -1 where it predicts x_0 - noise (Open-Sora).
         spacing: Where ``flow_euler`` steps before the shift: ``even`` at 1 - i / S, ``trained`` evenly from
-            1 to the smallest trained time 1 / num_train_timesteps, ``trained_shifted`` to that time, shifted.
+            1 to the smallest trained time 1 / num_train_timesteps, ``trained_shifted`` to that time, shifted;
+            ``linear_quadratic`` slowly, then faster and faster, as LTX-Video from 0.9.5 on.
         terminal: Noise level that the last step is stretched to; ``None`` leaves it where it is.
     """
 

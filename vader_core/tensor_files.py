@@ -17,23 +17,26 @@ from typing import Any
 
 from vader_core.errors import VaderError
 
-#: The longest header of a safetensors file that its own library takes.
-_LONGEST_HEADER = 100_000_000
+#: The longest header of a safetensors file that is read: a hundred thousand tensors need no more, and what is
+#: longer would take gigabytes once it is parsed.
+_LONGEST_HEADER = 1 << 24
 #: Torch stores tensors uncompressed; compressed parts of a file may unpack to no more than this.
 _MOST_COMPRESSED = 64 << 20
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.")
 _GLOBAL = re.compile(r"(?:Unsupported (?:global|class)|GLOBAL)[:\s]+(?:GLOBAL )?([\w.]+)")
-#: First bytes -> what other files are.
+#: Place and bytes -> what other files are.
 _OTHERS = {
-    b"GGUF": "a GGUF file (llama.cpp); take the safetensors file instead",
-    b"\x89HDF": "an HDF5 file (Keras); take the safetensors file instead",
-    b"\x93NUM": "a NumPy file; save the tensors as safetensors",
-    b"\x1f\x8b": "a gzip archive; unpack it",
-    b"BZh": "a bzip2 archive; unpack it",
-    b"7z\xbc\xaf": "a 7z archive; unpack it",
-    b"Rar!": "a RAR archive; unpack it",
-    b"\x89PNG": "a picture",
-    b"\xff\xd8\xff": "a picture",
+    (0, b"GGUF"): "a GGUF file (llama.cpp); take the safetensors file instead",
+    (0, b"\x89HDF"): "an HDF5 file (Keras); take the safetensors file instead",
+    (0, b"\x93NUM"): "a NumPy file; save the tensors as safetensors",
+    (0, b"\x1f\x8b"): "a gzip archive; unpack it",
+    (0, b"BZh"): "a bzip2 archive; unpack it",
+    (0, b"7z\xbc\xaf"): "a 7z archive; unpack it",
+    (0, b"Rar!"): "a RAR archive; unpack it",
+    (0, b"\x89PNG"): "a picture",
+    (0, b"\xff\xd8\xff"): "a picture",
+    (257, b"ustar"): "a tar archive; unpack it",
+    (0, bytes(64)): "nothing but zero bytes, as a download that was cut off leaves: download the file again",
 }
 
 
@@ -126,8 +129,8 @@ def _described(start: bytes) -> str:
         return "a web page (a sign-in or error page, perhaps): download the file again, signed in"
     if not start:
         return "empty: download the file again"
-    for magic, words_for in _OTHERS.items():
-        if start.startswith(magic):
+    for (place, magic), words_for in _OTHERS.items():
+        if start.startswith(magic, place):
             return words_for
     if words[:1] in b"{[" and b"\0" not in start:
         return "JSON text; give the weights that belong to it"
@@ -140,18 +143,30 @@ def _described(start: bytes) -> str:
 
 def _header(path: Path, needed_for: str) -> dict[str, Any]:
     try:
+        length = _header_length(path)
         with path.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if not 0 < length <= _LONGEST_HEADER:
-                raise ValueError(f"its header is said to be {length:,} bytes long")
+            stream.seek(8)
             found = json.loads(stream.read(length))
         if not isinstance(found, dict) or not all(isinstance(facts, dict) for facts in found.values()):
             raise ValueError("its header is no table of tensors")
-        if any("shape" not in facts for name, facts in found.items() if name != "__metadata__"):
+        if not all(_has_shape(facts) for name, facts in found.items() if name != "__metadata__"):
             raise ValueError("its header is no table of tensors")
     except (OSError, ValueError, RecursionError, MemoryError) as error:
         raise VaderError(f"{needed_for}: {path} is not a readable safetensors file: {error}") from error
     return found
+
+
+def _header_length(path: Path) -> int:
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+    if not 0 < length <= _LONGEST_HEADER:
+        raise ValueError(f"its header is said to be {length:,} bytes long")
+    return length
+
+
+def _has_shape(facts: Mapping[str, Any]) -> bool:
+    shape = facts.get("shape")
+    return isinstance(shape, list) and all(isinstance(size, int) and size >= 0 for size in shape)
 
 
 def _load_file(path: Path, needed_for: str) -> dict[str, Any]:
@@ -161,6 +176,7 @@ def _load_file(path: Path, needed_for: str) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     try:
+        _header_length(path)
         return dict(load_file(path))
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, MemoryError) as error:
         raise VaderError(f"{needed_for}: {path} is not a readable safetensors file: {error}") from error
@@ -275,11 +291,20 @@ def _load_shards(index: Path, needed_for: str) -> dict[str, Any]:
     for file in dict.fromkeys(names.values()):
         path = index.parent / file
         if Path(file).name != file:
-            raise VaderError(f"{needed_for}: {index} names a shard outside its folder: {file}")
-        if not path.is_file():
-            raise VaderError(f"{needed_for}: {index} names the shard {file}, which is not in {index.parent}")
+            raise VaderError(f"{needed_for}: {index} names a shard outside its folder: {file[:120]}")
+        if not _is_there(path):
+            raise VaderError(
+                f"{needed_for}: {index} names the shard {file[:120]}, which is not in {index.parent}"
+            )
         tensors.update(_load_file(path, needed_for))
     missing = sorted(names.keys() - tensors.keys())
     if missing:
         raise VaderError(f"{needed_for}: {missing[0]} is in none of the shards that {index} names")
     return tensors
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False

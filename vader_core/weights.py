@@ -22,6 +22,8 @@ from vader_core.tensor_files import tensor_names as tensor_names
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from vader_core.hub import Progress
+
 
 @dataclass(frozen=True)
 class WeightFile:
@@ -37,6 +39,7 @@ class WeightFile:
         gated: Whether the repository asks for an accepted licence and a token.
         note: Anything a user must know, e.g. a second name of the repository.
         repository_type: ``model`` or ``dataset``.
+        optional: Whether the component does without it; it is fetched only where it is asked for.
     """
 
     repository: str
@@ -48,6 +51,7 @@ class WeightFile:
     gated: bool = False
     note: str = ""
     repository_type: str = "model"
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,43 +101,40 @@ def parse_weights(text: str) -> WeightSource:
     return WeightSource("path", path=path)
 
 
-def fetch(wanted: WeightFile, *, needed_for: str, option: str = "--weights PATH") -> Path:
+def fetch(
+    wanted: WeightFile,
+    *,
+    needed_for: str,
+    option: str = "--weights PATH",
+    progress: Progress | None = None,
+) -> Path:
     """The local path of a hub file, or of a repository's snapshot; what is missing is downloaded.
 
     Args:
         wanted: What to fetch.
         needed_for: What asks, e.g. ``reward 'hps'``; begins the message.
         option: The option that names a local file instead; ends the message.
+        progress: Told how far a download is.
 
     Raises:
         VaderError: Offline and not here, gated, or not found: names repository, file, token setting and
-            ``option``.
+            ``option``; or the hub's answer is none that is followed.
+        MachineError: It cannot be kept.
     """
-    from huggingface_hub import hf_hub_download, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import GatedRepoError
+
+    from vader_core.hub import fetched
 
     try:
-        if wanted.file:
-            path = Path(
-                hf_hub_download(
-                    wanted.repository,
-                    wanted.file,
-                    revision=wanted.revision,
-                    repo_type=wanted.repository_type,
-                )
-            )
-        else:
-            path = Path(
-                snapshot_download(
-                    wanted.repository, revision=wanted.revision, repo_type=wanted.repository_type
-                )
-            )
+        path = fetched(wanted.repository, wanted.file, wanted.revision, wanted.repository_type, progress)
+    except VaderError as error:
+        raise type(error)(f"{needed_for}: {error}") from error
     except GatedRepoError as error:
         raise VaderError(
             f"{needed_for}: {describe(wanted)} is gated: accept its licence on the hub and set HF_TOKEN, or "
             f"give {option}"
         ) from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+    except Exception as error:  # the hub's client, and what it is built on, have errors of many kinds
         raise VaderError(
             f"{needed_for}: {describe(wanted)} is not here and could not be downloaded "
             f"({type(error).__name__}): "
@@ -228,12 +229,14 @@ def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], *, what: str)
 
 
 def misfit_message(what: str, missing: list[str], unexpected: list[str], misfits: list[str]) -> str:
-    """One message for weights that do not fit: counts, then the first ten names of each kind."""
+    """One message for weights that do not fit: counts, then the first three names of each kind."""
     parts = [f"{what}: {len(missing)} missing, {len(unexpected)} unexpected, {len(misfits)} of another shape"]
     for label, names in (("missing", missing), ("unexpected", unexpected), ("shape", misfits)):
         if names:
-            shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
             parts.append(f"{label}: {shown}")
+    if len(misfits) > len(missing) + len(unexpected) and len(misfits) > 3:
+        parts.append("the names fit and the sizes do not: it is of another architecture of the same model")
     return "; ".join(parts)
 
 

@@ -19,6 +19,7 @@ AVERAGES = (
     "params_ema",
     "state_dict_ema",
     "averaged_model",
+    "shadow",
 )
 #: Names under which training code keeps the weights.
 CONTAINERS = (
@@ -58,21 +59,36 @@ def unwrapped(loaded: Mapping[str, Any], *, what: str) -> dict[str, Tensor]:
     """
     from torch import Tensor
 
-    held: Mapping[str, Any] = loaded
-    opened = False
+    held, opened = loaded, False
     for _ in range(_DEEPEST):
-        inner = next(
-            (held[name] for name in CONTAINERS if isinstance(held.get(name), Mapping) and held[name]), None
-        )
+        inner = next((held[name] for name in CONTAINERS if _leads_to_tensors(held.get(name))), None)
         if inner is None:
             break
         held, opened = inner, True
     tensors = {name: value for name, value in held.items() if isinstance(value, Tensor)}
-    torn = opened and len(tensors) != len(held)
+    torn = opened and any(_holds_more(value) for value in held.values())
     if torn or not tensors or not all(isinstance(name, str) for name in tensors):
         shown = ", ".join(str(name)[:60] for name in list(held)[:6]) or "nothing"
         raise VaderError(f"{what} holds no flat dictionary of tensors, but {shown}")
     return _averaged(without_prefixes(tensors))
+
+
+def _leads_to_tensors(value: Any, depth: int = _DEEPEST) -> bool:
+    """Whether a container holds tensors by name, itself or within another."""
+    from torch import Tensor
+
+    if not isinstance(value, Mapping) or not depth:
+        return False
+    return any(isinstance(one, Tensor) for one in value.values()) or any(
+        _leads_to_tensors(value.get(name), depth - 1) for name in CONTAINERS
+    )
+
+
+def _holds_more(value: Any) -> bool:
+    """Whether it may hold weights that are not read; a counter, a rate or a word holds none."""
+    from torch import Tensor
+
+    return not isinstance(value, Tensor) and not isinstance(value, str | int | float | None)
 
 
 def without_prefixes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -31,9 +31,29 @@ def vader(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
             module = importlib.import_module(f"vader_core.cli.{name}")
             monkeypatch.setattr(module, "load_registry", lambda: registry)
         monkeypatch.setattr(vader_core.registry, "load_registry", lambda: registry)
-        return run([str(argument) for argument in arguments])
+        return run(later_wins([str(argument) for argument in arguments]))
 
     return call
+
+
+def later_wins(words: list[str]) -> list[str]:
+    """A test's own flags in place of its base's: the command line refuses a flag that is given twice."""
+    found: list[str] = []
+    for place, word in enumerate(words):
+        again = word in words[place + 1 :]
+        value = place > 0 and words[place - 1] in ONCE and words[place - 1] in words[place:]
+        if not (word in ONCE and again) and not value:
+            found.append(word)
+    return found
+
+
+#: Flags that tests give in their base and again.
+ONCE = (
+    "--max-steps", "--num-steps", "--lr", "--keep", "--out", "--prompts", "--seed", "--batch-size", "--tune",
+    "--num-frames", "--height", "--width", "--fps", "--backbone", "--gradient", "--guidance-scale", "--guard",
+    "--reward-frames", "--device", "--precision", "--weights", "--accumulate", "--data", "--lora-rank",
+    "--sampler",
+)  # fmt: skip
 
 
 @pytest.fixture

@@ -498,7 +498,7 @@ def test_score_chooses_frames_and_prompts(vader, clips, capsys):
 # -- lora convert --------------------------------------------------------------------------------------------
 
 
-def adapter(rank=4, alpha=8.0, modules=("blocks.0.to_q", "blocks.1.to_k"), odd=None):
+def adapter(rank=4, alpha=8.0, modules=("blocks.0.attn1.to_q", "blocks.1.attn1.to_k"), odd=None):
     """A random adapter; ``odd`` gives one module another rank."""
     generator = torch.Generator().manual_seed(0)
     tensors = {}
@@ -529,7 +529,7 @@ def same(one, other):
         assert torch.allclose(value, second[name], atol=1e-5)
 
 
-@pytest.mark.parametrize("odd", [None, {"blocks.1.to_k": 2}])
+@pytest.mark.parametrize("odd", [None, {"blocks.1.attn1.to_k": 2}])
 def test_a_lora_goes_there_and_back(vader, tmp_path, capsys, odd):
     source = adapter(odd=odd)
     save_adapter(source, tmp_path / "first")
@@ -537,7 +537,7 @@ def test_a_lora_goes_there_and_back(vader, tmp_path, capsys, odd):
     told = capsys.readouterr().out
     assert "2 modules, rank 4, alpha 8" in told
     names = load_file(tmp_path / "a.safetensors")
-    assert "transformer.blocks.0.to_q.lora_A.weight" in names
+    assert "transformer.blocks.0.attn1.to_q.lora_A.weight" in names
     assert vader("lora", "convert", tmp_path / "a.safetensors", tmp_path / "second", "--to", "peft") == 0
     same(load_adapter(tmp_path / "second"), load_adapter(tmp_path / "first"))
     assert vader("lora", "convert", tmp_path / "first", tmp_path / "a.safetensors", "--to", "diffusers") == 2
@@ -605,13 +605,13 @@ def test_older_diffusers_files_are_read(tmp_path):
     for name, value in source.tensors.items():
         ending = ".lora_A.weight" if "lora_A" in name else ".lora_B.weight"
         tensors[f"unet.{name.removesuffix(ending)}{older[ending]}"] = value
-    tensors["unet.blocks.0.to_q.alpha"] = torch.tensor(4.0)
-    tensors["unet.blocks.1.to_k.alpha"] = torch.tensor(2.0)  # half as strong as the other
+    tensors["unet.blocks.0.attn1.to_q.alpha"] = torch.tensor(4.0)
+    tensors["unet.blocks.1.attn1.to_k.alpha"] = torch.tensor(2.0)  # half as strong as the other
     save_file(tensors, tmp_path / "a.safetensors")
     read = DiffusersFile().read(tmp_path / "a.safetensors")
     expected, found = updates(source), updates(read)
-    assert torch.allclose(found["blocks.0.to_q"], expected["blocks.0.to_q"], atol=1e-5)
-    assert torch.allclose(found["blocks.1.to_k"], expected["blocks.1.to_k"] / 2, atol=1e-5)
+    assert torch.allclose(found["blocks.0.attn1.to_q"], expected["blocks.0.attn1.to_q"], atol=1e-5)
+    assert torch.allclose(found["blocks.1.attn1.to_k"], expected["blocks.1.attn1.to_k"] / 2, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,15 @@ def test_euler_at_given_levels_is_diffusers():
         sampler.plan(RectifiedFlow(), 9, GEOMETRY)
 
 
+@pytest.mark.parametrize("steps", STEPS)
+def test_linear_quadratic_levels_are_diffusers(steps):
+    from diffusers.pipelines.ltx.pipeline_ltx_condition import linear_quadratic_schedule
+
+    plan = FlowEuler().plan(RectifiedFlow(spacing="linear_quadratic"), steps, GEOMETRY)
+    wanted = [*linear_quadratic_schedule(steps).tolist(), 0.0]
+    assert plan.tables["tau"] == pytest.approx(wanted, abs=2e-7)
+
+
 def test_stochastic_steps_are_diffusers():
     scheduler = euler(None, sigmas=[1.0, 0.6, 0.2], stochastic_sampling=True)
     sampler = FlowEuler(FlowEulerOptions(sigmas=(1.0, 0.6, 0.2), stochastic=True))

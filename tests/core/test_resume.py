@@ -70,7 +70,7 @@ def test_a_components_options_are_the_same_after_reading(tmp_path):
 def test_a_run_with_a_number_for_a_component_resumes(vader, tmp_path):
     run = [*RUN, "-o", "sampler.noise_level=0.5", "--out", tmp_path / "run"]
     assert vader(*run) == 0
-    assert vader("train", "--resume", tmp_path / "run", "--quiet") == 0
+    assert vader("train", "--resume", tmp_path / "run", "--max-steps", 4, "--quiet") == 0
 
 
 def test_existing_folder_is_refused_naming_the_ways_out(vader, tmp_path, capsys):
@@ -150,12 +150,42 @@ def test_nonfinite_steps_are_counted_and_stop_the_run(vader, registry, tmp_path,
     original = BrightnessReward.score_frames
     monkeypatch.setattr(BrightnessReward, "score_frames", lambda *args: original(*args) * float("nan"))
     run = tmp_path / "run"
-    assert vader(*RUN, "--max-steps", "9", "-o", "trainer.nonfinite_limit=3", "--out", run) == 2
+    assert vader(*RUN, "--max-steps", "9", "-o", "trainer.nonfinite_limit=3", "--out", run) == 1
     message = capsys.readouterr().err
     assert "3 steps in a row" in message
     assert "step-000002" in message
     skipped = [json.loads(line)["skipped"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert skipped == [True, True, True]
+
+
+def test_a_run_whose_every_step_was_skipped_is_no_success(vader, registry, tmp_path, capsys, monkeypatch):
+    from vader_core.testing.tiny import BrightnessReward
+
+    original = BrightnessReward.score_frames
+    monkeypatch.setattr(BrightnessReward, "score_frames", lambda *args: original(*args) * float("nan"))
+    assert vader(*RUN, "--out", tmp_path / "run") == 1
+    assert "none of the 3 steps" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_weights_that_are_not_finite_are_not_kept(vader, tmp_path, capsys, monkeypatch):
+    from vader_core.training import trainer
+
+    train_step = trainer.Trainer.train_step
+
+    def diverging(self):
+        train_step(self)
+        if self.step == 2:
+            for value in self.model.tuning.parameters().values():
+                value.data.fill_(float("inf"))
+
+    monkeypatch.setattr(trainer.Trainer, "train_step", diverging)
+    run = tmp_path / "run"
+    assert vader(*RUN, "--out", run) == 1
+    message = capsys.readouterr().err
+    assert "no checkpoint of them is kept" in message
+    assert str(run / "checkpoints" / "step-000001") in message
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-000001"]
 
 
 def test_every_checkpoint_is_written_once(vader, tmp_path, monkeypatch):
@@ -178,6 +208,8 @@ def test_a_checkpoint_that_is_written_again_is_never_lost(tmp_path, monkeypatch,
     """Killed at either rename, the old or the new one is whole."""
     from vader_core.run import checkpoint
 
+    counters = ("reward_queries", "train_seconds", "skipped", "nonfinite_in_a_row", "lr_factor")
+    position = dict.fromkeys(counters, 0) | {"watch": {"history": [], "best_step": None, "best_reward": 0.0}}
     for value in (1, 2):
         checkpoint.begin_checkpoint(tmp_path, 3)
         if value == 2:
@@ -192,10 +224,10 @@ def test_a_checkpoint_that_is_written_again_is_never_lost(tmp_path, monkeypatch,
 
             monkeypatch.setattr(Path, "rename", dying)
             with pytest.raises(KeyboardInterrupt):
-                checkpoint.finish_checkpoint(tmp_path, 3, {}, {"value": value})
+                checkpoint.finish_checkpoint(tmp_path, 3, {}, position | {"value": value})
             monkeypatch.setattr(Path, "rename", rename)
         else:
-            checkpoint.finish_checkpoint(tmp_path, 3, {}, {"value": value})
+            checkpoint.finish_checkpoint(tmp_path, 3, {}, position | {"value": value})
     place, faults = checkpoint.newest_whole(tmp_path)
     assert place is not None, faults
     assert checkpoint.read_checkpoint(place).position["value"] in (1, 2)

@@ -261,3 +261,34 @@ def test_twenty_kills_of_two_hundred_clips(tmp_path, capsys):
         clips = sum(row["type"] == "video" for row in expected)
         print(f"\n{clips} clips, {kills} kills: {again_} of {len(begun)} shards begun twice; {took:.0f} s")
     assert again_ <= kills
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("sources.json", "[]"),
+        ("sources.json", '{"root": 3, "shards": [["a"]]}'),
+        ("sources.json", '{"root": "/", "shards": [[1]]}'),
+        ("sources.json", "[" * 100_000),
+        ("plan.yaml", "[1]"),
+        ("plan.yaml", "plan"),
+        ("plan.yaml", "\x00"),
+    ],
+)
+def test_a_runs_file_that_no_run_writes_is_one_message(tmp_path, name, content):
+    shoot(tmp_path / "in", 1)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text(content)
+    with pytest.raises(VaderError, match=f"{name}.*--overwrite begins again"):
+        run(tmp_path / "in", tmp_path / "out", plan(), Settings(engine="process"))
+
+
+def test_a_table_with_other_types_is_no_manifest(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from vader_data.manifest import COLUMNS
+
+    place = tmp_path / "manifest.parquet"
+    pq.write_table(pa.table({name: [["x"]] for name in COLUMNS}), place)
+    with pytest.raises(VaderError, match="not a manifest that a run wrote"):
+        read_manifest(place)

@@ -83,6 +83,13 @@ def test_text_area_grows_with_the_text():
     assert 0.02 < some < more < 0.3
 
 
+def test_text_boxes_are_counted_in_one_frame():
+    scorer = component("scorer", "text_boxes").make({})
+    assert [scorer.indices(count, 8.0) for count in (4, 11, 99)] == [[3], [10], [10]]
+    none, one, two = (scorer.score([clip(written(text))])[0] for text in ("", "SALE", "SALE\n\nTODAY"))
+    assert (none, one, two) == (0, 1, 2)
+
+
 def test_overlapping_boxes_count_once_and_nothing_counts_outside():
     from vader_data.text_area import covered
 

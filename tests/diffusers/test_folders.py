@@ -15,6 +15,7 @@ from vader_diffusers.plugin import _BACKBONES
 from vader_diffusers.published_models import published
 from vader_diffusers.scheduling import read_scheduler
 
+from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
 from vader_core.registry import load_registry
@@ -215,3 +216,55 @@ def test_recipes_are_what_their_backbones_take(name):
     known = made.defaults
     asked = REGISTRY.get("sampler", known.sampler).make(dict(known.sampler_options), device="cpu", dtype=None)
     assert sampler == asked
+
+
+def test_a_gated_repository_says_what_to_do(monkeypatch):
+    import huggingface_hub
+    from huggingface_hub.errors import GatedRepoError
+
+    class Shut(GatedRepoError):
+        def __init__(self):
+            Exception.__init__(self, "gated")
+
+    def refuse(*_, **__):
+        raise Shut
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(
+        VaderError, match=r"some/body is gated: accept its licence on the hub and set HF_TOKEN"
+    ):
+        make("wan", weights="hub:some/body")
+
+
+def test_the_gradient_where_the_last_step_is_a_sliver(copied):
+    """Euler's own times end at the smallest trained one; UniPC's do not."""
+    assert make("wan", weights=str(copied)).defaults.gradient == "last"
+    place = copied / "scheduler" / "scheduler_config.json"
+    place.write_text(json.dumps({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}))
+    assert make("wan", weights=str(copied)).defaults.gradient == "last:2"
+
+
+def test_a_corrector_that_is_off_is_refused():
+    config = dict(published("wan")["tiny"].folder["scheduler"], disable_corrector=[0])
+    with pytest.raises(VaderError, match=r"disable_corrector=\[0\]; only \[\] can be followed"):
+        read_scheduler(config, own_times=True, needed_for="x")
+
+
+def test_attention_backends_have_a_backward_pass():
+    with pytest.raises(VaderError, match="'sage' has no backward pass: use native"):
+        make("wan", weights="random", model="tiny", attention_backend="sage").load()
+    with pytest.raises(VaderError, match="attention backend 'nonsense'"):
+        make("wan", weights="random", model="tiny", attention_backend="nonsense").load()
+    found = []
+    for name in (None, "_native_math"):
+        made = make("wan", weights="random", model="tiny", attention_backend=name, max_sequence_length=4)
+        made.load()
+        latents = torch.ones(1, made.latent_channels, 1, 4, 4).requires_grad_(True)
+        text = {"text": made.encode_texts(["a boat"])["text"]}
+        conditioning = Conditioning(text, None, {})
+        value = made.predict(latents, torch.tensor([500.0]), conditioning).value
+        value.square().sum().backward()
+        found.append((value.detach(), latents.grad))
+    for one, other in zip(*found, strict=True):
+        assert float(other.abs().max()) > 0
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)

@@ -8,6 +8,7 @@ from typing import Any
 
 import diffusers
 import torch
+from diffusers.pipelines import ltx2
 from torch import nn
 from transformers import (
     ByT5Tokenizer,
@@ -16,6 +17,8 @@ from transformers import (
     CLIPTextModel,
     CLIPVisionConfig,
     CLIPVisionModel,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
     LlamaConfig,
     LlamaModel,
     Qwen2_5_VLTextConfig,
@@ -89,6 +92,15 @@ def text_parts(backbone: str, folder: dict[str, Any]) -> dict[str, Any]:
             parts |= {"image_encoder": CLIPVisionModel(vision)}
             parts |= {"image_processor": CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32)}
         return parts
+    if backbone == "ltx2":
+        width = folder["connectors"]["caption_channels"]
+        text = {"hidden_size": width, "intermediate_size": 16, "num_hidden_layers": 2, "head_dim": 8,
+                "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": VOCABULARY,
+                "max_position_embeddings": 2048}  # fmt: skip
+        vision = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1,
+                  "image_size": 8, "patch_size": 4}  # fmt: skip
+        gemma = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+        return {"text_encoder": Gemma3ForConditionalGeneration(gemma), "tokenizer": _tokenizer(1024)}
     if backbone == "hunyuan_video":
         clip = CLIPTextConfig(
             hidden_size=network["pooled_projection_dim"], intermediate_size=16, num_hidden_layers=2,
@@ -113,13 +125,16 @@ def text_parts(backbone: str, folder: dict[str, Any]) -> dict[str, Any]:
     return {"text_encoder": _t5(width), "tokenizer": _tokenizer(128)}
 
 
-def build(backbone: str, model: str, path: Path, **scheduler: Any) -> Path:
+def build(
+    backbone: str, model: str, path: Path, *, network: dict[str, Any] | None = None, **scheduler: Any
+) -> Path:
     """Save the tiny pipeline of a backbone's ``model`` under ``path``.
 
     Args:
         backbone: The registered name.
         model: The tiny model's.
         path: A folder.
+        network: Settings of its denoisers that differ.
         **scheduler: Settings of its scheduler that differ; ``_class_name`` for another class.
     """
     folder = published(backbone)[model].folder
@@ -129,8 +144,10 @@ def build(backbone: str, model: str, path: Path, **scheduler: Any) -> Path:
         for number, (name, config) in enumerate(folder.items()):
             if name in ("model_index", "scheduler"):
                 continue
-            kind = getattr(diffusers, config["_class_name"])
-            parts[name] = randomise(kind.from_config(dict(config)), number)
+            library = ltx2 if name in ("connectors", "vocoder") else diffusers
+            kind = getattr(library, config["_class_name"])
+            changed = network if network and name.startswith("transformer") else {}
+            parts[name] = randomise(kind.from_config({**config, **changed}), number)
         parts |= text_parts(backbone, dict(folder))
     for number, (_, part) in enumerate(sorted(parts.items())):
         if isinstance(part, nn.Module) and type(part).__module__.startswith("transformers"):

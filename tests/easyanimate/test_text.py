@@ -93,7 +93,7 @@ def test_t5_from_a_model_folder(tmp_path):
     assert found["mask"].sum(dim=1).tolist() == [3, 4]
     with pytest.raises(VaderError, match="has width 24, but the denoiser expects 32"):
         T5TextEncoder(tmp_path, device=torch.device("cpu"), dtype=torch.float32, max_length=12, channels=32)
-    with pytest.raises(VaderError, match="is no T5 that transformers reads"):
+    with pytest.raises(VaderError, match="text encoder, a T5"):
         T5TextEncoder(
             tmp_path / "tokenizer",
             device=torch.device("cpu"),

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import diffusers
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from vader_core.geometry import Geometry
 from vader_core.lora.adapter import LoraSettings, adapter_parameters, attach_lora
@@ -50,6 +52,14 @@ class Case:
     scale: float = 3.0
     options: dict[str, Any] = field(default_factory=dict)
     call: dict[str, Any] = field(default_factory=dict)
+    #: Text tokens; ``None`` is the pipeline's own number, which is slow.
+    length: int | None = 16
+
+    @property
+    def text_tokens(self) -> int | None:
+        """Where it can be chosen: Wan's picture models and CogVideoX have theirs written into them."""
+        fixed = self.backbone in ("wan_i2v", "cogvideox", "diffusers")
+        return None if fixed else self.length
 
     def __str__(self) -> str:
         kind = self.scheduler.get("_class_name", "")
@@ -59,7 +69,7 @@ class Case:
 
 EULER = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
 CASES = [
-    Case("wan", "tiny"),
+    Case("wan", "tiny", length=None),
     Case("wan", "tiny", {"flow_shift": 8.0}, steps=6),
     Case("wan", "tiny", {**EULER, "shift": 3.0}),
     Case("wan", "tiny-a14b", steps=6, options={"guidance_scale_low": 2.0}, call={"guidance_scale_2": 2.0}),
@@ -67,7 +77,7 @@ CASES = [
     Case("wan_i2v", "tiny"),
     Case("wan_i2v", "tiny-a14b", {"flow_shift": 5.0}, call={"guidance_scale_2": 3.0}),
     Case("wan_i2v", "tiny-5b"),
-    Case("ltx", "tiny"),
+    Case("ltx", "tiny", length=None),
     Case("ltx", "tiny", {"use_dynamic_shifting": False, "shift_terminal": None}),
     Case("ltx", "tiny", options={"guidance_rescale": 0.7}, call={"guidance_rescale": 0.7}),
     Case(
@@ -76,15 +86,32 @@ CASES = [
         options={"guidance_rescale": 0.0, "decode_timestep": 0.05, "decode_noise_scale": 0.025},
         call={"decode_timestep": 0.05, "decode_noise_scale": 0.025},
     ),
+    Case(
+        "ltx",
+        "tiny-0.9.7",
+        steps=6,
+        length=None,
+        options={"guidance_rescale": 0.5},
+        call={"guidance_rescale": 0.5, "decode_timestep": 0.05, "decode_noise_scale": 0.025},
+    ),
+    Case("ltx2", "tiny", length=None),
+    Case("ltx2", "tiny-2.3"),
+    Case(
+        "ltx2",
+        "tiny-2.3",
+        {"use_dynamic_shifting": False, "shift_terminal": None},
+        options={"perturbed_scale": 0.5, "sound_guidance_rescale": 0.2, "modality_scale": 1.0},
+        call={"stg_scale": 0.5, "audio_guidance_rescale": 0.2, "modality_scale": 1.0},
+    ),
     Case("cogvideox", "tiny"),
     Case("cogvideox", "tiny-2b", {"snr_shift_scale": 3.0}, steps=7),
     Case("cogvideox", "tiny-1.5"),
-    Case("hunyuan_video", "tiny", scale=1.0),
+    Case("hunyuan_video", "tiny", scale=1.0, length=None),
     Case(
         "hunyuan_video", "tiny", scale=1.0, options={"embedded_guidance": 2.0}, call={"guidance_scale": 2.0}
     ),
     Case("hunyuan_video", "tiny", options={"embedded_guidance": 4.0}, call={"guidance_scale": 4.0}),
-    Case("hunyuan_video15", "tiny"),
+    Case("hunyuan_video15", "tiny", length=None),
     Case("hunyuan_video15", "tiny", {"shift": 9.0}),
     Case("diffusers", "wan/tiny"),
     Case("diffusers", "wan/tiny-5b"),
@@ -115,7 +142,7 @@ def saved(tmp_path_factory):
 def load(case: Case, path: Path, dtype=torch.float32):
     """Our backbone over the saved pipeline, and the registry."""
     registry = load_registry()
-    options = {"weights": str(path), **case.options}
+    options = {"weights": str(path), "max_sequence_length": case.text_tokens, **case.options}
     backbone = registry.get("backbone", case.backbone).make(options, device=torch.device("cpu"), dtype=dtype)
     backbone.load()
     return backbone, registry
@@ -123,7 +150,7 @@ def load(case: Case, path: Path, dtype=torch.float32):
 
 def geometry_of(backbone) -> Geometry:
     times = backbone.compression[0]
-    frames = 21 if "Hunyuan" in backbone.pipelines[0] else 2 * times + 1
+    frames = 21 if backbone.pipelines[0] == "HunyuanVideoPipeline" else 2 * times + 1
     return Geometry(32, 64, frames, 24.0)
 
 
@@ -189,26 +216,35 @@ def theirs(case: Case, path: Path, geometry: Geometry, noise, conditioning, lora
         "output_type": "pt",
         "latents": noise,
     }
+    if case.text_tokens is not None:
+        words["max_sequence_length"] = case.text_tokens
     if case.backbone == "wan_i2v":
         words |= picture_words(pipe, conditioning, picture_of(SimpleNamespace(needs_image=True), geometry))
     family = case.model.partition("/")[0] if case.backbone == "diffusers" else case.backbone
     if family == "ltx":
         words |= {"latents": noise.flatten(2).transpose(1, 2), "frame_rate": geometry.fps}
-        pipe = diffusers.LTXPipeline(**pipe.components)
-        pipe.set_progress_bar_config(disable=True)
-        drawn = conditioning.tensors.get("decoder_noise")
-        if drawn is not None:
-            import diffusers.pipelines.ltx.pipeline_ltx as module
+    if isinstance(
+        pipe, diffusers.LTXConditionPipeline
+    ):  # it draws its own noise, and the decoder's behind it
+        import diffusers.pipelines.ltx.pipeline_ltx_condition as module
 
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(module, "randn_tensor", lambda *_, **__: drawn)
-                return pipe(**{**words, **case.call}).frames
+        drawn = iter((noise, conditioning.tensors.get("decoder_noise")))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "randn_tensor", lambda *_, **__: next(drawn))
+            return pipe(**{**words, "latents": None, **case.call}).frames
+    if family == "ltx2":
+        tokens, count = noise[:, :, 0, 0].transpose(1, 2), 3 * (geometry.height // 8) * (geometry.width // 8)
+        coder = pipe.audio_vae  # the pipeline takes sound as its autoencoder makes it
+        sound = tokens[:, count:] * coder.latents_std + coder.latents_mean
+        words |= {"latents": tokens[:, :count], "audio_latents": sound, "frame_rate": geometry.fps}
+        words |= {"spatio_temporal_guidance_blocks": [1]}
     if family == "cogvideox":
         words |= {"latents": noise.transpose(1, 2)}
     if family == "hunyuan_video":
         words |= {"guidance_scale": 6.0, "true_cfg_scale": case.scale}
     if case.backbone == "hunyuan_video15":
         words.pop("guidance_scale")
+        pipe.tokenizer_max_length = words.pop("max_sequence_length", pipe.tokenizer_max_length)
         pipe.vae.enable_slicing()
     return pipe(**{**words, **case.call}).frames
 
@@ -244,6 +280,56 @@ def test_video_is_diffusers(case, saved):
     assert difference <= WITHIN
 
 
+# -- pictures ------------------------------------------------------------------------------------------------
+
+
+def picture_file(place: Path, seed: int) -> Path:
+    """Noise of a shape that is neither the video's nor CLIP's."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (50, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(place)
+    return place
+
+
+@pytest.mark.parametrize(
+    ("model", "network", "ends"),
+    [("tiny", None, False), ("tiny", {"pos_embed_seq_len": 514}, True), ("tiny-a14b", None, True)],
+    ids=["first", "first and last, CLIP", "first and last"],
+)
+def test_picture_files_are_seen_as_by_diffusers(model, network, ends, tmp_path):
+    """Squeezed for the video, and cut as CLIP's own processor does; a last picture too."""
+    path = tiny_pipelines.build("wan_i2v", model, tmp_path / "pipeline", network=network)
+    case = Case("wan_i2v", model, steps=3, call={"guidance_scale_2": 3.0} if model == "tiny-a14b" else {})
+    backbone, registry = load(case, path)
+    geometry = geometry_of(backbone)
+    files = [picture_file(tmp_path / f"{number}.png", number) for number in (1, 2)]
+    told = {"last_image": str(files[1])} if ends else {}
+    prompts, rng, noise = start(backbone, geometry)
+    prompts = [replace(prompt, image=files[0], metadata=told) for prompt in prompts]
+    with torch.no_grad():
+        made = model_of(case, backbone, registry, geometry)
+        conditioning = made.condition(prompts, geometry, rng)
+        rollout = made.rollout(conditioning, geometry, rng, noise=noise)
+        video = made.decode(rollout.latents, geometry, None, conditioning)
+    pipe = diffusers.WanImageToVideoPipeline.from_pretrained(path)
+    pipe.set_progress_bar_config(disable=True)
+    opened = [Image.open(file).convert("RGB") for file in files]
+    wanted = pipe(
+        image=opened[0],
+        last_image=opened[1] if ends else None,
+        prompt=list(PROMPTS),
+        negative_prompt=[NEGATIVE] * 2,
+        height=geometry.height,
+        width=geometry.width,
+        num_frames=geometry.num_frames,
+        num_inference_steps=case.steps,
+        guidance_scale=case.scale,
+        latents=noise,
+        output_type="pt",
+        **case.call,
+    ).frames
+    assert off(video, wanted) <= WITHIN
+
+
 # -- LoRA ----------------------------------------------------------------------------------------------------
 
 LORAS = [
@@ -257,6 +343,7 @@ LORAS = [
         call={"guidance_scale_2": 2.0},
     ),
     Case("ltx", "tiny"),
+    Case("ltx2", "tiny-2.3"),
     Case("cogvideox", "tiny"),
     Case("hunyuan_video", "tiny", scale=1.0),
     Case("hunyuan_video15", "tiny"),
@@ -293,6 +380,27 @@ def test_lora_written_by_us_is_read_by_diffusers(case, saved, tmp_path):
     first, *_ = lora_format("diffusers", registry).paths(adapter, target)
     again = lora_format("diffusers", registry).read(first)
     assert again.tensors.keys() == tensors.keys()
+
+
+# -- precision -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backbone", ["wan", "ltx", "cogvideox", "hunyuan_video", "hunyuan_video15"])
+def test_half_precision_is_the_pipelines_own(backbone, saved):
+    """A run's autocast changes no number: the pipeline runs its half weights without."""
+    case = Case(backbone, "tiny", scale=1.0)
+    made, registry = load(case, saved(backbone, "tiny", {}), torch.bfloat16)
+    geometry = geometry_of(made)
+    prompts, rng, noise = start(made, geometry)
+    conditioning = (
+        model_of(case, made, registry, geometry).condition(prompts, geometry, rng).conditional_branch
+    )
+    told = torch.full((2,), 500.0)
+    with torch.no_grad():
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = made.predict(noise, told, conditioning).value
+        wanted = made.call(made.denoiser, noise.bfloat16(), told, conditioning)
+    assert torch.equal(found, wanted.float())
 
 
 # -- gradients -----------------------------------------------------------------------------------------------

@@ -105,7 +105,7 @@ def test_beside_the_unet_it_is_the_merged_unet(tmp_path):
 
     base = output()
     attach_beside(unet, "rollout", adapter, what="T2V-Turbo")
-    torch.testing.assert_close(output(), base, rtol=1e-5, atol=1e-5)
+    assert torch.equal(output(), base)  # no layer takes another way for an adapter that does not count
     set_scale(unet, "rollout", 0.01)
     beside = output()
     set_scale(unet, "rollout", 0.0)

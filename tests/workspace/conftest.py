@@ -44,13 +44,13 @@ class Environment:
         )
 
     @contextmanager
-    def warm(self, folder: Path):
+    def warm(self, folder: Path, *, everything: bool = True):
         """A function that runs ``vader …`` or ``pytest …`` in ``folder`` and gives exit code and output.
 
         Each command runs in a fork of one process that has imported torch already; see ``warm.py``.
         """
         server = subprocess.Popen(
-            [str(self.python), str(Path(__file__).with_name("warm.py"))],
+            [str(self.python), str(Path(__file__).with_name("warm.py")), *(["all"] if everything else [])],
             env=self.settings(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -31,8 +31,27 @@ def test_a_wheel_holds_its_package_and_nothing_else(wheels, name):
     assert files <= set(names)
     recipes = {f"{package}/{path.relative_to(source)}" for path in source.rglob("*.yaml")}
     assert recipes <= set(names)
+    assert head["License-Expression"] == "Apache-2.0"
+    (licence,) = [entry for entry in names if entry.endswith("/licenses/LICENSE")]
+    with zipfile.ZipFile(wheels[name]) as archive:
+        assert archive.read(licence) == (ROOT / "LICENSE").read_bytes()
     if name != "vader-core":
         assert any(line.startswith("vader-core") for line in head.get_all("Requires-Dist"))
+
+
+def test_source_distributions_hold_no_tests_and_no_goldens(tmp_path):
+    import subprocess
+    import sys
+    import tarfile
+
+    for name in ("vader-core", "vader-example"):
+        build = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", str(tmp_path)]
+        subprocess.run([*build, str(SOURCES[name])], check=True, capture_output=True)
+        (found,) = tmp_path.glob(f"{name.replace('-', '_')}-*.tar.gz")
+        with tarfile.open(found) as archive:
+            inside = {entry.split("/", 1)[1] for entry in archive.getnames()}
+        assert {"LICENSE", "README.md", "pyproject.toml", "PKG-INFO"} <= inside
+        assert not [entry for entry in inside if entry.startswith(("plugins", "tests/parity", "docs"))]
 
 
 def test_the_core_alone_lists_and_runs(core):

@@ -14,11 +14,14 @@ import sysconfig
 from pathlib import Path
 
 
-def heavy():
+def heavy(everything):
     """What takes seconds to import and belongs to others."""
+    import torch
+
+    if not everything:
+        return torch
     import accelerate
     import peft
-    import torch
     from diffusers import AutoencoderKL, LatteTransformer3DModel
     from transformers import ByT5Tokenizer, T5EncoderModel
 
@@ -50,7 +53,7 @@ def child(words, cwd, out):
 
 
 def main():
-    held = heavy()
+    held = heavy(everything="all" in sys.argv[1:])
     for line in sys.stdin:
         asked = json.loads(line)
         pid = os.fork()

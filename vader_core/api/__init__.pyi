@@ -6,9 +6,13 @@ from .configure import configure as configure
 from .evaluate import evaluate as evaluate
 from .export_site import export_site as export_site
 from .gradient_norms import gradient_norms as gradient_norms
+from .inline import Inline as Inline
+from .inline import show_clips as show_clips
+from .inline import show_report as show_report
 from .open_model import Opened as Opened
 from .open_model import open_model as open_model
 from .plan import plan as plan
+from .push import push as push
 from .recipes import recipes as recipes
 from .report import batch_body as batch_body
 from .report import breakable as breakable

@@ -13,6 +13,7 @@ from vader_core.assembly.prepare import prepare
 from vader_core.assembly.resolve import backbone_component, choose_device
 from vader_core.device import out_of_memory_named
 from vader_core.errors import VaderError
+from vader_core.function_files import permitted
 from vader_core.profiling.bench import Bench, load, matrix_rate
 from vader_core.profiling.estimate import count_operations, memory_facts
 from vader_core.registry import Registry, load_registry
@@ -76,7 +77,7 @@ def with_random_files(config: RunConfig, registry: Registry) -> RunConfig:
         raise VaderError("no reward: give --reward NAME (`vader plugins` lists them)")
     tree = config.model_dump()
     chosen = [(backbone_component(config, registry), tree["backbone"])]
-    chosen += [(registry.get("reward", item["name"]), item) for item in tree["reward"]]
+    chosen += [(permitted(registry, item), item) for item in tree["reward"]]
     for component, section in chosen:
         if component.weights and "weights" in component.config.model_fields:
             section.setdefault("weights", "random")

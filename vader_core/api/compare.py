@@ -170,7 +170,7 @@ def _show(assembly: Assembly, group: _Group, column: _Column) -> None:
 
 
 def _spread(assembly: Assembly, most: int) -> list[Any]:
-    prompts = assembly.held_out_prompts()
+    prompts = assembly.every_prompt()
     count = min(most, len(prompts))
     return [prompts[int(index * len(prompts) / count)] for index in range(count)]
 

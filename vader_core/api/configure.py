@@ -14,7 +14,8 @@ from vader_core.paths import entered
 from vader_core.profiling.estimate import decide_checkpointing
 from vader_core.registry import Registry, load_registry
 from vader_core.run.config import RunConfig, Tree, check_keys, validated
-from vader_core.run.layers import merged, read_recipe, read_yaml
+from vader_core.run.layers import merged, read_yaml
+from vader_core.run.recipes import read_recipe
 
 
 def configure(

@@ -8,9 +8,11 @@ from typing import Any
 from vader_core.api.open_model import open_assembly
 from vader_core.assembly.levers import process_switches
 from vader_core.assembly.loading import load_rewards
+from vader_core.assembly.trial import try_rewards
 from vader_core.errors import VaderError
 from vader_core.evaluation.comparison import as_json
 from vader_core.evaluation.comparison import evaluate as compare_pairs
+from vader_core.progress import Progress, unseen
 from vader_core.registry import Registry, load_registry
 from vader_core.run.config import RunConfig
 from vader_core.run.layers import changed
@@ -24,6 +26,7 @@ def evaluate(
     scales: Sequence[float] = (1.0,),
     batch_size: int | None = None,
     registry: Registry | None = None,
+    progress: Progress = unseen,
 ) -> dict[str, Any]:
     """Compare the base model with an adapter: the same held-out prompts, the same noise.
 
@@ -34,6 +37,7 @@ def evaluate(
         scales: Factors of the adapter.
         batch_size: Videos sampled at once; the run's own by default.
         registry: Where the components come from; the installed plugins by default.
+        progress: Told how far it is.
 
     Returns:
         ``lora``, ``pairs``, and ``evaluation``: by scale and reward the means, the paired difference, its
@@ -50,9 +54,13 @@ def evaluate(
     config = changed(config, lora={"start": None})
     if batch_size is not None:
         config = changed(config, validation={"batch": batch_size})
+    progress("loading the model", 0, 0)
     assembly = open_assembly(config, lora, registry)
+    assembly.progress = progress
+    progress("loading the rewards", 0, 0)
     load_rewards(assembly, training=False)
     with process_switches(assembly.config):
+        try_rewards(assembly)
         found = compare_pairs(assembly, pairs, list(scales) or [1.0])
     return {
         "lora": lora,

@@ -15,9 +15,11 @@ from vader_core.errors import VaderError
 from vader_core.lora.adapter import LoraSettings, attach_lora, fitted, refuse_foreign, settings_of
 from vader_core.method.options import RewardGradientOptions
 from vader_core.profiling.estimate import memory_facts
+from vader_core.progress import Progress, unseen
 from vader_core.registry import Registry, load_registry
 from vader_core.run.adapters import find_adapter
 from vader_core.run.config import RunConfig
+from vader_core.run.layers import changed
 from vader_core.training.optimizer import check_schedule
 from vader_core.tuning.full import chosen_weights
 
@@ -29,7 +31,13 @@ _NEEDS = {
 }
 
 
-def plan(config: RunConfig, *, registry: Registry | None = None, processes: int = 1) -> dict[str, Any]:
+def plan(
+    config: RunConfig,
+    *,
+    registry: Registry | None = None,
+    processes: int = 1,
+    progress: Progress = unseen,
+) -> dict[str, Any]:
     """Check everything that can be checked without weights and return the plan.
 
     The memory is that of a CUDA device, whether one is here or not; a run on the CPU has no estimate.
@@ -38,19 +46,34 @@ def plan(config: RunConfig, *, registry: Registry | None = None, processes: int 
         config: What was asked for.
         registry: Where the components come from; the installed plugins by default.
         processes: How many will train.
+        progress: Told what is being done.
 
     Raises:
         VaderError: Anything that cannot be done.
     """
+    progress("checking the configuration", 0, 0)
     registry = registry or load_registry()
-    assembly = prepare(complete(config, registry), registry)
+    elsewhere = _for_an_absent_accelerator(config)
+    if elsewhere:
+        config = changed(config, trainer={"device": None})
+    settled = complete(config, registry, device=torch.device("cuda") if elsewhere else None)
+    assembly = prepare(settled, registry)
     require_trainable(assembly)
     facts = plan_facts(assembly, processes)
+    if elsewhere:
+        facts["device"] = "cuda (none is here)"
     if config.data.source is not None:
         facts["data"] = assembly.videos.summary.as_dict()
     if config.trainer.device == "cpu":
         return facts
+    progress("estimating the memory", 0, 0)
     return facts | memory_facts(assembly.config, registry)
+
+
+def _for_an_absent_accelerator(config: RunConfig) -> bool:
+    """Whether the run is for an accelerator and is only planned here: a plan needs none."""
+    asked = config.trainer
+    return not torch.cuda.is_available() and (asked.device == "cuda" or asked.precision == "fp16")
 
 
 def plan_facts(assembly: Assembly, processes: int) -> dict[str, Any]:
@@ -83,6 +106,7 @@ def plan_facts(assembly: Assembly, processes: int) -> dict[str, Any]:
         "rewards": ", ".join(f"{item.name} x {item.weight:g}" for item in config.reward),
         "monitors": ", ".join(item.name for item in config.monitor) or "none",
         "prompts": config.prompts.source or f"the captions of {config.data.source}",
+        "held_out_prompts": assembly.prompts_held_out,
         "denoiser_parameters": frozen,
         "tuning": config.tuning.kind,
         "trainable_parameters": trainable,

@@ -89,7 +89,7 @@ def sample(  # noqa: PLR0913 - what a person can ask for
     assembly = sampling_assembly(config, loras, registry, rewards, batch_size, opened)
     settings = clip_settings(assembly, loras, lora_scale)
     folder = None if out is None else ClipFolder(entered(out), settings, overwrite=overwrite)
-    pairs = pairs_of(assembly.held_out_prompts()[:max_prompts], first, count)
+    pairs = pairs_of(assembly.every_prompt()[:max_prompts], first, count)
     work = _Work(assembly, folder, settings, listener, pairs, base=base, keep_videos=keep_videos)
     with process_switches(assembly.config), watched(assembly, listener):
         return work.make(batch_size)
@@ -123,7 +123,7 @@ def check_sample(
     if config.video.num_frames is None:
         config = changed(config, video={"num_frames": sample_frames(config, registry)})
     assembly = prepare(complete(changed(config, lora={"start": None}), registry, training=False), registry)
-    prompts = assembly.held_out_prompts()
+    prompts = assembly.every_prompt()
     if assembly.backbone.needs_image and any(prompt.image is None for prompt in prompts):
         raise VaderError(f"backbone {config.backbone.name!r} starts from an image: give one")
     scaled = [(text, scaled_lora(text)[0]) for text in lora]

@@ -14,6 +14,7 @@ from vader_core.files import replacing
 from vader_core.method.frames import check_choice
 from vader_core.method.mixture import Mixture, Term
 from vader_core.paths import entered
+from vader_core.progress import Progress, unseen
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.registry import Registry, load_registry
@@ -21,8 +22,11 @@ from vader_core.report import write_batch_page
 from vader_core.run.batch import LISTED, read_batch
 from vader_core.video import count_frames, read_frames
 
+#: What a clip's file ends in.
+CLIPS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".m4v")
 
-def score(
+
+def score(  # noqa: PLR0913 - what a person can ask for
     videos: Sequence[str | Path],
     rewards: Sequence[str],
     *,
@@ -32,11 +36,12 @@ def score(
     device: str | None = None,
     seed: int = 0,
     registry: Registry | None = None,
+    progress: Progress = unseen,
 ) -> dict[str, Any]:
-    """Score video files: mp4, gif, a picture, or a folder of pictures.
+    """Score video files: mp4, gif, a picture, a folder of clips, or a folder of pictures.
 
     Args:
-        videos: The files.
+        videos: The files; a folder with clips in it stands for them all.
         rewards: Registered names.
         prompts: What the videos show: one for all, or one for each. Left out, a clip of a run's samples
             folder is given the prompt it was made for.
@@ -45,6 +50,7 @@ def score(
         device: ``cpu`` or ``cuda``; the GPU by default, where there is one.
         seed: For rewards that draw.
         registry: Where the rewards come from; the installed plugins by default.
+        progress: Told how far it is.
 
     Returns:
         ``videos``: one entry per video with its path, its prompt and its scores.
@@ -59,22 +65,26 @@ def score(
     components = [(registry.get("reward", name), dict(given.get(name, {}))) for name in rewards]
     for component, own in components:
         component.options(own)
-    texts = _prompts([Path(video) for video in videos], prompts)
+    paths = [path for video in videos for path in clips_of(Path(video))]
+    texts = _prompts(paths, prompts)
     if device == "cuda" and not torch.cuda.is_available():
         raise VaderError("--device cuda: no CUDA device is available here; use cpu, or see `vader doctor`")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    progress("loading the rewards", 0, 0)
     terms = [
         Term(component.name, component.make(own, device=place, dtype=torch.float32))
         for component, own in components
     ]
     mixture = Mixture(tuple(terms))
+    _require_texts(mixture, paths, texts)
     found = []
-    for path, text in zip(videos, texts, strict=True):
-        count = count_frames(Path(path))
+    for number, (path, text) in enumerate(zip(paths, texts, strict=True)):
+        progress("scoring", number, len(paths))
+        count = count_frames(path)
         check_choice(reward_frames, count)
         rng = Randomness(seed)
         frames = mixture.choose_frames(reward_frames, count, rng)
-        seen = read_frames(Path(path), frames.union).unsqueeze(0).to(place)
+        seen = read_frames(path, frames.union).unsqueeze(0).to(place)
         with torch.no_grad():
             output = mixture(seen, frames, [Prompt(text)], rng)
         values = {name: float(value[0]) for name, value in output.scores.items()}
@@ -121,6 +131,26 @@ def score_clips(
         beside.write_text(json.dumps(entries, indent=1, ensure_ascii=False), encoding="utf-8")
     write_batch_page(place)
     return found
+
+
+def _require_texts(mixture: Mixture, videos: Sequence[Path], texts: Sequence[str]) -> None:
+    wanting = [term.name for term in mixture.terms if term.reward.reads_text]
+    without = [path for path, text in zip(videos, texts, strict=True) if not text]
+    if wanting and without:
+        raise VaderError(
+            f"reward {wanting[0]!r} judges a clip by its text, and {without[0]} has none: give --prompt TEXT"
+        )
+
+
+def clips_of(path: Path) -> list[Path]:
+    """The videos that a path means: a folder's clips where it has some, else the path itself.
+
+    A folder of pictures alone is one video.
+    """
+    if not path.is_dir():
+        return [path]
+    found = sorted(file for file in path.iterdir() if file.suffix.lower() in CLIPS)
+    return found or [path]
 
 
 def _prompts(videos: Sequence[Path], given: Sequence[str]) -> list[str]:

@@ -66,34 +66,24 @@ def evaluate_suite(  # noqa: PLR0913 - what a person can ask for
     registry = registry or load_registry()
     found = find_suite(suite, registry)
     chosen = found.chosen(dimensions)
+    for flag, most in (("--most-prompts", most_prompts), ("--most-videos", most_videos)):
+        if most is not None and most < 1:
+            raise VaderError(f"{flag} must be 1 or more")
     asked = _fewer(read_asked(prompts, found, chosen), list(chosen), most_prompts)
-    negative = config.prompts.negative_prompt
-    own = PromptSection(source="text:a video", negative_prompt=negative)  # the suite's take its place
-    config = changed(config, lora={"start": None})
-    config = config.model_copy(update={"reward": [], "monitor": [], "prompts": own})
-    if batch_size is not None:
-        config = changed(config, validation={"batch": batch_size})
-    assembly = open_assembly(config, lora, registry)
+    assembly = open_assembly(_without_prompts(config, batch_size), lora, registry)
     terms = _terms(assembly, chosen)
     counts = {name: min(one.videos, most_videos or one.videos) for name, one in chosen.items()}
     scores: dict[str, dict[str, list[float]]] = {}
     with process_switches(assembly.config):
         for model, factor in MODELS.items():
             with assembly.model.tuning.scaled(factor):
-                folder = None if clips is None else clips / model
-                scores[model] = _judged(assembly, asked, chosen, terms, counts, folder)
-    result = {
-        "suite": suite,
-        "lora": lora,
-        "dimensions": {
-            name: {
-                "clips": len(scores["base"][name]),
-                **{model: statistics.fmean(scores[model][name]) for model in MODELS},
-            }
-            for name in chosen
-        },
-        "left_out": dict(found.left_out),
+                scores[model] = _judged(assembly, asked, terms, counts, clips and clips / model)
+    rows = {
+        name: {"clips": len(scores["base"][name])}
+        | {model: statistics.fmean(scores[model][name]) for model in MODELS}
+        for name in chosen
     }
+    result = {"suite": suite, "lora": lora, "dimensions": rows, "left_out": dict(found.left_out)}
     if clips is not None:
         with replacing(clips / "index.html") as beside:
             beside.write_text(suite_page(result), encoding="utf-8")
@@ -102,12 +92,18 @@ def evaluate_suite(  # noqa: PLR0913 - what a person can ask for
     return result
 
 
+def _without_prompts(config: RunConfig, batch_size: int | None) -> RunConfig:
+    """The same run without rewards of its own and with a placeholder for its prompts."""
+    own = PromptSection(source="text:a video", negative_prompt=config.prompts.negative_prompt)
+    config = changed(config, lora={"start": None})
+    config = config.model_copy(update={"reward": [], "monitor": [], "prompts": own})
+    return config if batch_size is None else changed(config, validation={"batch": batch_size})
+
+
 def _fewer(asked: list[Asked], dimensions: Sequence[str], most: int | None) -> list[Asked]:
     """At most so many prompts of each dimension."""
     if most is None:
         return asked
-    if most < 1:
-        raise VaderError("--most-prompts must be 1 or more")
     left = dict.fromkeys(dimensions, most)
     kept = []
     for one in asked:
@@ -136,7 +132,6 @@ def _terms(assembly: Assembly, chosen: dict[str, Dimension]) -> dict[str, Term]:
 def _judged(
     assembly: Assembly,
     asked: Sequence[Asked],
-    chosen: dict[str, Dimension],
     terms: dict[str, Term],
     counts: dict[str, int],
     folder: Path | None,

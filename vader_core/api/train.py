@@ -13,15 +13,17 @@ from vader_core.assembly.levers import process_switches
 from vader_core.assembly.loading import load_parts, related_judges
 from vader_core.assembly.parts import Assembly
 from vader_core.assembly.prepare import prepare
+from vader_core.assembly.trial import try_rewards
 from vader_core.data.latents import TEXT
 from vader_core.errors import VaderError
 from vader_core.evaluation.comparison import evaluation_pairs
 from vader_core.evaluation.validation import validation_pairs
 from vader_core.paths import entered
+from vader_core.progress import counted, unseen
 from vader_core.prompts import Prompt
 from vader_core.registry import Registry, load_registry
 from vader_core.report import write_report
-from vader_core.run.checkpoint import newest_whole, read_checkpoint
+from vader_core.run.checkpoint import newest_whole, prune, read_checkpoint, restoring, step_of
 from vader_core.run.config import RunConfig
 from vader_core.run.directory import Run
 from vader_core.run.layers import changes
@@ -62,7 +64,7 @@ def train(
         resume: Continue the run in ``out``.
         allow_changes: Continue although the configuration differs.
         registry: Where the components come from; the installed plugins by default.
-        listener: Hears of progress.
+        listener: Hears of progress; ``phase`` is optional.
 
     Returns:
         The summary, as in ``summary.json``.
@@ -75,6 +77,7 @@ def train(
     folder = default_out(config) if out is None else entered(out)
     assembly = prepare(complete(config, registry), registry)
     require_trainable(assembly)
+    assembly.progress = getattr(listener, "phase", unseen)  # who only hears of records need not have it
     require_trackers(assembly.config.run.trackers)
     processes = join_processes(assembly.device, loss_scale=assembly.config.trainer.precision == "fp16")
     run = None
@@ -84,7 +87,7 @@ def train(
     processes.wait()
     try:
         with process_switches(assembly.config):
-            return _train(assembly, folder, run, processes, listener, resume=resume)
+            return _train(assembly, folder, run, processes, listener, resume=resume, changed=allow_changes)
     finally:
         if run is not None:
             run.release()
@@ -98,24 +101,39 @@ def _train(
     listener: Listener,
     *,
     resume: bool,
+    changed: bool,
 ) -> dict[str, Any]:
     if run is not None:
         run.write(ABOUT, json.dumps(about(assembly), indent=1) + "\n")
         listener.plan(plan_facts(assembly, processes.count))
         if assembly.config.data.source is not None:
             listener.say(assembly.videos.summary.table())
+    assembly.progress("loading the model", 0, 0)
     place = _checkpoint_to_continue(folder, listener) if resume else None
+    if place is not None and not changed and (summary := _finished(folder, place, assembly.config)):
+        listener.say(
+            f"{folder} is finished: nothing is left to do. For more steps give --max-steps N (more than "
+            f"{summary['steps']}); vader evaluate {folder} compares it anew"
+        )
+        if run is not None:
+            write_report(folder)
+        return summary
     load_parts(assembly, lambda: encode_up_front(assembly, processes.count))
+    assembly.progress("trying the rewards", 0, 0)
+    try_rewards(assembly)
     if run is not None:
         for warning in related_judges(assembly):
             listener.say(warning)
     trainer = make_trainer(assembly, processes, run, listener)
     if place is not None:
-        trainer.restore(read_checkpoint(place))
+        with restoring(place):
+            trainer.restore(read_checkpoint(place))
     if run is not None and resume:
         run.cut_metrics(trainer.step)
+        prune(run.checkpoints, assembly.config.run.keep, newest=trainer.step)
     summary = trainer.fit()
     if run is not None:
+        assembly.progress("writing the report", 0, 0)
         write_report(run.folder)
     return summary
 
@@ -156,6 +174,7 @@ def encode_up_front(assembly: Assembly, processes: int) -> None:
         prompts += [pair.prompt for pair in evaluation_pairs(assembly, validation.evaluation_pairs)]
     distinct = list({(prompt.text, prompt.negative): prompt for prompt in prompts}.values())
     for start in range(0, len(distinct), _TEXTS_AT_ONCE):
+        assembly.progress("encoding texts", start, len(distinct))
         assembly.backbone.encode_text(distinct[start : start + _TEXTS_AT_ONCE])
     assembly.backbone.release_text_encoder()
 
@@ -182,6 +201,11 @@ class _Opening:
         """Refuse a configuration that is not the run's own, unless changes are allowed."""
         edited = changes(run.recorded(), run.config())
         different = changes(run.recorded(), config)
+        longer = config.trainer.max_steps > run.recorded().trainer.max_steps
+        if len(different) == 1 and longer and different[0].startswith("trainer.max_steps:"):
+            listener.say(f"going on for longer: {different[0]}")
+            run.record(config)
+            return
         if different and not self.allow_changes:
             where = "config.yaml was edited since the run began" if edited else "asked for are other values"
             raise VaderError(
@@ -191,6 +215,12 @@ class _Opening:
         if different:
             listener.say("continuing with changes: " + "; ".join(different))
             run.record(config)
+
+
+def _finished(folder: Path, place: Path, config: RunConfig) -> dict[str, Any]:
+    """The summary of a run whose last step and evaluation are done; empty where something is left to do."""
+    summary = Run(folder).summary()
+    return summary if summary.get("steps") == step_of(place) == config.trainer.max_steps else {}
 
 
 def _checkpoint_to_continue(folder: Path, listener: Listener) -> Path | None:
@@ -207,7 +237,7 @@ def _checkpoint_to_continue(folder: Path, listener: Listener) -> Path | None:
 def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     """The summary for a person, one line per reward."""
     lines = [
-        f"{summary['steps']} steps, {summary['reward_queries']} reward queries, "
+        f"{counted(summary['steps'], 'step')}, {counted(summary['reward_queries'], 'reward query')}, "
         f"{summary['train_seconds']:.1f} s of training"
     ]
     losses = summary.get("held_out_loss")

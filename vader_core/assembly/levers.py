@@ -16,7 +16,7 @@ from vader_core.errors import MissingDependencyError, VaderError
 from vader_core.lora.adapter import lora_layers
 from vader_core.lora.layers import ADAPTER
 from vader_core.method.guidance import Guidance
-from vader_core.method.model import Lever, Stages
+from vader_core.method.model import Lever, Model, Stages
 from vader_core.method.shortcuts import Shortcuts, ShortPredictions, parse_interval
 from vader_core.nn.functional import fused_kernels
 from vader_core.run.config import PerformanceSection, RunConfig
@@ -164,8 +164,13 @@ def pull_levers(assembly: Assembly, offload: Offload | None = None) -> None:
         _channels_last(backbone.denoiser)
     if offload is not None:
         model.stages = Stages(offload.rewards_awake, offload.autoencoder.awake)
+    in_place = asked.fold_adapter or asked.fp8 or asked.cuda_graphs  # these need the weights where they are
     if asked.swap_blocks:
         _swap(backbone, asked.swap_blocks, assembly.device)
+    elif assembly.device.type == "cuda" and backbone.experts() and not in_place:
+        from vader_core.performance.rest_experts import RestingExperts
+
+        RestingExperts(backbone.experts(), assembly.device)
     if asked.offload_activations:
         from vader_core.performance.offload_activations import OffloadedActivations
 
@@ -201,7 +206,7 @@ def _no_grad_levers(assembly: Assembly) -> Iterator[Lever]:
         def state() -> tuple[object, ...]:
             """What the result of a no-grad call depends on beside its arguments."""
             kept = None if cache is None else cache.state
-            return _adapter_state(denoiser), kept, fp8 is not None and fp8.active
+            return adapter_state(model), kept, fp8 is not None and fp8.active
 
         yield GraphedForward(denoiser, state)
 
@@ -229,9 +234,9 @@ def _channels_last(module: nn.Module) -> None:
             parameter.data = parameter.data.contiguous(memory_format=formats[parameter.ndim])
 
 
-def _adapter_state(denoiser: nn.Module) -> tuple[object, ...]:
-    """What tells two states of the adapters apart: off, folded, scaled, beside."""
-    for _, layer in lora_layers(denoiser):
-        beside = tuple((name, layer.scaling[name]) for name in getattr(layer, "beside", ()))
+def adapter_state(model: Model) -> tuple[object, ...]:
+    """What tells two states of the adapters apart: off, folded, scaled, and what counts beside."""
+    beside = tuple(sorted(getattr(model.tuning, "beside", {}).items()))
+    for _, layer in lora_layers(model.backbone.denoiser):
         return layer._disable_adapters, getattr(layer, "folded", False), layer.scaling[ADAPTER], beside
-    return ()
+    return (beside,)

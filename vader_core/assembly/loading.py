@@ -9,11 +9,13 @@ from vader_core.assembly.parts import ROLLOUT_ADAPTER, Assembly
 from vader_core.backbone import Backbone
 from vader_core.device import out_of_memory_named
 from vader_core.errors import VaderError
+from vader_core.function_files import permitted
 from vader_core.lora.tuning import Lora
 from vader_core.method.mixture import Mixture, Term
 from vader_core.method.tuning import Tuning
 from vader_core.reward import Reward
 from vader_core.run.adapters import find_adapter
+from vader_core.run.base_model import base_model
 from vader_core.run.config import MonitorSection, RewardSection
 from vader_core.tuning.full import Full
 
@@ -39,6 +41,7 @@ def load_parts(assembly: Assembly, encode: Callable[[], None]) -> None:
         offload.backbone(assembly.backbone)
     encode()
     attach(assembly)
+    assembly.progress("loading the rewards", 0, 0)
     if offload is None:
         load_rewards(assembly)
     pull_levers(assembly, offload)
@@ -66,6 +69,7 @@ def attach(assembly: Assembly) -> Tuning:
         tuning = Lora(denoiser, assembly.lora_settings())
     else:
         tuning = Lora(denoiser, start=find_adapter(start, assembly.registry), what=start)
+    tuning.base = base_model(assembly.config, assembly.registry)
     distilled = assembly.config.rollout.lora
     if distilled is not None:
         adapter = find_adapter(distilled, assembly.registry)
@@ -127,7 +131,7 @@ def _mixture(
 ) -> Mixture:
     terms = []
     for item in items:
-        component = assembly.registry.get("reward", item.name)
+        component = permitted(assembly.registry, item.model_dump())
         trained = isinstance(item, RewardSection)
         with out_of_memory_named(f"loading {'reward' if trained else 'monitor'} {item.name!r}"):
             reward = component.make(item.options, device=assembly.device, dtype=assembly.dtype)

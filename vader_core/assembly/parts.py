@@ -17,6 +17,7 @@ from vader_core.method.mixture import Mixture
 from vader_core.method.model import Model
 from vader_core.method.segments import Segments
 from vader_core.method.weighted import WeightedSum
+from vader_core.progress import Progress, unseen
 from vader_core.prompts import Prompt, PromptSource
 from vader_core.registry import Registry
 from vader_core.run.config import DEFAULT_RANK, RunConfig
@@ -40,6 +41,7 @@ class Assembly:
         objective: What training minimises; ``None`` where nothing is trained.
         rewards: What is trained on.
         monitors: What is watched.
+        progress: Told how far what takes long is.
     """
 
     config: RunConfig
@@ -51,6 +53,7 @@ class Assembly:
     objective: WeightedSum | None = None
     rewards: Mixture = field(default_factory=lambda: Mixture(()))
     monitors: Mixture = field(default_factory=lambda: Mixture(()))
+    progress: Progress = unseen
 
     @cached_property
     def videos(self) -> VideoData:
@@ -103,7 +106,23 @@ class Assembly:
         Raises:
             VaderError: The source has none.
         """
-        prompts = self.with_negative(self.prompts.all())
+        return self._some(self.prompts.all())
+
+    def every_prompt(self) -> list[Prompt]:
+        """What is sampled where nothing is trained, likewise.
+
+        Raises:
+            VaderError: The source has none.
+        """
+        return self._some(getattr(self.prompts, "every", self.prompts.all)())
+
+    @property
+    def prompts_held_out(self) -> int | None:
+        """How many prompts are for evaluation alone; ``None`` where the source does not say."""
+        return getattr(self.prompts, "held_out_count", None)
+
+    def _some(self, given: list[Prompt]) -> list[Prompt]:
+        prompts = self.with_negative(given)
         if not prompts:
             source = self.config.prompts.source or self.config.data.source
             raise VaderError(f"--prompts {source}: there are no prompts to evaluate on")

@@ -10,11 +10,20 @@ import torch
 
 from vader_core.backbone import Backbone
 from vader_core.errors import VaderError
+from vader_core.function_files import FunctionFile, permitted
 from vader_core.geometry import GeometryRequest
 from vader_core.method.guidance import format_scale
 from vader_core.paths import kept, kept_place, kept_source
-from vader_core.registry import Component, Kind, Registry
-from vader_core.run.config import DEFAULT_RANK, LoraSection, ObjectiveSection, Precision, RunConfig, Tree
+from vader_core.registry import Component, Registry
+from vader_core.run.config import (
+    DEFAULT_RANK,
+    LoraSection,
+    ObjectiveSection,
+    Precision,
+    RunConfig,
+    ScoredSection,
+    Tree,
+)
 from vader_core.run.layers import changed
 
 _FRESH = LoraSection().model_dump()
@@ -222,11 +231,15 @@ def _performance(config: RunConfig, device: torch.device) -> Tree:
 
 
 def _items(config: RunConfig, registry: Registry, section: str) -> list[Tree]:
-    kind: Kind = "reward"
-    return [
-        {**item.model_dump(), **_given(registry.get(kind, item.name), item.options)}
-        for item in getattr(config, section)
-    ]
+    return [_item(item, registry) for item in getattr(config, section)]
+
+
+def _item(item: ScoredSection, registry: Registry) -> Tree:
+    component = permitted(registry, item.model_dump())
+    found = {**item.model_dump(), **_given(component, item.options)}
+    if item.function_file is not None:  # what is used is what lies there now
+        found["function_sha256"] = FunctionFile(Path(item.function_file), item.name).checksum
+    return found
 
 
 def _objectives(config: RunConfig, registry: Registry, backbone: Backbone, *, training: bool) -> Tree:
@@ -236,7 +249,7 @@ def _objectives(config: RunConfig, registry: Registry, backbone: Backbone, *, tr
     if not named and training:
         implied = [name for given, name in IMPLIED.items() if _is_given(config, given)]
         chosen = {name: config.objective.get(name, ObjectiveSection(weight=None)) for name in implied}
-    if not training:
+    if not training or not chosen:  # nothing runs yet: what is said of it stands until something does
         chosen = dict(config.objective)
     idle = sorted(set(config.objective) - set(chosen))
     if idle:

@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from vader_core import __version__
 from vader_core.errors import VaderError, did_you_mean
+from vader_core.tokens import refuse_tokens
 
 #: Command -> (module below this package, one line). Nothing of it is imported to list the commands.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("config", "Print the resolved configuration of a run."),
     "weights": ("weights", "List and download the files that plugins want."),
     "lora": ("lora", "Convert LoRA files."),
+    "push": ("push", "Share a run on the hub, with a model card."),
     "check": ("check", "Hold a component against its contract."),
     "new-plugin": ("new_plugin", "Write a plugin package that passes the checks."),
     "report": ("report", "Write a run's web page again."),
@@ -71,7 +72,26 @@ class LazyGroup(click.Group):
                 + ("" if "studio" in commands else "; it comes with vader-studio: " + INSTALL_STUDIO)
             )
         names = [*COMMANDS, *commands]
+        from vader_core.cli.other_words import COMMANDS as OTHER_WORDS
+
+        if cmd_name in OTHER_WORDS:
+            ctx.fail(f"no command {cmd_name!r}: {OTHER_WORDS[cmd_name]}")
         ctx.fail(f"no command {cmd_name!r}{did_you_mean(cmd_name, names)} (commands: {', '.join(names)})")
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the words name, and what is left of them.
+
+        Raises:
+            VaderError: A flag of one value that is given twice.
+        """
+        from vader_core.cli.repeated import refuse_repeated
+
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None:
+            refuse_repeated(ctx, command, rest)
+        return name, command, rest
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The commands with their lines, without importing them."""
@@ -80,7 +100,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="vader")
+@click.version_option(package_name="vader-core", prog_name="vader")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
 def cli(ctx: click.Context, debug: bool) -> None:
@@ -100,12 +120,20 @@ def main(args: Sequence[str] | None = None) -> None:
 def run(arguments: list[str]) -> int:
     """Run the command line and return the exit code."""
     try:
+        refuse_tokens(arguments)
         result: Any = cli.main(
             arguments, prog_name="vader", standalone_mode=False, obj={"arguments": arguments}
         )
     except VaderError as error:
         _tell(error, arguments)
         return error.exit_code
+    except click.NoSuchOption as error:
+        from vader_core.cli.other_words import OPTIONS as OTHER_WORDS
+
+        words = OTHER_WORDS.get(error.option_name)
+        told = click.UsageError(f"no option {error.option_name}: {words}", error.ctx) if words else error
+        told.show()
+        return 2
     except click.ClickException as error:
         error.show()
         return 2
@@ -116,11 +144,19 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if "--debug" in arguments:
             raise
-        click.echo("error: the disk is full: free it, then continue with --resume", err=True)
+        click.echo(f"error: {_of_the_machine(error)}", err=True)
         return 1
     return result if isinstance(result, int) else 0
+
+
+def _of_the_machine(error: OSError) -> str:
+    """What the system said of a file, and what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full: free it, then give the same command again, for a training --resume RUN"
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error} (--debug shows where)"
 
 
 def _tell(error: VaderError, arguments: Sequence[str]) -> None:

@@ -8,13 +8,18 @@ from typing import Any
 
 import click
 
+from vader_core.cli.help import GroupedCommand
 from vader_core.cli.options import config_of, model_options, reward_options, training_options
 from vader_core.cli.paths import EnteredPath
 from vader_core.errors import VaderError
 from vader_core.registry import Registry, load_registry
 
 
-@click.command("bench")
+@click.command(
+    "bench",
+    cls=GroupedCommand,
+    examples=("vader bench --recipe demo", "vader bench --backbone videocrafter --reward hps --steps 3"),
+)
 @model_options
 @reward_options
 @training_options

@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vader_core.cli import completion
+from vader_core.cli.devices import Device
+from vader_core.cli.help import GroupedCommand
+from vader_core.cli.overrides import parse_reward
 from vader_core.cli.paths import EnteredPath
 from vader_core.errors import VaderError
 from vader_core.registry import KINDS, Kind, Registry, kind_called, load_registry, resolved
@@ -19,18 +23,23 @@ if TYPE_CHECKING:
 _OWN_FLAGS = ("height", "width", "num_frames", "video", "saliency")
 
 
-@click.command("check")
+@click.command(
+    "check",
+    cls=GroupedCommand,
+    examples=(
+        "vader check reward my_reward.py:score",
+        "vader check reward demo_aesthetic --saliency look.mp4",
+    ),
+)
 @click.argument("kind", type=click.Choice([facts.word for facts in KINDS.values()]))
-@click.argument("name")
+@click.argument("name", shell_complete=completion.names_of_kind)
 @click.option(
     "-o", "options", multiple=True, metavar="KEY=VALUE", help="An option of the component, as in a run."
 )
 @click.option("--height", type=int, help="Pixels of the videos; 64 for a reward.")
 @click.option("--width", type=int, help="Pixels of the videos; 64 for a reward.")
 @click.option("--num-frames", help="Frames of the videos (backbones).")
-@click.option(
-    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where it lives."
-)
+@click.option("--device", type=Device(), default="cpu", show_default=True, help="Where it lives.")
 @click.option(
     "--prompt", default="a red boat on a river", show_default=True, help="For --video and --saliency."
 )
@@ -48,9 +57,12 @@ def command(**flags: Any) -> None:
 
 def check_command(flags: dict[str, Any], registry: Registry) -> None:
     """The command, over a given registry."""
+    from vader_core.cli.progress import PhaseLine
     from vader_core.testing.conformance import examine
 
     kind, name = kind_called(flags["kind"]), flags["name"]
+    if kind == "reward":
+        name = parse_reward(name, registry, "--monitor")["name"]
     contract: Contract = resolved(KINDS[kind].clauses)
     _refuse_misplaced(contract, flags)
     subject = contract.subject(
@@ -60,7 +72,8 @@ def check_command(flags: dict[str, Any], registry: Registry) -> None:
         device=flags["device"],
         **contract.subject_class.settings(flags),
     )
-    report = examine(contract, subject)
+    with PhaseLine() as progress:
+        report = examine(contract, subject, progress)
     found = _probed(subject, flags) if kind == "reward" and report.passed else None
     if flags["as_json"]:
         click.echo(json.dumps(_as_dict(report, found), indent=1))

@@ -6,11 +6,12 @@ from typing import Any
 
 import click
 
+from vader_core.cli.help import GroupedCommand
 from vader_core.cli.options import config_of, is_bare, model_options, reward_options, training_options
 from vader_core.registry import load_registry
 
 
-@click.command("config")
+@click.command("config", cls=GroupedCommand, examples=("vader config --recipe demo > mine.yaml",))
 @model_options
 @reward_options
 @training_options

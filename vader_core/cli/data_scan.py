@@ -14,7 +14,7 @@ import click
 
 from vader_core.data.examine import Examined, examine
 from vader_core.data.summary import Dropped, listed
-from vader_core.data.tables import Row, read_folder, read_table
+from vader_core.data.tables import Row, is_webdataset, read_folder, read_table
 from vader_core.errors import MachineError
 from vader_core.files import replacing
 
@@ -35,7 +35,7 @@ def command(source: Path, out: Path | None, check: bool, as_json: bool) -> int:
     vader data scan my_clips --out clips.csv
     vader train --backbone demo --data file:clips.csv
     """
-    rows = read_folder(source) if source.is_dir() else read_table(source)
+    rows = read_folder(source) if source.is_dir() and not is_webdataset(source) else read_table(source)
     examined = examine(rows, check=check)
     bad = [
         Dropped(one.row.number, str(one.row.path), one.problem, one.unreadable)

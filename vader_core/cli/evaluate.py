@@ -7,13 +7,22 @@ from typing import Any
 
 import click
 
+from vader_core.cli.help import GroupedCommand
 from vader_core.cli.options import config_of, model_options, reward_options, run_base
 from vader_core.cli.paths import EnteredPath
 from vader_core.errors import VaderError
+from vader_core.progress import counted
 from vader_core.registry import Registry, load_registry
 
 
-@click.command("evaluate")
+@click.command(
+    "evaluate",
+    cls=GroupedCommand,
+    examples=(
+        "vader evaluate runs/demo --pairs 64",
+        "vader evaluate runs/demo --lora-scale 0.5 --lora-scale 1 --monitor demo_alignment",
+    ),
+)
 @click.argument("lora", metavar="LORA")
 @model_options
 @reward_options
@@ -57,10 +66,18 @@ def evaluate_command(flags: dict[str, Any], registry: Registry) -> None:
         )
     else:
         from vader_core.api.evaluate import evaluate
+        from vader_core.cli.progress import PhaseLine
 
-        result = evaluate(
-            config, lora, pairs=flags["pairs"], scales=flags["scales"], batch_size=size, registry=registry
-        )
+        with PhaseLine() as progress:
+            result = evaluate(
+                config,
+                lora,
+                pairs=flags["pairs"],
+                scales=flags["scales"],
+                batch_size=size,
+                registry=registry,
+                progress=progress,
+            )
     if flags["out"] is not None:
         from vader_core.files import replacing
 
@@ -103,22 +120,28 @@ def _print_suite(result: dict[str, Any]) -> None:
 
 
 def _print_table(result: dict[str, Any]) -> None:
+    """Names are folded, never cut, so that the table is read at 80 columns too."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{result['lora']}: {result['pairs']} pairs")
-    for column in ("LoRA scale", "reward", "base", "tuned", "difference", "95 % interval", "win rate"):
-        table.add_column(column, justify="left" if column == "reward" else "right")
+    several = len(result["evaluation"]) > 1
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in (*(["scale"] if several else []), "reward"):
+        table.add_column(column, overflow="fold")
+    for column in ("base", "tuned", "change", "95 % interval", "wins"):
+        table.add_column(column, justify="right", no_wrap=True)
     for scale, rewards in result["evaluation"].items():
         for name, row in rewards.items():
             low, high = row["ci95"]
             table.add_row(
-                scale,
+                *([scale] if several else []),
                 name,
-                f"{row['base']:.4f}",
-                f"{row['tuned']:.4f}",
-                f"{row['difference']:+.4f}",
-                f"{low:+.4f} … {high:+.4f}",
+                f"{row['base']:.4g}",
+                f"{row['tuned']:.4g}",
+                f"{row['difference']:+.3g}",
+                f"{low:+.3g} to {high:+.3g}",
                 f"{row['win_rate']:.0%}",
             )
-    Console().print(table)
+    console = Console(highlight=False)
+    console.print(f"{result['lora']}: {counted(result['pairs'], 'pair')}", markup=False, soft_wrap=True)
+    console.print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from vader_core.cli.paths import EnteredPath
 from vader_core.errors import VaderError
 
 if TYPE_CHECKING:
+    from vader_core.lora.formats import Adapter
     from vader_core.registry import Registry
 
 
@@ -22,7 +24,9 @@ def command() -> None:
 @command.command("convert")
 @click.argument("source", metavar="IN")
 @click.argument("target", metavar="OUT", type=EnteredPath())
-@click.option("--to", "to", required=True, metavar="FORMAT", help="peft, diffusers, or a plugin's own.")
+@click.option(
+    "--to", "to", required=True, metavar="FORMAT", help="peft, diffusers, comfyui, or a plugin's own."
+)
 @click.option("--overwrite", is_flag=True, help="Replace OUT.")
 def convert(source: str, target: Path, to: str, overwrite: bool) -> None:
     """Write the LoRA of IN to OUT in another format.
@@ -45,10 +49,13 @@ def converted(source: str, target: Path, to: str, *, overwrite: bool, registry: 
     from vader_core.lora.compared import check_equal
     from vader_core.run.adapters import find_adapter, lora_format
 
+    to = comfyui_of(source, registry) if to == COMFYUI else to
     written = lora_format(to, registry)
     if target.exists() and not overwrite:  # before anything is read
         raise VaderError(f"{target} exists: choose another OUT, or give --overwrite")
     adapter = find_adapter(source, registry)
+    if to == "diffusers":
+        _refuse_foreign_names(adapter, source, registry)
     files = written.paths(adapter, target)
     for path in files:
         if path.exists() and not overwrite:
@@ -67,3 +74,52 @@ def converted(source: str, target: Path, to: str, *, overwrite: bool, registry: 
     numbers = sum(value.numel() for value in adapter.tensors.values())
     size = f"rank {adapter.rank}, alpha {adapter.alpha:g}, {numbers:,} numbers"
     return f"{', '.join(map(str, files))}: {to}, {len(modules)} modules, {size}"
+
+
+#: Stands for the format of ComfyUI that a run's model has: ``wan_comfyui`` and so on.
+COMFYUI = "comfyui"
+
+
+def comfyui_of(source: str, registry: Registry) -> str:
+    """The ComfyUI format of the model that a run trained.
+
+    Raises:
+        VaderError: The source does not say which model it is for, or the model has none.
+    """
+    from vader_core.paths import run_of
+    from vader_core.run.layers import read_yaml
+
+    known = sorted(name for name in registry.lora_formats if name.endswith(f"_{COMFYUI}"))
+    named = ", ".join(known) or "none is installed"
+    run = run_of(source)
+    if run is None:
+        raise VaderError(f"--to {COMFYUI}: {source} does not say which model it is for: say it ({named})")
+    backbone = str((read_yaml(run / "config.yaml").get("backbone") or {}).get("name"))
+    own = [name for name in known if backbone.startswith(name.removesuffix(f"_{COMFYUI}"))]
+    if not own:
+        raise VaderError(f"--to {COMFYUI}: there is no such format for the backbone {backbone!r} ({named})")
+    return max(own, key=len)
+
+
+#: Blocks whose names are those of diffusers' own models.
+_DIFFUSERS = re.compile(
+    r"^(?:transformer_2\.|transformer\.)?(?:(?:down_blocks|up_blocks)\.\d+\.|mid_block\.|transformer_in\.|"
+    r"(?:transformer_blocks|temporal_transformer_blocks|single_transformer_blocks)\.\d+\.|"
+    r"blocks\.\d+\.(?:attn|ffn)|token_refiner\.|context_embedder\.)"
+)
+
+
+def _refuse_foreign_names(adapter: Adapter, source: str, registry: Registry) -> None:
+    """Diffusers would load none of what a model with names of its own has trained.
+
+    Raises:
+        VaderError: Names the first such module, and the formats that there are.
+    """
+    foreign = [name for name in sorted(adapter.tensors) if not _DIFFUSERS.match(name)]
+    if 2 * len(foreign) > len(adapter.tensors) and not adapter.flat:
+        others = ", ".join(sorted(set(registry.lora_formats) - {"diffusers"}))
+        raise VaderError(
+            f"{source}: its model's modules have other names than diffusers' ("
+            f"{foreign[0].partition('.lora_')[0]}), so no pipeline could load the file: use another --to "
+            f"({others})"
+        )

@@ -7,13 +7,16 @@ from typing import Any
 
 import click
 
-from vader_core.cli.overrides import apply_options, keys_of, parse_reward, parse_weighted
+from vader_core.cli import completion
+from vader_core.cli.devices import Device
+from vader_core.cli.overrides import apply_options, keys_of, named_again, parse_reward, parse_weighted
 from vader_core.cli.paths import EnteredPath
 from vader_core.errors import VaderError
-from vader_core.paths import run_of
+from vader_core.paths import check_there, run_of
 from vader_core.registry import Registry
 from vader_core.run.config import RunConfig, Tree, check_keys, validated
-from vader_core.run.layers import merged, read_recipe, read_yaml
+from vader_core.run.layers import merged, read_yaml
+from vader_core.run.recipes import read_recipe
 from vader_core.values import Typed
 
 Decorator = Callable[[Any], Any]
@@ -53,26 +56,41 @@ PLACES: dict[str, str] = {
 }
 
 _MODEL = [
-    click.option("--backbone", metavar="NAME", help="The video model."),
+    click.option(
+        "--backbone", metavar="NAME", shell_complete=completion.names("backbone"), help="The video model."
+    ),
     click.option("--weights", metavar="W", help="pretrained, PATH, hub:REPO[/FILE][@REVISION] or random."),
-    click.option("--height", type=int, help="Pixels."),
-    click.option("--width", type=int, help="Pixels."),
-    click.option("--num-frames", help="Frames, or a form of the backbone's own, such as 2s."),
+    click.option("--height", type=int, metavar="PIXELS", help="Height of the videos."),
+    click.option("--width", type=int, metavar="PIXELS", help="Width of the videos."),
+    click.option("--num-frames", metavar="N", help="Frames, or a form of the model's own, such as 2s."),
     click.option("--fps", type=float, help="Frames per second."),
-    click.option("--sampler", metavar="NAME", help="How noise becomes latents."),
+    click.option(
+        "--sampler",
+        metavar="NAME",
+        shell_complete=completion.names("sampler"),
+        help="The rule by which noise becomes a clip.",
+    ),
     click.option("--num-steps", type=int, metavar="S", help="Sampling steps."),
     click.option("--guidance-scale", metavar="G", help="A number, or FIRST:LAST over the frames."),
-    click.option("--prompts", metavar="P", help="NAME, file:PATH, text:… or images:FOLDER."),
+    click.option(
+        "--prompts",
+        metavar="P",
+        shell_complete=completion.names("prompt source"),
+        help="NAME, file:PATH, text:… or images:FOLDER.",
+    ),
     click.option("--negative-prompt", metavar="TEXT", help="What the videos should not show."),
     click.option(
-        "--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Precision of the forward pass."
+        "--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Number format of the model."
     ),
-    click.option("--seed", type=int, help="Seed for everything random."),
-    click.option(
-        "--device", type=click.Choice(["cpu", "cuda"]), help="By default the accelerator that is there."
-    ),
+    click.option("--seed", type=int, help="The same seed gives the same run."),
+    click.option("--device", type=Device(), help="Where it runs."),
     click.option("--config", "config_file", type=EnteredPath(), help="A YAML file of `vader config`."),
-    click.option("--recipe", metavar="NAME", help="Published settings that a plugin ships."),
+    click.option(
+        "--recipe",
+        metavar="NAME",
+        shell_complete=completion.recipe_names,
+        help="Published settings that a plugin ships.",
+    ),
     click.option(
         "-o", "options", multiple=True, metavar="KEY=VALUE", help="Any other option; see `vader show`."
     ),
@@ -83,10 +101,25 @@ _REWARDS = [
         "objectives",
         multiple=True,
         metavar="NAME[:WEIGHT]",
+        shell_complete=completion.names("objective"),
         help="What to minimise (repeat); by default what --reward and --data imply.",
     ),
-    click.option("--reward", "rewards", multiple=True, metavar="NAME[:WEIGHT]", help="Train on it (repeat)."),
-    click.option("--monitor", "monitors", multiple=True, metavar="NAME", help="Watch it (repeat)."),
+    click.option(
+        "--reward",
+        "rewards",
+        multiple=True,
+        metavar="NAME[:WEIGHT]",
+        shell_complete=completion.names("reward"),
+        help="A reward, or a function of yours as FILE.py:FUNCTION[:WEIGHT] (repeat).",
+    ),
+    click.option(
+        "--monitor",
+        "monitors",
+        multiple=True,
+        metavar="NAME",
+        shell_complete=completion.names("reward"),
+        help="A reward to watch and not to train on (repeat).",
+    ),
     click.option(
         "--reward-frames", metavar="F", help="random, first, middle, last, fml, alternate, all or an index."
     ),
@@ -103,19 +136,19 @@ _TRAINING = [
     click.option(
         "--tune", type=click.Choice(["lora", "full"]), help="What learns: an adapter, or the model itself."
     ),
-    click.option("--lora-rank", type=int, help="Rank of the adapter."),
-    click.option("--lora-alpha", type=float, help="The update is scaled by alpha / rank."),
-    click.option("--lora-targets", metavar="A,B", help="Ends of module names, or all."),
+    click.option("--lora-rank", type=int, help="Size of the LoRA's matrices."),
+    click.option("--lora-alpha", type=float, help="The LoRA counts alpha / rank times."),
+    click.option("--lora-targets", metavar="A,B", help="Layers that get one: ends of their names, or all."),
     click.option("--lora", metavar="L", help="Start from a run directory, a PATH or hub:REPO[/FILE]."),
     click.option(
         "--rollout-lora", metavar="L", help="A distilled adapter that makes a store's rollouts in few steps."
     ),
     click.option("--lr", type=float, help="Learning rate."),
-    click.option("--batch-size", type=int, help="Videos per process in each micro-step."),
-    click.option("--accumulate", type=int, help="Micro-steps to accumulate before each optimizer step."),
+    click.option("--batch-size", type=int, help="Videos at once, per process."),
+    click.option("--accumulate", type=int, help="Batches whose gradients make one step."),
     click.option("--max-steps", type=int, help="Optimizer steps."),
     click.option("--max-grad-norm", type=float, help="Clip the gradient to this norm."),
-    click.option("--keep", type=int, help="Checkpoints to keep; 0 keeps all."),
+    click.option("--keep", type=int, help="Checkpoints to keep beside the best; 0 keeps all."),
     click.option("--guard", type=click.Choice(["off", "stop", "adapt"]), help="What an alarm does."),
 ]
 
@@ -142,7 +175,13 @@ def training_options(command: Any) -> Any:
 
 
 def run_base(lora: str | None) -> Tree:
-    """The configuration of the run that ``--lora`` names, where it names one."""
+    """The configuration of the run that ``--lora`` names, where it names one.
+
+    Raises:
+        VaderError: It names nothing that is there.
+    """
+    if lora is not None:
+        check_there(lora)
     folder = run_of(lora) if lora is not None else None
     if folder is None:
         return {}
@@ -172,7 +211,8 @@ def tree_of(flags: dict[str, Any], registry: Registry, *, base: Tree | None = No
     for key in sorted(keys_of(options) & set(twice)):
         flag = "--" + twice[key].replace("_", "-")
         raise VaderError(f"{flag} and -o {key} set the same thing: give one of them")
-    tree = merged(*layers, _scored(flags))
+    tree = merged(*layers)
+    tree = merged(tree, _scored(flags, tree, registry))
     for name, weight in (parse_weighted(text, "--objective") for text in flags.get("objectives") or ()):
         tree = merged(tree, {"objective": {name: {"weight": 1.0 if weight is None else weight}}})
     return merged(apply_options(tree, options), _flag_tree(flags))
@@ -188,14 +228,17 @@ def config_of(flags: dict[str, Any], registry: Registry, *, base: Tree | None = 
     return validated(tree_of(flags, registry, base=base))
 
 
-def _scored(flags: dict[str, Any]) -> Tree:
-    """The rewards and monitors of the flags, in place of a recipe's."""
-    tree: Tree = {}
-    if flags.get("rewards"):
-        tree["reward"] = [parse_reward(text) for text in flags["rewards"]]
-    if flags.get("monitors"):
-        tree["monitor"] = [{"name": name} for name in flags["monitors"]]
-    return tree
+def _scored(flags: dict[str, Any], tree: Tree, registry: Registry) -> Tree:
+    """The rewards and monitors of the flags, in place of a recipe's or a run's.
+
+    Functions in files that the run names already only permit it to use them.
+    """
+    found: Tree = {}
+    for section, name, flag in (("reward", "rewards", "--reward"), ("monitor", "monitors", "--monitor")):
+        given = [parse_reward(text, registry, flag) for text in flags.get(name) or ()]
+        if given and not named_again(given, tree.get(section)):
+            found[section] = given
+    return found
 
 
 def _flag_tree(flags: dict[str, Any]) -> Tree:

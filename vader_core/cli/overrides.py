@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from vader_core.errors import VaderError, did_you_mean
+from vader_core.function_files import FunctionFile
+from vader_core.registry import Registry
 from vader_core.run.config import MOVED, RunConfig, Tree
 from vader_core.run.layers import merged
 from vader_core.values import parse_value
@@ -114,11 +116,32 @@ def parse_weighted(text: str, flag: str = "--reward") -> tuple[str, float | None
         ) from None
 
 
-def parse_reward(text: str) -> Tree:
-    """Read ``--reward NAME[:WEIGHT]`` as an item of the run's rewards.
+def parse_reward(text: str, registry: Registry, flag: str = "--reward") -> Tree:
+    """Read ``--reward NAME[:WEIGHT]`` or ``FILE.py:FUNCTION[:WEIGHT]`` as an item of the run's rewards.
 
-    >>> parse_reward("hps:0.5")
-    {'name': 'hps', 'weight': 0.5}
+    Raises:
+        VaderError: No such file or function, a weight that is no number, or a weight where none belongs.
     """
-    name, weight = parse_weighted(text)
-    return {"name": name} if weight is None else {"name": name, "weight": weight}
+    found = FunctionFile.parse(text)
+    entry: Tree
+    if found is None and flag == "--monitor":
+        return {"name": text}
+    if found is None:
+        name, weight = parse_weighted(text, flag)
+        entry = {"name": name}
+    else:
+        entry = found.add_to(registry)
+        weight = parse_weighted(f"{found.function}:{found.weight}", flag)[1] if found.weight else None
+    if weight is not None and flag == "--monitor":
+        raise VaderError(f"--monitor {text}: what is only watched has no weight: leave it out")
+    return entry if weight is None else {**entry, "weight": weight}
+
+
+def named_again(given: Sequence[Tree], base: object) -> bool:
+    """Whether the rewards given are all functions that the run has already: then they permit, not replace."""
+    known = [item for item in base if isinstance(item, dict)] if isinstance(base, list) else []
+    places = {(item.get("name"), item.get("function_file")) for item in known}
+    return bool(given) and all(
+        item.get("function_file") and "weight" not in item and (item["name"], item["function_file"]) in places
+        for item in given
+    )

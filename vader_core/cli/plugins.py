@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -50,11 +51,37 @@ def overview(registry: Registry) -> dict[str, Any]:
         },
         "commands": _announced(registry.commands),
         "lora_formats": _announced(registry.lora_formats),
+        "recipes": _recipes(registry),
         "clashes": [
             {"kind": kind, "name": name, "plugins": plugins}
             for (kind, name), plugins in sorted(registry.clashes.items())
         ],
     }
+
+
+def _recipes(registry: Registry) -> list[dict[str, str]]:
+    """Name, backbone and summary of every recipe, read line by line: the models of options stay unread."""
+    from importlib import resources
+
+    found = []
+    for package in registry.recipe_packages():
+        try:
+            folder = resources.files(package).joinpath("recipes")
+        except ModuleNotFoundError:
+            continue
+        for file in folder.iterdir() if folder.is_dir() else ():
+            if file.name.endswith(".yaml"):
+                text = file.read_text(encoding="utf-8")
+                backbone = re.search(r"^backbone:(?:\s*\{\s*|\s*\n\s+)name: *(\w+)", text, flags=re.M)
+                summary = re.search(r"^summary: *(.*)$", text, flags=re.M)
+                found.append(
+                    {
+                        "name": file.name.removesuffix(".yaml"),
+                        "plugin": backbone[1] if backbone else "",
+                        "summary": summary[1].strip("'\"") if summary else "",
+                    }
+                )
+    return sorted(found, key=lambda one: one["name"])
 
 
 def _announced(table: dict[str, Any]) -> list[dict[str, str]]:
@@ -76,6 +103,7 @@ def _print(found: dict[str, Any]) -> None:
         table.add_column(column)
     groups = {f"{kind}s": items for kind, items in found["components"].items()}
     groups |= {"commands": found["commands"], "LoRA formats": found["lora_formats"]}
+    groups |= {"recipes": found["recipes"]}
     for title, items in groups.items():
         if not items:
             continue
@@ -83,6 +111,8 @@ def _print(found: dict[str, Any]) -> None:
         for item in items:
             table.add_row(f"  {item['name']}", escape(item["plugin"]), escape(item["summary"]))
     console = Console(highlight=False)
+    if not console.is_terminal:  # a line per name: it can be searched
+        console.width = 10_000
     console.print(table)
     console.print()
     sound = [plugin for plugin in found["plugins"] if not plugin["error"]]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import click
 
 from vader_core.cli.options import config_of, model_options, run_base
 from vader_core.cli.paths import EnteredPath
+from vader_core.cli.progress import PhaseLine, clock
+from vader_core.progress import counted
 from vader_core.registry import Registry, load_registry
 
 #: More prompts than this are sampled only where somebody said which, or how many.
@@ -90,50 +91,38 @@ def sample_command(flags: dict[str, Any], registry: Registry) -> None:
             registry=registry,
             listener=progress,
         )
-    made = f"{progress.made} video{'' if progress.made == 1 else 's'}"
-    click.echo(f"{made} in {flags['out']}; page: {flags['out'] / 'index.html'}")
+    click.echo(f"{counted(progress.made, 'video')} in {flags['out']}; page: {flags['out'] / 'index.html'}")
 
 
-class ClipProgress:
+class ClipProgress(PhaseLine):
     """A live line: clips done, the step within the next, time per clip, time left."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-
-        self.console = Console(stderr=True)
+        super().__init__()
         self.made = 0
-        self._status: Any = None
         self._clips = ""
 
     def __enter__(self) -> ClipProgress:
-        self._status = self.console.status("loading …")
-        self._status.start()
+        super().__enter__()
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._status.stop()
 
     def plan(self, facts: Mapping[str, Any]) -> None:
         """Not shown."""
 
+    def phase(self, doing: str, done: int, total: int) -> None:
+        """What is done before the first clip; from then on the clips say how far it is."""
+        if not self._clips:
+            self(doing, done, total)
+
     def record(self, record: Mapping[str, Any]) -> None:
-        """Update the line."""
-        if record["kind"] == "denoising":
+        """Update the line; where it is no terminal, a line per clip."""
+        if record["kind"] == "denoising" and self.console.is_terminal:
             self._status.update(f"{self._clips}step {record['step']}/{record['of']}")
         elif record["kind"] == "clip":
-            from vader_core.cli.progress import clock
-
             self.made += 1
             left = record["seconds"] * (record["total"] - record["done"])
             done, pace = f"{record['done']}/{record['total']}", f"{record['seconds']:.2f} s per clip"
             self._clips = f"{done}  {pace}  {clock(left)} left  "
             self._status.update(self._clips)
             if not self.console.is_terminal:
-                name = record.get("entry", {}).get("file", "")
-                self.console.print(f"{self._clips}{name}", highlight=False, soft_wrap=True)
-
-    def say(self, message: str) -> None:
-        """A line of its own."""
-        self.console.print(message, highlight=False, markup=False)
+                self.say(self._clips + record.get("entry", {}).get("file", ""))

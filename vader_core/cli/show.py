@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vader_core.cli import completion
+from vader_core.cli.help import GroupedCommand
 from vader_core.registry import KINDS, kind_called
 
 if TYPE_CHECKING:
@@ -17,9 +19,11 @@ if TYPE_CHECKING:
     from vader_core.registry import Component
 
 
-@click.command("show")
+@click.command(
+    "show", cls=GroupedCommand, examples=("vader show backbone opensora", "vader show run trainer")
+)
 @click.argument("kind", metavar="KIND", type=click.Choice([*(facts.word for facts in KINDS.values()), "run"]))
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=completion.names_of_kind)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(kind: str, name: str | None, as_json: bool) -> None:
     """Show a component: its options with types and defaults, the files it wants, a backbone's LoRA targets.

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from vader_core.cli.help import GroupedCommand
 from vader_core.cli.options import (
     config_of,
     is_bare,
@@ -27,7 +28,16 @@ from vader_core.run.config import RunConfig, Tree
 DEMO_RECIPE = "demo"
 
 
-@click.command("train")
+@click.command(
+    "train",
+    cls=GroupedCommand,
+    examples=(
+        "vader train",
+        "vader train --backbone opensora --reward pick_score --prompts animal --dry-run",
+        "vader train --backbone demo --reward my_reward.py:score --monitor demo_alignment",
+        "vader train --resume runs/demo --max-steps 24",
+    ),
+)
 @model_options
 @reward_options
 @training_options
@@ -40,12 +50,7 @@ DEMO_RECIPE = "demo"
 @click.option("--quiet", is_flag=True, help="Print the result alone.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 def command(**flags: Any) -> int:
-    r"""Align a video model with rewards. Bare, it runs the demo.
-
-    \b
-    vader train --backbone opensora --reward pick_score --prompts animal
-    vader train --reward demo_action --reward demo_alignment:10 --gradient refl
-    """
+    """Align a video model with rewards, or fit it to clips. Bare, it runs the demo."""
     arguments = (click.get_current_context().find_root().obj or {}).get("arguments", ())
     return train_command({**flags, "arguments": arguments}, load_registry())
 
@@ -59,7 +64,7 @@ def train_command(flags: dict[str, Any], registry: Registry) -> int:
     if processes is not None and processes < 1:
         raise VaderError(f"--num-processes {processes} is not allowed: use 1 or more")
     if flags.get("dry_run"):
-        return _print_plan(flags, config, registry)
+        return _print_plan(flags, config, out, registry)
     world = os.environ.get("WORLD_SIZE")
     if processes is not None and world is not None and world != str(processes):
         raise VaderError(
@@ -82,7 +87,10 @@ def _configuration(flags: dict[str, Any], registry: Registry) -> tuple[Path, Run
 
         folder: Path = flags["resume"]
         if not (folder / "config.yaml").is_file():
-            raise VaderError(f"--resume {folder}: not a run directory (it has no config.yaml)")
+            raise VaderError(
+                f"--resume {folder}: not a run directory (it has no config.yaml); a run that was only "
+                "begun starts again with its first command"
+            )
         base = read_yaml(folder / "config.yaml")
         return folder, config_of(flags, registry, base=base)
     if is_bare(flags):
@@ -105,9 +113,9 @@ def _implied_backbone(flags: dict[str, Any], registry: Registry) -> Tree:
 
 
 def _require_demo(registry: Registry) -> None:
-    from vader_core.run.layers import recipes
+    from vader_core.run.recipes import recipe_files
 
-    if DEMO_RECIPE not in recipes(registry):
+    if DEMO_RECIPE not in recipe_files(registry):
         raise VaderError(
             "nothing to train: bare `vader train` runs the demo, which comes with vader-demo: "
             "pip install ./plugins/vader-demo. Or give --backbone and --reward (`vader plugins` lists what "
@@ -115,12 +123,16 @@ def _require_demo(registry: Registry) -> None:
         )
 
 
-def _print_plan(flags: dict[str, Any], config: RunConfig, registry: Registry) -> int:
-    from vader_core.api.plan import plan
-    from vader_core.cli.progress import print_plan
+def _print_plan(flags: dict[str, Any], config: RunConfig, out: Path, registry: Registry) -> int:
+    from vader_core.cli.plan import plan_command
 
-    facts = plan(config, registry=registry, processes=flags.get("num_processes") or 1)
-    print_plan(facts, as_json=bool(flags.get("as_json")))
+    plan_command(
+        config,
+        out,
+        registry,
+        processes=flags.get("num_processes") or 1,
+        as_json=bool(flags.get("as_json")),
+    )
     return 0
 
 

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vader_core.cli import completion
+from vader_core.cli.help import GroupedCommand
 from vader_core.errors import VaderError, did_you_mean
+from vader_core.weights import fetch
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,11 +23,24 @@ if TYPE_CHECKING:
 _ELSEWHERE = ("github.com/", "http://", "https://")
 
 
-@click.command("weights")
+@click.command(
+    "weights",
+    cls=GroupedCommand,
+    examples=("vader weights videocrafter", "vader weights --recipe demo --download"),
+)
 @click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.option(
+    "--recipe",
+    metavar="NAME",
+    shell_complete=completion.recipe_names,
+    help="The files of everything that this recipe uses.",
+)
 @click.option("--download", "fetching", is_flag=True, help="Fetch what is missing; continues what was begun.")
+@click.option("--optional", is_flag=True, help="Fetch the optional files too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(names: tuple[str, ...], fetching: bool, as_json: bool) -> None:
+def command(
+    names: tuple[str, ...], recipe: str | None, fetching: bool, optional: bool, as_json: bool
+) -> None:
     """List the files that components want: from where, their size and licence, and whether they are here.
 
     NAME is a backbone, reward or prompt source, or a plugin with all of its own; without a NAME all are
@@ -32,9 +48,12 @@ def command(names: tuple[str, ...], fetching: bool, as_json: bool) -> None:
     """
     from vader_core.registry import load_registry
 
-    chosen = chosen_components(load_registry(), names)
+    registry = load_registry()
+    if recipe is not None:
+        names = (*names, *names_of(registry, recipe))
+    chosen = chosen_components(registry, names)
     if fetching:
-        _download(chosen, quiet=as_json)
+        _download(chosen, quiet=as_json, optional=optional)
     groups = [
         (f"{item.kind} {item.name}", [file_facts(wanted) for wanted in item.weights]) for item in chosen
     ]
@@ -48,6 +67,25 @@ def command(names: tuple[str, ...], fetching: bool, as_json: bool) -> None:
         console.print("no files are wanted")
         return
     print_files(console, groups)
+
+
+def names_of(registry: Registry, recipe: str) -> list[str]:
+    """The components that a recipe uses.
+
+    Raises:
+        VaderError: No such recipe.
+    """
+    from vader_core.run.config import validated
+    from vader_core.run.layers import read_recipe
+
+    config = validated(read_recipe(registry, recipe))
+    names = [
+        config.backbone.name,
+        config.prompts.source,
+        *(item.name for item in (*config.reward, *config.monitor)),
+    ]
+    every = {name for table in registry.components.values() for name in table}
+    return [name for name in names if name in every]
 
 
 def chosen_components(registry: Registry, names: tuple[str, ...]) -> list[Component]:
@@ -155,18 +193,28 @@ def size_words(size: int | None) -> str:
     return f"{value:.1f} GiB"
 
 
-def _download(chosen: list[Component], *, quiet: bool) -> None:
+def _download(chosen: list[Component], *, quiet: bool, optional: bool) -> None:
     """Fetch everything that is missing; what fails is told at the end, after the rest was fetched."""
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    from vader_core.cli.download import download
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
     failures: dict[str, None] = {}
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (
+        *(TextColumn("{task.description}"), BarColumn(), DownloadColumn()),
+        *(TransferSpeedColumn(), TimeRemainingColumn()),
+    )
     with Progress(*columns, console=Console(stderr=True, quiet=quiet)) as bars:
         for component in chosen:
             for wanted in component.weights:
+                if wanted.optional and not optional:
+                    continue
                 needed_for = f"{component.kind} {component.name!r}"
                 if not on_hub(wanted):
                     failures[f"{needed_for}: {wanted.repository}/{wanted.file}: {wanted.note}"] = None
@@ -174,7 +222,7 @@ def _download(chosen: list[Component], *, quiet: bool) -> None:
                 if wanted.file and present(wanted) is not None:
                     continue
                 try:
-                    download(wanted, _Bar(bars), needed_for=needed_for)
+                    fetch(wanted, needed_for=needed_for, progress=_Bar(bars))
                 except VaderError as error:
                     failures[str(error)] = None
     if failures:

@@ -16,15 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from vader_core.archives import TAR, is_file, open_bytes, samples
 from vader_core.clips import VIDEOS
 from vader_core.errors import MissingDependencyError, VaderError
-from vader_core.pictures import PICTURES
+from vader_core.pictures import PICTURES, is_hidden
 from vader_core.prompts import Shape
 
 Kind = Literal["video", "image"]
 
 FORMATS = (".csv", ".jsonl", ".json", ".parquet")
 MOVING = (*VIDEOS, ".gif")
+#: More is no caption and no sample's facts.
+_LONGEST_TEXT = 1 << 20
 _PATH = ("video", "path", "file_path")
 _TEXT = ("text", "caption", "prompt")
 
@@ -59,7 +62,8 @@ def read_table(path: Path, root: Path | None = None) -> list[Row]:
     """The rows of a table.
 
     Args:
-        path: A ``.csv``, ``.jsonl``, ``.json`` or ``.parquet`` file.
+        path: A ``.csv``, ``.jsonl``, ``.json`` or ``.parquet`` file; or a webdataset: a ``.tar`` archive, or
+            a folder of them.
         root: Folder that relative paths start from; left out, the table's own.
 
     Raises:
@@ -67,6 +71,8 @@ def read_table(path: Path, root: Path | None = None) -> list[Row]:
         MissingDependencyError: A Parquet file without pyarrow.
     """
     path = Path(path).expanduser()
+    if is_webdataset(path):
+        return _webdataset(path)
     if not path.is_file():
         raise VaderError(f"table {path}: no such file")
     records = list(_records(path))
@@ -87,6 +93,8 @@ def read_table(path: Path, root: Path | None = None) -> list[Row]:
 def read_folder(folder: Path) -> list[Row]:
     """The clips and pictures of a folder and the folders in it, by name, each with the ``.txt`` beside it.
 
+    Hidden files and folders are passed over.
+
     Raises:
         VaderError: No such folder, or neither clip nor picture in it.
     """
@@ -96,7 +104,9 @@ def read_folder(folder: Path) -> list[Row]:
     files = sorted(
         found
         for found in folder.rglob("*")
-        if found.suffix.lower() in (*MOVING, *PICTURES) and found.is_file()
+        if found.suffix.lower() in (*MOVING, *PICTURES)
+        and found.is_file()
+        and not is_hidden(found.relative_to(folder))
     )
     if not files:
         raise VaderError(
@@ -104,6 +114,59 @@ def read_folder(folder: Path) -> list[Row]:
             f"({', '.join(PICTURES)}) in it"
         )
     return [_finished(Row(n, file, "", _kind_of(file))) for n, file in enumerate(files, start=1)]
+
+
+def is_webdataset(path: Path) -> bool:
+    """Whether it is a tar archive, or a folder of them."""
+    return path.suffix == TAR or (path.is_dir() and any(path.glob(f"*{TAR}")))
+
+
+def _webdataset(path: Path) -> list[Row]:
+    """The clips of a webdataset: of each sample its clip or picture, ``.txt``, and what ``.json`` says."""
+    archives = sorted(path.glob(f"*{TAR}")) if path.is_dir() else [path]
+    rows: list[Row] = []
+    for archive in archives:
+        for files in samples(archive):
+            rows.append(_sample(len(rows) + 1, files))
+    if not rows:
+        raise VaderError(f"webdataset {path}: it has no samples")
+    return rows
+
+
+def _sample(number: int, files: Mapping[str, Path]) -> Row:
+    shown = [place for ending, place in files.items() if ending in (*MOVING, *PICTURES)]
+    first = next(iter(files.values()))
+    if len(shown) != 1:
+        return Row(
+            number, first, "", "video", problem=f"{len(shown)} clips and pictures in one sample, not one"
+        )
+    try:
+        record = _facts(files)
+        kind = _kind("", shown[0])
+        shape = _shape(record, kind)
+        text = _member_text(files[".txt"]) if ".txt" in files else ""
+    except VaderError as error:
+        return Row(number, shown[0], "", "video", problem=str(error))
+    named = next((_cell(record[name]) for name in _TEXT if _cell(record.get(name))), "")
+    return _finished(Row(number, shown[0], text or named, kind, shape=shape))
+
+
+def _facts(files: Mapping[str, Path]) -> dict[str, Any]:
+    if ".json" not in files:
+        return {}
+    place = files[".json"]
+    return _object(place, "it", _parsed(place, "it", _member_text(place)))
+
+
+def _member_text(place: Path) -> str:
+    with open_bytes(place) as stream:
+        content = stream.read(_LONGEST_TEXT + 1)
+    if len(content) > _LONGEST_TEXT:
+        raise VaderError(f"{place}: more than {_LONGEST_TEXT:,} bytes of text")
+    try:
+        return content.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise VaderError(f"{place}: not text in UTF-8") from error
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:
@@ -117,7 +180,7 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
     elif suffix == ".parquet":
         yield from _parquet(path)
     else:
-        raise VaderError(f"table {path}: {suffix!r} is not read; allowed are {', '.join(FORMATS)}")
+        raise VaderError(f"table {path}: {suffix!r} is not read; allowed are {', '.join(FORMATS)} and {TAR}")
 
 
 def _csv(path: Path) -> Iterator[dict[str, Any]]:
@@ -168,7 +231,7 @@ def _text(path: Path) -> str:
 def _parsed(path: Path, where: str, text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise VaderError(f"table {path}: {where} is not JSON: {error}") from error
 
 
@@ -206,7 +269,7 @@ def _finished(row: Row) -> Row:
     """The row with its caption from beside the file, and its problem where it has one."""
     text = row.text or _caption_beside(row.path)
     problem = row.problem
-    if not row.path.is_file():
+    if not is_file(row.path):
         problem = "no such file"
     elif row.start < 0 or (row.end is not None and row.end <= row.start):
         problem = f"start {row.start:g} s and end {row.end} s hold no clip"

@@ -74,11 +74,14 @@ def evaluate(
     mixtures = (assembly.rewards, assembly.monitors)
     tuning = assembly.model.tuning
     with tuning.off():
-        base = score_pairs(assembly, pairs, mixtures, keep_videos=False, scope="evaluation")
+        base = score_pairs(
+            assembly, pairs, mixtures, keep_videos=False, scope="evaluation", doing="evaluating the base"
+        )
     found = {}
     for scale in scales:
+        doing = "evaluating" if len(scales) == 1 else f"evaluating scale {scale:g}"
         with tuning.scaled(scale):
-            tuned = score_pairs(assembly, pairs, mixtures, keep_videos=False, scope="evaluation")
+            tuned = score_pairs(assembly, pairs, mixtures, keep_videos=False, scope="evaluation", doing=doing)
         found[scale] = {
             name: compare(base.scores[name], tuned.scores[name], assembly.config.trainer.seed)
             for name in base.scores

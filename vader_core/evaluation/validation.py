@@ -78,6 +78,7 @@ def score_pairs(
     keep_videos: bool = True,
     measure_distance: bool = False,
     scope: str = "validation",
+    doing: str = "validating",
 ) -> Scored:
     """Sample every pair and score it with every term of ``mixtures``, all frames of each.
 
@@ -88,12 +89,14 @@ def score_pairs(
         keep_videos: Return the videos.
         measure_distance: Compare with the base prediction too.
         scope: Names the noise: the same scope and pairs give the same noise.
+        doing: What progress calls it.
     """
     size = assembly.config.validation.batch
     videos: list[Tensor] = []
     scores: dict[str, list[Tensor]] = {term.name: [] for mixture in mixtures for term in mixture.terms}
     distances: list[float] = []
     for start in range(0, len(pairs), size):
+        assembly.progress(doing, start, len(pairs))
         batch = pairs[start : start + size]
         prompts = [pair.prompt for pair in batch]
         seed = assembly.config.trainer.seed

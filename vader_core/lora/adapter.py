@@ -315,15 +315,21 @@ def _first(denoiser: nn.Module) -> str:
     return next((name for name, module in denoiser.named_modules() if isinstance(module, kinds)), "")
 
 
-def save_adapter(adapter: Adapter, folder: Path) -> None:
-    """Write an adapter the way peft does: ``adapter_model.safetensors`` and ``adapter_config.json``."""
+def save_adapter(adapter: Adapter, folder: Path, base: str | None = None) -> None:
+    """Write an adapter the way peft does: ``adapter_model.safetensors`` and ``adapter_config.json``.
+
+    Args:
+        adapter: The adapter.
+        folder: Where to; made where it is missing.
+        base: The model that it belongs to, for whoever reads the folder.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors({_PREFIX + name: value for name, value in adapter.tensors.items()}, folder / TENSORS_FILE)
     settings = settings_of(adapter)
     config = {
         "peft_type": "LORA",
         "task_type": None,
-        "base_model_name_or_path": None,
+        "base_model_name_or_path": base,
         "r": adapter.rank,
         "lora_alpha": adapter.alpha,
         "lora_dropout": 0.0,

@@ -93,8 +93,10 @@ def _adapter(
             raise VaderError(f"{what}: {name} and {half[place.part][0]} are the same part of one module")
         half[place.part] = (name, tensors[name])
     ranks, scales = {}, {}
+    flat = any(place.flat for place in places.values())
+    form = f"{what} (its names are kohya's)" if flat else what
     for module, half in halves.items():
-        _check_pair(half, what)
+        _check_pair(half, form)
         ranks[module] = len(half["A"][1])
         alpha = _number(half["alpha"], what) if "alpha" in half else None
         scales[module] = settings.scale(module, ranks[module], alpha)
@@ -105,7 +107,7 @@ def _adapter(
         found[module + _DOWN], up = half["A"][1], half["B"][1]
         same = math.isclose(scales[module], scale, rel_tol=1e-9)
         found[module + _UP] = up if same else up.float() * (scales[module] / scale)
-    return Adapter(found, rank, scale * rank, flat=any(place.flat for place in places.values()))
+    return Adapter(found, rank, scale * rank, flat=flat)
 
 
 def _number(held: tuple[str, Tensor], what: str) -> float:

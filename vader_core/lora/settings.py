@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,10 @@ _MORE = (
     "velora_config",
     "monteclora_config",
 )
+_LONGEST_PATTERN = 500
+#: What makes a regular expression take exponential time, or high powers of it.
+_REPEATED_GROUP = re.compile(r"\)[*+{]")
+_REPEATS = re.compile(r"(?<!\\)[*+{]")
 #: Plain entries of a header, the first that is there.
 _ALPHAS = ("lora_alpha", "alpha", "network_alpha", "ss_network_alpha")
 
@@ -134,10 +139,28 @@ def settings_of_config(config: Mapping[str, Any], *, what: str) -> Settings:
         raise VaderError(f"{what}: r, lora_alpha or alpha_pattern is no number ({error})") from error
     if rank is not None and rank < 1:
         raise VaderError(f"{what}: r is {rank}; a rank is 1 or more")
+    for pattern in own:
+        _check_pattern(pattern, what)
     for value in (alpha, *own.values()):
         if value is not None and not math.isfinite(value):
             raise VaderError(f"{what}: lora_alpha is {value}, which is not a finite number")
     return Settings(rank, alpha, own, _is_on(config.get("use_rslora")))
+
+
+def _check_pattern(pattern: str, what: str) -> None:
+    """A pattern is a stranger's regular expression: it may be none, or never end."""
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise VaderError(f"{what}: {pattern[:80]!r} in alpha_pattern is no regular expression") from error
+    if (
+        len(pattern) > _LONGEST_PATTERN
+        or _REPEATED_GROUP.search(pattern)
+        or len(_REPEATS.findall(pattern)) > 3
+    ):
+        raise VaderError(
+            f"{what}: {pattern[:80]!r} in alpha_pattern repeats within repeats; write the module names out"
+        )
 
 
 def _is_on(value: Any) -> bool:

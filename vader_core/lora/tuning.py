@@ -55,6 +55,8 @@ class Lora:
             self.attached = attach_lora(denoiser, settings or LoraSettings())
         #: Frozen adapters by name, with the scale that they count with.
         self.beside: dict[str, float] = {}
+        #: The model that the adapter belongs to, as files name it.
+        self.base: str | None = None
 
     # -- what is trained ---------------------------------------------------------------------------------
 
@@ -147,7 +149,7 @@ class Lora:
 
     def save(self, folder: Path, snapshot: Mapping[str, Tensor] | None = None) -> None:
         """Write the trained adapter, or ``snapshot``, the way peft does."""
-        save_adapter(self.adapter(snapshot), folder)
+        save_adapter(self.adapter(snapshot), folder, self.base)
 
     def load(self, folder: Path) -> None:
         """Read what :meth:`save` wrote.

@@ -61,10 +61,26 @@ class Guidance:
         self, backbone: Backbone, latents: Tensor, timestep: Tensor, conditioning: Conditioning
     ) -> Prediction:
         """The guided prediction, in the latents' dtype."""
-        if not self.on:
+        if not self.on and not backbone.further_branches:
             return self.conditional(backbone, latents, timestep, conditioning)
-        conditional, unconditional = self.branches(backbone, latents, timestep, conditioning)
-        return backbone.combine(conditional, unconditional, self, latents, timestep)
+        if self.on:
+            conditional, unconditional = self.branches(backbone, latents, timestep, conditioning)
+        else:
+            conditional = unconditional = self.conditional(backbone, latents, timestep, conditioning)
+        further = self.further(backbone, latents, timestep, conditioning)
+        return backbone.combine(conditional, unconditional, self, latents, timestep, **further)
+
+    def further(
+        self, backbone: Backbone, latents: Tensor, timestep: Tensor, conditioning: Conditioning
+    ) -> dict[str, Prediction]:
+        """The predictions of the backbone's further branches, by name, in the latents' dtype."""
+        given = conditioning.conditional_branch
+        return {
+            name: backbone.predict(
+                latents, timestep, replace(given, shared={**given.shared, "branch": name})
+            ).to(latents)
+            for name in backbone.further_branches
+        }
 
     def conditional(
         self, backbone: Backbone, latents: Tensor, timestep: Tensor, conditioning: Conditioning

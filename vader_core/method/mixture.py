@@ -12,7 +12,7 @@ from torch import Tensor
 from vader_core.method.frames import choose_frames
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
-from vader_core.reward import Reward
+from vader_core.reward import Reward, asked
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Mixture:
         scores = {}
         for term, own in zip(self.terms, frames.of_term, strict=True):
             seen = video if own == frames.union else video[:, [frames.union.index(index) for index in own]]
-            output = term.reward(seen, prompts, rng.within("reward", term.name))
+            output = asked(term.name, term.reward, seen, prompts, rng.within("reward", term.name))
             loss = output.loss
             if term.cap is not None:
                 loss = torch.where(output.score >= term.cap, loss.detach(), loss)

@@ -95,6 +95,7 @@ class ShortPredictions:
         self.shortcuts = shortcuts
         self.cache = FeatureCache() if shortcuts.feature_cache > 1 else None
         self._difference: Tensor | None = None
+        self._further: dict[str, Tensor] = {}
         self._refreshed = 0
 
     def begin(self) -> None:
@@ -112,7 +113,9 @@ class ShortPredictions:
         if self._difference is None or i - self._refreshed >= self.shortcuts.guidance_cache:
             with self._features(i, _BOTH):
                 conditional, unconditional = self.guidance.branches(*given)
+                further = self.guidance.further(*given)
             self._difference, self._refreshed = conditional.value - unconditional.value, i
+            self._further = {name: conditional.value - one.value for name, one in further.items()}
             if self.guidance.channels is not None:
                 self._difference[:, self.guidance.channels :] = 0.0
         else:
@@ -120,7 +123,8 @@ class ShortPredictions:
                 conditional = self.guidance.conditional(*given)
         if type(self.backbone).combine is not Backbone.combine:  # a rule of its own
             other = Prediction(conditional.value - self._difference)
-            return self.backbone.combine(conditional, other, self.guidance, latents, timestep)
+            away = {name: Prediction(conditional.value - one) for name, one in self._further.items()}
+            return self.backbone.combine(conditional, other, self.guidance, latents, timestep, **away)
         mixed = conditional.value + (self.guidance.weights(latents) - 1) * self._difference
         return Prediction(mixed, conditional.variance)
 

@@ -322,6 +322,7 @@ def convolve(conv: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
     Returns:
         The result, and the bias [c'] that is still to be added to it, if there is one.
     """
+    conv = _bare(conv)
     if not (Switch.on and isinstance(conv, nn.Conv2d | nn.Conv3d) and conv.padding_mode == "zeros"):
         return conv(x), None
     if not _in_one_dtype(conv, x):
@@ -340,6 +341,7 @@ def convolve(conv: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
 
 def convolve_with_bias(conv: nn.Module, x: Tensor) -> Tensor:
     """A convolution of [n, c, h, w] and its bias, for where nothing that follows could add it."""
+    conv = _bare(conv)
     if not isinstance(conv, nn.Conv2d):
         out: Tensor = conv(x)
         return out
@@ -398,14 +400,17 @@ def added(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     return first + second
 
 
+def _bare(layer: Any) -> Any:
+    """The layer itself, or the one within an adapter of this toolkit that does not count at the moment."""
+    while hasattr(layer, "base_layer") and not getattr(layer, "counting", True):
+        layer = layer.base_layer
+    return layer
+
+
 def layer_without_adapter(layer: Any) -> nn.Linear | None:
     """The plain linear layer whose output is ``layer``'s at the moment, if there is one."""
-    if type(layer) is nn.Linear:
-        return layer
-    # A layer that says nothing of what counts is not of this toolkit, and is called as it is.
-    if hasattr(layer, "base_layer") and not getattr(layer, "counting", True):
-        return layer_without_adapter(layer.base_layer)
-    return None
+    plain = _bare(layer)
+    return plain if type(plain) is nn.Linear else None
 
 
 def project(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:

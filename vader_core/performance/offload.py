@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -27,17 +27,28 @@ class Resting:
     Args:
         modules: Moved to the CPU at once.
         device: Where they work.
+        stay: Identities of tensors that stay where they are.
     """
 
-    def __init__(self, modules: Iterable[nn.Module], device: torch.device) -> None:
+    def __init__(
+        self, modules: Iterable[nn.Module], device: torch.device, *, stay: Container[int] = ()
+    ) -> None:
         self.device = device
         tensors = {
-            id(tensor): tensor for module in modules for tensor in (*module.parameters(), *module.buffers())
+            id(tensor): tensor
+            for module in modules
+            for tensor in (*module.parameters(), *module.buffers())
+            if id(tensor) not in stay
         }
         self._tensors = list(tensors.values())
         self._kept = [self._on_cpu(tensor.data) for tensor in self._tensors]
         self._users = 0
         self._rest()
+
+    @property
+    def bytes(self) -> int:
+        """What the weights take up."""
+        return sum(kept.numel() * kept.element_size() for kept in self._kept)
 
     def _on_cpu(self, tensor: Tensor) -> Tensor:
         kept = tensor.cpu()
@@ -80,10 +91,11 @@ class RestingReward(Reward):
     """
 
     def __init__(self, reward: Reward, resting: Resting) -> None:
-        self.reward = reward
+        self.reward, self.place = reward, reward.place
         self.resting = resting
         self.differentiable = reward.differentiable  # type: ignore[misc]
         self.exact_gradient = reward.exact_gradient  # type: ignore[misc]
+        self.reads_text = reward.reads_text  # type: ignore[misc]
 
     @property
     def frames(self) -> FramesNeeded:

@@ -28,7 +28,7 @@ from vader_core.profiling.paper_rewards import on_paper_alone
 from vader_core.profiling.stopwatch import PHASES, Stopwatch, timed_parts
 from vader_core.randomness import Randomness
 from vader_core.registry import Kind, Registry
-from vader_core.run.config import RunConfig, validated
+from vader_core.run.config import RewardSection, RunConfig, validated
 from vader_core.run.layers import changed, merged
 from vader_core.text import TextCache
 from vader_core.weights import with_random_weights
@@ -104,7 +104,7 @@ def without_files(config: RunConfig, registry: Registry) -> RunConfig:
     )
     chosen: list[tuple[Kind, Any]] = [("backbone", tree["backbone"])] if config.backbone.name else []
     chosen += [("reward", item) for item in (*tree["reward"], *tree["monitor"])]
-    own = {"name", "weight", "cap"}
+    own = set(RewardSection.model_fields)
     for kind, section in chosen:
         component = registry.get(kind, section["name"])
         if component.weights:  # what ships with a plugin is read, as it may not come in random
@@ -338,6 +338,12 @@ def memory_facts(config: RunConfig, registry: Registry, *, validation: bool = Tr
     try:
         found = estimate(config, registry, validation=validation)
     except Exception as error:  # whatever a component does with a tensor that has no contents
+        if not torch.backends.cuda.is_built():
+            return {
+                "estimated_peak_gib": None,
+                "estimate": "not possible with PyTorch's build for the CPU alone: plan with the ordinary one "
+                "(pip install torch), which needs no GPU either",
+            }
         reason = str(error).strip().partition("\n")[0][:200]
         return {"estimated_peak_gib": None, "estimate": f"not possible: {type(error).__name__}: {reason}"}
     facts: dict[str, Any] = {

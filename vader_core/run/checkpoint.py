@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 
-from vader_core.errors import MachineError, VaderError
-from vader_core.files import sha256_of
+from vader_core.errors import DivergedError, MachineError, VaderError
+from vader_core.files import sha256_of, strange_in, sync
 from vader_core.weights import load_tensors
+from vader_core.wrappings import refuse_not_finite
 
-CHECKSUMS = "checksums.json"
+CHECKSUMS, POSITION, STATE = "checksums.json", "position.json", "state.pt"
 _NAME = re.compile(r"step-(\d{6,})")
 _ASIDE = re.compile(r"\.step-(\d{6,})\.old")
 
@@ -93,6 +94,7 @@ def finish_checkpoint(
 
     Raises:
         MachineError: The disk is full or cannot be written.
+        DivergedError: The weights are not finite.
     """
     place, beside = folder / step_name(step), unfinished(folder, step)
     old = folder / f".{place.name}.old"
@@ -100,20 +102,50 @@ def finish_checkpoint(
         objective = beside / "objective"
         if objective.is_dir() and not any(objective.iterdir()):
             objective.rmdir()
-        torch.save(dict(tensors), beside / "state.pt")
-        (beside / "position.json").write_text(json.dumps(dict(position), indent=1))
+        torch.save(dict(tensors), beside / STATE)
+        (beside / POSITION).write_text(json.dumps(dict(position), indent=1))
+        _refuse_diverged(beside, folder)
         files = sorted(path for path in beside.rglob("*") if path.is_file())
         sums = {path.relative_to(beside).as_posix(): sha256_of(path) for path in files}
         (beside / CHECKSUMS).write_text(json.dumps(sums, indent=1))
-        for path in [*files, beside / CHECKSUMS]:
-            with path.open("rb") as stream:
-                os.fsync(stream.fileno())
-        shutil.rmtree(old, ignore_errors=True)
-        if place.exists():
-            place.rename(old)
-        beside.rename(place)
-        shutil.rmtree(old, ignore_errors=True)
+        _put(beside, place, old)
     return place
+
+
+def _refuse_diverged(beside: Path, folder: Path) -> None:
+    """Keep no weights that are not finite: what was written is removed.
+
+    Raises:
+        DivergedError: Naming the tensor, and the last good checkpoint.
+    """
+    from safetensors import safe_open
+
+    for path in sorted(beside.glob("*.safetensors")):
+        with safe_open(path, "pt") as tensors:
+            try:
+                for name in tensors.keys():  # noqa: SIM118 - it is no mapping
+                    refuse_not_finite({name: tensors.get_tensor(name)}, what="the weights")
+            except VaderError as error:
+                shutil.rmtree(beside, ignore_errors=True)
+                good = newest_whole(folder)[0]
+                where = f"the last good checkpoint is {good}" if good else "no good checkpoint was written"
+                raise DivergedError(
+                    f"{str(error).partition(',')[0]}, so no checkpoint of them is kept; {where}. Lower --lr, "
+                    "or use --precision fp32 or bf16"
+                ) from error
+
+
+def _put(beside: Path, place: Path, old: Path) -> None:
+    """Move a filled folder into its place, over the one that is there; all of it is on the disk first."""
+    inside = sorted(beside.rglob("*"))
+    for path in (*inside, beside):
+        sync(path)
+    shutil.rmtree(old, ignore_errors=True)
+    if place.exists():
+        place.rename(old)
+    beside.rename(place)
+    sync(place.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager
@@ -128,14 +160,25 @@ def _writing(place: Path) -> Iterator[None]:
 def fault(place: Path) -> str | None:
     """What is wrong with a checkpoint's files, or ``None``."""
     try:
-        sums = json.loads((place / CHECKSUMS).read_text())
-    except (OSError, ValueError):
+        strange = strange_in(place)
+        if place.is_symlink() or strange is not None:
+            return f"{(strange or place).name} is a link out of it, or no plain file"
+        sums = json.loads((place / CHECKSUMS).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return f"{CHECKSUMS} is missing or unreadable"
+    if not isinstance(sums, dict) or not {STATE, POSITION} <= sums.keys():
+        return f"{CHECKSUMS} is not what a run writes"
     for name, expected in sums.items():
         path = place / name
+        if ".." in Path(name).parts or Path(name).is_absolute() or "\0" in name:
+            return f"{CHECKSUMS} names a file outside the checkpoint"
         if not path.is_file():
             return f"{name} is missing"
-        if sha256_of(path) != expected:
+        try:
+            found = sha256_of(path)
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror}"
+        if found != expected:
             return f"{name} does not match its checksum"
     return None
 
@@ -145,11 +188,15 @@ def checkpoints(folder: Path) -> list[Path]:
 
     One that was moved aside for a successor which never came is among them.
     """
-    if not folder.is_dir():
+    if not folder.is_dir() or folder.is_symlink():
         return []
-    found = [path for path in folder.iterdir() if path.is_dir() and _NAME.fullmatch(path.name)]
+    try:
+        there = [path for path in folder.iterdir() if path.is_dir()]
+    except OSError as error:
+        raise MachineError(f"{folder} cannot be read: {error.strerror}") from error
+    found = [path for path in there if _NAME.fullmatch(path.name)]
     here = {path.name for path in found}
-    aside = [path for path in folder.iterdir() if path.is_dir() and _ASIDE.fullmatch(path.name)]
+    aside = [path for path in there if _ASIDE.fullmatch(path.name)]
     found += [path for path in aside if path.name[1:].removesuffix(".old") not in here]
     return sorted(found, key=step_of)
 
@@ -160,21 +207,23 @@ def step_of(place: Path) -> int:
 
 
 def sweep(folder: Path) -> None:
-    """Put back what was moved aside and has no successor, and remove what was never finished.
+    """Put back what was moved aside and has no successor, and remove what was never finished or is pruned.
 
     Only for the process that holds the run.
+
+    Raises:
+        OSError: A name could not be changed.
     """
     if not folder.is_dir():
         return
     for path in folder.iterdir():
-        if path.name.endswith(".part") and path.name.startswith("."):
+        if not path.name.startswith("."):
+            continue
+        place = folder / path.name[1:].removesuffix(".old")
+        if path.name.endswith(".old") and not place.exists():
+            path.rename(place)
+        elif path.name.endswith((".part", ".old", ".gone")):
             shutil.rmtree(path, ignore_errors=True)
-        elif path.name.endswith(".old") and path.name.startswith("."):
-            place = folder / path.name[1:].removesuffix(".old")
-            if place.exists():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.rename(place)
 
 
 def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
@@ -197,16 +246,81 @@ def read_checkpoint(place: Path) -> Checkpoint:
     wrong = fault(place)
     if wrong is not None:
         raise VaderError(f"checkpoint {place} cannot be used: {wrong}")
-    position = json.loads((place / "position.json").read_text())
-    tensors = load_tensors(place / "state.pt", needed_for="checkpoint")
+    try:
+        position = _Position.model_validate(json.loads((place / POSITION).read_text())).model_dump()
+    except (OSError, ValueError, RecursionError) as error:
+        raise VaderError(f"checkpoint {place} cannot be used: {POSITION} is not what a run writes") from error
+    tensors = load_tensors(place / STATE, needed_for="checkpoint")
     return Checkpoint(step_of(place), place, tensors, position)
 
 
-def prune(folder: Path, keep: int) -> list[Path]:
-    """Remove all but the newest ``keep`` checkpoints; ``best`` is a folder of its own and stays."""
-    removed = checkpoints(folder)[:-keep] if keep > 0 else []
+class _Seen(BaseModel):
+    """A validation that the watch remembers."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    step: int
+    reward: float
+    monitors: dict[str, float]
+    alarms: list[str]
+
+
+class _Watch(BaseModel):
+    """What the watch remembers, of unknown origin."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    history: list[_Seen]
+    best_step: int | None
+    best_reward: float
+
+
+class _Position(BaseModel):
+    """``position.json``, of unknown origin."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    reward_queries: int = Field(ge=0)
+    train_seconds: float = Field(ge=0, allow_inf_nan=False)
+    skipped: int = Field(ge=0)
+    nonfinite_in_a_row: int = Field(ge=0)
+    lr_factor: float = Field(ge=0, allow_inf_nan=False)
+    watch: _Watch
+
+
+@contextmanager
+def restoring(place: Path) -> Iterator[None]:
+    """Within, a checkpoint is put back; whatever its contents make of that is one message.
+
+    Raises:
+        VaderError: Its files are whole, but not what this run wrote.
+    """
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
+        detail = (str(error).splitlines() or [""])[0][:200]
+        raise VaderError(
+            f"checkpoint {place} cannot be used: it is not of this run, or was damaged "
+            f"({type(error).__name__}: {detail}); remove it to continue from the one before"
+        ) from error
+
+
+def prune(folder: Path, keep: int, newest: int | None = None) -> list[Path]:
+    """Remove all but the newest ``keep`` checkpoints; ``best`` is a folder of its own and stays.
+
+    Args:
+        folder: Holds the checkpoints.
+        keep: 0 keeps all.
+        newest: Step of the one just written; what lies past it was passed over as damaged, and does not
+            count among those that are kept.
+    """
+    found = [place for place in checkpoints(folder) if newest is None or step_of(place) <= newest]
+    removed = found[:-keep] if keep > 0 else []
     for place in removed:
-        shutil.rmtree(place, ignore_errors=True)
+        gone = folder / f".{place.name.strip('.')}.gone"
+        shutil.rmtree(gone, ignore_errors=True)
+        with suppress(OSError):  # at once: half a checkpoint has no checkpoint's name
+            shutil.rmtree(place.rename(gone), ignore_errors=True)
     return removed
 
 
@@ -220,8 +334,5 @@ def keep_best(folder: Path, save: Callable[[Path], None], facts: Mapping[str, An
         beside.mkdir()
         save(beside)
         (beside / "best.json").write_text(json.dumps(dict(facts), indent=1))
-        if place.exists():
-            place.rename(old)
-        beside.rename(place)
-        shutil.rmtree(old, ignore_errors=True)
+        _put(beside, place, old)
     return place

@@ -13,7 +13,7 @@ from vader_core.errors import VaderError, did_you_mean
 from vader_core.registry import checked
 
 Tree = dict[str, Any]
-Tracker = Literal["tensorboard", "wandb"]
+Tracker = Literal["tensorboard", "wandb", "trackio"]
 Precision = Literal["fp32", "bf16", "fp16"]
 LearningRateSchedule = Literal[
     "constant", "linear", "cosine", "linear_warmup", "warmup_from_zero", "cosine_const", "one_cycle"
@@ -75,18 +75,25 @@ class ObjectiveSection(ComponentSection):
     )
 
 
-class RewardSection(ComponentSection):
-    """One reward to train on; its own options stand beside its name."""
+class ScoredSection(ComponentSection):
+    """A reward; its own options stand beside its name."""
 
-    name: str = Field(description="Registered name of the reward.")
+    name: str = Field(description="Registered name of the reward, or the function's.")
+    function_file: str | None = Field(
+        None, description="The Python file of `--reward FILE.py:FUNCTION`; only the command line names it."
+    )
+    function_sha256: str | None = Field(None, description="SHA-256 of that file.")
+
+
+class RewardSection(ScoredSection):
+    """One reward to train on."""
+
     weight: float = Field(1.0, description="Factor of its loss.")
     cap: float | None = Field(None, description="Score from which on a sample has no gradient.")
 
 
-class MonitorSection(ComponentSection):
-    """One reward to watch; its own options stand beside its name."""
-
-    name: str = Field(description="Registered name of the reward.")
+class MonitorSection(ScoredSection):
+    """One reward to watch."""
 
 
 class PromptSection(ComponentSection):
@@ -270,7 +277,7 @@ class RunSection(Section):
     checkpoint_every: int = Field(50, ge=0, description="Steps between checkpoints; 0 is at the end only.")
     keep: int = Field(3, ge=0, description="Checkpoints to keep, the best apart; 0 keeps all.")
     trackers: list[Tracker] = Field(
-        default=["tensorboard"], description="Where metrics go beside metrics.jsonl."
+        default=["tensorboard"], description="Where metrics and clips go beside metrics.jsonl."
     )
 
 

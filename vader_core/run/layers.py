@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from vader_core.errors import VaderError, unknown
-from vader_core.registry import Registry
+from vader_core.errors import VaderError
 from vader_core.run.config import RunConfig, Tree, validated
+from vader_core.run.recipes import read_recipe as read_recipe
+from vader_core.run.recipes import recipes as recipes
 from vader_core.values import read_document
 
 
@@ -65,35 +65,6 @@ def read_yaml(path: Path) -> Tree:
 def to_yaml(config: RunConfig) -> str:
     """The whole tree as YAML, which ``--config`` reads back."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
-
-
-def recipes(registry: Registry) -> dict[str, Tree]:
-    """Every installed recipe by name."""
-    found: dict[str, Tree] = {}
-    for package in registry.recipe_packages():
-        try:
-            folder = resources.files(package).joinpath("recipes")
-        except ModuleNotFoundError:
-            continue
-        if not folder.is_dir():
-            continue
-        for file in folder.iterdir():
-            if file.name.endswith(".yaml"):
-                tree = read_document(file.read_text(encoding="utf-8")) or {}
-                found[file.name.removesuffix(".yaml")] = tree
-    return found
-
-
-def read_recipe(registry: Registry, name: str) -> Tree:
-    """The recipe of that name.
-
-    Raises:
-        VaderError: No installed plugin has one of that name.
-    """
-    known = recipes(registry)
-    if name not in known:
-        raise unknown("recipe", name, known)
-    return {key: value for key, value in known[name].items() if key != "summary"}
 
 
 def changes(before: RunConfig, after: RunConfig) -> list[str]:

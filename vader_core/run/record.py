@@ -17,8 +17,6 @@ from vader_core.run.reader import Reader, clean
 Curve = list[tuple[float, float]]
 
 _STEP = re.compile(r"step-([0-9]{1,12})")
-#: Prompts of which nothing is held out unless ``prompts.held_out`` says so.
-_ALL_DRAWN = ("text:", "file:", "images:")
 #: What a metrics record may hold, by type.
 _FIGURES = ("loss", "grad_norm", "learning_rate", "seconds", "memory_gib")
 _TABLES = ("rewards", "monitors", "watch")
@@ -71,7 +69,6 @@ class Setup:
         monitors: Names of the rewards that are only watched.
         clips_are_small: Whether single pixels should stay visible when a clip is enlarged.
         data: The clips that were learned from.
-        held_out: Whether validations ask for prompts that the training never drew.
     """
 
     backbone: str | None
@@ -84,7 +81,6 @@ class Setup:
     monitors: list[str]
     clips_are_small: bool
     data: str | None = None
-    held_out: bool = True
 
 
 @dataclass(frozen=True)
@@ -118,6 +114,7 @@ class Summary:
         reward_queries: Videos scored.
         best_step: What ``checkpoints/best`` holds.
         pairs: Pairs of prompt and seed in the evaluation.
+        held_out: Whether the pairs' prompts were never trained on.
         evaluation: By reward.
         other_seconds: Further durations, by their key without ``_seconds``.
     """
@@ -127,6 +124,7 @@ class Summary:
     reward_queries: int | None = None
     best_step: int | None = None
     pairs: int | None = None
+    held_out: bool = True
     evaluation: dict[str, Outcome] = field(default_factory=dict)
     other_seconds: dict[str, float] = field(default_factory=dict)
 
@@ -317,8 +315,6 @@ def _setup(reader: Reader, tree: dict[Any, Any]) -> Setup:
         and re.fullmatch("[0-9]{1,3}", width) is not None
         and int(width) <= 160,
         data=word("data", "source"),
-        held_out=not (word("prompts", "source") or "").startswith(_ALL_DRAWN)
-        or word("prompts", "held_out") not in (None, "0"),
     )
 
 
@@ -351,6 +347,7 @@ def _summary(reader: Reader) -> Summary:
         reward_queries=whole("reward_queries"),
         best_step=whole("best_step"),
         pairs=whole("pairs"),
+        held_out=found.get("held_out") is not False,
         evaluation={name: outcome for name, outcome in evaluation.items() if outcome is not None},
         other_seconds={name: value for name, value in durations.items() if value is not None},
     )

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from hashlib import sha256
+from importlib import import_module
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
+
+import yaml
 
 from vader_core.errors import MissingDependencyError
 
@@ -22,6 +29,9 @@ class Listener(Protocol):
     def say(self, message: str) -> None:
         """Something a person should read."""
 
+    def phase(self, doing: str, done: int, total: int) -> None:
+        """How far what takes long is, as :data:`vader_core.progress.Progress`. A listener may do without."""
+
 
 class Silence:
     """A listener that hears nothing."""
@@ -35,9 +45,88 @@ class Silence:
     def say(self, message: str) -> None:
         """Ignored."""
 
+    def phase(self, doing: str, done: int, total: int) -> None:
+        """Ignored."""
+
+
+#: Clips of a validation that trackers are sent.
+CLIPS = 4
+
+
+class Tracker(Protocol):
+    """Where numbers and clips of a run are sent."""
+
+    def log(self, numbers: Mapping[str, float], step: int) -> None:
+        """Send numbers."""
+
+    def show(self, clips: Sequence[tuple[Path, str]], step: int) -> None:
+        """Send clips, each a file with its prompt."""
+
+    def close(self) -> None:
+        """The run is over."""
+
+
+class _Board:
+    """TensorBoard. Clips are sent as moving pictures, which its image tab plays."""
+
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer: Any = SummaryWriter(str(folder / "vader"))
+
+    def log(self, numbers: Mapping[str, float], step: int) -> None:
+        for name, value in numbers.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def show(self, clips: Sequence[tuple[Path, str]], step: int) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        for number, (path, prompt) in enumerate(clips):
+            moving, width, height = _gif(path)
+            image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=moving)
+            value = Summary.Value(tag=f"samples/{number:02d} {prompt}"[:200], image=image)
+            self._writer.file_writer.add_summary(Summary(value=[value]), step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _Service:
+    """Weights & Biases, or trackio, which has the same few functions.
+
+    Args:
+        module: Which.
+        folder: The run directory.
+    """
+
+    def __init__(self, module: Any, folder: Path) -> None:
+        self._module = module
+        settings: dict[str, Any] = {"project": "vader", "name": folder.name, "config": _config(folder)}
+        if module.__name__ == "wandb":  # a run that is continued goes on in the same place
+            name = sha256(str(folder.absolute()).encode()).hexdigest()[:8]
+            settings |= {"dir": str(folder), "id": f"{folder.name}-{name}", "resume": "allow"}
+        module.init(**settings)
+
+    def log(self, numbers: Mapping[str, float], step: int) -> None:
+        if numbers:
+            self._module.log(dict(numbers), step=step)
+
+    def show(self, clips: Sequence[tuple[Path, str]], step: int) -> None:
+        sent = {
+            f"samples/{number:02d}": self._module.Video(str(path), caption=prompt, format="mp4")
+            for number, (path, prompt) in enumerate(clips)
+        }
+        if sent:
+            self._module.log(sent, step=step)
+
+    def close(self) -> None:
+        self._module.finish()
+
 
 class Trackers:
-    """Sends a run's numbers to tensorboard and wandb.
+    """Sends a run's numbers and clips, and the device's use, to whatever trackers were named.
 
     Args:
         folder: The run directory.
@@ -49,33 +138,36 @@ class Trackers:
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
         require_trackers(names)
-        self._board: Any = None
-        self._wandb: Any = None
-        if "tensorboard" in names:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(folder / "vader"))
-        if "wandb" in names:
-            import wandb
-
-            self._wandb = wandb.init(project="vader", dir=str(folder), name=folder.name)
+        self.folder = folder
+        self.trackers: list[Tracker] = [
+            _Board(folder) if name == "tensorboard" else _Service(import_module(name), folder)
+            for name in names
+        ]
 
     def record(self, record: Mapping[str, Any]) -> None:
-        """Send a record's numbers."""
+        """Send a record's numbers, and a validation's clips."""
+        if not self.trackers:
+            return
         numbers, step = flattened(record), int(record["step"])
-        if self._board is not None:
-            for name, value in numbers.items():
-                self._board.add_scalar(name, value, step)
-            self._board.flush()
-        if self._wandb is not None and numbers:
-            self._wandb.log(numbers, step=step)
+        if record.get("kind") == "train":
+            numbers |= device_use()
+        clips = list(self._clips(record))
+        for tracker in self.trackers:
+            tracker.log(numbers, step)
+            tracker.show(clips, step)
+
+    def _clips(self, record: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
+        samples = record.get("samples")
+        if samples is None:
+            return
+        listed = json.loads((self.folder / samples / "prompts.json").read_text(encoding="utf-8"))
+        for number, entry in enumerate(listed[:CLIPS]):
+            yield self.folder / samples / f"{number:02d}.mp4", entry["prompt"]
 
     def close(self) -> None:
         """The run is over."""
-        if self._board is not None:
-            self._board.close()
-        if self._wandb is not None:
-            self._wandb.finish()
+        for tracker in self.trackers:
+            tracker.close()
 
 
 def require_trackers(names: Sequence[str]) -> None:
@@ -84,8 +176,42 @@ def require_trackers(names: Sequence[str]) -> None:
     Raises:
         MissingDependencyError: With the line that installs it.
     """
-    if "wandb" in names and find_spec("wandb") is None:
-        raise MissingDependencyError("wandb", "run.trackers=[wandb]", "pip install wandb")
+    for name in ("wandb", "trackio"):
+        if name in names and find_spec(name) is None:
+            raise MissingDependencyError(name, f"run.trackers=[{name}]", f"pip install {name}")
+
+
+def device_use() -> dict[str, float]:
+    """How much of the machine is used: percent, and memory in GiB."""
+    import psutil
+    import torch
+
+    found = {
+        "device/cpu_percent": float(psutil.cpu_percent()),
+        "device/process_gib": psutil.Process().memory_info().rss / 2**30,
+    }
+    if torch.cuda.is_available():
+        found["device/gpu_reserved_gib"] = torch.cuda.memory_reserved() / 2**30
+        with suppress(ModuleNotFoundError, RuntimeError):  # NVIDIA's library is missing, or does not answer
+            found["device/gpu_percent"] = float(torch.cuda.utilization())
+    return found
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    return dict(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")) or {})
+
+
+def _gif(path: Path) -> tuple[bytes, int, int]:
+    """A clip as a GIF, with its width and height."""
+    from PIL import Image
+
+    from vader_core.video import read_video
+
+    pixels = (read_video(path).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    first, *rest = [Image.fromarray(frame) for frame in pixels]
+    stream = BytesIO()
+    first.save(stream, format="GIF", save_all=True, append_images=rest, duration=125, loop=0)
+    return stream.getvalue(), first.width, first.height
 
 
 def flattened(record: Mapping[str, Any]) -> dict[str, float]:

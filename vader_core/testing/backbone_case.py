@@ -40,7 +40,7 @@ class BackboneSubject(Subject):
     """A backbone under examination; one loaded instance is kept for all clauses.
 
     Args:
-        geometry: The size of video to use; the backbone's default by default.
+        geometry: The size of video to use; the backbone's small one by default.
         prompts: What it is asked for; two of them.
     """
 
@@ -54,6 +54,14 @@ class BackboneSubject(Subject):
     def settings(cls, flags: Mapping[str, Any]) -> dict[str, Any]:
         """The size of video that the command line asks for."""
         return {"geometry": GeometryRequest(flags["height"], flags["width"], flags["num_frames"])}
+
+    def size(self, backbone: Backbone) -> Geometry:
+        """The size that was asked for, else the backbone's small one."""
+        if self.geometry != GeometryRequest():
+            return backbone.resolve_geometry(self.geometry)
+        small = backbone.small_geometry
+        backbone.validate(small)
+        return small
 
     def loaded(self) -> Backbone:
         """The loaded float32 instance, shared by the clauses: not to be changed."""
@@ -120,7 +128,7 @@ def case_of(
     """The arguments of one call, for the subject's loaded instance (or ``backbone``) and its two prompts."""
     backbone = backbone or subject.loaded()
     prompts = prompts or prompts_of(subject, backbone)
-    geometry = backbone.resolve_geometry(subject.geometry)
+    geometry = subject.size(backbone)
     rng = Randomness(seed=5, samples=tuple(range(len(prompts))))
     text = backbone.encode_text(prompts)
     picture = picture_of(backbone, geometry, rng) if backbone.needs_image else None

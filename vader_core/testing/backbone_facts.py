@@ -214,7 +214,7 @@ def conditioning(subject: BackboneSubject) -> str:
 def noise(subject: BackboneSubject) -> str:
     """Initial noise is standard normal, each sample's by its own global index, whatever its batch."""
     backbone = subject.loaded()
-    size = backbone.resolve_geometry(subject.geometry)
+    size = subject.size(backbone)
     shape = backbone.latent_shape(size)
     with global_state_untouched():
         both = backbone.initial_noise(2, size, Randomness(seed=5, samples=(4, 9)))

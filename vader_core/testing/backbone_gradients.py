@@ -134,6 +134,32 @@ ROUNDING_OF_GRADIENTS = 1e-4
 
 
 @BACKBONE.clause
+def chosen_gradient(subject: BackboneSubject) -> str:
+    """Chosen frames send back the gradient that they have in the full decode, recomputed or not."""
+    backbone = subject.fresh()
+    case = case_of(subject, backbone)
+    count = case.geometry.num_frames
+    frames = sorted({count // 3, count - 1})
+
+    def gradient(chosen: list[int] | None, *, recomputed: bool) -> Tensor:
+        latents = case.latents.clone().requires_grad_(True)
+        with backbone.checkpointing(recomputed):
+            video = backbone.decode(latents, case.geometry, chosen)
+            energy(video[:, frames] if chosen is None else video).backward()
+        return torch.zeros_like(latents) if latents.grad is None else latents.grad
+
+    plain = gradient(frames, recomputed=False)
+    wanted = gradient(None, recomputed=False) if backbone.decode_is_exact else plain
+    largest = float(wanted.abs().max())
+    expect(largest > 0, f"frames {frames} send no gradient back")
+    for name, found in (("", plain), ("recomputed, ", gradient(frames, recomputed=True))):
+        off = float((found - wanted).abs().max())
+        said = f"{name}frames {frames} differ from the full decode's gradient by {off:.2g} of {largest:.2g}"
+        expect(off <= ROUNDING_OF_GRADIENTS * largest, said)
+    return said
+
+
+@BACKBONE.clause
 def swapping(subject: BackboneSubject) -> str:
     """Blocks whose weights lie elsewhere between uses, where it names any, give the same gradients."""
     backbone, plain = lora_gradients(subject, checkpointing=True)

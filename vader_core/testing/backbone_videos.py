@@ -81,7 +81,7 @@ def chosen_frames(subject: BackboneSubject) -> str:
 def encoding(subject: BackboneSubject) -> str:
     """`encode_video` gives latents of the right shape, or says in one message that there is no encoder."""
     backbone = subject.loaded()
-    size = backbone.resolve_geometry(subject.geometry)
+    size = subject.size(backbone)
     video = Randomness(seed=6).normal(
         "video", (size.num_frames, 3, size.height, size.width), device=subject.device
     )
@@ -98,7 +98,7 @@ def encoding(subject: BackboneSubject) -> str:
 def images(subject: BackboneSubject) -> str:
     """An image is used, with its gradient, or refused; so is a prompt without the image that is needed."""
     backbone = subject.loaded()
-    size = backbone.resolve_geometry(subject.geometry)
+    size = subject.size(backbone)
     rng = Randomness(seed=5, samples=(0, 1))
     prompts = prompts_of(subject, backbone)
     encoded = backbone.encode_text(prompts)

@@ -23,6 +23,8 @@ from torch import Tensor
 
 from vader_core.component import KINDS, Component, Kind, resolved
 from vader_core.errors import VaderError
+from vader_core.function_files import PLUGIN
+from vader_core.progress import Progress, unseen
 from vader_core.registry import Registry, load_registry
 
 #: Packages that ``plugin.py`` must leave to its factories: each takes seconds to import.
@@ -241,10 +243,11 @@ class Report:
         raise errors[0]
 
 
-def examine(contract: Contract, subject: Subject) -> Report:
+def examine(contract: Contract, subject: Subject, progress: Progress = unseen) -> Report:
     """Hold ``subject`` against every clause; nothing is raised."""
     findings = []
-    for clause in contract:
+    for number, clause in enumerate(contract):
+        progress(f"checking {clause.name}", number, len(contract))
         try:
             findings.append(Finding(clause, True, clause.require(subject)))
         except ConformanceError as error:
@@ -299,6 +302,8 @@ def registration(subject: Subject) -> str:
 def plugin_import(subject: Subject) -> str:
     """Importing the plugin module imports nothing heavy, so that listing the plugins stays fast."""
     module = subject.component.module
+    if subject.component.plugin == PLUGIN:
+        return f"{module} is no plugin: the command line names it"
     imported = _heavy_imports(module)
     expect(not imported, f"importing {module} also imports {', '.join(imported)}")
     return f"{module} imports none of {', '.join(HEAVY)}"

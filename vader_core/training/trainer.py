@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from vader_core.device import out_of_memory_named, peak_gib, reset_peak
-from vader_core.errors import VaderError
+from vader_core.errors import DivergedError, VaderError
 from vader_core.method.model import Model
 from vader_core.method.objective import Batches, StepResult
 from vader_core.method.weighted import WeightedSum
@@ -83,7 +83,7 @@ class Trainer:
 
         Raises:
             StoppedError: A signal asked to stop; the checkpoint is written.
-            VaderError: Too many non-finite steps in a row.
+            DivergedError: Too many non-finite steps in a row, none that was finite, or weights that are not.
         """
         with stop_signals(self.journal.say) as asked:
             if self.step == 0:
@@ -93,6 +93,7 @@ class Trainer:
                 if self._after_step(asked):
                     break
             self._save()
+        _refuse_nothing_learned(self.step, self.skipped)
         return self._finish()
 
     def train_step(self) -> None:
@@ -191,7 +192,7 @@ class Trainer:
         patience = SCALER_PATIENCE if self.processes.scaler is not None else 0
         if self.nonfinite_in_a_row >= self.config.nonfinite_limit + patience:
             where = self.last_checkpoint or "none was written yet"
-            raise VaderError(
+            raise DivergedError(
                 f"{self.nonfinite_in_a_row} steps in a row had a loss or gradient that is not finite, so the "
                 f"run stops; last good checkpoint: {where}. Lower --lr, use --precision fp32 or bf16, or "
                 "another --gradient"
@@ -215,7 +216,7 @@ class Trainer:
         if self.processes.first:
             place = finish_checkpoint(folder, self.step, self._tensors(), self._position())
             self.last_checkpoint = str(place)
-            prune(folder, self.kept.keep)
+            prune(folder, self.kept.keep, newest=self.step)
         self._saved_at = self.step
         self.processes.wait()
 
@@ -284,6 +285,14 @@ class Trainer:
             self.journal.run.write_summary(summary)
         self.journal.close()
         return summary
+
+
+def _refuse_nothing_learned(steps: int, skipped: int) -> None:
+    if steps and skipped == steps:
+        raise DivergedError(
+            f"none of the {steps} steps had a finite loss and gradient, so nothing was learned. Lower --lr, "
+            "use --precision fp32 or bf16, or another --gradient"
+        )
 
 
 def _means(results: list[StepResult], kind: str, processes: SingleProcess) -> dict[str, float]:

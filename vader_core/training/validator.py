@@ -122,7 +122,12 @@ class Validator:
         found: dict[str, Any] = {}
         with self.average.in_the_model():
             if count:
-                found |= {"pairs": count, "evaluation": as_json(evaluate(self.assembly, count)[1.0])}
+                held_out = self.assembly.prompts_held_out != 0
+                found |= {
+                    "pairs": count,
+                    "held_out": held_out,
+                    "evaluation": as_json(evaluate(self.assembly, count)[1.0]),
+                }
             if self.held_out.batches:
                 tuned = self.held_out.losses()
                 with self.assembly.model.base():

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vader_core.errors import MachineError, VaderError
 from vader_core.files import replacing
+from vader_core.weights import load_tensors
 
 #: The whole denoiser, under the names of the official checkpoint.
 WEIGHTS_FILE = "denoiser.safetensors"
@@ -162,7 +163,7 @@ class Full:
         path = folder / WEIGHTS_FILE
         if not path.is_file():
             raise VaderError(f"{folder}: there is no {WEIGHTS_FILE}, so no full weights were saved here")
-        own = self._from_official(load_file(path))
+        own = self._from_official(load_tensors(path, needed_for="full weights"))
         for name, parameter in self.parameters().items():
             if name not in own or own[name].shape != parameter.shape:
                 found = "is missing" if name not in own else f"has shape {tuple(own[name].shape)}"

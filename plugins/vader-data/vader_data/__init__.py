@@ -1,3 +1,5 @@
 """From raw footage to a training table: cut, score, caption, filter, dedup, export, report."""
 
-__version__ = "0.1.0"
+from importlib.metadata import version
+
+__version__ = version("vader-data")

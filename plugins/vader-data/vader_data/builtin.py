@@ -53,6 +53,12 @@ def register_scorers(register: Register) -> None:
         summary="share of the middle frame that text covers, by rapidocr's detector",
     )
     register(
+        "text_boxes",
+        "vader_data.text_area:TextBoxes",
+        options=options.TextBoxesOptions,
+        summary="number of text boxes in one frame (Open-Sora's ocr), by rapidocr's detector",
+    )
+    register(
         "reward",
         "vader_data.reward_scorer:RewardScorer",
         options=options.RewardOptions,

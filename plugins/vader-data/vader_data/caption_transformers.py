@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from vader_core.errors import MissingDependencyError, VaderError
+from vader_core.model_folder import from_folder
 
 from .captions import prompt_text
 from .contracts import Captioner, Clip
@@ -74,11 +75,8 @@ def _loaded(options: TransformersOptions) -> tuple[Any, Any]:
         )
     if where == options.weights:
         where = str(Path(where).expanduser())
-    try:
-        processor = AutoProcessor.from_pretrained(where)
-        model = AutoModelForImageTextToText.from_pretrained(where, dtype=getattr(torch, options.dtype))
-    except (OSError, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise VaderError(f"captioner 'transformers': {where} cannot be loaded: {first}") from error
+    what, dtype = "captioner 'transformers'", getattr(torch, options.dtype)
+    processor = from_folder(AutoProcessor, where, what=what)
+    model = from_folder(AutoModelForImageTextToText, where, what=what, dtype=dtype)
     processor.tokenizer.padding_side = "left"
     return processor, model.eval().requires_grad_(False)

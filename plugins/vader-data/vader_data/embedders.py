@@ -47,6 +47,7 @@ class ClipEmbedder(Embedder):
         from transformers import AutoImageProcessor, AutoModel
 
         from vader_core.errors import VaderError
+        from vader_core.model_folder import from_folder
 
         from .device import chosen_device
 
@@ -57,8 +58,9 @@ class ClipEmbedder(Embedder):
             )
         self.batch_size = options.batch_size
         self.device = chosen_device(options.device)
-        self.processor: Any = AutoImageProcessor.from_pretrained(folder)
-        self.model: Any = AutoModel.from_pretrained(folder).eval().requires_grad_(False).to(self.device)
+        self.processor: Any = from_folder(AutoImageProcessor, folder, what="embedder 'clip'")
+        model: Any = from_folder(AutoModel, folder, what="embedder 'clip'")
+        self.model = model.eval().requires_grad_(False).to(self.device)
 
     def indices(self, num_frames: int, fps: float) -> list[int]:
         """At 10, 50 and 90 % of the length."""

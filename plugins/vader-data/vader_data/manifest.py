@@ -156,9 +156,15 @@ def read_manifest(path: Path) -> Manifest:
             f"{path} is not a manifest: the column {missing[0]!r} is missing; `vader data cut` makes one"
         )
     metadata = table.schema.metadata or {}
-    scores = tuple(json.loads(metadata.get(_SCORES, b"[]")))
-    facts = json.loads(metadata.get(_FACTS, b"{}"))
-    return Manifest(table.to_pylist(), scores, path.parent, facts)
+    try:
+        scores = tuple(map(str, json.loads(metadata.get(_SCORES, b"[]"))))
+        facts = dict(json.loads(metadata.get(_FACTS, b"{}")))
+        wanted = schema(scores)
+        rows = table.select(wanted.names).cast(wanted).to_pylist()
+    except (pa.ArrowException, ValueError, TypeError, KeyError, RecursionError, VaderError) as error:
+        first = (str(error).splitlines() or [""])[0]
+        raise VaderError(f"{path} is not a manifest that a run wrote: {first}") from error
+    return Manifest(rows, scores, path.parent, facts)
 
 
 def reasons(rows: Sequence[Row]) -> list[tuple[str, str, int]]:

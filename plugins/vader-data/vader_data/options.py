@@ -110,6 +110,13 @@ class TextAreaOptions(Options):
     )
 
 
+class TextBoxesOptions(Options):
+    """Of ``text_boxes``."""
+
+    frame: int = Field(10, ge=0, description="Which frame; the last where the clip is shorter.")
+    box_threshold: float = Field(0.3, ge=0, le=1, description="Least confidence of a box (Open-Sora's).")
+
+
 class RewardOptions(Options):
     """Of ``reward``: any reward of the installed plugins."""
 

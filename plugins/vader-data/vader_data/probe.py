@@ -12,6 +12,8 @@ from typing import Any
 
 import av
 
+from vader_core.pictures import is_hidden
+
 from .errors import ClipError
 
 #: Clips of one film are read one after the other, so few films need to be remembered.
@@ -133,6 +135,4 @@ def films(folder: Path) -> list[Path]:
     if folder.is_file():
         return [folder]
     found = (path for path in folder.rglob("*") if path.suffix.lower() in FILMS and path.is_file())
-    return sorted(
-        path for path in found if not any(part.startswith(".") for part in path.parts[len(folder.parts) :])
-    )
+    return sorted(path for path in found if not is_hidden(path.relative_to(folder)))

@@ -15,7 +15,7 @@ from . import __version__
 from .manifest import Row, read_manifest
 from .plan import Plan
 from .probe import FILMS, films
-from .work import CAPTIONS, CLIPS, shard_path
+from .work import CAPTIONS, CLIPS, read_sources, shard_path
 
 
 def begin(footage: Path, out: Path, plan: Plan, shard_size: int) -> None:
@@ -39,13 +39,11 @@ def begin(footage: Path, out: Path, plan: Plan, shard_size: int) -> None:
         shards = [names[start : start + shard_size] for start in range(0, len(names), shard_size)]
         write_text(place, json.dumps({"root": str(root), "shards": shards}, indent=1))
         return
-    before = json.loads(place.read_text(encoding="utf-8"))
-    known = {name for shard in before["shards"] for name in shard}
-    if before["root"] != str(root) or known != set(names):
+    before = read_sources(out)
+    known = {name for shard in before.shards for name in shard}
+    if before.root != root or known != set(names):
         new, gone = sorted(set(names) - known), sorted(known - set(names))
-        what = (
-            f"{len(new)} new, {len(gone)} gone" if before["root"] == str(root) else f"it was {before['root']}"
-        )
+        what = f"{len(new)} new, {len(gone)} gone" if before.root == root else f"it was {before.root}"
         raise VaderError(
             f"{out} was begun with other footage ({what}): choose another --out, or --overwrite to begin "
             "again"
@@ -58,7 +56,10 @@ def _same_plan(out: Path, plan: Plan) -> None:
     if not place.is_file():
         write_text(place, yaml.safe_dump({"vader_data": __version__, "plan": tree}, sort_keys=False))
         return
-    before = yaml.safe_load(place.read_text(encoding="utf-8"))["plan"]
+    try:
+        before = dict(yaml.safe_load(place.read_text(encoding="utf-8")))["plan"]
+    except (OSError, ValueError, TypeError, LookupError, RecursionError, yaml.YAMLError) as error:
+        raise VaderError(f"{place} is not what a run writes; --overwrite begins again") from error
     changed = sorted(_changes(before, tree))
     if changed:
         raise VaderError(
@@ -85,7 +86,7 @@ def write_text(path: Path, text: str) -> None:
 
 def shard_count(out: Path) -> int:
     """Shards of a run."""
-    return len(json.loads((out / "sources.json").read_text(encoding="utf-8"))["shards"])
+    return len(read_sources(out).shards)
 
 
 def finished(out: Path, phase: str) -> set[int]:
@@ -107,9 +108,9 @@ def timings_of(out: Path) -> dict[str, dict[str, float]]:
     total: dict[str, dict[str, float]] = {}
     for phase in (CLIPS, CAPTIONS):
         for shard in sorted(finished(out, phase)):
-            timings = read_manifest(shard_path(out, phase, shard)).facts["timings"]
+            timings = read_manifest(shard_path(out, phase, shard)).facts.get("timings", {})
             for step, values in timings.items():
                 into = total.setdefault(step, dict.fromkeys(values, 0.0))
                 for name, value in values.items():
-                    into[name] += value
+                    into[name] = into.get(name, 0.0) + float(value)
     return total

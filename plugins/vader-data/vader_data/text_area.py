@@ -10,7 +10,7 @@ import numpy as np
 from vader_core.errors import MissingDependencyError
 
 from .contracts import Clip, Scorer
-from .options import TextAreaOptions
+from .options import TextAreaOptions, TextBoxesOptions
 from .sampling import middle, uniform
 
 Polygon = Sequence[Sequence[float]]
@@ -76,7 +76,7 @@ class TextArea(Scorer):
 
     def __init__(self, options: TextAreaOptions) -> None:
         self.options = options
-        self.engine = _engine()
+        self.engine = _engine("scorer 'text_area'")
 
     def indices(self, num_frames: int, fps: float) -> list[int]:
         """The middle frame, or evenly spaced ones."""
@@ -96,18 +96,7 @@ class TextArea(Scorer):
         Args:
             frame: uint8 [H, W, 3], RGB.
         """
-        found = self.engine(
-            frame[..., ::-1].copy(),  # rapidocr reads arrays as OpenCV has them
-            use_det=True,
-            use_cls=False,
-            use_rec=False,
-            box_thresh=self.options.box_threshold,
-        )
-        return (
-            []
-            if found.boxes is None
-            else [[tuple(map(float, point)) for point in box] for box in found.boxes]
-        )
+        return _boxes(self.engine, frame, self.options.box_threshold)
 
     def kept(self, frame: np.ndarray) -> list[Polygon]:
         """The boxes that are text."""
@@ -125,6 +114,37 @@ class TextArea(Scorer):
         return any(text.strip() for text in found.txts or ())
 
 
+class TextBoxes(Scorer):
+    """How many boxes of text a frame has, Open-Sora's ``ocr``.
+
+    Upstream counts DBNet++'s boxes of MMOCR; this is rapidocr's detector, of the same method (DBNet) with
+    other weights.
+    """
+
+    def __init__(self, options: TextBoxesOptions) -> None:
+        self.options = options
+        self.engine = _engine("scorer 'text_boxes'")
+
+    def indices(self, num_frames: int, fps: float) -> list[int]:
+        """One frame; the last where the clip is shorter."""
+        return [min(self.options.frame, num_frames - 1)]
+
+    def score(self, clips: Sequence[Clip]) -> list[float | None]:
+        """Counts."""
+        return [float(len(_boxes(self.engine, clip.frames[0], self.options.box_threshold))) for clip in clips]
+
+
+def _boxes(engine: Any, frame: np.ndarray, threshold: float) -> list[Polygon]:
+    found = engine(
+        frame[..., ::-1].copy(),  # rapidocr reads arrays as OpenCV has them
+        use_det=True,
+        use_cls=False,
+        use_rec=False,
+        box_thresh=threshold,
+    )
+    return [] if found.boxes is None else [[tuple(map(float, point)) for point in box] for box in found.boxes]
+
+
 def _straightened(frame: np.ndarray, box: Polygon) -> np.ndarray:
     """The box's part of the frame, turned straight."""
     import cv2
@@ -136,13 +156,13 @@ def _straightened(frame: np.ndarray, box: Polygon) -> np.ndarray:
     return cv2.warpPerspective(frame, cv2.getPerspectiveTransform(corners, target), (width, height))
 
 
-def _engine() -> Any:
+def _engine(needed_for: str) -> Any:
     try:
         import onnxruntime  # noqa: F401  # rapidocr imports it late and explains its absence badly
         from rapidocr import RapidOCR
     except ImportError as error:
         raise MissingDependencyError(
-            str(error.name), "scorer 'text_area'", "pip install rapidocr onnxruntime"
+            str(error.name), needed_for, "pip install rapidocr onnxruntime"
         ) from error
     # its own log says at every start which files it opens
     return RapidOCR(

@@ -192,13 +192,50 @@ def log(folder: Path, **entry: Any) -> None:
 def _load(shard: int, context: Context) -> list[Row]:
     log(context.root, begun=f"{context.phase}-{shard:05d}")
     if context.phase == CLIPS:
-        sources = json.loads((context.root / "sources.json").read_text(encoding="utf-8"))
-        root = Path(sources["root"])
-        films = [root / film for film in sources["shards"][shard]]
-        return stages.film_rows(films, root)
+        sources = read_sources(context.root)
+        films = [sources.root / film for film in sources.shards[shard]]
+        return stages.film_rows(films, sources.root)
     rows = read_manifest(shard_path(context.root, CLIPS, shard)).rows
-    same = json.loads((context.root / "shards" / "duplicates.json").read_text(encoding="utf-8"))
+    same = read_written(context.root / "shards" / "duplicates.json", dict)
     return [{**row, **same.get(row["id"], {})} for row in rows]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """``sources.json``: the films of a run by shard, each relative to ``root``."""
+
+    root: Path
+    shards: list[list[str]]
+
+
+def read_sources(folder: Path) -> Sources:
+    """The films of a run.
+
+    Raises:
+        VaderError: The file is not what a run writes.
+    """
+    place = folder / "sources.json"
+    found = read_written(place, dict)
+    root, shards = found.get("root"), found.get("shards")
+    lists = isinstance(shards, list) and all(isinstance(shard, list) for shard in shards)
+    if not isinstance(root, str) or not lists or not all(isinstance(n, str) for s in shards or [] for n in s):
+        raise VaderError(f"{place} is not what a run writes; --overwrite begins again")
+    return Sources(Path(root), shards or [])
+
+
+def read_written(place: Path, kind: type) -> Any:
+    """A JSON file of a run, of the kind that a run writes there.
+
+    Raises:
+        VaderError: It cannot be read, or is of another kind.
+    """
+    try:
+        found = json.loads(place.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise VaderError(f"{place} cannot be read ({error}); --overwrite begins again") from error
+    if not isinstance(found, kind):
+        raise VaderError(f"{place} is not what a run writes; --overwrite begins again")
+    return found
 
 
 def _save(shard: dict[str, Any], context: Context) -> dict[str, Any]:

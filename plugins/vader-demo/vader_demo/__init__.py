@@ -1,3 +1,1 @@
 """A small text-to-video diffusion model, trained on a drawn world, with rewards of that world."""
-
-__version__ = "0.1.0"

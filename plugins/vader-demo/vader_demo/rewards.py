@@ -84,6 +84,7 @@ class DemoAlignment(_DemoClipReward):
     """
 
     name: ClassVar[str] = "demo_alignment"
+    reads_text: ClassVar[bool] = True
     held_out: ClassVar[bool] = False
 
     def __init__(self, config: RewardConfig, *, device: torch.device, dtype: torch.dtype) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -22,7 +23,7 @@ from vader_core.nn.build import frozen
 from vader_core.prediction import Prediction
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
-from vader_core.schedule import Schedule
+from vader_core.schedule import RectifiedFlow, Schedule
 from vader_core.text import Text
 from vader_diffusers.frozen_conv import keep_no_inputs
 from vader_diffusers.options import PipelineOptions
@@ -55,8 +56,8 @@ class PipelineBackbone(Backbone):
     #: Which frames a reward sees by default, where some are cheaper to decode than others.
     cheap_frames: ClassVar[str | None] = None
     encodes_video: ClassVar[bool] = True
-    #: Where the gradient flows by default.
-    best_gradient: ClassVar[str] = "last"
+    #: Components that random weights do without.
+    left_out_at_random: ClassVar[tuple[str, ...]] = ()
     #: Whether encodings are zero behind the text.
     zeros_behind_text: ClassVar[bool] = False
 
@@ -137,9 +138,16 @@ class PipelineBackbone(Backbone):
             guidance_scale=known["guidance_scale"],
             sampler=self.scheduling.sampler,
             sampler_options=options,
-            gradient=self.best_gradient,
+            gradient="last:2" if self._ends_in_a_sliver else "last",
             reward_frames=self.cheap_frames,
         )
+
+    @property
+    def _ends_in_a_sliver(self) -> bool:
+        """Whether the last step covers almost nothing, as it does at the times of Euler's own scheduler."""
+        schedule = self.scheduling.schedule
+        own = isinstance(schedule, RectifiedFlow) and schedule.spacing in ("trained", "trained_shifted")
+        return own and self.scheduling.sampler == "flow_euler"
 
     @property
     def schedule(self) -> Schedule:
@@ -173,6 +181,13 @@ class PipelineBackbone(Backbone):
         if wrong:
             raise VaderError(f"{self.asks}: {'; '.join(wrong)}")
 
+    @property
+    def small_geometry(self) -> Geometry:
+        """Two places a side or more, and three latent frames."""
+        multiple = self.side_multiple
+        side = multiple * max(2, -(-32 // multiple))
+        return Geometry(side, side, 2 * self.compression[0] + 1, self.defaults.geometry.fps)
+
     def latent_shape(self, geometry: Geometry) -> tuple[int, int, int, int]:
         """C, and the geometry divided by the compression."""
         times, pixels = self.compression
@@ -194,7 +209,7 @@ class PipelineBackbone(Backbone):
 
     def load(self) -> None:
         """Read the pipeline, or make one of random numbers; bring it to the device, frozen."""
-        kind = model_class(self.pipelines[0], needed_for=self.asks)
+        kind = model_class(str(self.source.index["_class_name"]), needed_for=self.asks)
         self.pipe = self._random(kind) if self.source.where is None else self._stored(kind)
         for module in self.pipe.components.values():
             if isinstance(module, nn.Module):
@@ -216,7 +231,7 @@ class PipelineBackbone(Backbone):
         return stored_pipeline(self.source, kind, dtypes=dtypes, given=given, needed_for=self.asks)
 
     def _random(self, kind: Any) -> Any:
-        parts: dict[str, Any] = dict(unread(self.source))
+        parts: dict[str, Any] = {**unread(self.source), **dict.fromkeys(self.left_out_at_random)}
         for component in self.source.folder:
             if component in ("model_index", *parts):
                 continue
@@ -242,15 +257,23 @@ class PipelineBackbone(Backbone):
     def _prepare(self) -> None:
         """Switch on what is always on."""
         keep_no_inputs(self.vae)
+        if self.vae._supports_gradient_checkpointing:
+            self.vae.enable_gradient_checkpointing()
         for network in self.networks:
             network.enable_gradient_checkpointing()
             if self.config.attention_backend is not None:
-                try:
-                    network.set_attention_backend(self.config.attention_backend)
-                except (ValueError, RuntimeError, ImportError) as error:
-                    raise VaderError(
-                        f"{self.asks}: attention backend {self.config.attention_backend!r}: {error}"
-                    ) from error
+                self._choose_attention(network, self.config.attention_backend)
+
+    def _choose_attention(self, network: Any, name: str) -> None:
+        if name.strip("_").startswith("sage"):
+            raise VaderError(
+                f"{self.asks}: attention backend {name!r} has no backward pass: use native, _native_cudnn, "
+                "flash, flash_varlen, flex or xformers"
+            )
+        try:
+            network.set_attention_backend(name)
+        except (ValueError, RuntimeError, ImportError) as error:
+            raise VaderError(f"{self.asks}: attention backend {name!r}: {error}") from error
 
     @property
     def networks(self) -> tuple[Any, ...]:
@@ -329,8 +352,21 @@ class PipelineBackbone(Backbone):
     ) -> Prediction:
         """One network's prediction, in the latents' dtype."""
         network.gradient_checkpointing = self.gradient_checkpointing
-        out = self.call(network, latents.to(self.dtype), timestep, conditioning)
+        with self._precision(network):
+            out = self.call(network, latents.to(self.dtype), timestep, conditioning)
         return Prediction(out.to(latents.dtype))
+
+    def _precision(self, network: Any) -> AbstractContextManager[Any]:
+        """Weights in half precision compute as they do in their pipeline, without autocast.
+
+        Autocast would widen every norm to float32, which costs time and memory. Weights that learn are wide,
+        and are cast by it.
+        """
+        learns = any(
+            value.requires_grad and ".lora_" not in name for name, value in network.named_parameters()
+        )
+        half = self.dtype in (torch.bfloat16, torch.float16)
+        return autocast_for(network) if half and not learns else nullcontext()
 
     @abstractmethod
     def call(self, network: Any, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
@@ -340,6 +376,9 @@ class PipelineBackbone(Backbone):
         """The wanted frames, unclamped, from as little of the decoder as they need."""
         wanted = list(range(geometry.num_frames)) if frames is None else list(frames)
         given = self.unscaled(latents).to(self.vae.dtype)
+        for part in self.vae.modules():
+            if hasattr(part, "gradient_checkpointing"):
+                part.gradient_checkpointing = self.gradient_checkpointing
         with autocast_for(self.vae):
             video = self.decoded(given, wanted, geometry).to(latents.dtype)
         return video.transpose(1, 2) / 2 + 0.5

@@ -101,23 +101,30 @@ class CogVideoX(PipelineBackbone):
     def decoded(self, latents: Tensor, wanted: list[int], geometry: Geometry) -> Tensor:
         """The wanted frames, chunk by chunk up to the last of them: what is behind changes nothing."""
         given = latents[:, :, self.added_frames(geometry) :]
-        size, count = self.vae.num_latent_frames_batch_size, given.shape[2]
-        rest = count % size
         chosen: dict[int, Tensor] = {}
         start, kept = 0, None
-        for chunk in range(max(count // size, 1)):
-            if start > max(wanted, default=-1):
-                break
-            first = size * chunk + (rest if chunk else 0)
-            part = given[:, :, first : size * (chunk + 1) + rest]
-            frames, kept = self._chunk(part, kept)
+        parts = self._chunks(given, max(wanted, default=-1))
+        for part in parts:
+            frames, kept = self._chunk(part, kept, several=len(parts) > 1)
             stop = start + frames.shape[2]
             chosen |= {frame: frames[:, :, frame - start] for frame in wanted if start <= frame < stop}
             start = stop
         return torch.stack([chosen[frame] for frame in wanted], dim=2)
 
-    def _chunk(self, latents: Tensor, kept: Any) -> tuple[Tensor, Any]:
-        """A chunk's frames, and what its convolutions keep for the next: nothing is changed in place."""
+    def _chunks(self, latents: Tensor, last: int) -> list[Tensor]:
+        """The latent frames that are decoded together, up to those of the frame ``last``."""
+        size, count = self.vae.num_latent_frames_batch_size, latents.shape[2]
+        rest, times = count % size, self.compression[0]
+        ends = [size * (chunk + 1) + rest for chunk in range(max(count // size, 1))]
+        needed = next((i for i, end in enumerate(ends) if last <= (end - 1) * times), len(ends) - 1)
+        starts = [0, *ends[:-1]]
+        return [latents[:, :, a:b] for a, b in zip(starts, ends, strict=True)][: needed + 1]
+
+    def _chunk(self, latents: Tensor, kept: Any, *, several: bool) -> tuple[Tensor, Any]:
+        """A chunk's frames, and what its convolutions keep for the next: nothing is changed in place.
+
+        The autoencoder checkpoints its own blocks; of several chunks each is a checkpoint around them.
+        """
 
         def run(latents: Tensor, kept: Any) -> tuple[Tensor, Any]:
             if self.vae.post_quant_conv is not None:
@@ -125,7 +132,7 @@ class CogVideoX(PipelineBackbone):
             frames, kept = self.vae.decoder(latents, conv_cache=kept)
             return frames, kept
 
-        if self.gradient_checkpointing and torch.is_grad_enabled():
+        if several and self.gradient_checkpointing and torch.is_grad_enabled():
             found: tuple[Tensor, Any] = checkpoint(run, latents, kept, use_reentrant=False)
             return found
         return run(latents, kept)

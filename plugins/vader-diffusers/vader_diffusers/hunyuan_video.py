@@ -100,13 +100,14 @@ class HunyuanVideo(PipelineBackbone):
         times = vae.temporal_compression_ratio
         longest, stride = vae.tile_sample_min_num_frames, vae.tile_sample_stride_num_frames
         if not vae.use_framewise_decoding or latents.shape[2] <= longest // times:
-            return self._tile(latents)[:, :, wanted]
+            return self._tile(latents, several=False)[:, :, wanted]
         tiles: dict[int, Tensor] = {}
 
         def tile(number: int) -> Tensor:
             if number not in tiles:
                 start = number * (stride // times)
-                frames = self._tile(latents[:, :, start : start + longest // times + 1])
+                part = latents[:, :, start : start + longest // times + 1]
+                frames = self._tile(part, several=max(wanted) > stride)
                 # the first tile alone begins with a frame of its own
                 tiles[number] = frames[:, :, 1:] if number else frames
             return tiles[number]
@@ -124,12 +125,14 @@ class HunyuanVideo(PipelineBackbone):
             found.append(here)
         return torch.stack(found, dim=2)
 
-    def _tile(self, latents: Tensor) -> Tensor:
+    def _tile(self, latents: Tensor, *, several: bool) -> Tensor:
+        """The autoencoder checkpoints its own blocks; of several tiles each is a checkpoint around them."""
+
         def run(latents: Tensor) -> Tensor:
             frames: Tensor = self.vae.decoder(self.vae.post_quant_conv(latents))
             return frames
 
-        if self.gradient_checkpointing and torch.is_grad_enabled():
+        if several and self.gradient_checkpointing and torch.is_grad_enabled():
             out: Tensor = checkpoint(run, latents, use_reentrant=False)
             return out
         return run(latents)

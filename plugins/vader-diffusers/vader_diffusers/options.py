@@ -66,6 +66,45 @@ class LTXOptions(PipelineOptions):
     )
 
 
+class LTX2Options(PipelineOptions):
+    """Options of `ltx2`. What is left out is the published model's, or the pipeline's own."""
+
+    sound_guidance_scale: float | None = Field(
+        None, description="guidance of the sound, beside --guidance-scale for the picture (7)"
+    )
+    perturbed_scale: float | None = Field(
+        None, ge=0.0, description="how far the picture is pushed from perturbed blocks; 0 is not (1)"
+    )
+    sound_perturbed_scale: float | None = Field(None, ge=0.0, description="the same for the sound (1)")
+    modality_scale: float | None = Field(
+        None, ge=1.0, description="how far the picture is pushed from one without sound; 1 is not (3)"
+    )
+    sound_modality_scale: float | None = Field(
+        None, ge=1.0, description="how far the sound is pushed from one without picture; 1 is not (3)"
+    )
+    guidance_rescale: float | None = Field(
+        None,
+        ge=0.0,
+        le=1.0,
+        description="share of the guided picture that gets the text branch's spread (0.7)",
+    )
+    sound_guidance_rescale: float | None = Field(
+        None, ge=0.0, le=1.0, description="the same for the sound (0.7)"
+    )
+    perturbed_blocks: tuple[int, ...] | None = Field(
+        None, description="blocks whose self-attention the perturbed branch leaves out (28)"
+    )
+    cross_timestep: bool = Field(
+        True, description="picture and sound are told each other's time; false as LTX-2.0's first code did"
+    )
+    decode_timestep: float | None = Field(
+        None, ge=0.0, le=1.0, description="time that the decoder is told, where it takes one (0)"
+    )
+    decode_noise_scale: float | None = Field(
+        None, ge=0.0, le=1.0, description="noise mixed into the latents before decoding; as decode_timestep"
+    )
+
+
 class TracedOptions(PipelineOptions):
     """Options of `diffusers`."""
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from vader_core.errors import VaderError
+from vader_core.hub import guarded
 from vader_diffusers.pipeline_source import PipelineSource, check_weights, components, gated
 
 
@@ -60,7 +61,8 @@ def random_part(
     needed_for: str,
 ) -> nn.Module:
     """A component with the random numbers that its layers start from, the same every time."""
-    with torch.random.fork_rng(devices=[]), torch.device("cpu" if device.type == "cpu" else device):
+    accelerators = [] if device.type == "cpu" else [device]
+    with torch.random.fork_rng(devices=accelerators), torch.device(device):
         torch.manual_seed(sum(map(ord, component)))
         with default_dtype(dtype):
             module = bare(source, component, needed_for=needed_for)
@@ -104,7 +106,7 @@ def stored_pipeline(
         check_weights(Path(where), source.index, needed_for=needed_for)
     backbone = needed_for.removeprefix("backbone ").strip("'")
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), guarded():
             return kind.from_pretrained(where, revision=source.revision, dtype=dict(dtypes), **given)
     except GatedRepoError as error:
         raise VaderError(gated(backbone, where)) from error
@@ -116,11 +118,9 @@ def stored_pipeline(
 
 
 def autocast_for(module: Any) -> AbstractContextManager[Any]:
-    """Autocast off where the module's precision was chosen by itself: it computes in its own dtype."""
-    dtype, device = module.dtype, module.device.type
-    if dtype in (torch.float32, torch.float64) and torch.is_autocast_enabled(device):
-        return torch.autocast(device, enabled=False)
-    return nullcontext()
+    """Autocast off: the module computes in its own dtype, as it does in its pipeline."""
+    device = module.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def unread(source: PipelineSource) -> dict[str, None]:

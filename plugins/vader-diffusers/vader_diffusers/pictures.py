@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,15 @@ def first_frames(
         if tuple(image.shape) != wanted:
             raise VaderError(f"{needed_for}: first frames have shape {tuple(image.shape)}, not {wanted}")
         return image
+    return torch.stack([squeezed(picture, geometry) for picture in opened(prompts, needed_for=needed_for)])
+
+
+def opened(prompts: Sequence[Prompt], *, needed_for: str) -> list[Image.Image]:
+    """The prompts' pictures, as they are.
+
+    Raises:
+        VaderError: A prompt without a picture, or a file that is none.
+    """
     found = []
     for prompt in prompts:
         if prompt.image is None:
@@ -41,17 +51,41 @@ def first_frames(
                 f"{needed_for} starts from a picture, but the prompt {prompt.text!r} has none: use --prompts "
                 "images:FOLDER, or a file with an image column"
             )
-        try:
-            with Image.open(prompt.image) as opened:
-                picture = opened.convert("RGB")
-        except (OSError, UnidentifiedImageError) as error:
-            raise VaderError(
-                f"{needed_for}: {prompt.image} is not a readable picture ({type(error).__name__})"
-            ) from error
-        resized = picture.resize((geometry.width, geometry.height), Image.Resampling.LANCZOS)
-        pixels = np.asarray(resized, dtype=np.float32) / 255.0
-        found.append(torch.from_numpy(pixels).permute(2, 0, 1))
-    return torch.stack(found)
+        found.append(_opened(prompt.image, needed_for))
+    return found
+
+
+def last_pictures(prompts: Sequence[Prompt], *, needed_for: str) -> list[Image.Image] | None:
+    """The pictures that videos are to end with, from the prompts' ``last_image`` column; ``None`` without.
+
+    Raises:
+        VaderError: Some prompts of a batch have one and others not, or a file that is no picture.
+    """
+    given = [prompt.metadata.get("last_image") for prompt in prompts]
+    if not any(given):
+        return None
+    if not all(given):
+        raise VaderError(
+            f"{needed_for}: {sum(map(bool, given))} of {len(given)} prompts of a batch have a last_image: "
+            "give all one, or none"
+        )
+    return [_opened(Path(str(place)).expanduser(), needed_for) for place in given]
+
+
+def _opened(place: Path, needed_for: str) -> Image.Image:
+    try:
+        with Image.open(place) as found:
+            return found.convert("RGB")
+    except (OSError, UnidentifiedImageError) as error:
+        raise VaderError(
+            f"{needed_for}: {place} is not a readable picture ({type(error).__name__})"
+        ) from error
+
+
+def squeezed(picture: Image.Image, geometry: Geometry) -> Tensor:
+    """A picture in the video's shape [3, H, W] in [0, 1], by diffusers' Lanczos filter."""
+    resized = picture.resize((geometry.width, geometry.height), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.asarray(resized, dtype=np.float32) / 255.0).permute(2, 0, 1)
 
 
 def encoder_pixels(pictures: Tensor, size: int, settings: Mapping[str, Any]) -> Tensor:

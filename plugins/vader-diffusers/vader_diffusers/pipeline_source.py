@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vader_core.errors import VaderError
+from vader_core.hub import guarded
 from vader_core.weights import WeightSource, parse_weights
 from vader_diffusers.options import PipelineOptions
 from vader_diffusers.published_models import Published, alike, named, published
@@ -129,7 +130,8 @@ def _download_json(backbone: str, source: WeightSource) -> Path:
 
     wanted = [f"{INDEX}.json", *(f"*/{name}" for name in _CONFIGS)]
     try:
-        found = snapshot_download(source.repository, revision=source.revision, allow_patterns=wanted)
+        with guarded():
+            found = snapshot_download(source.repository, revision=source.revision, allow_patterns=wanted)
     except GatedRepoError as error:
         raise VaderError(gated(backbone, source.repository)) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:

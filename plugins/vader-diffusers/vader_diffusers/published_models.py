@@ -88,9 +88,9 @@ def alike(backbone: str, folder: Mapping[str, Mapping[str, Any]], *, place: str 
 
 
 def _same(known: Mapping[str, Any], given: Mapping[str, Any] | None) -> bool:
-    """Whether a folder's configuration says nothing else than the known one does."""
+    """Whether a folder's configuration says what the known one does; later versions write more settings."""
     return given is not None and all(
-        _plain(value) == _plain(known.get(name)) for name, value in given.items() if not name.startswith("_")
+        _plain(value) == _plain(known[name]) for name, value in given.items() if name in known
     )
 
 

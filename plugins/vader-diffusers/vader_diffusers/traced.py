@@ -55,6 +55,8 @@ class Traced(PipelineBackbone):
                 "--weights FOLDER or hub:OWNER/NAME"
             )
         self.pipelines = (str(index["_class_name"]),)  # type: ignore[misc]  # this folder's own
+        if self.autoencoder.get("_class_name") == "AutoencoderKL":
+            raise VaderError(f"{self.asks}: its autoencoder decodes single pictures, which cannot be traced")
         if self.autoencoder.get("timestep_conditioning"):
             raise VaderError(f"{self.asks}: its decoder is told a time, which cannot be traced")
 

@@ -31,7 +31,6 @@ class Wan(PipelineBackbone):
     block_lists = ("blocks",)
     own_times = True
     cheap_frames = "first"
-    best_gradient = "last:2"  # UniPC uses every prediction but the last in two updates
     zeros_behind_text = True
     #: The timestep that all samples have, where the host knows it.
     _time: float | None = None
@@ -48,9 +47,13 @@ class Wan(PipelineBackbone):
         return int(self.autoencoder["z_dim"])
 
     @property
-    def experts(self) -> bool:
+    def two(self) -> bool:
         """Whether there are two denoisers, by noise level."""
         return "transformer_2" in self.source.folder
+
+    def experts(self) -> list[nn.Module]:
+        """Both denoisers, of which the idle one may rest."""
+        return list(self.networks) if self.two else []
 
     @property
     def boundary(self) -> float:
@@ -62,13 +65,13 @@ class Wan(PipelineBackbone):
     def lora_targets(self) -> tuple[str, ...]:
         """The projections of every attention; of two experts, those of the one that learns."""
         plain = super().lora_targets
-        if not self.experts:
+        if not self.two:
             return plain
         return tuple(f"{expert}.*.{end}" for expert in EXPERTS[self.config.expert] for end in plain)
 
     def build_denoiser(self) -> nn.Module:
         """The transformer, or both experts by name."""
-        if not self.experts:
+        if not self.two:
             return super().build_denoiser()
         with torch.random.fork_rng(devices=[]):
             return nn.ModuleDict(
@@ -81,14 +84,14 @@ class Wan(PipelineBackbone):
         }
 
     def _denoiser(self) -> nn.Module:
-        if not self.experts:
+        if not self.two:
             return super()._denoiser()
         return nn.ModuleDict({name: getattr(self.pipe, name) for name in EXPERTS["both"]}).eval()
 
     @property
     def networks(self) -> tuple[Any, ...]:
         """One, or both experts."""
-        return tuple(self.denoiser.values()) if self.experts else (self.denoiser,)
+        return tuple(self.denoiser.values()) if self.two else (self.denoiser,)
 
     @contextmanager
     def at_timestep(self, timestep: float) -> Iterator[None]:
@@ -101,7 +104,7 @@ class Wan(PipelineBackbone):
 
     def predict(self, latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Prediction:
         """Each sample by the expert of its noise level; as a rule all have one."""
-        if not self.experts:
+        if not self.two:
             return super().predict(latents, timestep, conditioning)
         high = self.is_high(timestep)
         if all(high) or not any(high):
@@ -130,9 +133,10 @@ class Wan(PipelineBackbone):
         mixing: Mixing,
         latents: Tensor,
         timestep: Tensor,
+        **further: Prediction,
     ) -> Prediction:
         """The low-noise expert has a scale of its own."""
-        low = self.low_scale(mixing.scale) if self.experts else None
+        low = self.low_scale(mixing.scale) if self.two else None
         if low is None or all(high := self.is_high(timestep)):
             return mixing.combine(conditional, unconditional)
         below = mixing.combine(conditional, unconditional, low)

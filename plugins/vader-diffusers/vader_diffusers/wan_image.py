@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from vader_core.conditioning import Conditioning
@@ -14,7 +15,7 @@ from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.text import Text
 from vader_diffusers.parts import autocast_for
-from vader_diffusers.pictures import encoder_pixels, first_frames
+from vader_diffusers.pictures import encoder_pixels, first_frames, last_pictures, opened, squeezed
 from vader_diffusers.wan import Wan
 
 #: Tokens of CLIP's ViT-H at its own size, for pipelines without weights.
@@ -57,36 +58,64 @@ class WanImage(Wan):
     ) -> Conditioning:
         """The texts, the picture's latents with their mask, and CLIP's tokens where the model reads them."""
         pictures = first_frames(prompts, image, geometry, needed_for=self.asks).to(self.device)
+        last = None if self.in_place else last_pictures(prompts, needed_for=self.asks)
+        ends = None
+        if last is not None:
+            ends = torch.stack([squeezed(picture, geometry) for picture in last]).to(pictures)
         shared = {"geometry": geometry}
-        extra = {"picture": self._beside(pictures, geometry)}
+        extra = {"picture": self._beside(pictures, ends, geometry)}
         if self.network.get("image_dim"):
-            extra["seen"] = self._seen(pictures)
+            files = opened(prompts, needed_for=self.asks) if image is None else None
+            seen = [self._seen(pictures, files)]
+            if last is not None and ends is not None:
+                seen.append(self._seen(ends, last))
+            extra["seen"] = torch.cat(seen, dim=1)
         return Conditioning({**text.positive, **extra}, {**text.negative, **extra}, shared)
 
-    def _beside(self, pictures: Tensor, geometry: Geometry) -> Tensor:
-        """The first latent frame alone, or the latents of the picture and grey frames behind it, masked."""
+    def _beside(self, pictures: Tensor, ends: Tensor | None, geometry: Geometry) -> Tensor:
+        """The first latent frame alone, or the latents of the picture and grey frames behind it, masked.
+
+        Where the video is to end with a picture, that one is the last frame.
+        """
         signed = (pictures * 2 - 1).to(self.vae.dtype)[:, :, None]
+        given = [0]
         if not self.in_place:
             behind = signed.new_zeros(*signed.shape[:2], geometry.num_frames - 1, *signed.shape[3:])
+            if ends is not None:
+                behind[:, :, -1] = (ends * 2 - 1).to(behind)
+                given.append(geometry.num_frames - 1)
             signed = torch.cat([signed, behind], dim=2)
         with autocast_for(self.vae):
             encoded = self.vae.encode(signed).latent_dist.mode()
         latents = self.scaled(encoded.to(pictures.dtype))
         if self.in_place:
             return latents
-        mask = latents.new_zeros(len(latents), self.compression[0], *latents.shape[2:])
-        mask[:, :, 0] = 1.0
+        times = self.compression[0]
+        mask = latents.new_zeros(len(latents), times, *latents.shape[2:])
+        for frame in given:
+            # the first frame has a latent frame of its own, so it fills the mask's
+            channels = slice(None) if frame == 0 else slice((frame - 1) % times, (frame - 1) % times + 1)
+            mask[:, channels, (frame + times - 1) // times] = 1.0
         return torch.cat([mask, latents], dim=1)
 
-    def _seen(self, pictures: Tensor) -> Tensor:
-        """CLIP's last layer but one [B, tokens, d]; with random weights, numbers that follow the picture."""
+    def _seen(self, pictures: Tensor, files: Sequence[Image.Image] | None) -> Tensor:
+        """CLIP's last layer but one [B, tokens, d]; with random weights, numbers that follow the picture.
+
+        Args:
+            pictures: In the video's shape.
+            files: The same as they are on the disk, which is how the pipeline's own processor wants them;
+                ``None`` for frames of another video, which may carry a graph.
+        """
         if self.source.where is None:
             width = int(self.network["image_dim"])
             blocks = torch.nn.functional.adaptive_avg_pool2d(pictures, (_PICTURE_TOKENS, width))
             return (blocks.mean(dim=1) * 2 - 1).to(self.dtype)
         encoder = self.pipe.image_encoder
-        given = encoder_pixels(pictures.float(), encoder.config.image_size, self._preprocessor())
-        out = encoder(pixel_values=given.to(encoder.dtype), output_hidden_states=True)
+        if files is None:
+            given = encoder_pixels(pictures.float(), encoder.config.image_size, self._preprocessor())
+        else:
+            given = self.pipe.image_processor(images=list(files), return_tensors="pt").pixel_values
+        out = encoder(pixel_values=given.to(self.device, encoder.dtype), output_hidden_states=True)
         return out.hidden_states[-2].to(self.dtype)  # type: ignore[no-any-return]
 
     def _preprocessor(self) -> dict[str, Any]:
@@ -102,7 +131,7 @@ class WanImage(Wan):
                 torch.cat([latents, picture], dim=1),
                 timestep,
                 given["text"],
-                given.get("seen"),
+                self._tokens(given.get("seen")),
                 return_dict=False,
             )
             return out[0]  # type: ignore[no-any-return]
@@ -111,6 +140,13 @@ class WanImage(Wan):
         times[:, :places] = 0.0
         placed = torch.cat([picture, latents[:, :, 1:]], dim=2)
         return network(placed, times, given["text"], return_dict=False)[0]  # type: ignore[no-any-return]
+
+    def _tokens(self, seen: Tensor | None) -> Tensor | None:
+        """What CLIP saw; of two pictures per video, one after the other along the batch."""
+        if seen is None or not self.network.get("pos_embed_seq_len"):
+            return seen
+        tokens = int(self.network["pos_embed_seq_len"]) // 2
+        return seen.reshape(-1, tokens, seen.shape[2])
 
     def before_decode(self, latents: Tensor, conditioning: Conditioning) -> Tensor:
         """The picture's own latent frame put back, where it stood in the latents' place."""

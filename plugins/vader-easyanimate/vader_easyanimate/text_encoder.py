@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vader_core.errors import VaderError
+from vader_core.model_folder import from_folder
 from vader_core.precision import without_autocast
 from vader_core.randomness import derive_seed
 from vader_easyanimate.lora_format import read_pairs
@@ -37,13 +38,9 @@ class T5TextEncoder:
         encoder, tokenizer = folder, folder
         if (folder / "text_encoder").is_dir():
             encoder, tokenizer = folder / "text_encoder", folder / "tokenizer"
-        try:
-            self.tokenizer = AutoTokenizer.from_pretrained(tokenizer)
-            model = T5EncoderModel.from_pretrained(encoder, dtype=dtype)
-        except (OSError, ValueError) as error:
-            raise VaderError(
-                f"backbone 'easyanimate' (text encoder): {folder} is no T5 that transformers reads: {error}"
-            ) from error
+        what = "backbone 'easyanimate' (text encoder, a T5)"
+        self.tokenizer = from_folder(AutoTokenizer, tokenizer, what=what)
+        model = from_folder(T5EncoderModel, encoder, what=what, dtype=dtype)
         if model.config.d_model != channels:
             raise VaderError(
                 f"backbone 'easyanimate' (text encoder): {folder} has width {model.config.d_model}, "

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from vader_core.model_folder import from_folder
+
 
 class Tokenizer(Protocol):
     """Texts to token numbers of a fixed length."""
@@ -31,7 +33,7 @@ class ClipTokenizer:
     def __init__(self, folder: Path, length: int) -> None:
         from transformers import CLIPTokenizer
 
-        self._tokenizer = CLIPTokenizer.from_pretrained(folder)
+        self._tokenizer = from_folder(CLIPTokenizer, folder, what="backbone 'modelscope' (tokenizer)")
         self._length = length
 
     def __call__(self, texts: Sequence[str]) -> Int[Tensor, "n l"]:

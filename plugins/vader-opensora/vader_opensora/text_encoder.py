@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vader_core.errors import VaderError
+from vader_core.model_folder import from_folder
 from vader_core.precision import without_autocast
 from vader_core.randomness import derive_seed
 
@@ -41,11 +42,9 @@ class T5TextEncoder:
     ) -> None:
         from transformers import AutoTokenizer, T5EncoderModel
 
-        try:
-            self.tokenizer = AutoTokenizer.from_pretrained(folder)
-            model = T5EncoderModel.from_pretrained(folder, dtype=dtype)
-        except (OSError, ValueError) as error:
-            raise VaderError(f"{label}: {folder} is not a T5 that transformers reads: {error}") from error
+        what = f"{label}, a T5"
+        self.tokenizer = from_folder(AutoTokenizer, folder, what=what)
+        model = from_folder(T5EncoderModel, folder, what=what, dtype=dtype)
         if model.config.d_model != channels:
             raise VaderError(
                 f"{label}: {folder} has width {model.config.d_model}, but the denoiser expects {channels}"

@@ -85,7 +85,7 @@ class Actpred(Reward):
             device=device,
             dtype=dtype,
             needed_for=what,
-            option="reward.actpred.weights=PATH",
+            option="-o reward.actpred.weights=PATH",
             convert=current_names,
         )
         self.device, self.dtype = device, dtype

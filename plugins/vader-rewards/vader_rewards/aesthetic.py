@@ -19,8 +19,10 @@ class Aesthetic(ClipHeadReward):
 
     name: ClassVar[str] = "aesthetic"
 
-    def __init__(self, options: AestheticOptions, *, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__(options, aesthetic_head, AESTHETIC_HEAD, device=device, dtype=dtype)
+    def __init__(
+        self, options: AestheticOptions, *, device: torch.device, dtype: torch.dtype, key: str | None = None
+    ) -> None:
+        super().__init__(options, aesthetic_head, AESTHETIC_HEAD, device=device, dtype=dtype, key=key)
         self.target, self.grad_scale = options.target, options.grad_scale
 
     def loss_frames(self, scores: Float[Tensor, " n"]) -> Float[Tensor, " n"]:

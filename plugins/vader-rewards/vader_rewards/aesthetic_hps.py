@@ -32,11 +32,13 @@ class AestheticHps(Reward):
     """
 
     name: ClassVar[str] = "aesthetic_hps"
+    reads_text: ClassVar[bool] = True
     families: ClassVar[tuple[str, ...]] = ("clip-l14", "clip-h14")
 
     def __init__(self, options: AestheticHpsOptions, *, device: torch.device, dtype: torch.dtype) -> None:
-        self.aesthetic = Aesthetic(options.aesthetic, device=device, dtype=dtype)
-        self.hps = Hps(options.hps, device=device, dtype=dtype)
+        key = f"reward.{self.name}"
+        self.aesthetic = Aesthetic(options.aesthetic, device=device, dtype=dtype, key=f"{key}.aesthetic")
+        self.hps = Hps(options.hps, device=device, dtype=dtype, key=f"{key}.hps")
         if self.aesthetic.size != self.hps.size:
             raise VaderError(
                 f"reward 'aesthetic_hps': both towers must see one image size, not {self.aesthetic.size} and "

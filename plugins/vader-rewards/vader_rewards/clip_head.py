@@ -32,6 +32,7 @@ class ClipHeadReward(ImageReward):
         head_file: What ``pretrained`` head weights stand for.
         device: Where the models live.
         dtype: Of the image tower; half types run it under autocast. The head is always in float32.
+        key: Where a run's options of it stand; ``reward.NAME`` by default.
     """
 
     families: ClassVar[tuple[str, ...]] = ("clip-l14",)
@@ -44,7 +45,9 @@ class ClipHeadReward(ImageReward):
         *,
         device: torch.device,
         dtype: torch.dtype,
+        key: str | None = None,
     ) -> None:
+        key = key or f"reward.{self.name}"
         what = f"reward {self.name!r}"
         layout = architecture(options.architecture, L14_PRESETS, needed_for=what)
         self.device, self.dtype = device, dtype
@@ -55,7 +58,7 @@ class ClipHeadReward(ImageReward):
             device=device,
             dtype=dtype,
             needed_for=f"{what}, image tower",
-            option=f"reward.{self.name}.weights=PATH",
+            option=f"-o {key}.weights=PATH",
             convert=vision_part,
         )
         head_weights = options.head_weights or ("random" if options.weights == "random" else "pretrained")
@@ -66,7 +69,7 @@ class ClipHeadReward(ImageReward):
             device=device,
             dtype=torch.float32,
             needed_for=f"{what}, head",
-            option=f"reward.{self.name}.head_weights=PATH",
+            option=f"-o {key}.head_weights=PATH",
         )
         self.size = int(layout["vision_config"]["image_size"])
 

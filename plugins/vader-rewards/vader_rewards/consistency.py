@@ -151,7 +151,7 @@ class SubjectConsistency(FrameConsistency):
             device=device,
             dtype=dtype,
             needed_for=what,
-            option=f"reward.{self.name}.weights=PATH",
+            option=f"-o reward.{self.name}.weights=PATH",
             convert=without_pooler,
         )
 
@@ -191,7 +191,7 @@ class BackgroundConsistency(FrameConsistency):
             device=device,
             dtype=dtype,
             needed_for=what,
-            option=f"reward.{self.name}.weights=PATH",
+            option=f"-o reward.{self.name}.weights=PATH",
             convert=vision_part,
         )
 

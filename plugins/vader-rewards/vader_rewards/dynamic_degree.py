@@ -48,7 +48,7 @@ class DynamicDegree(ClipReward):
             device=device,
             dtype=torch.float32,
             needed_for="reward 'dynamic_degree'",
-            option="reward.dynamic_degree.weights=PATH",
+            option="-o reward.dynamic_degree.weights=PATH",
         )
 
     @property

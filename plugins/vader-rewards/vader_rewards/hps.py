@@ -63,9 +63,17 @@ class Hps(ImageReward):
     """
 
     name: ClassVar[str] = "hps"
+    reads_text: ClassVar[bool] = True
     families: ClassVar[tuple[str, ...]] = ("clip-h14",)
 
-    def __init__(self, options: HpsOptions, *, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        options: HpsOptions,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        key: str = "reward.hps",
+    ) -> None:
         what = "reward 'hps'"
         layout = architecture(options.architecture, PRESETS, needed_for=what)
         self.model: Any = load_model(
@@ -75,7 +83,7 @@ class Hps(ImageReward):
             device=device,
             dtype=dtype,
             needed_for=what,
-            option="reward.hps.weights=PATH",
+            option=f"-o {key}.weights=PATH",
         )
         self.device, self.dtype, self.upstream = device, dtype, options.upstream
         self.size = int(layout["vision_cfg"]["image_size"])

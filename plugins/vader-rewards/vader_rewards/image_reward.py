@@ -134,7 +134,7 @@ class ImageRewardModel(ImageReward):
             device=device,
             dtype=dtype,
             needed_for=what,
-            option="reward.image_reward.weights=PATH",
+            option="-o reward.image_reward.weights=PATH",
             convert=renamed,
         )
         self.model.head.float()

@@ -106,7 +106,10 @@ def read_weights(weights: str, wanted: WeightFile, *, needed_for: str, option: s
     A folder stands for the file of the published name in it, or for its shards. What training code wraps
     tensors in is taken off.
     """
-    source = parse_weights(weights)
+    try:
+        source = parse_weights(weights)
+    except VaderError as error:
+        raise VaderError(f"{needed_for} ({option}): {error}") from error
     if source.kind == "pretrained" and wanted.repository.startswith("github.com/"):
         raise VaderError(
             f"{needed_for}: its weights are on no hub: take {wanted.file} of {wanted.repository} at commit "

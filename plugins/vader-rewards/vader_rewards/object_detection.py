@@ -217,7 +217,7 @@ def make_detector(options: ObjectDetectionOptions, device: torch.device, dtype: 
         device=device,
         dtype=dtype,
         needed_for=what,
-        option="reward.object_detection.weights=PATH",
+        option="-o reward.object_detection.weights=PATH",
     )
     if name in _YOLOS:
         return Yolos(model, device, dtype)

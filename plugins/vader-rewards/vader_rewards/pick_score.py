@@ -47,6 +47,7 @@ class PickScore(ImageReward):
     """
 
     name: ClassVar[str] = "pick_score"
+    reads_text: ClassVar[bool] = True
     families: ClassVar[tuple[str, ...]] = ("clip-h14",)
     #: What ``pretrained`` stands for, and the architectures by name.
     file: ClassVar[WeightFile] = PICK_SCORE
@@ -64,7 +65,7 @@ class PickScore(ImageReward):
             device=device,
             dtype=torch.float32,  # the scale is read before the weights are rounded
             needed_for=what,
-            option=f"reward.{self.name}.weights=PATH",
+            option=f"-o reward.{self.name}.weights=PATH",
         )
         self.scale = float(model.logit_scale.detach().double().exp())
         self.model: Any = model.to(dtype)

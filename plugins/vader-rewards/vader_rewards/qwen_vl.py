@@ -200,7 +200,7 @@ class QwenVL:
             device=device,
             dtype=dtype,
             needed_for=what,
-            option=f"reward.{name}.weights=PATH",
+            option=f"-o reward.{name}.weights=PATH",
             convert=renamed,
         )
         for key, value in rotary.items():  # rotations are computed in float32 whatever the weights are in

@@ -50,6 +50,7 @@ class Viclip(ClipReward):
     """The cosine of video and prompt, -1 to 1; the loss is minus the cosine."""
 
     name: ClassVar[str] = "viclip"
+    reads_text: ClassVar[bool] = True
     families: ClassVar[tuple[str, ...]] = ("viclip",)
 
     def __init__(self, options: ViclipOptions, *, device: torch.device, dtype: torch.dtype) -> None:
@@ -62,7 +63,7 @@ class Viclip(ClipReward):
             device=device,
             dtype=dtype,
             needed_for=what,
-            option="reward.viclip.weights=PATH",
+            option="-o reward.viclip.weights=PATH",
         )
         self.device, self.dtype = device, dtype
         self.num_frames = options.num_frames

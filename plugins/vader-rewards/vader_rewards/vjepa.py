@@ -80,7 +80,7 @@ class Vjepa(ClipReward):
             device=device,
             dtype=dtype,
             needed_for=what,
-            option="reward.vjepa.weights=PATH",
+            option="-o reward.vjepa.weights=PATH",
         )
         self.device, self.dtype = device, dtype
         self.exponent = options.loss_exponent

@@ -182,6 +182,10 @@ class _Heard:
             self._paces = [*self._paces[-19:], float(record["seconds"])]
             self._tell(f"clip {record['done']} of {record['total']}", *self._clips, force=True)
 
+    def phase(self, doing: str, done: int, total: int) -> None:
+        """What takes long beside steps and clips."""
+        self._tell(f"{doing}, {done} of {total}" if total > 1 else f"{doing} …")
+
     def say(self, message: str) -> None:
         """Something a person should read."""
         self._tell(message, force=True)

@@ -16,11 +16,13 @@ LORA_FILES = (
         "zheyangqin/VADER_VideoCrafter_PickScore",
         "vader_videocrafter_pickscore.pt",
         note="optional: LoRA, rank 16, for --lora",
+        optional=True,
     ),
     WeightFile(
         "zheyangqin/VADER_VideoCrafter_HPS_Aesthetic",
         "vader_videocrafter_hps_aesthetic.pt",
         note="optional: LoRA, rank 8, for --lora",
+        optional=True,
     ),
     WeightFile(
         "jiachenli-ucsb/T2V-Turbo-VC2",

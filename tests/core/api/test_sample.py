@@ -40,6 +40,8 @@ class Heard:
 
     def say(self, message): ...
 
+    def phase(self, doing, done, total): ...
+
     def record(self, record):
         self.records.append(record)
 

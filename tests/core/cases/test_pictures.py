@@ -201,3 +201,30 @@ def test_a_clip_is_turned_by_its_display_matrix(tmp_path, matrix):
     plain = (read_video(tmp_path / "a.mp4")[0].permute(1, 2, 0) * 255).byte().numpy()
     found = (read_video(tmp_path / "b.mp4")[0].permute(1, 2, 0) * 255).byte().numpy()
     assert numpy.array_equal(found, TURNS[matrix](plain))
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (b"\0\0\0\x18ftypheic", "HEIC"),
+        (b"\0\0\0\x18ftypavif", "AVIF"),
+        (b"II*\0", "TIFF"),
+        (b"<svg xmlns=", "SVG"),
+        (b"%!PS-Adobe", "PostScript"),
+        (b"8BPS", "Photoshop"),
+    ],
+)
+def test_other_pictures_are_said_to_be_what_they_are(tmp_path, start, words):
+    (tmp_path / "a.png").write_bytes(start + bytes(100))
+    with pytest.raises(VaderError, match=f"{words}.*; save it as PNG or JPEG"):
+        read_picture(tmp_path / "a.png")
+
+
+def test_pictures_that_are_not_read_are_not_passed_over(tmp_path):
+    patches().save(tmp_path / "a.png")
+    for hidden in ("._b.heic", "Thumbs.db", "notes.txt"):
+        (tmp_path / hidden).touch()
+    assert [path.name for path in pictures_in(tmp_path)] == ["a.png"]
+    (tmp_path / "IMG_1.HEIC").touch()
+    with pytest.raises(VaderError, match=r"IMG_1\.HEIC: \.HEIC is a picture that is not read"):
+        pictures_in(tmp_path)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from vader_core.errors import VaderError
-from vader_core.weights import load_exactly, load_tensors
+from vader_core.weights import load_exactly, load_tensors, tensor_names
 from vader_core.wrappings import unwrapped
 
 
@@ -58,11 +58,21 @@ def same(found):
         {"module": named("_forward_module.")},
         {"model": {"state_dict": named()}, "epoch": 1},
         {"state_dict": named("_orig_mod."), "optimizer_states": [{}]},
+        {"ema_model": {**named(), "decay": 0.99, "updates": 3, "kind": "ema", "nothing": None}, "epoch": 2},
+        {"ema": {"decay": 0.99, "num_updates": 3}, "state_dict": named()},
+        {"ema": {"decay": 0.99, "shadow": named("module.")}, "model": {"x": torch.zeros(1)}},
+        {"ema": 0.99, "net": named()},
     ],
 )
 def test_what_training_code_wraps_weights_in_is_taken_off(tmp_path, wrapped):
     torch.save(wrapped, tmp_path / "a.ckpt")
     same(unwrapped(load_tensors(tmp_path / "a.ckpt"), what="a"))
+
+
+def test_what_may_hold_more_weights_is_not_left_out_silently(tmp_path):
+    for more in ({"x": torch.zeros(1)}, [torch.zeros(1)]):
+        with pytest.raises(VaderError, match="no flat dictionary of tensors"):
+            unwrapped({"state_dict": {**named(), "more": more}}, what="a")
 
 
 def test_lightnings_average_stands_in_for_the_weights():
@@ -99,6 +109,8 @@ def test_shards_are_read_by_their_folder(tmp_path, ending, save):
         (b"GGUF\x03\0\0\0", "GGUF"),
         (b"\x89HDF\r\n\x1a\n", "HDF5"),
         (b"Entry not found", "text, neither"),
+        (bytes(4096), "nothing but zero bytes"),
+        (b"a.pt" + bytes(253) + b"ustar" + bytes(300), "a tar archive"),
         ((900).to_bytes(8, "little") + b'{"a":', "cut off"),
     ],
 )
@@ -152,6 +164,16 @@ def test_a_deep_pickle_and_a_deep_header_are_one_message(tmp_path):
     (tmp_path / "b").write_bytes(len(header).to_bytes(8, "little") + header)
     with pytest.raises(VaderError, match="not a readable safetensors file"):
         load_tensors(tmp_path / "b")
+
+
+def test_a_header_without_end_is_refused_unread(tmp_path):
+    length = 40 << 20
+    with (tmp_path / "a").open("wb") as stream:
+        stream.write(length.to_bytes(8, "little") + b'{"a":')
+        stream.truncate(length + 8)
+    for read in (load_tensors, lambda path: tensor_names(path) or load_tensors(path)):
+        with pytest.raises(VaderError, match="header is said to be 41,943,040 bytes"):
+            read(tmp_path / "a")
 
 
 def test_an_archive_that_unpacks_without_bound_is_refused(tmp_path):

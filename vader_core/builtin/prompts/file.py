@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import Field
 
 from vader_core.builtin.prompts.listed import ListedPrompts
-from vader_core.builtin.prompts.options import PromptOptions
+from vader_core.builtin.prompts.options import OwnPromptOptions
 from vader_core.errors import VaderError
 from vader_core.pictures import read_picture
 from vader_core.prompts import Prompt
@@ -32,7 +32,7 @@ _OTHER_MARKS = {
 Row = tuple[int, Mapping[str, Any]]
 
 
-class FileOptions(PromptOptions):
+class FileOptions(OwnPromptOptions):
     """Options of ``file``."""
 
     path: Path = Field(

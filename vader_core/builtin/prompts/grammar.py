@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from vader_core.errors import VaderError
@@ -28,7 +29,10 @@ def parse_prompts(text: str) -> tuple[str, dict[str, Any]]:
             raise VaderError(f"--prompts {text}: say which, as in {form}:… (allowed: {allowed})")
         if not form.strip():
             raise VaderError(f"--prompts is empty (allowed: {allowed})")
+        _refuse_other_forms(text)
         return form, {}
+    if form in ("videos", "cache"):
+        raise VaderError(f"--prompts {text}: clips to learn from are --data {text} (prompts: {allowed})")
     if form not in FORMS:
         raise VaderError(
             f"--prompts {text!r}: {form!r} is no form of prompts (allowed: {allowed}); "
@@ -37,3 +41,17 @@ def parse_prompts(text: str) -> tuple[str, dict[str, Any]]:
     if not rest.strip():
         raise VaderError(f"--prompts {text!r}: nothing stands after the colon (allowed: {allowed})")
     return form, {FORMS[form]: rest}
+
+
+def _refuse_other_forms(text: str) -> None:
+    """A path or a sentence where a name belongs is led to the form that it needs."""
+    place = Path(text).expanduser()
+    wanted = ""
+    if place.is_dir():
+        wanted = f"pictures are --prompts images:{text}, clips to learn from are --data videos:{text}"
+    elif place.is_file() or place.suffix in (".csv", ".txt", ".jsonl"):
+        wanted = f"a file is --prompts file:{text}"
+    elif " " in text.strip():
+        wanted = f'words of your own are --prompts "text:{text}"'
+    if wanted:
+        raise VaderError(f"--prompts {text}: {wanted}")

@@ -8,13 +8,13 @@ from typing import Any
 from pydantic import Field
 
 from vader_core.builtin.prompts.listed import ListedPrompts
-from vader_core.builtin.prompts.options import PromptOptions
+from vader_core.builtin.prompts.options import OwnPromptOptions
 from vader_core.errors import VaderError
 from vader_core.pictures import PICTURES, pictures_in, read_picture
 from vader_core.prompts import Prompt
 
 
-class ImagesOptions(PromptOptions):
+class ImagesOptions(OwnPromptOptions):
     """Options of ``images``."""
 
     folder: Path = Field(

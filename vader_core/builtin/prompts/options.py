@@ -18,3 +18,14 @@ class PromptOptions(BaseModel):
         ge=0,
         description="the last so many prompts are for evaluation alone; 0 evaluates on what is trained on",
     )
+
+
+class OwnPromptOptions(PromptOptions):
+    """Options of a user's own list, of which some are held out where there are enough."""
+
+    held_out: int | None = Field(  # type: ignore[assignment]  # nothing but `make_…` reads it
+        default=None,
+        ge=0,
+        description="the last so many prompts are for evaluation alone; 0 evaluates on what is trained on; "
+        "by default a fifth of five prompts or more, and 0 of fewer",
+    )

@@ -49,6 +49,27 @@ def single(values: Sequence[float]) -> tuple[float, ...]:
     return tuple(float(value) for value in np.array(values, dtype=np.float64).astype(np.float32))
 
 
+def linear_quadratic(num_steps: int, share: float = 0.025) -> list[float]:
+    """LTX-Video's levels from 0.9.5 on: slow at the start, then faster and faster.
+
+    The first half of the steps goes evenly over ``share`` of the path; over the rest each step is longer than
+    the one before by the same amount, without a jump where the halves meet.
+
+    Args:
+        num_steps: S.
+        share: Of the path, for the first S // 2 steps.
+    """
+    if num_steps < 2:
+        return [1.0] * num_steps
+    even = num_steps // 2
+    rest = num_steps - even
+    short = share / even
+    growth = (1.0 - share - rest * short) / rest**2
+    gone = [i * short for i in range(even)]
+    gone += [share + i * short + growth * i**2 for i in range(rest)]
+    return [1.0 - part for part in gone]
+
+
 def euler_taus(
     schedule: RectifiedFlow, num_steps: int, *, spacing: str, shift: float, terminal: float | None
 ) -> list[float]:
@@ -59,12 +80,14 @@ def euler_taus(
         num_steps: S.
         spacing: ``even``: 1 - i / S. ``trained``: evenly from 1 to the smallest trained level, both
             included. ``trained_shifted``: to that level after a shift of its own, so that it is shifted
-            twice.
+            twice. ``linear_quadratic``: see :func:`linear_quadratic`.
         shift: Static time shift.
         terminal: What the last level is stretched to; ``None`` leaves it.
     """
     if spacing == "even":
         plain = [1.0 - i / num_steps for i in range(num_steps)]
+    elif spacing == "linear_quadratic":
+        plain = linear_quadratic(num_steps)
     else:
         smallest = 1.0 / schedule.num_train_timesteps
         smallest = shifted(smallest, shift) if spacing == "trained_shifted" else smallest

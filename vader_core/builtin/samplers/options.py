@@ -85,7 +85,8 @@ class FlowEulerOptions(_Options):
     spacing: FlowSpacing | None = Field(
         default=None,
         description="where the steps lie before the shift, in place of the backbone's: `even` (1 - i / S), "
-        "`trained` (evenly to the smallest trained time) or `trained_shifted` (to that time, shifted)",
+        "`trained` (evenly to the smallest trained time), `trained_shifted` (to that time, shifted) or "
+        "`linear_quadratic` (slowly, then faster and faster)",
     )
     terminal: float | None = Field(
         default=None, ge=0.0, lt=1.0, description="noise level of the last step, in place of the backbone's"

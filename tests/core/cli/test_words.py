@@ -1,0 +1,279 @@
+"""What the command line says to what people type: near words, things that do not exist, help, completion."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TRAIN = "train --backbone tiny --reward brightness --num-steps 2 --lora-rank 2 --quiet --max-steps 1".split()
+FAST = ["-o", "validation.prompts=0", "-o", "run.trackers=[]"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["finetune"], "to learn from your own clips: vader train --data"),
+        (["dashboard"], "RUN/report.html"),
+        (["generate"], "to make videos: vader sample"),
+        (["download"], "vader weights NAME --download"),
+        (["train", "--dataset", "x"], "clips to learn from are --data"),
+        (["train", "--learning_rate", "1"], "the learning rate is --lr"),
+        (["train", "--device", "mps"], "Apple's mps is not supported"),
+        (
+            ["evaluate", "runs/nowhere"],
+            "no run, file or folder runs/nowhere; of the hub it would be hub:",
+        ),
+        (["evaluate", "nowhere:0.5"], "there is no run, file or folder nowhere"),
+        (["train", "--backbone", "tiny", "--prompts", "shots.csv"], "a file is --prompts file:shots.csv"),
+        (["train", "--backbone", "tiny", "--prompts", "a red star"], '--prompts "text:a red star"'),
+        (["train", "--backbone", "tiny", "--prompts", "."], "images:."),
+        (["train", "--backbone", "tiny", "--prompts", "videos:x"], "clips to learn from are --data videos:x"),
+        (["weights", "--recipe", "nowhere"], "unknown recipe 'nowhere'"),
+        (["push", "nowhere", "me"], "'me' is no repository: write OWNER/NAME"),
+        (["push", "nowhere", "me/it"], "is not a run directory"),
+    ],
+)
+def test_what_is_said(vader, capsys, arguments, said):
+    assert vader(*arguments) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_help_is_in_groups_with_defaults_and_examples(capsys):
+    from vader_core.cli import COMMANDS, cli
+
+    assert cli.main(["train", "--help"], standalone_mode=False) == 0
+    told = capsys.readouterr().out
+    for group in ("Model:", "Sampling:", "What it learns from:", "Training:", "Machine:", "Examples:"):
+        assert f"\n{group}\n" in told
+    assert "Learning rate.  [default: 0.0002]" in told
+    assert "\\b" not in told
+    assert "  vader train --resume runs/demo --max-steps 24\n" in told
+    for name in COMMANDS:
+        assert cli.main([name, "--help"], standalone_mode=False) == 0
+
+
+def completed(words: str) -> list[str]:
+    """What bash would be given for the words of a command line."""
+    found = subprocess.run(
+        [str(Path(sys.executable).with_name("vader"))],
+        env={
+            **os.environ,
+            "_VADER_COMPLETE": "bash_complete",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(len(words.split(" ")) - 1),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return found.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("vader train --recipe demo_a", "plain,demo_action"),
+        ("vader train --reward demo_al", "plain,demo_alignment"),
+        ("vader train --backbone dem", "plain,demo"),
+        ("vader show backbone dem", "plain,demo"),
+        ("vader show sampler dd", "plain,ddim"),
+        ("vader ev", "plain,evaluate"),
+    ],
+)
+def test_names_are_completed(words, wanted):
+    assert wanted in completed(words)
+
+
+def test_more_steps_alone_may_grow_and_a_finished_run_says_so(vader, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert vader(*TRAIN, *FAST, "--prompts", "fixed", "--out", run) == 0
+    capsys.readouterr()
+    assert vader("train", "--resume", run, "--quiet") == 0
+    told = capsys.readouterr()
+    assert "is finished: nothing is left to do. For more steps give --max-steps N" in told.err
+    assert "1 step, 1 reward query" in told.out
+    assert vader("train", "--resume", run, "--max-steps", "2", "--quiet") == 0
+    assert "2 steps" in capsys.readouterr().out
+    assert vader("train", "--resume", run, "--max-steps", "3", "--lr", "0.5", "--quiet") == 2
+    assert "trainer.lr" in capsys.readouterr().err
+
+
+def test_a_run_that_never_began_is_replaced_and_another_is_not(vader, tmp_path, capsys, monkeypatch):
+    run = tmp_path / "run"
+    with monkeypatch.context() as broken:
+        module = importlib.import_module("vader_core.api.train")
+        broken.setattr(module, "load_parts", lambda *given: (_ for _ in ()).throw(OSError(5, "no weights")))
+        with pytest.raises(OSError, match="no weights"):
+            vader(*TRAIN, *FAST, "--prompts", "fixed", "--out", run)
+    assert (run / "config.yaml").is_file()
+    assert vader(*TRAIN, *FAST, "--prompts", "fixed", "--out", run) == 0
+    assert vader(*TRAIN, *FAST, "--prompts", "fixed", "--out", run) == 2
+    assert "--overwrite" in capsys.readouterr().err
+
+
+def test_a_folder_of_clips_means_its_clips(vader, tmp_path, capsys):
+    import torch
+
+    from vader_core.video import write_video
+
+    for number in range(2):
+        write_video(torch.full((2, 3, 16, 16), 0.25 + 0.5 * number), tmp_path / f"{number:02d}.mp4", 8.0)
+    (tmp_path / "contact_sheet.png").write_bytes(b"not looked at")
+    assert vader("score", tmp_path, "--reward", "brightness", "--json") == 0
+    found = json.loads(capsys.readouterr().out)["videos"]
+    assert [Path(clip["video"]).name for clip in found] == ["00.mp4", "01.mp4"]
+    assert found[0]["scores"]["brightness"] < found[1]["scores"]["brightness"]
+
+
+def test_names_that_are_not_diffusers_are_refused(vader, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert vader(*TRAIN, *FAST, "--prompts", "fixed", "--out", run) == 0
+    assert vader("lora", "convert", run, tmp_path / "x.safetensors", "--to", "diffusers") == 2
+    assert "no pipeline could load the file: use another --to (" in capsys.readouterr().err
+    assert vader("lora", "convert", run, tmp_path / "x.safetensors", "--to", "comfyui") == 2
+    assert "there is no such format for the backbone 'tiny'" in capsys.readouterr().err
+
+
+def test_comfyui_means_the_format_of_the_runs_model(tmp_path):
+    from vader_core.cli.lora import comfyui_of
+    from vader_core.component import Announced
+    from vader_core.errors import VaderError
+    from vader_core.registry import Registry
+
+    names = ("wan_comfyui", "hunyuan_video_comfyui", "peft")
+    registry = Registry(lora_formats={name: Announced(name, "x:Y", "", "diffusers") for name in names})
+    (tmp_path / "config.yaml").write_text("backbone: {name: wan_i2v}\n")
+    assert comfyui_of(str(tmp_path), registry) == "wan_comfyui"
+    with pytest.raises(
+        VaderError, match=r"which model it is for: say it .hunyuan_video_comfyui, wan_comfyui"
+    ):
+        comfyui_of("hub:me/it", registry)
+
+
+@pytest.mark.parametrize(("lines", "held_out"), [(4, 0), (5, 1), (12, 2)])
+def test_some_of_five_prompts_are_held_out_and_all_are_sampled(registry, tmp_path, lines, held_out):
+    file = tmp_path / "prompts.txt"
+    texts = [f"thing {number}" for number in range(lines)]
+    file.write_text("\n".join(texts) + "\n")
+    made = registry.get("prompt source", "file").make({"path": str(file)}, device="cpu", dtype=None)
+    assert made.held_out_count == held_out
+    drawn = {prompt.text for prompt in made.draw(range(100))}
+    assert drawn == set(texts[: lines - held_out])
+    assert [prompt.text for prompt in made.all()] == (texts[lines - held_out :] if held_out else texts)
+    assert [prompt.text for prompt in made.every()] == texts
+
+
+def test_held_out_is_said_only_where_true(vader, tmp_path, capsys):
+    for words, said in (("text:a cat", False), ("fixed", True)):
+        run = tmp_path / words.replace(":", "-")
+        few = ["-o", "validation.evaluation_pairs=2", "-o", "validation.prompts=0", "-o", "run.trackers=[]"]
+        told = [word for word in TRAIN if word != "--quiet"]
+        assert vader(*told, *few, "--prompts", words, "--out", run) == 0
+        assert json.loads((run / "summary.json").read_text())["held_out"] is said
+        assert ("held-out pairs" in (run / "report.html").read_text()) is said
+        assert ("no prompt is held out" in capsys.readouterr().err) is not said
+
+
+def test_a_plan_needs_no_accelerator_and_says_where_and_what(vader, capsys, monkeypatch):
+    module = importlib.import_module("vader_core.api.plan")
+    monkeypatch.setattr(module, "memory_facts", lambda *given: {})  # tests/core/profiling holds it
+    plan = [word for word in TRAIN if word != "--quiet"] + ["--prompts", "fixed", "--dry-run"]
+    assert vader(*plan, "--precision", "fp16") == 0
+    told = capsys.readouterr().out
+    assert "device   cuda (none is here), fp16" in told
+    assert "files    none from the hub" in told
+    assert "writes   runs/tiny-brightness" in told
+    assert vader(*plan, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["out"] == "runs/tiny-brightness"
+    assert vader("train", "--recipe", "videocrafter_pick_score", "--dry-run", "--json") == 0
+    files = json.loads(capsys.readouterr().out)["files"]
+    assert {file["for"] for file in files} == {"backbone 'videocrafter'", "reward 'pick_score'"}
+    assert not any("optional" in file["note"] for file in files)
+
+
+def test_lines_in_a_pipe_are_not_broken(capsys, monkeypatch):
+    from vader_core.cli.progress import PhaseLine, phase_words
+
+    monkeypatch.setenv("COLUMNS", "40")
+    with PhaseLine() as progress:
+        progress("validating", 0, 8)
+        progress("validating", 3, 8)
+        progress("loading the model", 0, 0)
+        progress.say("word " * 40)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["validating 0/8", ("word " * 40)]
+    assert phase_words("evaluating", 40, 128, 80.0) == "evaluating 40/128  2.0 s each  2:56 left"
+
+
+def test_a_push_writes_a_card_and_sends_nothing(vader, tmp_path, capsys, monkeypatch):
+    pushed = importlib.import_module("vader_core.api.push")
+    monkeypatch.setattr(pushed, "_send", lambda *given, **named: pytest.fail("sent"))
+    run = tmp_path / "run"
+    few = ["-o", "run.trackers=[]", "-o", "validation.prompts=2", "-o", "validation.evaluation_pairs=2"]
+    assert vader(*TRAIN, *few, "--prompts", "fixed", "--monitor", "motion", "--out", run) == 0
+    assert vader("push", run, "me/tiny-lora", "--dry-run", "--clips", 1) == 0
+    assert "would be sent to https://huggingface.co/me/tiny-lora" in capsys.readouterr().out
+    names = {str(path.relative_to(run / "hub")) for path in (run / "hub").rglob("*") if path.is_file()}
+    assert names == {
+        *("README.md", "config.yaml", "adapter_model.safetensors", "adapter_config.json"),
+        *("clips/base_00.mp4", "clips/tuned_00.mp4"),
+    }
+    card = (run / "hub" / "README.md").read_text()
+    for words in (
+        "| brightness |",
+        "`brightness` (weight 1)",
+        "hub:me/tiny-lora",
+        "While it was trained",
+        "lora]",
+    ):
+        assert words in card
+    assert vader("push", run, "me/tiny-lora", "--dry-run") == 0  # the earlier upload is replaced
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine.txt").write_text("keep")
+    assert vader("push", run, "me/tiny-lora", "--dry-run", "--out", tmp_path / "other") == 2
+    assert (tmp_path / "other" / "mine.txt").read_text() == "keep"
+
+
+def test_a_hub_that_cannot_be_reached_is_one_message(vader, tmp_path, capsys, monkeypatch):
+    import huggingface_hub
+
+    def refuses(*given, **named):
+        raise OSError("no route")
+
+    run = tmp_path / "run"
+    assert vader(*TRAIN, *FAST, "--prompts", "fixed", "--out", run) == 0
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", refuses)
+    assert vader("push", run, "me/it") == 1
+    message = capsys.readouterr().err
+    assert "the hub cannot be reached (OSError): the upload lies in" in message
+    assert "Traceback" not in message
+
+
+def test_a_lora_names_the_model_it_belongs_to(registry):
+    from vader_core.run.base_model import base_model
+    from vader_core.run.config import validated
+
+    def base(**backbone):
+        return base_model(validated({"backbone": backbone}), registry)
+
+    assert base(name="videocrafter") == "VideoCrafter/VideoCrafter2"
+    assert base(name="videocrafter", weights="hub:me/mine/model.ckpt@main") == "me/mine"
+    assert base(name="videocrafter", weights="random") is None
+    assert base(name="demo") is None
+
+
+def test_a_reward_that_reads_the_text_asks_for_it(tmp_path, capsys):
+    import torch
+
+    from vader_core.cli import run
+    from vader_core.video import write_video
+
+    write_video(torch.rand(8, 3, 64, 64), tmp_path / "clip.mp4", 8.0)
+    assert run(["score", str(tmp_path / "clip.mp4"), "--reward", "demo_alignment"]) == 2
+    assert "judges a clip by its text, and" in capsys.readouterr().err
+    words = "a red star spinning on a navy background"
+    assert run(["score", str(tmp_path / "clip.mp4"), "--reward", "demo_alignment", "--prompt", words]) == 0

@@ -1,0 +1,59 @@
+"""Faults at every operation and odd inputs of every kind: a few here, all of them in the soak."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FAULTS = Path(__file__).parent / "faults"
+needs_cc = pytest.mark.skipif(
+    shutil.which("cc") is None or not sys.platform.startswith("linux"), reason="the shim is C, for Linux"
+)
+COMMANDS = ("train", "watched", "overwrite")
+FUZZ = ("weights:6000", "runs:1000", "inputs:1000", "commands:1500", "values")
+
+
+def script(name: str, folder: Path, **options: object) -> str:
+    given = [part for key, value in options.items() for part in (f"--{key}", str(value))]
+    done = subprocess.run(
+        [sys.executable, str(FAULTS / name), "--folder", str(folder), *given],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-8000:]
+    print(done.stdout)
+    return done.stdout
+
+
+@needs_cc
+def test_a_run_meets_faults_at_some_operations(tmp_path):
+    found = script("matrix.py", tmp_path, what="train", moments=2)
+    assert found.count(" of ") == found.count(", 0 wrong") == 4
+
+
+@needs_cc
+def test_an_overwriting_is_killed_at_some_operations(tmp_path):
+    assert ", 0 wrong" in script("matrix.py", tmp_path, what="overwrite", how="kill", moments=3)
+
+
+def test_some_odd_inputs_end_in_one_message(tmp_path):
+    found = script("fuzz.py", tmp_path, what="weights:60,inputs:40,values:60,commands:20,runs:5")
+    assert found.count(", 0 wrong") == 5
+
+
+@needs_cc
+@pytest.mark.soak
+@pytest.mark.parametrize("what", COMMANDS)
+def test_faults_at_every_operation(tmp_path, what):
+    script("matrix.py", tmp_path, what=what)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("what", FUZZ)
+def test_odd_inputs_by_the_thousand(tmp_path, what):
+    script("fuzz.py", tmp_path, what=what)

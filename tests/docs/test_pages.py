@@ -1,0 +1,141 @@
+"""The pages' commands: every one parses, those in ```bash blocks run, and every link leads somewhere."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+PAGES = [*sorted(DOCS.rglob("*.md")), ROOT / "README.md", *sorted(ROOT.glob("plugins/*/README.md"))]
+#: Pages whose ```bash blocks run here; writing-a-plugin.md has a test of its own.
+RUN = ["start/first-run.md", "do/own-reward.md", "do/own-prompts.md"]
+_BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```", re.M | re.S)
+
+
+def commands(page: Path) -> list[str]:
+    """Every line of a page that begins with ``vader``, continued lines joined, without placeholders."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line.strip() for line in text.splitlines() if re.match(r"^(    )?vader [a-z]", line)]
+    return [line for line in lines if not re.search(r"…|\.\.\.|\b[A-Z]{4,}\b|=N\b| N\b|&&|\|", line)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_parses(page):
+    from vader_core.cli import cli
+
+    for line in commands(page):
+        words = shlex.split(line, comments=True)[1:]
+        context, command = click.Context(cli, info_name="vader"), cli
+        while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+            command = command.get_command(context, words.pop(0))
+        parser = command.make_parser(click.Context(command, info_name=line))
+        try:
+            parser.parse_args(list(words))
+        except click.UsageError as error:
+            pytest.fail(f"{page.relative_to(ROOT)}: {line}: {error.format_message()}")
+
+
+def names_of(page: Path) -> list[tuple[str, str]]:
+    """Every component and recipe that a page's commands name."""
+    kinds = {"--backbone": "backbone", "--reward": "reward", "--monitor": "reward", "--sampler": "sampler"}
+    kinds |= {"--recipe": "recipe", "--objective": "objective"}
+    found = []
+    for line in commands(page):
+        words = shlex.split(line, comments=True)
+        found += [
+            (kinds[flag], name.partition(":")[0])
+            for flag, name in itertools.pairwise(words)
+            if flag in kinds and ".py" not in name
+        ]
+    return found
+
+
+#: Names that pages make up: of packages that the reader writes.
+OWN = {"warmth", "words", "warm", "policy_gradient", "example_redness", "latte", "toy", "slow_start"}
+
+
+def test_every_name_in_a_command_is_installed():
+    from vader_core.registry import load_registry
+    from vader_core.run.layers import recipes
+
+    registry = load_registry()
+    known = {kind: set(table) for kind, table in registry.components.items()}
+    known["recipe"] = set(recipes(registry))
+    wrong = [
+        f"{page.relative_to(ROOT)}: {kind} {name}"
+        for page in PAGES
+        for kind, name in names_of(page)
+        if name not in known[kind] and name not in OWN
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_the_blocks_run(name, tmp_path, monkeypatch, capsys):
+    from vader_core.cli import run
+
+    monkeypatch.chdir(tmp_path)
+    ran = 0
+    for _, attributes, body in _BLOCK.findall((DOCS / name).read_text(encoding="utf-8")):
+        if placed := re.search(r"file=(\S+)", attributes):
+            Path(placed[1]).write_text(body, encoding="utf-8")
+    for language, _, body in _BLOCK.findall((DOCS / name).read_text(encoding="utf-8")):
+        for line in body.splitlines() if language == "bash" else ():
+            words = shlex.split(line, comments=True)
+            few = ["--num-steps", "2"] if words[1] in ("train", "sample") and "--resume" not in words else []
+            assert run([*words[1:], *few]) == 0, f"{line}\n{capsys.readouterr().err}"
+            ran += 1
+    assert ran
+
+
+_LINK = re.compile(r"\]\(([^)#\s]+)?(#[^)\s]+)?\)")
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as the site and GitHub make them."""
+    heads = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.M)
+    plain = [re.sub(r"[^\w\- ]", "", re.sub(r"`", "", head)).strip().lower() for head in heads]
+    return {re.sub(r"[\s]+", "-", head) for head in plain}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page):
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
+    for place, anchor in _LINK.findall(text):
+        if place.startswith(("http:", "https:", "mailto:")):
+            continue
+        if place.endswith(("commands.md", "options.md", "components.md")):
+            continue  # generated
+        target = Path(os.path.normpath(page.parent / place)) if place else page
+        assert target.exists(), f"{page.relative_to(ROOT)}: {place}"
+        if anchor and target.suffix == ".md":
+            assert anchor[1:] in anchors(target), f"{page.relative_to(ROOT)}: {place}{anchor}"
+
+
+def test_every_page_in_a_menu_is_there():
+    listed = set(re.findall(r"[\w/.-]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
+    generated = {f"reference/{name}.md" for name in ("commands", "options", "components")}
+    assert not [name for name in listed - generated if not (DOCS / name).is_file()]
+
+
+def sentences(text: str) -> list[int]:
+    """Words per sentence of running text: no tables, code, lists of links or headings."""
+    text = re.sub(r"```.*?```", "", text, flags=re.S)
+    lines = [line for line in text.splitlines() if not re.match(r"\s*(\||#|!|    |<)", line)]
+    prose = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", " ".join(lines))
+    prose = re.sub(r"[*_`]", "", prose)
+    found = [sentence.split() for sentence in re.split(r"(?<=[.!?:])\s+", prose)]
+    return [len(words) for words in found if len(words) > 2]
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/learn/method.md", "docs/learn/glossary.md"])
+def test_sentences_are_short(name):
+    lengths = sentences((ROOT / name).read_text(encoding="utf-8"))
+    assert sum(lengths) / len(lengths) < 20
