@@ -16,7 +16,7 @@ from vader_core.run.record import Curve
 _WIDTH, _HEIGHT = 340, 202
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 12, 12, 38
 #: Behind these a long name may break.
-_BREAKS = re.compile(r"([_/.])(?=\w)")
+_BREAKS = re.compile(r"([_/](?=\w)|\.(?=[A-Za-z]))")
 #: More points than this are averaged in buckets before they are drawn.
 _MOST_POINTS = 300
 #: A curve that moves less than this is drawn flat: finer grids would be lost to rounding.
