@@ -124,6 +124,7 @@ class Watched:
 
     def __init__(self, browser, address, *, width=1280, scheme="light"):
         self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        self.context.set_default_timeout(120_000)  # models take longer than a page
         self.page = self.context.new_page()
         self.address = address
         self.wrong, self.asked = [], []

@@ -94,13 +94,6 @@ def run(command, browser):
     return "first"
 
 
-@pytest.fixture(autouse=True)
-def patience(browser):
-    """Models take longer than a page."""
-    for context in browser.contexts:
-        context.set_default_timeout(120_000)
-
-
 def test_a_run_is_started_watched_stopped_and_resumed(run, command):
     assert (command.folder / "runs" / run / "report.html").is_file()
 
