@@ -156,7 +156,8 @@ class Registry:
 
     def recipe_packages(self) -> list[str]:
         """Packages that may carry a ``recipes`` folder, one per plugin."""
-        return sorted({plugin.module.rpartition(".")[0] for plugin in self.plugins if not plugin.error})
+        found = {plugin.module.rpartition(".")[0] for plugin in self.plugins if not plugin.error}
+        return sorted(found - {""})  # a plugin that is one module has no folder
 
 
 def _flag(kind: Kind) -> str:
