@@ -23,7 +23,7 @@ from vader_core.files import replacing, strange_in, sync, unfinished_in
 from vader_core.run.checkpoint import step_name, sweep
 from vader_core.run.config import RunConfig, validated
 from vader_core.run.layers import to_yaml
-from vader_core.run.names import CONFIG, ENVIRONMENT, METRICS, SUMMARY
+from vader_core.run.names import CONFIG, ENVIRONMENT, METRICS, STAGES, SUMMARY
 from vader_core.tokens import without_tokens
 from vader_core.values import read_document
 
