@@ -12,8 +12,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
 
 from vader_core.errors import VaderError
 from vader_studio.events import Events
@@ -58,8 +57,7 @@ def _end_with(parent: int) -> None:
 
 def _told(error: BaseException) -> str:
     place = traceback.extract_tb(error.__traceback__)
-    last: Mapping[str, Any] | Any = place[-1] if place else None
-    where = f" ({os.path.basename(last.filename)}, line {last.lineno})" if last else ""  # noqa: PTH119
+    where = f" ({Path(place[-1].filename).name}, line {place[-1].lineno})" if place else ""
     return f"{type(error).__name__}: {error}{where}"
 
 

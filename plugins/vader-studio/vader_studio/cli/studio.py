@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 from pathlib import Path
@@ -21,7 +22,7 @@ class Folder(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The path, absolute, its links followed."""
-        return entered(Path(super().convert(value, param, ctx))).resolve()
+        return entered(Path(os.fsdecode(super().convert(value, param, ctx)))).resolve()
 
 
 @click.command("studio")
