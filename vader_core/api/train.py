@@ -23,8 +23,9 @@ from vader_core.registry import Registry, load_registry
 from vader_core.report import write_report
 from vader_core.run.checkpoint import newest_whole, prune, read_checkpoint, restoring, step_of
 from vader_core.run.config import RunConfig, SeamSection
-from vader_core.run.directory import CONFIG, SUMMARY, Run
+from vader_core.run.directory import Run
 from vader_core.run.layers import changes
+from vader_core.run.names import ABOUT, CONFIG, SUMMARY
 from vader_core.run.stages import (
     ALONE,
     Place,
@@ -42,6 +43,7 @@ from vader_core.training.opening import Opening
 from vader_core.training.processes import SingleProcess
 from vader_core.training.seam import take_over
 from vader_core.training.setup import make_trainer
+from vader_core.training.signals import StoppedError as StoppedError
 from vader_core.training.texts import encode_up_front
 from vader_core.training.trainer import Trainer
 
@@ -224,6 +226,7 @@ def _train(
     begin: Begin,
 ) -> dict[str, Any]:
     if run is not None:
+        run.write(ABOUT, json.dumps(about(assembly), indent=1) + "\n")
         listener.plan(plan_facts(assembly, processes.count))
         if assembly.config.data.source is not None:
             listener.say(assembly.videos.summary.table())
@@ -254,6 +257,15 @@ def _train(
         assembly.progress("writing the report", 0, 0)
         write_report(run.folder)
     return summary
+
+
+def about(assembly: Assembly) -> dict[str, str]:
+    """A line on each component of a run, by its name, for whoever reads its page."""
+    config, get = assembly.config, assembly.registry.get
+    named = [get("backbone", str(config.backbone.name))]
+    names = [item.name for item in config.reward] + [item.name for item in config.monitor]
+    named += [get("reward", name) for name in names]
+    return {component.name: component.summary for component in named}
 
 
 def _where_to_begin(

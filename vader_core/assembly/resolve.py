@@ -13,7 +13,7 @@ from vader_core.errors import VaderError
 from vader_core.function_files import FunctionFile, permitted
 from vader_core.geometry import GeometryRequest
 from vader_core.method.guidance import format_scale
-from vader_core.paths import kept, kept_place, kept_source
+from vader_core.paths import kept, kept_data, kept_place, kept_source
 from vader_core.registry import Component, Registry
 from vader_core.run.config import (
     DEFAULT_RANK,
@@ -168,7 +168,7 @@ def _data(config: RunConfig) -> Tree:
     """Paths that stay usable from another folder."""
     asked = config.data
     root = {} if asked.root is None else {"root": kept(asked.root)}
-    return {"source": kept_source(asked.source), **root}
+    return {"source": kept_data(asked.source), **root}
 
 
 def _is_given(config: RunConfig, section: str) -> bool:

@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("train", "Align a video model with rewards."),
     "sample": ("sample", "Sample videos from a base or a tuned model."),
     "evaluate": ("evaluate", "Compare base and tuned model on held-out prompts."),
+    "compare": ("compare", "Compare runs and adapters side by side, on one page."),
     "score": ("score", "Score video files with a reward."),
     "data": ("data", "Look at the clips that a model is to learn from."),
     "plugins": ("plugins", "List the installed plugins and what they bring."),
@@ -32,10 +33,16 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("check", "Hold a component against its contract."),
     "new-plugin": ("new_plugin", "Write a plugin package that passes the checks."),
     "report": ("report", "Write a run's web page again."),
+    "export-site": ("export_site", "Write runs and clips as static pages to hand on."),
     "gradient-norms": ("gradient_norms", "Show which sampling steps carry the reward's gradient."),
     "bench": ("bench", "Measure what a training step costs."),
     "doctor": ("doctor", "Show versions, devices, memory, plugins and weights."),
 }
+
+
+#: What people type who look for a page in the browser.
+PAGES = ("studio", "ui", "gui", "web", "webui", "app")
+INSTALL_STUDIO = "pip install ./plugins/vader-studio"
 
 
 class LazyGroup(click.Group):
@@ -61,6 +68,11 @@ class LazyGroup(click.Group):
         if cmd_name in commands:
             resolved: click.Command = commands[cmd_name].resolve()
             return resolved
+        if cmd_name in PAGES:
+            ctx.fail(
+                f"{cmd_name!r}: `vader studio` serves a page to generate, watch and compare"
+                + ("" if "studio" in commands else "; it comes with vader-studio: " + INSTALL_STUDIO)
+            )
         names = [*COMMANDS, *commands]
         from vader_core.cli.other_words import COMMANDS as OTHER_WORDS
 

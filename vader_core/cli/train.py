@@ -140,7 +140,7 @@ def _implied_backbone(flags: dict[str, Any], registry: Registry) -> Tree:
 
 
 def _require_demo(registry: Registry) -> None:
-    from vader_core.run.recipes import recipe_files
+    from vader_core.recipe_files import recipe_files
 
     if DEMO_RECIPE not in recipe_files(registry):
         raise VaderError(

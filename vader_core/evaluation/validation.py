@@ -226,8 +226,16 @@ def write_samples(scored: Scored, folder: Path, fps: float) -> None:
             "prompt": pair.prompt.text,
             "seed": pair.seed,
             "scores": {name: round(float(values[index]), 6) for name, values in scored.scores.items()},
+            **_picture(pair, folder),
         }
         for index, pair in enumerate(scored.pairs)
     ]
     with replacing(folder / "prompts.json") as beside:
         beside.write_text(json.dumps(listed, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def _picture(pair: Pair, folder: Path) -> dict[str, str]:
+    """A small copy of the picture that the clip starts from, for the run's page."""
+    from vader_core.pictures import small_copy
+
+    return {} if pair.prompt.image is None else {"picture": small_copy(pair.prompt.image, folder)}

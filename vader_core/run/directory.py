@@ -23,12 +23,10 @@ from vader_core.files import replacing, strange_in, sync, unfinished_in
 from vader_core.run.checkpoint import step_name, sweep
 from vader_core.run.config import RunConfig, validated
 from vader_core.run.layers import to_yaml
+from vader_core.run.names import CONFIG, ENVIRONMENT, METRICS, STAGES, SUMMARY
 from vader_core.tokens import without_tokens
 from vader_core.values import read_document
 
-CONFIG, ENVIRONMENT, METRICS, SUMMARY = "config.yaml", "environment.json", "metrics.jsonl", "summary.json"
-#: Holds the run directories of a run in stages, ``1``, ``2`` and so on.
-STAGES = "stages"
 #: Held by the process that writes the run.
 LOCK = ".lock"
 #: The settings of a run that is being replaced; while it is there, the folder is no run.

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from vader_core.errors import VaderError
-from vader_core.paths import kept, kept_place, kept_source
+from vader_core.paths import kept, kept_data, kept_place, kept_source
 from vader_core.run.config import RunConfig, SeamSection, StageSection, Tree, validated
-from vader_core.run.directory import CONFIG, STAGES, SUMMARY
 from vader_core.run.layers import changed, merged
+from vader_core.run.names import CONFIG, STAGES, SUMMARY
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _kept(tree: Tree) -> Tree:
     """A tree whose paths are absolute."""
     found = merged(tree)
     for section, key, keep in (
-        ("data", "source", kept_source),
+        ("data", "source", kept_data),
         ("data", "root", lambda root: None if root is None else kept(root)),
         ("prompts", "source", kept_source),
         ("lora", "start", kept_place),

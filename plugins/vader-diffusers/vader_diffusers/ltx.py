@@ -122,8 +122,8 @@ class LTX(PipelineBackbone):
     def _places(self, latents: Tensor, fps: float) -> Tensor:
         """Seconds and pixels of every token [B, 3, T h w]: a latent frame starts with its first own frame."""
         times, pixels = self.compression
-        whole = {"device": latents.device, "dtype": torch.float32}
-        steps = [torch.arange(count, **whole) for count in latents.shape[2:]]
+        device = latents.device
+        steps = [torch.arange(count, device=device, dtype=torch.float32) for count in latents.shape[2:]]
         seconds = (steps[0] * times + 1 - times).clamp(min=0) / fps
         grid = torch.meshgrid(seconds, steps[1] * pixels, steps[2] * pixels, indexing="ij")
         return torch.stack(grid).flatten(1).expand(len(latents), -1, -1)
