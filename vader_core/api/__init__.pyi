@@ -4,6 +4,7 @@ from .bench import bench as bench
 from .compare import compare as compare
 from .configure import configure as configure
 from .evaluate import evaluate as evaluate
+from .export import export as export
 from .export_site import export_site as export_site
 from .gradient_norms import gradient_norms as gradient_norms
 from .inline import Inline as Inline

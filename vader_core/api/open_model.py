@@ -21,6 +21,7 @@ from vader_core.run.adapters import find_adapter
 from vader_core.run.checkpoint import newest_whole
 from vader_core.run.config import RunConfig
 from vader_core.run.layers import changed
+from vader_core.run.stages import newest_trained
 from vader_core.tuning.full import Full, is_full, modules_of
 
 
@@ -159,7 +160,7 @@ def full_checkpoint(text: str) -> Path | None:
     folder = Path(text).expanduser()
     if not folder.is_dir():
         return None
-    place = folder if is_full(folder) else newest_whole(folder / "checkpoints")[0]
+    place = folder if is_full(folder) else newest_whole(newest_trained(folder) / "checkpoints")[0]
     return place if place is not None and is_full(place) else None
 
 

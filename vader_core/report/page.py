@@ -25,7 +25,8 @@ from vader_core.report.figures import (
 )
 from vader_core.report.headline import GLOSSARY, aligned, cards, commands, facts, sentence
 from vader_core.report.numbers import number
-from vader_core.run.record import Record, read_record
+from vader_core.run.record import Record
+from vader_core.run.staged_record import read_run
 
 NAME = "report.html"
 
@@ -43,7 +44,7 @@ def write_report(run_directory: Path) -> Path:
     Raises:
         VaderError: Not a run directory, or a file in it that cannot be read.
     """
-    record = read_record(Path(run_directory))
+    record = read_run(Path(run_directory))
     path = record.folder / NAME
     with replacing(path) as beside:
         beside.write_text(page(record), encoding="utf-8")
