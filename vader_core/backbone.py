@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -369,6 +370,17 @@ class Backbone(ABC):
         """The inverse of :meth:`to_official`."""
         return dict(tensors)
 
+    def official_config(self, denoiser: nn.Module) -> Mapping[str, Any] | None:
+        """What ``config.json`` beside the denoiser's official weights says, or ``None`` where it has none.
+
+        By default that of a model of diffusers' kind.
+
+        Args:
+            denoiser: Built; its weights are not looked at.
+        """
+        written = getattr(denoiser, "to_json_string", None)
+        return None if written is None else dict(json.loads(written()))
+
     def modules(self) -> dict[str, nn.Module]:
         """Every loaded module by its role: ``denoiser``, ``autoencoder``, ``text_encoder`` …."""
         return {"denoiser": self.denoiser}
@@ -384,6 +396,34 @@ class Backbone(ABC):
     def experts(self) -> list[nn.Module]:
         """Parts of the denoiser of which a prediction uses one, so the others may rest; by default none."""
         return []
+
+    # -- over several processes --------------------------------------------------------------------------
+
+    def check_sequence(self, parts: int, geometry: Geometry) -> None:
+        """Refuse to share a video's sequence with other processes; before loading.
+
+        Args:
+            parts: How many would share it.
+            geometry: Of the videos.
+
+        Raises:
+            VaderError: The network cannot, or not into so many parts.
+        """
+        raise VaderError(
+            f"parallel.context={parts}: backbone {self.name!r} cannot split its sequence over processes: "
+            "leave it out; more processes then make more videos"
+        )
+
+    def split_sequence(self, mesh: Any) -> None:
+        """From now on :meth:`predict` computes this process's share of the tokens; after loading.
+
+        The latents that it takes and gives stay whole. Backwards each process has the gradient of its own
+        tokens alone, and the sum over the processes is the whole.
+
+        Args:
+            mesh: Torch's device mesh of those that share, with the dimensions ``ring`` (1) and ``ulysses``.
+        """
+        raise VaderError(f"backbone {self.name!r} cannot split its sequence")
 
     @contextmanager
     def checkpointing(self, on: bool) -> Iterator[None]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from vader_core.errors import VaderError, did_you_mean
 
-#: Prompt sources whose words are a path.
-_PATHS = ("file:", "images:")
+#: Prompt sources, and data, whose words are a path.
+_PROMPTS, _DATA = ("file:", "images:"), ("file:", "videos:", "cache:")
 
 
 def entered(path: str | Path) -> Path:
@@ -30,13 +30,22 @@ def kept(path: str | Path) -> str:
     return str(entered(path).absolute())
 
 
+def kept_data(source: str | None) -> str | None:
+    """What is learned from as a run's settings keep it."""
+    return _kept_after(source, _DATA)
+
+
 def kept_source(source: str | None) -> str | None:
     """A prompt source as a run's settings keep it.
 
     >>> kept_source("text:a cat"), kept_source("file:/p.txt"), kept_source(None)
     ('text:a cat', 'file:/p.txt', None)
     """
-    form = next((form for form in _PATHS if source is not None and source.startswith(form)), None)
+    return _kept_after(source, _PROMPTS)
+
+
+def _kept_after(source: str | None, forms: tuple[str, ...]) -> str | None:
+    form = next((form for form in forms if source is not None and source.startswith(form)), None)
     if form is None or source is None or not source.removeprefix(form):
         return source
     return form + kept(source.removeprefix(form))

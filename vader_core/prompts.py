@@ -48,6 +48,7 @@ class Clip:
         pixels: Once it is read: [F, 3, H, W], RGB in [0, 1], float32, at its batch's geometry.
         entry: In a cache of latents: the name of this clip's in the file ``path``.
         latents: Once they are read from there: [C, T, h, w], float32.
+        first: With them, for a model that starts from a picture: the first frame, [3, H, W] in [0, 1].
     """
 
     path: Path
@@ -56,6 +57,7 @@ class Clip:
     pixels: Tensor | None = field(default=None, compare=False)
     entry: str | None = None
     latents: Tensor | None = field(default=None, compare=False)
+    first: Tensor | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -381,7 +381,7 @@ def test_both_are_implied_by_reward_and_data(vader, clips, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--data", "videos:nowhere"], "videos:nowhere: no such folder"),
+        (["--data", "videos:nowhere"], "nowhere: no such folder"),
         (["--data", "clips"], "unknown prompt source 'clips'"),
         (["--data", "fixed"], "this source has prompts but no videos"),
         (["--data", "videos:"], "nothing stands after the colon"),

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from vader_core.api.plan import plan
+from vader_core.cli.config import command as config_command
 from vader_core.cli.train import command
+from vader_core.errors import VaderError
 from vader_core.registry import load_registry
 from vader_core.run.config import validated
 from vader_core.run.layers import read_recipe
@@ -44,3 +47,24 @@ def test_three_steps_of_the_demo_raise_reward_and_held_out_reward(tmp_path):
         assert found[name]["ci95"][0] > 0.3
         assert found[name]["win_rate"] == 1
     assert found["demo_alignment"]["difference"] > -0.05
+
+
+@pytest.mark.parametrize(
+    ("arguments", "gone"),
+    [
+        (["--tune", "full"], ("lora", "rank", None)),
+        (["-o", "tuning.kind=full"], ("lora", "rank", None)),
+        (["--objective", "nft"], ("objective", "reward_gradient", None)),
+    ],
+)
+def test_what_is_chosen_goes_before_what_a_recipe_sets_for_another_choice(arguments, gone):
+    section, key, value = gone
+    result = CliRunner().invoke(config_command, ["--recipe", "demo", *arguments])
+    assert result.exit_code == 0, result.output
+    assert yaml.safe_load(result.output)[section].get(key) == value
+
+
+def test_what_is_said_on_the_command_line_does_not_give_way():
+    arguments = ["--recipe", "demo", "--tune", "full", "--lora-rank", "4"]
+    with pytest.raises(VaderError, match=r"lora\.rank has no effect"):
+        CliRunner().invoke(config_command, arguments, catch_exceptions=False)

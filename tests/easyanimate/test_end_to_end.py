@@ -15,13 +15,19 @@ from tiny_easyanimate import make
 from vader_easyanimate.lora_format import EasyAnimateLora
 
 from vader_core.api import configure, train
+from vader_core.api.export import export
 from vader_core.cli.sample import command as sample_command
-from vader_core.data.buckets import Buckets
+from vader_core.data.frame_rule import FrameRule
+from vader_core.data.groups import InGroups
+from vader_core.data.resolutions import easyanimate_sizes
+from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
+from vader_core.prompts import Clip, Prompt, Shape
 from vader_core.registry import load_registry
 from vader_core.run.adapters import find_adapter
 from vader_core.run.config import validated
 from vader_core.run.layers import recipes
+from vader_core.run.stages import stages_of
 from vader_core.testing.plugin import add_testing_plugin
 
 CONFIG = {
@@ -107,8 +113,7 @@ def test_a_lora_of_ones_own_pictures_and_clips(registry, tmp_path):
             "source": f"videos:{folder}",
             "held_out": 0,
             "frame_interval": 1,
-            "bucket_rule": "1.2",
-            "buckets": {"144p": {9: [[1.0, 1.0], 1], 1: [1.0, 1]}},
+            "groups": {"side": 128},
         },
     }
     run = tmp_path / "run"
@@ -141,18 +146,60 @@ def test_full_weights_are_saved_under_official_names(registry, tmp_path):
     assert torch.equal(again.denoiser.proj_out.weight, backbone.denoiser.proj_out.weight)
 
 
+def test_full_weights_are_exported_as_a_model_folder(registry, tmp_path):
+    """The folder is what `--weights` and the official loader read: config.json and sharded safetensors."""
+    changes = {
+        "reward": [],
+        "prompts": {"source": "text:a cat"},
+        "lora": {},
+        "tuning": {"kind": "full", "modules": ["proj_out"]},
+        "trainer": {**CONFIG["trainer"], "max_steps": 1},
+    }
+    config = {**CONFIG, **changes, "reward": [{"name": "brightness"}]}
+    train(validated(config), out=tmp_path / "run", registry=registry)
+    found = export(tmp_path / "run", tmp_path / "model/transformer", dtype="bf16", registry=registry)
+    assert found["files"] == ["config.json", "diffusion_pytorch_model.safetensors"]
+    trained = load_file(tmp_path / "run/checkpoints/step-000001/denoiser.safetensors")
+    written = load_file(tmp_path / "model/transformer/diffusion_pytorch_model.safetensors")
+    assert written.keys() == trained.keys()
+    assert all(torch.equal(value.to(torch.bfloat16), written[name]) for name, value in trained.items())
+    again = make(
+        weights=str(tmp_path / "model"),
+        architecture=None,
+        vae_weights="random",
+        text_encoder_weights="random",
+    )
+    assert again.architecture.denoiser == make().architecture.denoiser
+    with pytest.raises(VaderError, match="not empty"):
+        export(tmp_path / "run", tmp_path / "model/transformer", registry=registry)
+    with pytest.raises(VaderError, match="not a run of --tune full"):
+        export(tmp_path / "model", tmp_path / "other", registry=registry)
+
+
 def test_recipes_are_valid(registry):
     ours = sorted(name for name in recipes(registry) if name.startswith("easyanimate"))
-    assert ours == ["easyanimate_full", "easyanimate_hps", "easyanimate_lora"]
-    for name in ours:
-        config = configure(recipe=name, registry=registry)
+    assert ours == ["easyanimate_full", "easyanimate_hps", "easyanimate_lora", "easyanimate_stages"]
+    whole = [configure(recipe=name, registry=registry) for name in ours]
+    every = [part for one in whole for part in ([stage.config for stage in stages_of(one)] or [one])]
+    assert len(every) == 3 + 5
+    for config in every:
         options = {**config.backbone.options, "weights": "random"}
         made = registry.get("backbone", config.backbone.name).make(options, device="cpu", dtype=torch.float32)
         assert made.defaults.sampler == config.sampler.name
         if config.tuning.kind == "lora":
             assert (config.lora.rank, config.lora.alpha) == (128, 64.0)
-        if not config.data.buckets:
+        if config.data.groups is None:
             continue
-        for slot in Buckets(config.data.buckets, config.data.bucket_rule).slots:
-            for height, width in slot.resolution.sizes.values():
-                made.validate(Geometry(height, width, slot.frames, 24.0))
+        clips = [Prompt("", video=Clip(Path("any.mp4")))] * len(easyanimate_sizes())
+        plan = InGroups(
+            clips,
+            [Shape(400, height, width, 24.0) for height, width in easyanimate_sizes().values()],
+            range(1, len(clips) + 1),
+            FrameRule(config.data.frame_rule, config.data.frame_interval, 24.0),
+            options=config.data.groups,
+            geometry=Geometry(384, 672, config.video.num_frames, 24.0),
+            batch_size=config.trainer.batch_size,
+            seed=0,
+        )
+        for size in plan.geometries():
+            made.validate(size)

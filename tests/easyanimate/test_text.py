@@ -6,10 +6,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tiny_easyanimate import bare, make
-from vader_easyanimate.text_encoder import T5TextEncoder, merge_text_lora
+from vader_easyanimate.text_lora import merge_text_lora
 
 from vader_core.caption_cleaning import clean
 from vader_core.errors import VaderError
+from vader_core.nn.t5 import T5TextEncoder
 from vader_core.prompts import Prompt
 
 
@@ -86,20 +87,28 @@ def test_padding_does_not_reach_the_denoiser(backbone):
 def test_t5_from_a_model_folder(tmp_path):
     save_t5(tmp_path)
     encoder = T5TextEncoder(
-        tmp_path, device=torch.device("cpu"), dtype=torch.float32, max_length=12, channels=24
+        tmp_path, device=torch.device("cpu"), dtype=torch.float32, max_length=12, channels=24, label="T5"
     )
     found = encoder(["a cat", "a cat runs"])
     assert found["embeddings"].shape == (2, 12, 24)
     assert found["mask"].sum(dim=1).tolist() == [3, 4]
     with pytest.raises(VaderError, match="has width 24, but the denoiser expects 32"):
-        T5TextEncoder(tmp_path, device=torch.device("cpu"), dtype=torch.float32, max_length=12, channels=32)
-    with pytest.raises(VaderError, match="text encoder, a T5"):
+        T5TextEncoder(
+            tmp_path,
+            device=torch.device("cpu"),
+            dtype=torch.float32,
+            max_length=12,
+            channels=32,
+            label="T5",
+        )
+    with pytest.raises(VaderError, match="T5, a T5"):
         T5TextEncoder(
             tmp_path / "tokenizer",
             device=torch.device("cpu"),
             dtype=torch.float32,
             max_length=12,
             channels=24,
+            label="T5",
         )
 
 

@@ -73,6 +73,10 @@ def test_the_core_alone_asked_to_train_names_what_to_install(core, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+#: Plugins that bring commands alone, with one of them.
+COMMANDS = {"vader-data": ("data", "cut"), "vader-studio": ("studio",)}
+
+
 @pytest.mark.parametrize("name", PLUGINS)
 def test_the_core_and_one_plugin(core, unpacked, name):
     alone = core.registry()["components"]
@@ -81,8 +85,8 @@ def test_the_core_and_one_plugin(core, unpacked, name):
     assert listed["clashes"] == []
     assert len(listed["plugins"]) == 2
     brought = {kind: set(names) - set(alone[kind]) for kind, names in listed["components"].items()}
-    if name == "vader-data":  # brings commands alone
-        assert core.with_folders(unpacked(name)).run("data", "cut", "--help").returncode == 0
+    if name in COMMANDS:
+        assert core.with_folders(unpacked(name)).run(*COMMANDS[name], "--help").returncode == 0
     else:
         assert any(brought.values())
 

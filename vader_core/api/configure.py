@@ -16,6 +16,7 @@ from vader_core.registry import Registry, load_registry
 from vader_core.run.config import RunConfig, Tree, check_keys, validated
 from vader_core.run.layers import merged, read_yaml
 from vader_core.run.recipes import read_recipe
+from vader_core.run.stages import stages_of
 
 
 def configure(
@@ -61,6 +62,22 @@ def run_settings(folder: Path) -> Tree:
     return read_yaml(folder / "config.yaml")
 
 
+def complete_stages(config: RunConfig, registry: Registry) -> RunConfig:
+    """A run in stages with every stage complete.
+
+    Args:
+        config: What was asked for; left as it is.
+        registry: Where the components come from.
+    """
+    found = []
+    for stage, item in zip(stages_of(config), config.stages, strict=True):
+        sections = complete(stage.config, registry).model_dump(mode="json")
+        del sections["stages"]
+        seam = None if item.seam is None else item.seam.model_dump()
+        found.append({"name": item.name, "seam": seam, **sections})
+    return validated(config.model_dump() | {"stages": found})
+
+
 def _spelled_out(section: str, value: Any) -> Any:
     """Short forms: a component by its name, rewards as names."""
     if isinstance(value, str) and section in ("backbone", "sampler"):
@@ -83,6 +100,14 @@ def complete(
         registry: Where the components come from.
         device: Where it will run; the run's own by default.
         training: Whether something is trained.
+
+    Raises:
+        VaderError: Anything in it that cannot be done, or a run in stages, each of which is a configuration.
     """
+    if config.stages and training:
+        raise VaderError(
+            "these settings have stages, each with its own: give -o stages=[] and the settings of the stage "
+            "that is meant"
+        )
     device = choose_device(config) if device is None else device
     return decide_checkpointing(resolve(config, registry, device=device, training=training), registry, device)

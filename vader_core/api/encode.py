@@ -15,6 +15,7 @@ from vader_core.assembly.prepare import prepare
 from vader_core.data.frame_masks import SeededDraws
 from vader_core.data.latents import TEXT, LatentWriter
 from vader_core.errors import VaderError
+from vader_core.geometry import Geometry
 from vader_core.prompts import Prompt, Shape
 from vader_core.randomness import Randomness, derive_seed
 from vader_core.registry import Registry, load_registry
@@ -54,43 +55,39 @@ def encode_data(
     _encode_texts(assembly, folder)
     videos, counts = assembly.videos, {"encoded": 0, "kept": 0, "unreadable": 0}
     usable = [
-        (prompt, shape, False)
+        (prompt, shape, False, *videos.plan.place_of(number))
         for number, (prompt, shape) in enumerate(zip(videos.plan.clips, videos.plan.shapes, strict=True))
         if videos.plan.why_dropped(number) is None
     ]
-    usable += [(prompt, shape, True) for prompt, shape in videos.held_out]
-    for number, (prompt, shape, held_out) in enumerate(usable):
+    usable += [(prompt, shape, True, None, assembly.geometry) for prompt, shape in videos.held_out]
+    for number, (prompt, shape, held_out, bucket, size) in enumerate(usable):
         for window in range(1 if held_out else windows):
             key = writer.key(prompt, window)
             if key in writer:
                 counts["kept"] += 1
                 continue
             try:
-                latents = _encoded(assembly, prompt, shape, (number, window))
+                latents, first = _encoded(assembly, prompt, shape, size, (number, window))
             except VaderError as error:
                 counts["unreadable"] += 1
                 say(f"passed over: {error}")
                 continue
-            writer.add(key, latents, prompt, held_out=held_out)
+            kept = first if assembly.backbone.needs_image else None
+            writer.add(key, latents, prompt, held_out=held_out, bucket=bucket, first=kept)
             counts["encoded"] += 1
     writer.flush()
     return counts
 
 
 def _check(assembly: Assembly) -> None:
-    config, backbone = assembly.config, assembly.backbone
+    config = assembly.config
     if config.data.source is None:
         raise VaderError("no data: give --data file:PATH, videos:FOLDER or NAME")
     if config.data.source.startswith("cache:"):
         raise VaderError(f"--data {config.data.source} is encoded already")
-    if config.data.buckets is not None:
-        raise VaderError("data.buckets: only clips of one size are encoded beforehand: leave it out")
-    if backbone.needs_image:
-        raise VaderError(
-            f"backbone {backbone.name!r} starts from a clip's first frame, which latents do not hold: train "
-            "on the clips themselves"
-        )
     assembly.videos.summary.check(config.data.unreadable_limit)
+    if config.data.groups is not None:
+        assembly.videos.plan.place_of(0)
 
 
 def _encode_texts(assembly: Assembly, folder: Path) -> None:
@@ -103,8 +100,11 @@ def _encode_texts(assembly: Assembly, folder: Path) -> None:
 
 
 @torch.no_grad()
-def _encoded(assembly: Assembly, prompt: Prompt, shape: Shape, name: tuple[int, int]) -> torch.Tensor:
-    seed, geometry = assembly.config.trainer.seed, assembly.geometry
+def _encoded(
+    assembly: Assembly, prompt: Prompt, shape: Shape, geometry: Geometry, name: tuple[int, int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A clip's latents, and its first frame."""
+    seed = assembly.config.trainer.seed
     draws = SeededDraws(derive_seed(seed, "encode", *name))
     size = assembly.backbone.video_size(geometry)
     assert prompt.video is not None
@@ -112,4 +112,4 @@ def _encoded(assembly: Assembly, prompt: Prompt, shape: Shape, name: tuple[int, 
     rng = Randomness(seed, samples=(name[0],), scope=("encode", name[1]))
     with assembly.autocast():
         latents = assembly.backbone.encode_video(pixels[None].to(assembly.device), rng)
-    return latents[0]
+    return latents[0], pixels[0]

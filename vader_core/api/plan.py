@@ -8,18 +8,21 @@ import torch
 from torch import nn
 
 from vader_core.api.configure import complete
+from vader_core.assembly.parallel import in_processes
 from vader_core.assembly.parts import Assembly
 from vader_core.assembly.prepare import prepare
 from vader_core.device import GIB
 from vader_core.errors import VaderError
 from vader_core.lora.adapter import LoraSettings, attach_lora, fitted, refuse_foreign, settings_of
 from vader_core.method.options import RewardGradientOptions
+from vader_core.parallel.layout import Layout
 from vader_core.profiling.estimate import memory_facts
 from vader_core.progress import Progress, unseen
 from vader_core.registry import Registry, load_registry
 from vader_core.run.adapters import find_adapter
 from vader_core.run.config import RunConfig
 from vader_core.run.layers import changed
+from vader_core.run.stages import stages_of, total_steps
 from vader_core.training.optimizer import check_schedule
 from vader_core.tuning.full import chosen_weights
 
@@ -48,18 +51,33 @@ def plan(
         processes: How many will train.
         progress: Told what is being done.
 
+    Returns:
+        Facts by name; of a run in stages those of each, as ``stages``.
+
     Raises:
         VaderError: Anything that cannot be done.
     """
     progress("checking the configuration", 0, 0)
     registry = registry or load_registry()
+    if config.stages:
+        every = [
+            {
+                "stage": stage.name,
+                **plan(stage.config, registry=registry, processes=processes, progress=progress),
+            }
+            for stage in stages_of(config)
+        ]
+        return {"stages": every, "steps": total_steps(config)}
     elsewhere = _for_an_absent_accelerator(config)
     if elsewhere:
         config = changed(config, trainer={"device": None})
     settled = complete(config, registry, device=torch.device("cuda") if elsewhere else None)
     assembly = prepare(settled, registry)
     require_trainable(assembly)
-    facts = plan_facts(assembly, processes)
+    layout = Layout(processes, config.parallel.shard, config.parallel.context)
+    layout.check()
+    assembly.config = in_processes(assembly.config, layout)
+    facts = plan_facts(assembly, layout.data)
     if elsewhere:
         facts["device"] = "cuda (none is here)"
     if config.data.source is not None:
@@ -67,7 +85,7 @@ def plan(
     if config.trainer.device == "cpu":
         return facts
     progress("estimating the memory", 0, 0)
-    return facts | memory_facts(assembly.config, registry)
+    return facts | memory_facts(assembly.config, registry, processes=processes)
 
 
 def _for_an_absent_accelerator(config: RunConfig) -> bool:
@@ -171,10 +189,16 @@ def require_trainable(assembly: Assembly) -> None:
         raise VaderError(f"--prompts {config.prompts.source}: there are no prompts in it")
     _check_guard(config)
     check_schedule(config.trainer)
-    if assembly.backbone.needs_image and any(prompt.image is None for prompt in drawn):
+    if not assembly.backbone.needs_image or all(prompt.image is not None for prompt in drawn):
+        return
+    validated = config.validation.prompts or config.validation.evaluation_pairs
+    if assembly.objective.needs != {"videos"} or validated:
+        without = (
+            "" if assembly.objective.needs != {"videos"} else ", or validate nothing: -o validation.prompts=0"
+        )
         raise VaderError(
             f"backbone {config.backbone.name!r} starts from an image, but the prompts have none: "
-            "use --prompts images:FOLDER, or a file with an image column"
+            f"use --prompts images:FOLDER, or a file with an image column{without}"
         )
 
 

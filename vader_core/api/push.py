@@ -18,6 +18,7 @@ from vader_core.run.base_model import base_model
 from vader_core.run.checkpoint import newest_whole
 from vader_core.run.config import RunConfig
 from vader_core.run.directory import Run
+from vader_core.run.stages import newest_trained
 from vader_core.tuning.full import is_full
 
 #: What of a checkpoint is the model, and not its training.
@@ -56,15 +57,16 @@ def push(  # noqa: PLR0913 - what a person can ask for
         VaderError: Not a run with a whole checkpoint, a name that the hub does not take, or no token.
         MachineError: The hub cannot be reached, or refuses.
     """
-    registry, folder = registry or load_registry(), entered(run)
+    registry, whole = registry or load_registry(), entered(run)
     if repository.count("/") != 1 or not all(repository.split("/")):
         raise VaderError(f"{repository!r} is no repository: write OWNER/NAME")
+    if not (whole / "config.yaml").is_file():
+        raise VaderError(f"{whole} is not a run directory: it has no config.yaml")
+    folder = newest_trained(whole)  # of a run in stages its newest
     held = Run(folder)
-    if not (folder / "config.yaml").is_file():
-        raise VaderError(f"{folder} is not a run directory: it has no config.yaml")
     progress("writing the upload", 0, 0)
     place = _checkpoint(folder, best=best)
-    target = folder / "hub" if out is None else entered(out)
+    target = whole / "hub" if out is None else entered(out)
     _fresh(target)
     names = [path.name for path in place.iterdir() if path.name in _WEIGHTS or path.suffix == ".safetensors"]
     for name in sorted(set(names) - {"optimizer.safetensors"}):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,8 +15,9 @@ from vader_core.builtin.prompts.data_grammar import parse_data
 from vader_core.data.buckets import Buckets
 from vader_core.data.examine import examine
 from vader_core.data.frame_rule import FrameRule
+from vader_core.data.groups import InGroups
 from vader_core.data.latents import CachedVideos
-from vader_core.data.plan import InBuckets, OneSize, Plan
+from vader_core.data.plan import InBuckets, OneSize, Plan, StoredBuckets
 from vader_core.data.reader import Reader
 from vader_core.data.summary import Summary
 from vader_core.data.tables import read_folder, read_table
@@ -80,7 +82,11 @@ def video_data(config: RunConfig, registry: Registry, backbone: Backbone, geomet
 def cache_identity(config: RunConfig, geometry: Geometry) -> dict[str, Any]:
     """What the latents of a run's clips depend on, beside the clips: model and transform, as JSON."""
     asked = config.data
+    cut: dict[str, Any] = {}
+    if asked.buckets is not None:
+        cut = {"buckets": json.loads(json.dumps(asked.buckets)), "bucket_rule": asked.bucket_rule}
     return {
+        **cut,
         "backbone": config.backbone.name,
         "options": {key: str(value) for key, value in config.backbone.options.items()},
         "video": asdict(geometry),
@@ -93,7 +99,7 @@ def cache_identity(config: RunConfig, geometry: Geometry) -> dict[str, Any]:
 
 def _cached(config: RunConfig, geometry: Geometry) -> CachedVideos:
     asked = config.data
-    for name in ("buckets", "root", "held_out"):
+    for name in ("groups", "root", "held_out"):
         if getattr(asked, name) is not None:
             raise VaderError(f"data.{name} has no effect on --data {asked.source}: it is encoded already")
     _, rest = parse_data(str(asked.source))
@@ -126,6 +132,19 @@ def _plan(config: RunConfig, source: PromptSource, rule: FrameRule, geometry: Ge
     if len(shapes) != len(clips):
         raise VaderError(f"--data {asked.source}: {len(clips)} clips, but {len(shapes)} shapes")
     numbers = source.numbers if isinstance(source, Videos) else list(range(1, len(clips) + 1))
+    if asked.groups is not None:
+        if asked.buckets is not None:
+            raise VaderError("data.groups and data.buckets are two ways to make batches: leave one out")
+        return InGroups(
+            clips,
+            shapes,
+            numbers,
+            rule,
+            options=asked.groups,
+            geometry=geometry,
+            batch_size=config.trainer.batch_size,
+            seed=config.trainer.seed,
+        )
     if asked.buckets is None:
         return OneSize(
             clips,
@@ -138,14 +157,20 @@ def _plan(config: RunConfig, source: PromptSource, rule: FrameRule, geometry: Ge
         )
     if rule.name == "easyanimate":
         raise VaderError("data.frame_rule=easyanimate and data.buckets do not fit: leave one out")
-    buckets = Buckets(asked.buckets, asked.bucket_rule)
-    return InBuckets(
-        clips, shapes, numbers, rule, buckets=buckets, geometry=geometry, seed=config.trainer.seed
-    )
+    others: dict[str, Any] = {
+        "numbers": numbers,
+        "rule": rule,
+        "buckets": Buckets(asked.buckets, asked.bucket_rule),
+        "geometry": geometry,
+        "seed": config.trainer.seed,
+    }
+    if isinstance(source, CachedVideos):
+        return StoredBuckets(source.buckets, clips, shapes, **others)
+    return InBuckets(clips, shapes, **others)
 
 
 def _check_size(backbone: Backbone, size: Geometry) -> None:
     try:
         backbone.validate(size)
     except VaderError as error:
-        raise VaderError(f"data.buckets: clips of {size} cannot be learned: {error}") from error
+        raise VaderError(f"--data: clips of {size} cannot be learned: {error}") from error

@@ -13,7 +13,7 @@ from vader_core.errors import VaderError
 from vader_core.function_files import FunctionFile, permitted
 from vader_core.geometry import GeometryRequest
 from vader_core.method.guidance import format_scale
-from vader_core.paths import kept, kept_place, kept_source
+from vader_core.paths import kept, kept_data, kept_place, kept_source
 from vader_core.registry import Component, Registry
 from vader_core.run.config import (
     DEFAULT_RANK,
@@ -71,6 +71,7 @@ def resolve(
         video=_geometry(config, backbone),
         sampler=_sampler(config, registry, backbone),
         prompts={"source": kept_source(_prompts(config, backbone))},
+        data=_data(config),
         trainer={"precision": _precision(config, backbone.defaults.precision, device)},
         performance=_performance(config, device),
         lora=_lora(config, backbone),
@@ -161,6 +162,13 @@ def _prompts(config: RunConfig, backbone: Backbone) -> str | None:
     if config.prompts.source is None and config.data.source is not None:
         return None
     return config.prompts.source or backbone.defaults.prompts
+
+
+def _data(config: RunConfig) -> Tree:
+    """Paths that stay usable from another folder."""
+    asked = config.data
+    root = {} if asked.root is None else {"root": kept(asked.root)}
+    return {"source": kept_data(asked.source), **root}
 
 
 def _is_given(config: RunConfig, section: str) -> bool:

@@ -17,10 +17,12 @@ from vader_core.registry import load_registry
 @training_options
 def command(**flags: Any) -> None:
     """Print the resolved run as YAML, every default filled in; `--config` reads it back."""
-    from vader_core.api.configure import complete
+    from vader_core.api.configure import complete, complete_stages
     from vader_core.run.layers import to_yaml
 
     registry = load_registry()
     if is_bare(flags):
         flags["recipe"] = "demo"
-    click.echo(to_yaml(complete(config_of(flags, registry), registry)), nl=False)
+    config = config_of(flags, registry)
+    whole = complete_stages(config, registry) if config.stages else complete(config, registry)
+    click.echo(to_yaml(whole), nl=False)

@@ -15,7 +15,7 @@ import click
 from vader_core.data.examine import Examined, examine
 from vader_core.data.summary import Dropped, listed
 from vader_core.data.tables import Row, is_webdataset, read_folder, read_table
-from vader_core.errors import MachineError
+from vader_core.errors import MachineError, VaderError
 from vader_core.files import replacing
 
 _COLUMNS = ("path", "text", "num_frames", "height", "width", "fps", "start", "end")
@@ -23,7 +23,12 @@ _COLUMNS = ("path", "text", "num_frames", "height", "width", "fps", "start", "en
 
 @click.command("scan")
 @click.argument("source", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write the usable rows as CSV.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the usable rows: .csv, .jsonl, or .json as EasyAnimate lists them.",
+)
 @click.option(
     "--check", is_flag=True, help="Read every file whole, so that files that were cut off are found."
 )
@@ -79,20 +84,34 @@ def facts_of(examined: Sequence[Examined]) -> dict[str, Any]:
 
 
 def write_table(path: Path, examined: Sequence[Examined]) -> None:
-    """The usable rows as a CSV that ``--data file:`` reads; files below its folder are named relative to it.
+    """The usable rows as a table that ``--data file:`` reads.
+
+    Files below its folder are named relative to it. ``.csv`` has Open-Sora's columns; ``.json`` is
+    EasyAnimate's list with width and height (``metadata_add_width_height.json``), and ``.jsonl`` the same
+    line by line.
 
     Raises:
+        VaderError: Another ending.
         MachineError: It cannot be written.
     """
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(_COLUMNS)
-    for one in examined:
-        writer.writerow(_cells(one, path.parent))
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
+        stream = io.StringIO()
+        writer = csv.writer(stream)
+        writer.writerow(_COLUMNS)
+        writer.writerows(_cells(one, path.parent) for one in examined)
+        text = stream.getvalue()
+    elif suffix in (".json", ".jsonl"):
+        records = [_record(one, path.parent) for one in examined]
+        lines = [json.dumps(record, ensure_ascii=False) for record in records]
+        text = json.dumps(records, indent=1, ensure_ascii=False) if suffix == ".json" else "\n".join(lines)
+        text += "\n"
+    else:
+        raise VaderError(f"--out {path}: {path.suffix!r} is not written; use .csv, .json or .jsonl")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as beside:
-            beside.write_text(text.getvalue(), encoding="utf-8")
+            beside.write_text(text, encoding="utf-8")
     except OSError as error:
         raise MachineError(f"cannot write {path}: {error}") from error
 
@@ -105,6 +124,13 @@ def _cells(one: Examined, folder: Path) -> list[Any]:
     if row.start or row.end is not None:
         sizes = ["", "", "", ""]
     return [_named(row, folder), row.text, *sizes, row.start or "", "" if row.end is None else row.end]
+
+
+def _record(one: Examined, folder: Path) -> dict[str, Any]:
+    """A row under EasyAnimate's names, with what else is known behind them."""
+    cells = dict(zip(_COLUMNS, _cells(one, folder), strict=True))
+    first = {"file_path": cells.pop("path"), "text": cells.pop("text"), "type": one.row.kind}
+    return first | {name: value for name, value in cells.items() if value != ""}
 
 
 def _named(row: Row, folder: Path) -> str:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 
 from vader_core.cli import completion
 from vader_core.cli.devices import Device
-from vader_core.cli.overrides import apply_options, keys_of, named_again, parse_reward, parse_weighted
+from vader_core.cli.overrides import (
+    apply_options,
+    keys_as_tree,
+    keys_of,
+    named_again,
+    parse_reward,
+    parse_weighted,
+)
 from vader_core.cli.paths import EnteredPath
 from vader_core.errors import VaderError
 from vader_core.paths import check_there, run_of
@@ -17,6 +24,7 @@ from vader_core.registry import Registry
 from vader_core.run.config import RunConfig, Tree, check_keys, validated
 from vader_core.run.layers import merged, read_yaml
 from vader_core.run.recipes import read_recipe
+from vader_core.run.stages import newest_stage, without_given
 from vader_core.values import Typed
 
 Decorator = Callable[[Any], Any]
@@ -185,7 +193,7 @@ def run_base(lora: str | None) -> Tree:
     folder = run_of(lora) if lora is not None else None
     if folder is None:
         return {}
-    base = read_yaml(folder / "config.yaml")
+    base = read_yaml(newest_stage(folder) / "config.yaml")
     if isinstance(base.get("lora"), dict):  # LORA is what the run made, whatever it began with
         base["lora"] = {**base["lora"], "start": None}
     return base
@@ -207,15 +215,51 @@ def tree_of(flags: dict[str, Any], registry: Registry, *, base: Tree | None = No
     if flags.get("lora") is not None:  # the adapter to start from has its own shape, whatever a recipe says
         layers = [merged(layer, {"lora": _without_shape(layer)}) for layer in layers]
     options = flags.get("options") or ()
+    layers = [_giving_way(layer, flags, options) for layer in layers]
     twice = {place: name for name, place in PLACES.items() if flags.get(name) is not None}
     for key in sorted(keys_of(options) & set(twice)):
         flag = "--" + twice[key].replace("_", "-")
         raise VaderError(f"{flag} and -o {key} set the same thing: give one of them")
-    tree = merged(*layers)
-    tree = merged(tree, _scored(flags, tree, registry))
+    named = _scored(flags, merged(*layers), registry)
     for name, weight in (parse_weighted(text, "--objective") for text in flags.get("objectives") or ()):
-        tree = merged(tree, {"objective": {name: {"weight": 1.0 if weight is None else weight}}})
+        named = merged(named, {"objective": {name: {"weight": 1.0 if weight is None else weight}}})
+    later = [named, keys_as_tree(options), _flag_tree(flags)]
+    tree = merged(_layered(layers, later), named)
     return merged(apply_options(tree, options), _flag_tree(flags))
+
+
+def _layered(layers: list[Tree], later: list[Tree]) -> Tree:
+    """The layers as one tree; what comes after the stages' own layer holds in every stage."""
+    staged = max((number for number, layer in enumerate(layers) if layer.get("stages")), default=-1)
+    tree = merged(*layers)
+    if staged >= 0:
+        for layer in [*layers[staged + 1 :], *later]:
+            tree["stages"] = without_given(tree["stages"], layer)
+    return tree
+
+
+def _giving_way(layer: Tree, flags: dict[str, Any], options: Sequence[str]) -> Tree:
+    """A layer below the command line without what would be idle there: its choice goes before a recipe's.
+
+    Another kind of tuning than the layer's takes the layer's options of the other kind away, and named
+    objectives take the place of the layer's.
+    """
+    typed = {key: value for key, _, value in (option.partition("=") for option in options)}
+    kind = flags.get("tune") or typed.get("tuning.kind")
+    found = dict(layer)
+    if kind == "full":
+        found.pop("lora", None)
+    elif kind == "lora" and isinstance(found.get("tuning"), dict):
+        found["tuning"] = {key: value for key, value in found["tuning"].items() if key != "modules"}
+    named = {parse_weighted(text, "--objective")[0] for text in flags.get("objectives") or ()}
+    if named and isinstance(found.get("objective"), dict):
+        found["objective"] = {name: item for name, item in found["objective"].items() if name in named}
+    stages = found.get("stages")
+    if isinstance(stages, list):
+        found["stages"] = [
+            _giving_way(one, flags, options) if isinstance(one, dict) else one for one in stages
+        ]
+    return found
 
 
 def _without_shape(layer: Tree) -> Tree:

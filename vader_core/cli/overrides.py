@@ -8,7 +8,7 @@ from typing import Any
 from vader_core.errors import VaderError, did_you_mean
 from vader_core.function_files import FunctionFile
 from vader_core.registry import Registry
-from vader_core.run.config import MOVED, RunConfig, Tree
+from vader_core.run.config import MOVED, RunConfig, StageSection, Tree
 from vader_core.run.layers import merged
 from vader_core.values import parse_value
 
@@ -40,8 +40,29 @@ def keys_of(options: Sequence[str]) -> set[str]:
     return {option.partition("=")[0] for option in options}
 
 
+def keys_as_tree(options: Sequence[str]) -> Tree:
+    """A tree of what ``-o`` sets, but for what it sets in one stage alone.
+
+    >>> keys_as_tree(["trainer.lr=1", "stages.2.trainer.lr=2"])
+    {'trainer': {'lr': '1'}}
+    """
+    tree: Tree = {}
+    for option in options:
+        key, _, value = option.partition("=")
+        if key.startswith("stages."):
+            continue
+        *path, last = key.split(".")
+        place = tree
+        for step in path:
+            inner = place.setdefault(step, {})
+            place = inner if isinstance(inner, dict) else {}
+        place[last] = value
+    return tree
+
+
 def _forms() -> str:
-    sections = [f"{name}.NAME.K" if name in (*_LISTS, "objective") else f"{name}.K" for name in _sections()]
+    forms = {name: f"{name}.NAME.K" for name in (*_LISTS, "objective")} | {"stages": "stages.N.KEY"}
+    sections = [forms.get(name, f"{name}.K") for name in _sections()]
     return f"KEY is {', '.join(sections[:-1])} or {sections[-1]}"
 
 
@@ -51,6 +72,16 @@ def _sections() -> list[str]:
 
 def _apply_option(tree: Tree, option: str, key: str, value: Any) -> None:
     section, *path = key.split(".")
+    if key == "stages":
+        tree[key] = value
+        return
+    if section == "stages":
+        tree, path = _stage(tree, option, path), path[1:]
+        if path[0] not in StageSection.model_fields:
+            _apply_option(tree, option, ".".join(path), value)
+            return
+        _put(tree, option, path, value)
+        return
     words = key.split(".")
     for end in range(len(words), 0, -1):  # the longest part of the key that has moved
         if old := MOVED.get(".".join(words[:end])):
@@ -68,9 +99,26 @@ def _apply_option(tree: Tree, option: str, key: str, value: Any) -> None:
         place = _item(tree, option, section, name)
     else:
         place = _mapping(tree, section, option)
+    _put(place, option, path, value)
+
+
+def _put(place: Tree, option: str, path: Sequence[str], value: Any) -> None:
     for step in path[:-1]:
         place = _mapping(place, step, option)
     place[path[-1]] = value
+
+
+def _stage(tree: Tree, option: str, path: Sequence[str]) -> Tree:
+    """The stage of that number or name."""
+    items = [item for item in tree.get("stages") or [] if isinstance(item, dict)]
+    words = {str(number): item for number, item in enumerate(items, 1)}
+    words |= {str(item["name"]): item for item in items if item.get("name")}
+    if len(path) < 2 or path[0] not in words:
+        raise VaderError(
+            f"-o {option}: write stages.N.KEY=VALUE with N a stage's number or name "
+            f"(stages: {', '.join(words) or 'this run has none'})"
+        )
+    return words[path[0]]
 
 
 def _mapping(tree: Tree, key: str, option: str) -> Tree:

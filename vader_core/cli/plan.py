@@ -26,7 +26,15 @@ def plan_command(config: RunConfig, out: Path, registry: Registry, *, processes:
     if as_json:
         click.echo(json.dumps(facts))
         return
-    for label, text in plan_lines(facts):
+    shared = {name: facts[name] for name in ("out", "files")}
+    for number, one in enumerate(facts.get("stages", [facts]), 1):
+        if "stage" in one:
+            click.echo(f"{'stage':<9}{number}: {one['stage']}")
+        _print(plan_lines({**one, **shared}))
+
+
+def _print(lines: Iterator[tuple[str, str]]) -> None:
+    for label, text in lines:
         first, *rest = text.split("\n")
         click.echo(f"{label:<9}{first}")
         for line in rest:

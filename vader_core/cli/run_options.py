@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from vader_core.method.options import RewardGradientOptions
-from vader_core.run.config import RunConfig
+from vader_core.run.config import RunConfig, SeamSection
 
 #: Section -> (owner, the file where its options take effect).
 _OWNERS: dict[str, tuple[str, str]] = {
@@ -28,8 +28,11 @@ _OWNERS: dict[str, tuple[str, str]] = {
     "lora": ("lora", "assembly/parts.py"),
     "trainer": ("training", "training/optimizer.py"),
     "performance": ("performance", "assembly/levers.py"),
+    "parallel": ("parallel", "parallel/shard.py"),
     "validation": ("evaluation", "training/validator.py"),
     "run": ("run", "training/trainer.py"),
+    "stages": ("run", "run/stages.py"),
+    "stages.N.seam": ("run", "training/seam.py"),
 }
 
 #: Options whose file is not their section's.
@@ -40,6 +43,7 @@ _FILES = {
     "rollout.lora": "assembly/loading.py",
     "trainer.batch_size": "training/batches.py",
     "trainer.accumulate": "training/batches.py",
+    "trainer.global_batch": "parallel/layout.py",
     "trainer.max_steps": "training/trainer.py",
     "trainer.precision": "assembly/resolve.py",
     "trainer.seed": "randomness.py",
@@ -59,6 +63,8 @@ _FILES = {
     "performance.guidance_interval": "method/shortcuts.py",
     "performance.guidance_cache": "method/shortcuts.py",
     "performance.feature_cache": "nn/feature_cache.py",
+    "parallel.context": "parallel/context.py",
+    "parallel.timeout": "training/processes.py",
     "validation.prompts": "evaluation/validation.py",
     "validation.seeds": "evaluation/validation.py",
     "validation.batch": "evaluation/validation.py",
@@ -66,6 +72,10 @@ _FILES = {
     "validation.monitor_limit": "evaluation/watch.py",
     "run.trackers": "run/tracking.py",
 }
+
+
+#: Sections of several items -> what stands for one of them in a key.
+_ITEMS = {"reward": "NAME", "monitor": "NAME", "objective": "NAME", "stages": "N"}
 
 
 @dataclass(frozen=True)
@@ -89,9 +99,11 @@ def run_options() -> Iterator[RunOption]:
     """Every option that a run has without those of its components, but for the reward gradient's."""
     for section, found in RunConfig.model_fields.items():
         model = _model(found.annotation)
-        place = f"{section}.NAME" if section in ("reward", "monitor", "objective") else section
+        place = f"{section}.{_ITEMS[section]}" if section in _ITEMS else section
         for name, field in model.model_fields.items():
             yield _option(f"{place}.{name}", section, field)
+    for name, field in SeamSection.model_fields.items():
+        yield _option(f"stages.N.seam.{name}", "stages.N.seam", field)
     for name, field in RewardGradientOptions.model_fields.items():
         yield _option(f"objective.reward_gradient.{name}", "objective.reward_gradient", field)
 

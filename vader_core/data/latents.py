@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vader_core.data.buckets import Bucket
 from vader_core.errors import MachineError, VaderError
 from vader_core.files import replacing, sha256_of
 from vader_core.prompts import Clip, Prompt, PromptSource, Shape, shuffled_index
@@ -20,6 +21,8 @@ from vader_core.prompts import Clip, Prompt, PromptSource, Shape, shuffled_index
 INDEX = "index.json"
 #: Encoded captions lie here.
 TEXT = "text"
+#: A clip's first frame lies under its name and this.
+_FIRST = ".first"
 #: A shard is closed at so many bytes.
 _SHARD_BYTES = 256 * 2**20
 
@@ -34,6 +37,7 @@ class Entry:
         text: Its caption.
         source: The file that it came from.
         held_out: Whether it is kept for validation.
+        bucket: Resolution, frames and ratio of its bucket; ``None`` where it has the run's own size.
     """
 
     key: str
@@ -41,6 +45,7 @@ class Entry:
     text: str
     source: str
     held_out: bool
+    bucket: tuple[str, int, str] | None = None
 
 
 class LatentWriter:
@@ -78,11 +83,32 @@ class LatentWriter:
     def __contains__(self, key: str) -> bool:
         return key in self._entries or key in self._named
 
-    def add(self, key: str, latents: Tensor, prompt: Prompt, *, held_out: bool) -> None:
-        """Keep one clip's latents [C, T, h, w]."""
+    def add(
+        self,
+        key: str,
+        latents: Tensor,
+        prompt: Prompt,
+        *,
+        held_out: bool,
+        bucket: Bucket | None = None,
+        first: Tensor | None = None,
+    ) -> None:
+        """Keep one clip.
+
+        Args:
+            key: From :meth:`key`.
+            latents: [C, T, h, w].
+            prompt: Its caption and file.
+            held_out: Whether it is kept for validation.
+            bucket: What it was cut to; ``None`` for the run's own size.
+            first: Its first frame [3, H, W] in [0, 1], for a model that starts from a picture.
+        """
         assert prompt.video is not None
         self._waiting[key] = latents.detach().float().cpu().contiguous()
-        self._named[key] = Entry(key, "", prompt.text, str(prompt.video.path), held_out)
+        if first is not None:
+            self._waiting[key + _FIRST] = (first.clamp(0, 1) * 255).round().byte().cpu().contiguous()
+        place = None if bucket is None else (bucket.resolution, bucket.frames, bucket.ratio)
+        self._named[key] = Entry(key, "", prompt.text, str(prompt.video.path), held_out, place)
         if sum(tensor.nbytes for tensor in self._waiting.values()) >= _SHARD_BYTES:
             self.flush()
 
@@ -99,7 +125,7 @@ class LatentWriter:
                 with replacing(self.folder / shard) as beside:
                     save_file(self._waiting, beside)
             for key, entry in self._named.items():
-                self._entries[key] = Entry(key, shard, entry.text, entry.source, entry.held_out)
+                self._entries[key] = replace(entry, shard=shard)
             entries = [asdict(entry) for entry in self._entries.values()]
             with replacing(self.folder / INDEX) as beside:
                 beside.write_text(json.dumps({"identity": self.identity, "entries": entries}, indent=1))
@@ -128,7 +154,10 @@ class CachedVideos(PromptSource):
         check_identity(folder, found, identity)
         size = found["video"]
         self._shape = Shape(size["num_frames"], size["height"], size["width"], size["fps"])
-        self._clips = [self._prompt(entry) for entry in entries if not entry.held_out]
+        trained = [entry for entry in entries if not entry.held_out]
+        self._clips = [self._prompt(entry) for entry in trained]
+        #: Where each training clip belongs; ``None`` for the run's own size.
+        self.buckets = [None if entry.bucket is None else Bucket(*entry.bucket) for entry in trained]
         self._held_out = [self._prompt(entry) for entry in entries if entry.held_out]
 
     def _prompt(self, entry: Entry) -> Prompt:
@@ -151,20 +180,26 @@ class CachedVideos(PromptSource):
         return self._clips
 
     def shapes(self) -> Sequence[Shape]:
-        """All alike: what they were brought to."""
-        return [self._shape] * len(self._clips)
+        """What they were brought to."""
+        return [self._of(bucket) for bucket in self.buckets]
+
+    def _of(self, bucket: Bucket | None) -> Shape:
+        if bucket is None:
+            return self._shape
+        return Shape(bucket.frames, *bucket.size, self._shape.fps)
 
 
-def read_latents(clip: Clip) -> Tensor:
-    """The latents [C, T, h, w] of a clip of a cache, float32.
+def read_latents(clip: Clip) -> tuple[Tensor, Tensor | None]:
+    """A clip of a cache: its latents [C, T, h, w], float32, and its first frame where that was kept.
 
     Raises:
         VaderError: The shard is gone or does not hold them.
     """
     try:
         with safe_open(clip.path, framework="pt") as shard:
-            found: Tensor = shard.get_tensor(str(clip.entry))
-            return found
+            name = f"{clip.entry}{_FIRST}"
+            first = shard.get_tensor(name).float() / 255 if name in shard.keys() else None  # noqa: SIM118
+            return shard.get_tensor(str(clip.entry)), first
     except (OSError, SafetensorError) as error:
         raise VaderError(f"clip {clip.entry} of {clip.path}: it cannot be read: {error}") from error
 

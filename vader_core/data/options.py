@@ -15,6 +15,20 @@ Crop = Literal["smooth", "open_sora"]
 BucketEntry = tuple[tuple[float, float] | float, int | None]
 
 
+class GroupOptions(BaseModel):
+    """EasyAnimate's batches: `enable_bucket`, `random_frame_crop`, `random_ratio_crop`, `video_repeat`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    side: int = Field(512, ge=64, description="Sizes have as many pixels as a square of this side.")
+    chunk: int = Field(9, ge=1, description="Clips have a multiple of so many frames, or one.")
+    random_frames: bool = Field(
+        False, description="Cut one batch in ten to fewer frames, 1 or a multiple of the chunk."
+    )
+    random_ratio: bool = Field(False, description="Cut a batch to one of 15 shapes, whatever its clips have.")
+    video_repeat: int = Field(1, ge=0, description="How often each video comes where a picture comes once.")
+
+
 class DataOptions(BaseModel):
     """How clips are learned from."""
 
@@ -39,6 +53,11 @@ class DataOptions(BaseModel):
         "to the run's size.",
     )
     bucket_rule: Rule = Field("1.1", description="Open-Sora's rule for buckets: 1.1 or 1.2.")
+    groups: GroupOptions | None = Field(
+        None,
+        description="EasyAnimate's batches in place of buckets: pictures and videos apart, each with those "
+        "of nearly its shape.",
+    )
     held_out: int | None = Field(
         None, ge=0, description="So many clips are kept for validation alone; a tenth by default, 8 at most."
     )
@@ -46,4 +65,9 @@ class DataOptions(BaseModel):
     unreadable_limit: float = Field(
         0.1, ge=0, le=1, description="The run ends where a larger share of the clips cannot be read."
     )
-    workers: int = Field(2, ge=1, description="Threads that read clips ahead of the model.")
+    workers: int | None = Field(
+        None,
+        ge=1,
+        description="Threads that read clips ahead of the model; by default the process's share of the "
+        "processor's cores, 8 at most.",
+    )

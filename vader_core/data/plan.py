@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 
@@ -14,6 +15,7 @@ from vader_core.data.buckets import Bucket, Buckets, Placement, place_all
 from vader_core.data.frame_rule import FrameRule
 from vader_core.data.order import Endless
 from vader_core.data.summary import Dropped, Share, Summary
+from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
 from vader_core.prompts import Prompt, Shape
 from vader_core.randomness import derive_seed
@@ -68,6 +70,17 @@ class Plan(ABC):
     @abstractmethod
     def why_dropped(self, clip: int) -> str | None:
         """Why a clip is not learned from; ``None`` where it is."""
+
+    def place_of(self, clip: int) -> tuple[Bucket | None, Geometry]:
+        """Where a clip belongs in the first pass: its bucket, if it has one, and its size.
+
+        Raises:
+            VaderError: That is drawn anew for every batch.
+        """
+        raise VaderError(
+            "data.groups draws a clip's size anew for every batch, so it cannot be encoded beforehand: use "
+            "data.buckets, or the run's own size"
+        )
 
     @abstractmethod
     def geometries(self) -> Sequence[Geometry]:
@@ -165,6 +178,10 @@ class OneSize(Plan):
             return f"an image: the run's videos have {wanted} frames"
         return f"too short: {wanted} frames are needed"
 
+    def place_of(self, clip: int) -> tuple[Bucket | None, Geometry]:
+        """No bucket, and the run's own size."""
+        return None, self.geometry
+
     def geometries(self) -> Sequence[Geometry]:
         """The run's own."""
         return [self.geometry]
@@ -232,9 +249,35 @@ class InBuckets(Plan):
             return None
         return self.buckets.why_dropped(self._read[clip], self.rule.interval or 1)
 
+    def place_of(self, clip: int) -> tuple[Bucket | None, Geometry]:
+        """Its bucket of the first pass."""
+        bucket = self._first.buckets[clip]
+        assert bucket is not None
+        return bucket, self._geometry(bucket)
+
     def geometries(self) -> Sequence[Geometry]:
         """Those of the buckets that get a clip in the first pass."""
         return [self._geometry(bucket) for bucket in self._first.counts]
+
+
+class StoredBuckets(InBuckets):
+    """Clips that were encoded beforehand, each in the bucket that it was encoded for.
+
+    Args:
+        stored: The bucket of each clip.
+        clips: Prompts with latents.
+        shapes: The size of each.
+        **others: As of :class:`InBuckets`.
+    """
+
+    def __init__(
+        self, stored: Sequence[Bucket | None], clips: Sequence[Prompt], shapes: Sequence[Shape], **others: Any
+    ) -> None:
+        self._stored = Placement(tuple(stored))
+        super().__init__(clips, shapes, **others)
+
+    def _placement(self, epoch: int) -> Placement:
+        return self._stored
 
 
 def _file(prompt: Prompt) -> str:

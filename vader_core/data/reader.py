@@ -50,7 +50,8 @@ class Reader:
         if clip is None:
             raise VaderError(f"prompt {prompt.text!r} has no video to learn from")
         if clip.entry is not None:
-            return replace(prompt, video=replace(clip, latents=read_latents(clip)))
+            latents, first = read_latents(clip)
+            return replace(prompt, video=replace(clip, latents=latents, first=first))
         pixels = self.read(clip, frames, size, draws, shape)
         return replace(prompt, video=replace(clip, pixels=pixels))
 

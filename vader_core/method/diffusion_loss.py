@@ -139,7 +139,9 @@ class LearnedRange:
 
     @cached_property
     def lowest_log_variance(self) -> Tensor:
-        """Log of the posterior's variance, [N]; entry 0, which would be of 0, is that of entry 1."""
+        """Log of the posterior's variance, [N]; entry 0, which would be of 0, is entry 1's (else beta's)."""
+        if len(self.betas) == 1:
+            return self.highest_log_variance
         variance = self.betas * (1 - self._previous) / (1 - self.alphas_cumprod)
         return torch.cat([variance[1:2], variance[1:]]).log()
 

@@ -243,7 +243,11 @@ def encode(model: Model, batch: Batch) -> Encoded:
         raise VaderError("a prompt without a video cannot be learned from")
     kept = [clip.latents for clip in clips if clip is not None and clip.latents is not None]
     if len(kept) == len(clips):
-        return Encoded(batch, torch.stack(kept).to(backbone.device))
+        frames = [clip.first for clip in clips if clip is not None and clip.first is not None]
+        if backbone.needs_image and len(frames) != len(clips):
+            raise VaderError("a clip was encoded without its first frame, which this backbone starts from")
+        first = torch.stack(frames).to(backbone.device) if backbone.needs_image else None
+        return Encoded(batch, torch.stack(kept).to(backbone.device), first)
     pixels = [clip.pixels for clip in clips if clip is not None and clip.pixels is not None]
     if len(pixels) != len(clips):
         raise VaderError("a clip was not read before it was learned from")

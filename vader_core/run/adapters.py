@@ -101,10 +101,11 @@ def _recognising(path: Path, registry: Registry) -> tuple[LoraFormat | None, lis
 def _folder_of(path: Path) -> Path:
     """The folder that holds the adapter: ``path`` itself, or a run's newest whole checkpoint."""
     from vader_core.run.checkpoint import newest_whole
+    from vader_core.run.stages import newest_trained
 
     if is_lora(path):
         return path
-    place, faults = newest_whole(path / "checkpoints")
+    place, faults = newest_whole(newest_trained(path) / "checkpoints")
     if place is None:
         detail = f" ({'; '.join(faults)})" if faults else ""
         raise VaderError(

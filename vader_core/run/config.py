@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from vader_core.data.options import DataOptions
 from vader_core.errors import VaderError, did_you_mean
 from vader_core.registry import checked
+from vader_core.values import read_value
 
 Tree = dict[str, Any]
 Tracker = Literal["tensorboard", "wandb", "trackio"]
@@ -166,18 +167,36 @@ class TrainerSection(Section):
     lr: float = Field(2e-4, gt=0, description="Learning rate.")
     batch_size: int = Field(1, ge=1, description="Videos per process in each micro-step.")
     accumulate: int = Field(1, ge=1, description="Micro-steps to accumulate before each optimizer step.")
+    global_batch: int | None = Field(
+        None,
+        ge=1,
+        description="Videos per optimizer step over all processes, whose number then may change; in place of "
+        "accumulate.",
+    )
     max_steps: int = Field(100, ge=0, description="Optimizer steps.")
     max_grad_norm: float = Field(1.0, gt=0, description="Clip the gradient to this norm.")
     precision: Precision | None = Field(
         None, description="Precision of the forward pass; fp32 on a CPU, else the backbone's default."
     )
     seed: int = Field(0, ge=0, description="Seed for everything random.")
-    optimizer: Literal["adamw", "adamw8bit"] = Field(
-        "adamw", description="8-bit needs bitsandbytes; it saves 6 bytes per trainable parameter."
+    optimizer: Literal["adamw", "adamw8bit", "came", "lion"] = Field(
+        "adamw",
+        description="8-bit needs bitsandbytes and saves 6 bytes per trainable parameter; came and lion need "
+        "pytorch-optimizer and save up to 4.",
     )
-    weight_decay: float = Field(0.01, ge=0, description="Decoupled weight decay of AdamW.")
-    beta1: float = Field(0.9, ge=0, lt=1, description="Decay of AdamW's mean gradient.")
-    beta2: float = Field(0.999, ge=0, lt=1, description="Decay of AdamW's mean squared gradient.")
+    weight_decay: float = Field(0.01, ge=0, description="Decoupled weight decay.")
+    beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the mean gradient.")
+    beta2: float | None = Field(
+        None, ge=0, lt=1, description="Decay of the mean squared gradient, 0.999; of Lion's momentum, 0.99."
+    )
+    eps: float | None = Field(
+        None, gt=0, description="AdamW: added to the root of the mean squared gradient; 1e-8 by default."
+    )
+    lr_factors: dict[str, float] = Field(
+        default_factory=dict,
+        description="Module name -> factor of the learning rate for the weights that lie in it; the first "
+        "that fits counts.",
+    )
     lr_schedule: LearningRateSchedule = Field(
         "constant",
         description="Learning rate after the warm-up: constant, or falling to 0 (linear, cosine); or a "
@@ -249,6 +268,19 @@ class PerformanceSection(Section):
     )
 
 
+class ParallelSection(Section):
+    """How several processes share a model; by default each holds it whole and makes videos of its own."""
+
+    shard: int = Field(1, ge=1, description="Processes that share one copy of the denoiser's weights.")
+    keep_gathered: bool = Field(
+        False, description="With shard: keep the gathered weights through a rollout's steps without a graph."
+    )
+    shard_rewards: bool = Field(False, description="With shard: the rewards' weights are shared likewise.")
+    shard_text_encoders: bool = Field(False, description="With shard: the text encoders' weights likewise.")
+    context: int = Field(1, ge=1, description="Processes that share one video's sequence.")
+    timeout: float = Field(15, gt=0, description="Minutes that a process waits for the others.")
+
+
 class ValidationSection(Section):
     """What is sampled, scored and watched while training."""
 
@@ -281,6 +313,31 @@ class RunSection(Section):
     )
 
 
+class SeamSection(Section):
+    """What a stage takes over from the one before it; its weights are taken over always."""
+
+    optimizer: Literal["fresh", "kept"] = Field(description="The optimizer's moments: none yet, or kept.")
+    schedule: Literal["fresh", "continued"] = Field(
+        description="The learning rate's steps are counted from this stage's first, or on from the stage "
+        "before: one schedule over both."
+    )
+    weights: Literal["trained", "average"] = Field(
+        "trained", description="Begin with the weights that were trained, or with their average."
+    )
+    average: Literal["fresh", "kept"] | None = Field(
+        None, description="trainer.ema begins anew, or goes on; by default as the optimizer."
+    )
+
+
+class StageSection(ComponentSection):
+    """One stage: beside its name, any section of a run but `stages`, laid over the run's own."""
+
+    name: str | None = Field(None, description="What it is called.")
+    seam: SeamSection | None = Field(
+        None, description="What it takes over; every stage but the first must say."
+    )
+
+
 class RunConfig(Section):
     """A run."""
 
@@ -297,8 +354,10 @@ class RunConfig(Section):
     lora: LoraSection = Field(default_factory=LoraSection)
     trainer: TrainerSection = Field(default_factory=TrainerSection)
     performance: PerformanceSection = Field(default_factory=PerformanceSection)
+    parallel: ParallelSection = Field(default_factory=ParallelSection)
     validation: ValidationSection = Field(default_factory=ValidationSection)
     run: RunSection = Field(default_factory=RunSection)
+    stages: list[StageSection] = Field(default_factory=list)
 
 
 #: Where a key of the first edition is now.
@@ -340,8 +399,22 @@ def validated(tree: Mapping[str, Any]) -> RunConfig:
             is allowed.
     """
     check_keys(tree)
-    config: RunConfig = checked(RunConfig, dict(tree), "configuration")
+    given = dict(tree)
+    if given.get("stages"):
+        given["stages"] = [_stage(item, f"stages.{number}") for number, item in enumerate(tree["stages"], 1)]
+    config: RunConfig = checked(RunConfig, given, "configuration")
     return config
+
+
+def _stage(tree: Mapping[str, Any], where: str) -> Tree:
+    """A stage whose sections are read by the types of their options; only what was given is in it."""
+    own = {key: value for key, value in tree.items() if key in StageSection.model_fields}
+    rest = {key: value for key, value in tree.items() if key not in own}
+    if "stages" in rest:
+        raise VaderError(f"configuration: {where} has stages of its own: list all stages in the run's")
+    _check_keys(rest, RunConfig, where)
+    sections: RunConfig = checked(RunConfig, rest, where)
+    return own | sections.model_dump(mode="json", exclude_unset=True)
 
 
 def check_keys(tree: Mapping[str, Any]) -> None:
@@ -373,7 +446,7 @@ def _check_keys(tree: Any, model: type[BaseModel], where: str) -> None:
 def _check_value(value: Any, annotation: Any, place: str) -> None:
     """Look for unknown keys in a section, or in each of several."""
     inner = _section_of(annotation)
-    if inner is None:
+    if inner is None or (not isinstance(value, Mapping) and read_value(value, annotation) is None):
         return
     if isinstance(value, list):
         for index, item in enumerate(value):

@@ -125,6 +125,36 @@ class _Service:
         self._module.finish()
 
 
+class LaterListener:
+    """Tells another listener of a stage's events, its steps counted on from the stages before.
+
+    Args:
+        listener: Who is told.
+        before: Steps of the stages before.
+    """
+
+    def __init__(self, listener: Listener, before: int) -> None:
+        self.listener, self.before = listener, before
+
+    def plan(self, facts: Mapping[str, Any]) -> None:
+        """Handed on."""
+        self.listener.plan(facts)
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        """Handed on, with the step of the whole run."""
+        self.listener.record({**record, "step": record["step"] + self.before})
+
+    def say(self, message: str) -> None:
+        """Handed on."""
+        self.listener.say(message)
+
+    def phase(self, doing: str, done: int, total: int) -> None:
+        """Handed on, to who wants to hear it."""
+        hears = getattr(self.listener, "phase", None)
+        if hears is not None:
+            hears(doing, done, total)
+
+
 class Trackers:
     """Sends a run's numbers and clips, and the device's use, to whatever trackers were named.
 

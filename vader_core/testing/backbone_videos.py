@@ -6,6 +6,7 @@ from functools import partial
 
 import torch
 
+from vader_core.backbone import Backbone
 from vader_core.errors import VaderError
 from vader_core.lora.adapter import LoraSettings, adapter_parameters, attach_lora
 from vader_core.randomness import Randomness
@@ -79,19 +80,45 @@ def chosen_frames(subject: BackboneSubject) -> str:
 
 @BACKBONE.clause
 def encoding(subject: BackboneSubject) -> str:
-    """`encode_video` gives latents of the right shape, or says in one message that there is no encoder."""
-    backbone = subject.loaded()
-    size = subject.size(backbone)
-    video = Randomness(seed=6).normal(
-        "video", (size.num_frames, 3, size.height, size.width), device=subject.device
-    )
+    """`encode_video` records no graph and draws from its `rng` alone; trained, its decode is close.
+
+    Or it says in one message that there is no encoder.
+    """
+    case = case_of(subject)
+    backbone, size, rng = case.backbone, case.geometry, Randomness(seed=6, samples=(0, 1))
+    with torch.no_grad():
+        video = backbone.decode(case.latents, size).clamp(0, 1)
+    before = torch.random.get_rng_state()
     try:
-        with torch.no_grad():
-            latents = backbone.encode_video(video.sigmoid(), Randomness(seed=6))
+        latents = backbone.encode_video(video.clone().requires_grad_(), rng)
     except VaderError as error:
         return str(error)
-    expect_tensor(latents, (1, *backbone.latent_shape(size)), "the latents")
-    return f"{tuple(video.shape)} -> {tuple(latents.shape[1:])}"
+    expect_tensor(latents, (2, *backbone.latent_shape(size)), "the latents")
+    expect(not latents.requires_grad, "encode_video records a graph: the latents require a gradient")
+    untouched = torch.equal(before, torch.random.get_rng_state())
+    expect(untouched, "encode_video draws from the global generator, not from its rng")
+    again = backbone.encode_video(video, rng)
+    expect(torch.equal(latents, again), "encode_video gives other latents for the same rng")
+    alone = backbone.encode_video(video[1:], Randomness(seed=6, samples=(1,)))
+    expect_close(alone, latents[1:], "the second clip's latents, encoded alone")
+    other = relative(backbone.encode_video(video, Randomness(seed=7, samples=(0, 1))), latents)
+    drawn = f"a posterior of {other:.2g}" if other else "no draw"
+    with torch.no_grad():
+        back = backbone.decode(latents, size)
+    off = float((back - video).norm() / (video - video.mean()).norm())
+    if trained(backbone):
+        expect(off <= RECONSTRUCTED, f"decode of encode is {off:.2g} of the video's contrast away from it")
+    return f"{tuple(video.shape[1:])} -> {tuple(latents.shape[1:])}, {drawn}, back to {off:.2g}"
+
+
+#: Largest distance of a trained autoencoder's reconstruction, as a share of the video's contrast.
+RECONSTRUCTED = 0.5
+
+
+def trained(backbone: Backbone) -> bool:
+    """Whether the weights are a model's, not random ones."""
+    options = getattr(backbone, "config", None) or getattr(backbone, "options", None)
+    return getattr(options, "weights", "random") != "random"
 
 
 @BACKBONE.clause

@@ -221,6 +221,7 @@ class TinyBackbone(Backbone):
         video = rearrange(decoded, "(b t) r c H W -> b (t r) c H W", t=len(held))
         return video[:, [held.index(frame // ratio) * ratio + frame % ratio for frame in wanted]]
 
+    @torch.no_grad()
     def encode_video(self, video: Float[Tensor, "b f 3 H W"], rng: Randomness) -> Float[Tensor, "b c t h w"]:
         """Latents of the first of each group of frames."""
         firsts = video[:, :: self.config.temporal_compression]

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import os
+
 from vader_core.assembly.parts import Assembly
 from vader_core.method.objective import Batches
 from vader_core.run.directory import Run
+from vader_core.run.stages import ALONE, Place
 from vader_core.run.tracking import Listener
 from vader_core.training.average import Average
 from vader_core.training.batches import JoinedBatches, PromptBatches
 from vader_core.training.journal import Journal
 from vader_core.training.processes import SingleProcess
+from vader_core.training.seam import LaterBatches
 from vader_core.training.trainer import Trainer
 from vader_core.training.validator import Validator
 from vader_core.training.video_batches import VideoBatches
 
 
 def make_trainer(
-    assembly: Assembly, processes: SingleProcess, run: Run | None, listener: Listener | None = None
+    assembly: Assembly,
+    processes: SingleProcess,
+    run: Run | None,
+    listener: Listener | None = None,
+    place: Place = ALONE,
 ) -> Trainer:
     """The trainer of a loaded assembly.
 
@@ -25,12 +33,13 @@ def make_trainer(
         processes: One or several.
         run: The run directory on the first process; ``None`` elsewhere, and where nothing is to be written.
         listener: Hears of progress.
+        place: Where the run stands among the stages of another.
     """
     assert assembly.objective is not None
     trainer = assembly.config.trainer
     journal = Journal(processes, run, listener, assembly.config.run.trackers)
     average = Average(assembly.model.tuning, trainer.ema)
-    batches = make_batches(assembly, journal)
+    batches = LaterBatches(make_batches(assembly, journal), place.before)
     return Trainer(
         assembly.model,
         assembly.objective,
@@ -40,7 +49,15 @@ def make_trainer(
         Validator(assembly, processes, average, journal),
         average,
         journal,
+        place,
     )
+
+
+def shared_cores(most: int = 8) -> int:
+    """The processor's cores that this process may use, shared by the processes of the machine."""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(most, cores // here))
 
 
 def make_batches(assembly: Assembly, journal: Journal) -> Batches:
@@ -72,7 +89,7 @@ def make_batches(assembly: Assembly, journal: Journal) -> Batches:
                 finished=assembly.with_negative,
                 seed=trainer.seed,
                 accumulate=trainer.accumulate,
-                workers=data.workers,
+                workers=data.workers or shared_cores(),
                 limit=data.unreadable_limit,
                 say=journal.say,
             )

@@ -13,9 +13,11 @@ from vader_core.errors import DivergedError, VaderError
 from vader_core.method.model import Model
 from vader_core.method.objective import Batches, StepResult
 from vader_core.method.weighted import WeightedSum
+from vader_core.parallel.whole import whole_tree
 from vader_core.run.checkpoint import (
     Checkpoint,
     begin_checkpoint,
+    check_ranks,
     finish_checkpoint,
     prune,
     rank_folder,
@@ -23,6 +25,7 @@ from vader_core.run.checkpoint import (
     unfinished,
 )
 from vader_core.run.config import RunConfig
+from vader_core.run.stages import ALONE, Place
 from vader_core.training.average import Average
 from vader_core.training.journal import Journal
 from vader_core.training.optimizer import Updates, learning_rate
@@ -48,9 +51,10 @@ class Trainer:
         validator: Judges the model; shares ``average``.
         average: What is evaluated and kept.
         journal: Where records go.
+        place: Where the run stands among the stages of another.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of a run
         self,
         model: Model,
         objective: WeightedSum,
@@ -60,7 +64,9 @@ class Trainer:
         validator: Validator,
         average: Average,
         journal: Journal,
+        place: Place = ALONE,
     ) -> None:
+        self.place = place
         self.model, self.objective, self.batches = model, objective, batches
         self.processes, self.validator, self.average, self.journal = processes, validator, average, journal
         self.config, self.kept = config.trainer, config.run
@@ -100,7 +106,7 @@ class Trainer:
         """One optimizer step: its batches, and as many updates as the objective takes from them."""
         begun = time.perf_counter()
         reset_peak(self.processes.device)
-        rate = learning_rate(self.config, self.step) * self.lr_factor
+        rate = learning_rate(self.config, self.step, self.place) * self.lr_factor
         self.updates.set_rate(rate)
         with out_of_memory_named("training"):
             accumulated = range(self.config.accumulate)
@@ -202,19 +208,22 @@ class Trainer:
 
     def _save(self) -> None:
         """Write a checkpoint of this step, unless it is there."""
-        if self.journal.run is None and self.processes.count == 1:
+        if self.journal.run is None and self.processes.layout.world == 1:
             return
         folder = self.processes.from_first(None if self.journal.run is None else self.journal.run.checkpoints)
         if folder is None or self._saved_at == self.step:
             return
+        kept = self.model.tuning.collected(self.average.tensors)
+        tensors = whole_tree(self._tensors(), keep=self.processes.first)
         if self.processes.first:
             beside = begin_checkpoint(folder, self.step)
-            self.model.tuning.save(beside, self.average.tensors)
+            self.model.tuning.save(beside, kept)
         self.processes.wait()
-        save_rank(self.objective.save, unfinished(folder, self.step), self.processes.here[0])
+        if self.processes.rank % self.processes.layout.context == 0:
+            save_rank(self.objective.save, unfinished(folder, self.step), self.processes.here[0])
         self.processes.wait()
         if self.processes.first:
-            place = finish_checkpoint(folder, self.step, self._tensors(), self._position())
+            place = finish_checkpoint(folder, self.step, tensors, self._position())
             self.last_checkpoint = str(place)
             prune(folder, self.kept.keep, newest=self.step)
         self._saved_at = self.step
@@ -223,9 +232,9 @@ class Trainer:
     def _tensors(self) -> dict[str, Any]:
         found = self.updates.state()
         if self.average.tensors is not None:  # the average is what the checkpoint's adapter holds
-            found["trained"] = {name: value.cpu() for name, value in self.model.tuning.snapshot().items()}
+            found["trained"] = dict(self.model.tuning.snapshot())
         if self.validator.best:
-            found["best"] = {name: value.cpu() for name, value in self.validator.best.items()}
+            found["best"] = dict(self.validator.best)
         return found
 
     def _position(self) -> dict[str, Any]:
@@ -253,6 +262,7 @@ class Trainer:
         self.lr_factor = float(position["lr_factor"])
         self.validator.watch.restore(position["watch"])
         self.model.tuning.load(checkpoint.place)
+        check_ranks(checkpoint.place, self.processes.count)
         self.objective.load(rank_folder(checkpoint.place, self.processes.here[0]))
         if self.average.tensors is not None:
             if "trained" not in tensors:

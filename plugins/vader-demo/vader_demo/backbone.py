@@ -204,6 +204,7 @@ class DemoBackbone(Backbone):
         video = rearrange(self.autoencoder.decode(flat), "(b t) c H W -> b t c H W", b=len(latents))
         return video.to(latents.dtype)
 
+    @torch.no_grad()
     def encode_video(self, video: Float[Tensor, "b f 3 H W"], rng: Randomness) -> Float[Tensor, "b c t h w"]:
         """Normalised latents of a video in [0, 1], frame by frame."""
         flat = rearrange(video, "b t c H W -> (b t) c H W").to(self.device, self.dtype)

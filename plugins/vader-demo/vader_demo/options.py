@@ -68,6 +68,9 @@ class DemoStyleConfig(Options):
     """Options of the clips ``demo_style``."""
 
     count: int = Field(96, ge=1, le=2000, description="clips")
+    look: Literal["postcard", "plain"] = Field(
+        "postcard", description="framed like postcards, or as the model's own world is: a data anchor"
+    )
     seed: int = Field(0, ge=0, description="of what the captions leave open")
 
 

@@ -41,7 +41,7 @@ def border(height: int, width: int) -> Tensor:
 
 
 class DemoStyle(PromptSource):
-    """Captioned clips of the demo's world in the look of postcards, rendered when they are first asked for.
+    """Captioned clips of the demo's world, rendered when they are first asked for; postcards by default.
 
     Args:
         config: Options.
@@ -59,7 +59,9 @@ class DemoStyle(PromptSource):
         named = [named_attributes(caption) for caption in chosen]
         combination = torch.tensor([[names[attribute] for attribute in ATTRIBUTES] for names in named])
         draws = torch.Generator().manual_seed(derive_seed(self.config.seed, "demo style"))
-        videos = framed(render(draw_factors(combination, draws)))
+        videos = render(draw_factors(combination, draws))
+        if self.config.look == "postcard":
+            videos = framed(videos)
         return [
             Prompt(caption, video=Clip(Path(f"demo_style/{number}"), pixels=video))
             for number, (caption, video) in enumerate(zip(chosen, videos, strict=True))

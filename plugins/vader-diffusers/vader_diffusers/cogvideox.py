@@ -90,6 +90,7 @@ class CogVideoX(PipelineBackbone):
         """Times the autoencoder's factor."""
         return latents * self.autoencoder["scaling_factor"]
 
+    @torch.no_grad()
     def encode_video(self, video: Tensor, rng: Randomness) -> Tensor:
         """As the base does, the first latent frames repeated in front where the denoiser's patch wants it."""
         latents = super().encode_video(video, rng)

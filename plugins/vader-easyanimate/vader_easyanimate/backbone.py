@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from einops import rearrange
@@ -21,6 +21,7 @@ from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
 from vader_core.nn.build import empty_module
 from vader_core.nn.recompute import RecomputeSwitch, recompute_blocks
+from vader_core.nn.t5 import T5TextEncoder, WordVectors
 from vader_core.precision import wide, without_autocast
 from vader_core.prediction import Prediction
 from vader_core.prompts import Prompt
@@ -30,8 +31,9 @@ from vader_core.text import Text, TextCache
 from vader_core.weights import parse_weights
 from vader_easyanimate import checkpoint
 from vader_easyanimate.architecture import SPATIAL
+from vader_easyanimate.official_config import official_transformer
 from vader_easyanimate.options import EasyAnimateOptions
-from vader_easyanimate.text_encoder import T5TextEncoder, WordVectors, merge_text_lora
+from vader_easyanimate.text_lora import merge_text_lora
 from vader_easyanimate.tile_size import Tiling
 from vader_easyanimate.transformer import EasyAnimateTransformer
 from vader_easyanimate.vae_layers import AttentionOverAll, ResidualBlock
@@ -150,6 +152,10 @@ class EasyAnimate(Backbone):
         channels = self.architecture.denoiser.in_channels
         return channels, frames, geometry.height // SPATIAL, geometry.width // SPATIAL
 
+    def official_config(self, denoiser: nn.Module) -> dict[str, Any]:
+        """The transformer's ``config.json``, as the official loader reads it."""
+        return official_transformer(self.architecture.denoiser)
+
     def build_denoiser(self) -> EasyAnimateTransformer:
         """The transformer, without weights."""
         return EasyAnimateTransformer(self.architecture.denoiser)
@@ -249,7 +255,7 @@ class EasyAnimate(Backbone):
         if source.kind == "random":
             if options.text_lora is not None:
                 raise VaderError("-o backbone.text_lora needs T5's weights, but these are random")
-            return WordVectors(max_length=length, channels=channels)
+            return WordVectors(max_length=length, channels=channels, key="easyanimate word")
         option = "-o backbone.text_encoder_weights=FOLDER"
         encoder = T5TextEncoder(
             checkpoint.place(source, self._size, part="text encoder", option=option),
@@ -257,6 +263,7 @@ class EasyAnimate(Backbone):
             dtype=getattr(torch, options.text_encoder_dtype),
             max_length=length,
             channels=channels,
+            label="backbone 'easyanimate' (text encoder)",
         )
         if options.text_lora is not None:
             merge_text_lora(encoder.model, options.text_lora.expanduser(), options.text_lora_scale)

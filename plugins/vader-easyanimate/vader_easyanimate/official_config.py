@@ -77,6 +77,31 @@ def transformer_config(official: Mapping[str, Any]) -> TransformerConfig:
     return sizes
 
 
+def official_transformer(sizes: TransformerConfig) -> dict[str, Any]:
+    """The inverse of :func:`transformer_config`: what the official loader reads beside the weights."""
+    motion = sizes.motion
+    same = ("num_attention_heads", "attention_head_dim", "in_channels", "out_channels", "num_layers")
+    same += ("sample_size", "patch_size", "caption_channels", "norm_eps", "enable_uvit")
+    return {
+        "_class_name": "Transformer3DModel",
+        **_FIXED,
+        **{name: getattr(sizes, name) for name in same},
+        "norm_num_groups": 32,
+        "num_embeds_ada_norm": 1000,
+        "cross_attention_dim": sizes.width,
+        "motion_module_type": "Vanilla" if motion.block_size == 1 else "VanillaGrid",
+        "motion_module_kwargs": {
+            **_MOTION_FIXED,
+            "num_attention_heads": motion.num_attention_heads,
+            "num_transformer_block": motion.num_transformer_block,
+            "attention_block_types": ["Temporal_Self"] * motion.num_attentions,
+            "temporal_position_encoding_max_len": motion.max_frames,
+            "temporal_attention_dim_div": motion.dim_div,
+            "block_size": motion.block_size,
+        },
+    }
+
+
 def autoencoder_config(official: Mapping[str, Any]) -> AutoencoderConfig:
     """Sizes from the autoencoder's ``config.json`` (``vae_kwargs`` of the yaml merged in).
 

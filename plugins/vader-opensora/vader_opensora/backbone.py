@@ -148,12 +148,7 @@ class OpenSora(OpenSoraFamily):
             VaderError: Weights that are missing or do not fit.
         """
         wider = wide(self.dtype)
-        self.denoiser = empty_module(
-            self.build_denoiser,
-            device=self.device,
-            dtype=self.dtype,
-            keep=lambda model: model.keep_time_wide(wider),
-        )
+        self.denoiser = self.empty_denoiser()
         self.fill(self.denoiser, parse_weights(self.options.weights), DENOISER, "denoiser", "--weights PATH")
         self.autoencoder = empty_module(
             lambda: VideoVAE(self.architecture.vae),
@@ -257,6 +252,7 @@ class OpenSora(OpenSoraFamily):
         pictures = self.autoencoder.decode(alone, 1)
         return rearrange(pictures, "(b f) c 1 h w -> b c f h w", b=len(latents))
 
+    @torch.no_grad()
     def encode_video(self, video: Float[Tensor, "b f 3 H W"], rng: Randomness) -> Float[Tensor, "b c t h w"]:
         """Latents of a video in [0, 1]: the means of both posteriors."""
         return self.means(video)

@@ -103,7 +103,9 @@ class RotaryFrequencies(nn.Module):
 
     def __init__(self, head_dim: int) -> None:
         super().__init__()
-        self.freqs = nn.Parameter(torch.empty(head_dim // 2), requires_grad=False)
+        # Officially a parameter that is never trained: a buffer is stored alike, and nothing can tune it.
+        self.register_buffer("freqs", torch.empty(head_dim // 2))
+        self.freqs: Tensor
         self.reset()
 
     @torch.no_grad()

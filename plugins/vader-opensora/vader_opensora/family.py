@@ -19,7 +19,9 @@ from vader_core.backbone import Backbone
 from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
+from vader_core.nn.build import empty_module
 from vader_core.nn.recompute import RecomputeSwitch
+from vader_core.nn.t5 import T5TextEncoder, WordVectors
 from vader_core.precision import wide
 from vader_core.prompts import Prompt
 from vader_core.text import Text, TextCache
@@ -30,7 +32,6 @@ from vader_opensora.frame_masks import FRAME_MASK, REFERENCE, parse_strategy, pl
 from vader_opensora.options import FamilyOptions
 from vader_opensora.references import read_reference
 from vader_opensora.resolutions import image_size
-from vader_opensora.text_encoder import T5TextEncoder, WordVectors
 from vader_opensora.weight_files import TEXT_ENCODER
 
 #: Pixels along a side of one latent element.
@@ -149,6 +150,16 @@ class OpenSoraFamily(Backbone):
         label = f"backbone {self.name!r} ({part})"
         checkpoint.read_into(module, checkpoint.weight_file(source, file, label=label, option=option), label)
 
+    def empty_denoiser(self) -> Any:
+        """The denoiser without weights; what time and place pass through is held in float32."""
+        wider = wide(self.dtype)
+        return empty_module(
+            self.build_denoiser,
+            device=self.device,
+            dtype=self.dtype,
+            keep=lambda model: model.keep_time_wide(wider),  # type: ignore[attr-defined]
+        )
+
     def held_text_encoder(self) -> dict[str, nn.Module]:
         """T5 by its role, while it is loaded."""
         if isinstance(self._text_encoder, T5TextEncoder):
@@ -185,7 +196,7 @@ class OpenSoraFamily(Backbone):
         label = f"backbone {self.name!r} (text encoder)"
         source = parse_weights(self.source_of(self.options.text_encoder_weights))
         if source.kind == "random":
-            return WordVectors(max_length=length, channels=channels)
+            return WordVectors(max_length=length, channels=channels, key="opensora word")
         folder = locate(
             source,
             TEXT_ENCODER,

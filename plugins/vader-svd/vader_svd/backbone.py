@@ -367,6 +367,7 @@ class SvdBackbone(Backbone):
     def _scaling_factor(self) -> float:
         return float(self.autoencoder.config.scaling_factor)
 
+    @torch.no_grad()
     def encode_video(self, video: Float[Tensor, "b f 3 H W"], rng: Randomness) -> Float[Tensor, "b c t h w"]:
         """Latents of a video in [0, 1], times the scaling factor: what the denoiser sees. Differentiable."""
         frames = rearrange(video, "b f c H W -> (b f) c H W").to(self.device) * 2.0 - 1.0

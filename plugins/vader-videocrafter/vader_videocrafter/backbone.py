@@ -265,6 +265,7 @@ class VideoCrafter(Backbone):
         )
         return rearrange(images, "(b f) c h w -> b f c h w", b=batch) / 2 + 0.5
 
+    @torch.no_grad()
     def encode_video(self, video: Float[Tensor, "b f 3 H W"], rng: Randomness) -> Float[Tensor, "b c t h w"]:
         """Means of the latents of a video in [0, 1]."""
         batch = video.shape[0]

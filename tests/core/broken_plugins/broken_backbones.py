@@ -114,3 +114,14 @@ class Nested(TinyBackbone):
     def blocks(self):
         blocks = super().blocks()
         return [*blocks, next(blocks[0].children())]
+
+
+class Careless(TinyBackbone):
+    def encode_video(self, video, rng):
+        latents = super().encode_video(video, rng)
+        return latents + 0.1 * torch.randn_like(latents)
+
+
+class Recording(TinyBackbone):
+    def encode_video(self, video, rng):
+        return super().encode_video(video, rng) + 0 * video.sum()

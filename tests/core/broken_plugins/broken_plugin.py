@@ -115,6 +115,8 @@ CASES = [
     _backbone("HalfRecomputed", "recomputed frames lose half of their gradient", "chosen_gradient"),
     _backbone("Hoarding", "gradient checkpointing is ignored", "checkpointing"),
     _backbone("Nested", "a swappable block within another", "swapping"),
+    _backbone("Careless", "the posterior is drawn from the global generator", "encoding"),
+    _backbone("Recording", "encode_video records a graph", "encoding"),
     _backbone("Boundless", "any geometry is accepted", "geometry"),
     _backbone("Timeless", "the timestep is ignored", "prediction"),
     _backbone("Blind", "a given image is ignored", "images"),

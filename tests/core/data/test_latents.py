@@ -34,8 +34,8 @@ def test_encoded_once_and_trained_from(vader, clips, tmp_path, capsys, monkeypat
     assert sum(entry.held_out for entry in entries) == 1
     assert len({entry.key for entry in entries}) == 19
     clip = Clip(cache / entries[0].shard, entry=entries[0].key)
-    assert read_latents(clip).shape == (4, 4, 4, 4)
-    assert read_latents(clip).dtype == torch.float32
+    assert read_latents(clip)[0].shape == (4, 4, 4, 4)
+    assert read_latents(clip)[0].dtype == torch.float32
 
     (clips / "new.txt").write_text("one more")
     (clips / "new.mp4").write_bytes((clips / "9.mp4").read_bytes())
@@ -77,11 +77,45 @@ def test_what_cannot_be_encoded(vader, clips, tmp_path, capsys):
     cache = tmp_path / "cache"
     assert vader(*ENCODE, "--data", f"cache:{clips}", "--out", cache) == 2
     assert "is encoded already" in capsys.readouterr().err
-    assert (
-        vader("data", "encode", "--backbone", "tiny_image", "--data", f"videos:{clips}", "--out", cache) == 2
-    )
-    assert "starts from a clip's first frame" in capsys.readouterr().err
+    grouped = ["-o", "data.groups={}", "-o", "data.frame_interval=1"]
+    assert vader(*ENCODE, "--data", f"videos:{clips}", "--out", cache, *grouped) == 2
+    assert "anew for every batch" in capsys.readouterr().err
     with pytest.raises(VaderError, match="is no cache of `vader data encode`"):
         CachedVideos(clips, {})
     with pytest.raises(VaderError, match="it cannot be read"):
         read_latents(Clip(clips / "0.mp4", entry="x"))
+
+
+def test_a_model_that_starts_from_a_picture_trains_from_its_cache(vader, clips, tmp_path, monkeypatch):
+    cache, run = tmp_path / "cache", tmp_path / "run"
+    image = [part if part != "tiny" else "tiny_image" for part in ENCODE]
+    assert vader(*image, "--data", f"videos:{clips}", "--out", cache) == 0
+    entry = read_index(cache)[1][0]
+    _, first = read_latents(Clip(cache / entry.shard, entry=entry.key))
+    assert first.shape == (3, 16, 16)
+    assert 0 <= float(first.min()) < float(first.max()) <= 1
+    monkeypatch.setattr(TinyBackbone, "encode_video", None)
+    train = [part if part != "tiny" else "tiny_image" for part in TRAIN]
+    arguments = ["--data", f"cache:{cache}", "--max-steps", 1, "--out", run, "-o", "validation.prompts=0"]
+    assert vader(*train, *arguments) == 0
+
+
+def test_clips_of_several_sizes_are_encoded_for_their_buckets(vader, tmp_path, write_clip_once, capsys):
+    clips, cache, run = tmp_path / "clips", tmp_path / "cache", tmp_path / "run"
+    clips.mkdir()
+    for number, (height, width) in enumerate([(144, 256)] * 2 + [(256, 144)] * 2):
+        write_clip_once(clips / f"{number}.mp4", 12, height, width, fps=8)
+        (clips / f"{number}.txt").write_text(f"clip {number}")
+    asked = ["-o", "data.buckets={144p: {4: [1.0, 2]}}", "-o", "data.frame_interval=1"]
+    data = ["--data", f"videos:{clips}", "-o", "data.held_out=0"]
+    assert vader(*ENCODE, *data, "--out", cache, *asked) == 0
+    shapes = {
+        tuple(read_latents(Clip(cache / entry.shard, entry=entry.key))[0].shape[1:])
+        for entry in read_index(cache)[1]
+    }
+    assert shapes == {(4, 36, 64), (4, 64, 36)}
+    capsys.readouterr()
+    arguments = ["--data", f"cache:{cache}", "--max-steps", 2, "--out", run, "-o", "validation.prompts=0"]
+    assert vader(*TRAIN, *arguments) == 2
+    assert "was encoded with bucket" in capsys.readouterr().err
+    assert vader(*TRAIN, *arguments, *asked) == 0

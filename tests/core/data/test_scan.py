@@ -25,8 +25,9 @@ def folder(tmp_path, write_clip):
     return tmp_path / "clips"
 
 
-def test_the_table_says_what_the_files_hold(folder, monkeypatch, capsys):
-    table = folder.parent / "clips.csv"
+@pytest.mark.parametrize("suffix", ["csv", "json", "jsonl"])
+def test_the_table_says_what_the_files_hold(folder, monkeypatch, capsys, suffix):
+    table = folder.parent / f"clips.{suffix}"
     assert run(["data", "scan", str(folder), "--out", str(table)]) == 0
     said = capsys.readouterr().out
     assert "2 of 4 rows can be used" in said
@@ -46,6 +47,19 @@ def test_the_table_says_what_the_files_hold(folder, monkeypatch, capsys):
     assert [(one.row.path.resolve(), one.row.text, one.shape) for one in again] == [
         (one.row.path.resolve(), one.row.text, one.shape) for one in straight
     ]
+
+
+def test_easyanimates_list_has_its_names(folder):
+    table = folder.parent / "metadata_add_width_height.json"
+    assert run(["data", "scan", str(folder), "--out", str(table)]) == 0
+    first = json.loads(table.read_text())[0]
+    names = {"file_path": "clips/a.mp4", "text": 'the "a", of three', "type": "video"}
+    assert names | {"width": 48, "height": 32} == {key: first[key] for key in (*names, "width", "height")}
+
+
+def test_another_ending_is_refused(folder, capsys):
+    assert run(["data", "scan", str(folder), "--out", str(folder.parent / "clips.txt")]) == 2
+    assert "use .csv, .json or .jsonl" in capsys.readouterr().err
 
 
 def test_one_object(folder, capsys):

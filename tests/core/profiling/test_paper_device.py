@@ -74,3 +74,21 @@ def test_a_convolution_on_paper_lies_as_on_the_device(innermost):
         gradient = torch.ops.aten.convolution_backward(out, x, weight, None, *flags)[0]
         assert out.is_contiguous(memory_format=layout)
         assert gradient.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize(
+    ("innermost", "dtype", "turned"),
+    [(False, torch.bfloat16, 2), (True, torch.bfloat16, 0), (False, torch.float32, 0)],
+)
+def test_a_convolution_over_three_axes_turns_what_lies_otherwise(innermost, dtype, turned):
+    """cuDNN's 16-bit kernels want channels innermost: both sides are copied in passing."""
+    layout = torch.channels_last_3d if innermost else torch.contiguous_format
+    with on_paper() as device, torch.no_grad():
+        x = torch.empty(1, 8, 6, 16, 32, device="cuda", dtype=dtype).to(memory_format=layout)
+        weight = torch.empty(8, 8, 3, 3, 3, device="cuda", dtype=dtype)
+        before = device.ledger.live
+        device.ledger.reset()
+        out = F.conv3d(x, weight, padding=1)
+        size = out.numel() * out.itemsize
+        assert device.ledger.live - before == size
+        assert device.ledger.peak - device.ledger.live == turned * size

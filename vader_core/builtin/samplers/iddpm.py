@@ -13,6 +13,7 @@ from vader_core.builtin.samplers.options import IDDPMOptions
 from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
+from vader_core.method.diffusion_loss import LearnedRange
 from vader_core.prediction import Prediction
 from vader_core.sampler import Plan, Sampler, State
 from vader_core.schedule import Schedule, VariancePreserving
@@ -99,25 +100,19 @@ class IDDPM(Sampler):
 
     def _columns(self, kept: Tensor) -> dict[str, Tensor]:
         """Coefficients by ascending kept timestep, from the cumulative products at these timesteps, [S]."""
-        dtype = getattr(torch, self.options.table_dtype)
-        kept = kept.double()
         # The betas are rounded once, at the end; all that follows is computed from the rounded ones.
-        betas = (1 - kept / torch.cat([kept.new_ones(1), kept[:-1]])).to(dtype)
-        one = betas.new_ones(1)
-        products = torch.cumprod(1 - betas, dim=0)
-        before = torch.cat([one, products[:-1]])
-        variance = betas * (1 - before) / (1 - products)
-        # The last step's variance is 0 and never used; its place is taken by the one before.
-        variance = torch.cat([variance[1:2], variance[1:]]) if len(variance) > 1 else betas
+        posterior = LearnedRange.of(kept, getattr(torch, self.options.table_dtype))
+        products = posterior.alphas_cumprod
         return {
             "alpha": products.sqrt(),
             "sigma": (1 - products).sqrt(),
             "clean_latents": (1 / products).sqrt(),
             "clean_prediction": -(1 / products - 1).sqrt(),
-            "mean_clean": betas * before.sqrt() / (1 - products),
-            "mean_latents": (1 - before) * (1 - betas).sqrt() / (1 - products),
-            "smallest_log_variance": variance.log(),
-            "largest_log_variance": betas.log(),
+            "mean_clean": posterior.mean_of_data,
+            "mean_latents": posterior.mean_of_noised,
+            # The last step's variance is 0 and never used; its place is taken by the one before.
+            "smallest_log_variance": posterior.lowest_log_variance,
+            "largest_log_variance": posterior.highest_log_variance,
         }
 
     # -- steps -------------------------------------------------------------------------------------------

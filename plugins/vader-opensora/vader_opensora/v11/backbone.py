@@ -137,13 +137,7 @@ class OpenSora11(OpenSoraFamily):
         Raises:
             VaderError: Weights that are missing or do not fit.
         """
-        wider = wide(self.dtype)
-        self.denoiser = empty_module(
-            self.build_denoiser,
-            device=self.device,
-            dtype=self.dtype,
-            keep=lambda model: model.keep_time_wide(wider),
-        )
+        self.denoiser = self.empty_denoiser()
         self._fill(self.denoiser, self.options.weights, "denoiser", denoiser_tensors)
         self.autoencoder = empty_module(
             lambda: ImageVAE(self.architecture.vae),
@@ -255,6 +249,7 @@ class OpenSora11(OpenSoraFamily):
         video = rearrange(video, "(b t) c h w -> b t c h w", b=len(latents))
         return (video.to(latents.dtype) + 1) / 2
 
+    @torch.no_grad()
     def encode_video(self, video: Float[Tensor, "b f 3 H W"], rng: Randomness) -> Float[Tensor, "b c t h w"]:
         """Latents of a video in [0, 1], drawn from each frame's posterior as in the official training."""
         frames, _, height, width = video.shape[1:]

@@ -1,4 +1,4 @@
-"""T5, which turns prompts into what the denoiser attends to."""
+"""T5 through transformers, and what stands in for it beside random weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class T5TextEncoder:
     """A T5 encoder with its tokenizer, through transformers.
 
     Args:
-        folder: A repository's files, as transformers reads them.
+        folder: Model and tokenizer, or ``text_encoder`` and ``tokenizer`` with one each.
         device: Where it runs. Between calls it may rest on the CPU.
         dtype: Of its weights.
         max_length: Tokens a prompt is padded and cut to.
@@ -38,13 +38,16 @@ class T5TextEncoder:
         dtype: torch.dtype,
         max_length: int,
         channels: int,
-        label: str = "backbone 'opensora' (text encoder)",
+        label: str,
     ) -> None:
         from transformers import AutoTokenizer, T5EncoderModel
 
+        encoder, tokenizer = folder, folder
+        if (folder / "text_encoder").is_dir():
+            encoder, tokenizer = folder / "text_encoder", folder / "tokenizer"
         what = f"{label}, a T5"
-        self.tokenizer = from_folder(AutoTokenizer, folder, what=what)
-        model = from_folder(T5EncoderModel, folder, what=what, dtype=dtype)
+        self.tokenizer = from_folder(AutoTokenizer, tokenizer, what=what)
+        model = from_folder(T5EncoderModel, encoder, what=what, dtype=dtype)
         if model.config.d_model != channels:
             raise VaderError(
                 f"{label}: {folder} has width {model.config.d_model}, but the denoiser expects {channels}"
@@ -58,8 +61,8 @@ class T5TextEncoder:
         """Encode texts.
 
         Returns:
-            ``embeddings`` [n, max_length, channels] float32, zero behind a text's end (the denoiser drops
-            what is there), and ``mask`` [n, max_length] bool.
+            ``embeddings`` [n, max_length, channels] float32, zero behind a text's end (no denoiser
+            looks there), and ``mask`` [n, max_length] bool.
         """
         self.model.to(self.device)
         tokens = self.tokenizer(
@@ -93,9 +96,11 @@ class WordVectors:
     Args:
         max_length: Tokens a prompt is cut to.
         channels: Width of the vectors.
+        key: Sets the vectors apart from other models'.
     """
 
-    def __init__(self, *, max_length: int, channels: int) -> None:
+    def __init__(self, *, max_length: int, channels: int, key: str) -> None:
+        self.key = key
         self.max_length = max_length
         self.channels = channels
 
@@ -114,5 +119,5 @@ class WordVectors:
         return torch.stack([self._vector(word) for word in words])
 
     def _vector(self, word: str) -> Tensor:
-        generator = torch.Generator().manual_seed(derive_seed("opensora word", word))
+        generator = torch.Generator().manual_seed(derive_seed(self.key, word))
         return torch.randn(self.channels, generator=generator)
