@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from vader_core.cli.help import GroupedCommand
 from vader_core.cli.options import config_of, model_options, run_base
 from vader_core.cli.paths import EnteredPath
 from vader_core.cli.progress import PhaseLine, clock
@@ -18,7 +19,14 @@ from vader_core.registry import Registry, load_registry
 UNASKED = 64
 
 
-@click.command("sample")
+@click.command(
+    "sample",
+    cls=GroupedCommand,
+    examples=(
+        "vader sample --lora runs/demo --max-prompts 8 --out clips",
+        'vader sample --backbone demo --prompts "text:a red star spinning"',
+    ),
+)
 @model_options
 @click.option(
     "--lora",
