@@ -55,16 +55,16 @@ wheels: .venv/all
 
 # The site, strictly: a link that leads nowhere, or a page that is in no menu, is an error.
 docs: .venv/docs
-	$(BIN)/python -m mkdocs build --strict
+	$(BIN)/python -m properdocs build --strict -f mkdocs.yml
 
 docs-serve: .venv/docs
-	$(BIN)/python -m mkdocs serve
+	$(BIN)/python -m properdocs serve -f mkdocs.yml
 
 # The suite with the lowest versions that the packages allow; `uv pip compile` wrote them (see the file's head).
 lowest: constraints-lowest.txt
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
-	.venv-lowest/bin/python -m pip install --quiet -c constraints-lowest.txt pytest pytest-timeout pytest-xdist hypothesis beartype \
+	.venv-lowest/bin/python -m pip install --quiet -c constraints-lowest.txt pytest pytest-timeout pytest-xdist hypothesis beartype pyarrow \
 	    -e . $(addprefix -e ,$(filter-out plugins/vader-data,$(PLUGINS)) $(EXAMPLES))
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n 2 --dist loadfile -q -m 'not gpu and not soak' --ignore tests/data --ignore tests/workspace --ignore tests/docs
 

@@ -129,6 +129,7 @@ def table(tree: dict[str, Any], reward: float) -> list[str]:
         for rate in sorted(tried, reverse=True):
             own = [run for run in runs if run["variant"] == variant and run["lr"] == rate]
             made = max(run.get("bank", 0) for run in own)
+            few = "" if len(own) == len(tree["seeds"]) else f" ({len(own)} of {len(tree['seeds'])} seeds run)"
             spent = {"": 0.0}
             if made:
                 spent[f", with the making of its {made} clips"] = made * cost["making"]["processor_seconds"]
@@ -138,7 +139,7 @@ def table(tree: dict[str, Any], reward: float) -> list[str]:
                     recipe_seconds = seconds
                 factor = f"{recipe_seconds / seconds:.1f}" if math.isfinite(seconds) else "-"
                 lines.append(
-                    "| " + " | ".join([variant + counted, f"{rate:g}", update, *shown, factor]) + " |"
+                    "| " + " | ".join([variant + few + counted, f"{rate:g}", update, *shown, factor]) + " |"
                 )
     return lines
 

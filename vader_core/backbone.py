@@ -397,6 +397,34 @@ class Backbone(ABC):
         """Parts of the denoiser of which a prediction uses one, so the others may rest; by default none."""
         return []
 
+    # -- over several processes --------------------------------------------------------------------------
+
+    def check_sequence(self, parts: int, geometry: Geometry) -> None:
+        """Refuse to share a video's sequence with other processes; before loading.
+
+        Args:
+            parts: How many would share it.
+            geometry: Of the videos.
+
+        Raises:
+            VaderError: The network cannot, or not into so many parts.
+        """
+        raise VaderError(
+            f"parallel.context={parts}: backbone {self.name!r} cannot split its sequence over processes: "
+            "leave it out; more processes then make more videos"
+        )
+
+    def split_sequence(self, mesh: Any) -> None:
+        """From now on :meth:`predict` computes this process's share of the tokens; after loading.
+
+        The latents that it takes and gives stay whole. Backwards each process has the gradient of its own
+        tokens alone, and the sum over the processes is the whole.
+
+        Args:
+            mesh: Torch's device mesh of those that share, with the dimensions ``ring`` (1) and ``ulysses``.
+        """
+        raise VaderError(f"backbone {self.name!r} cannot split its sequence")
+
     @contextmanager
     def checkpointing(self, on: bool) -> Iterator[None]:
         """Within, :attr:`gradient_checkpointing` is ``on``."""

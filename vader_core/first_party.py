@@ -73,6 +73,7 @@ FIRST_PARTY: dict[str, dict[Kind, tuple[str, ...]]] = {
         ),
     },
     "vader-data": {},
+    "vader-studio": {},
     "vader-modelscope": {"backbone": ("modelscope",)},
     "vader-svd": {"backbone": ("svd",), "prompt source": ("svd_demo_images",)},
 }

@@ -88,8 +88,27 @@ def fetched(
 def _file(repository: str, file: str, revision: str | None, kind: str, progress: Progress) -> Path:
     from huggingface_hub import hf_hub_download
 
-    _complete(repository, file, revision, kind, progress)
+    try:
+        _complete(repository, file, revision, kind, progress)
+    except (
+        _UnreachableError
+    ) as unreachable:  # what an earlier call fetched will do; nothing is fetched past us
+        try:
+            found = hf_hub_download(
+                repository, file, revision=revision, repo_type=kind, local_files_only=True
+            )
+        except Exception:
+            raise unreachable.error from None
+        return Path(found)
     return Path(hf_hub_download(repository, file, revision=revision, repo_type=kind))
+
+
+class _UnreachableError(Exception):
+    """The hub did not answer, or with an error."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 def _snapshot(repository: str, revision: str | None, kind: str, progress: Progress) -> Path:
@@ -103,7 +122,7 @@ def _snapshot(repository: str, revision: str | None, kind: str, progress: Progre
         raise
     except Exception:  # unreachable, perhaps: what is here already is found offline
         return Path(snapshot_download(repository, revision=revision, repo_type=kind, local_files_only=True))
-    commit, names = str(facts.sha), [one.rfilename for one in facts.siblings or []]
+    commit, names = str(facts.sha), [one.rfilename for one in getattr(facts, "siblings", None) or []]
     if not names:
         raise VaderError(f"hub repository {repository}: it has no files")
     paths = [_file(repository, name, commit, kind, progress) for name in names]
@@ -152,7 +171,7 @@ def check_repository(repository: str, facts: Any) -> None:
     Raises:
         VaderError: Saying which.
     """
-    names = [str(one.rfilename) for one in facts.siblings or []]
+    names = [str(one.rfilename) for one in getattr(facts, "siblings", None) or []]
     if facts.sha is not None and not _COMMIT.fullmatch(str(facts.sha)):
         raise VaderError(
             f"hub repository {repository}: the hub answered with {str(facts.sha)[:80]!r} for a commit"
@@ -169,11 +188,13 @@ def check_answer(url: str, facts: Any) -> None:
     Raises:
         VaderError: Saying which part of the answer.
     """
-    if facts.etag is not None and not _ETAG.fullmatch(facts.etag):
+    if facts.etag is None or facts.size is None:
+        raise VaderError(f"{url}: the hub does not say the file's size and checksum")
+    if not _ETAG.fullmatch(facts.etag):
         raise VaderError(f"{url}: the hub answered with {facts.etag[:80]!r} for a checksum")
     if facts.commit_hash is not None and not _COMMIT.fullmatch(facts.commit_hash):
         raise VaderError(f"{url}: the hub answered with {facts.commit_hash[:80]!r} for a commit")
-    if facts.size is not None and not 0 <= facts.size <= _MOST_BYTES:
+    if not 0 <= facts.size <= _MOST_BYTES:
         raise VaderError(f"{url}: the hub answered with a size of {facts.size} bytes")
     check_address(facts.location, url)
 
@@ -221,22 +242,21 @@ def _complete(repository: str, file: str, revision: str | None, kind: str, progr
         facts = file_download.get_hf_file_metadata(url)
     except VaderError:
         raise
-    except Exception:  # offline, gated, not there: the hub's client says so, or finds an earlier download
-        return
-    if facts.etag is None or facts.size is None:
-        raise VaderError(f"{url}: the hub does not say the file's size and checksum")
+    except Exception as error:  # offline, gated, not there
+        raise _UnreachableError(error) from error
+    etag, size = str(facts.etag), int(facts.size or 0)  # both are there: the answer was checked
     folder = repo_folder_name(repo_id=repository, repo_type=kind)
-    blob = Path(constants.HF_HUB_CACHE) / folder / "blobs" / facts.etag
+    blob = Path(constants.HF_HUB_CACHE) / folder / "blobs" / etag
     if blob.exists():
         return
     try:
         blob.parent.mkdir(parents=True, exist_ok=True)
-        part = blob.with_name(f"{facts.etag}.part")
+        part = blob.with_name(f"{etag}.part")
         with _held(part) as stream:
             stream.seek(0, os.SEEK_END)
-            progress.begin(file, stream.tell(), facts.size)
-            _fill(stream, facts.location, _headers(url, facts.location), facts.size, progress)
-            _check(part, facts.etag, facts.size, f"hub repository {repository}: {file}")
+            progress.begin(file, stream.tell(), size)
+            _fill(stream, facts.location, _headers(url, facts.location), size, progress)
+            _check(part, etag, size, f"hub repository {repository}: {file}")
             part.replace(blob)
     except OSError as error:
         if error.errno in _NO_PLACE:

@@ -149,6 +149,34 @@ def read_picture(path: Path) -> Image:
     return next(read_animation(path))
 
 
+def small_copy(path: Path, folder: Path, longest: int = 320) -> str:
+    """A copy of a picture as a JPEG of at most ``longest`` pixels a side.
+
+    Args:
+        path: The picture.
+        folder: Where the copy goes, named by the picture's content; one that is there is left alone.
+        longest: Pixels.
+
+    Returns:
+        Its name within ``folder``.
+
+    Raises:
+        VaderError: As for :func:`read_picture`.
+        MachineError: It cannot be written.
+    """
+    from vader_core.files import replacing, sha256_of
+
+    picture = read_picture(path)
+    name = f"pictures/{sha256_of(path)[:16]}.jpg"
+    target = folder / name
+    if not target.is_file():
+        picture.thumbnail((longest, longest))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as beside:
+            picture.save(beside, format="JPEG", quality=85)
+    return name
+
+
 def read_animation(path: Path) -> Iterator[Image]:
     """Every frame of a picture file, one after the other, each as :func:`read_picture` gives it.
 

@@ -155,8 +155,9 @@ class Registry:
         return [plugin for plugin in self.plugins if plugin.error]
 
     def recipe_packages(self) -> list[str]:
-        """Packages that may carry a ``recipes`` folder, one per plugin."""
-        return sorted({plugin.module.rpartition(".")[0] for plugin in self.plugins if not plugin.error})
+        """Packages that may carry a ``recipes`` folder, one per plugin; a plugin of one module has none."""
+        packages = {plugin.module.rpartition(".")[0] for plugin in self.plugins if not plugin.error}
+        return sorted(packages - {""})
 
 
 def _flag(kind: Kind) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,9 @@ _BT709 = 1
 _LIMITED_RANGE = 1
 
 
-def write_video(video: Float[Tensor, "f 3 H W"], path: Path, fps: float) -> None:
+def write_video(
+    video: Float[Tensor, "f 3 H W"], path: Path, fps: float, tags: Mapping[str, str] | None = None
+) -> None:
     """Write an mp4 that every browser plays (H.264, yuv420p, BT.709, index first).
 
     Args:
@@ -33,6 +35,7 @@ def write_video(video: Float[Tensor, "f 3 H W"], path: Path, fps: float) -> None
             column.
         path: Where to; written beside it and renamed into place. Its folder is made.
         fps: Frames per second, above 0.
+        tags: The file's own words about itself, by mp4's names: ``title``, ``comment``.
 
     Raises:
         VaderError: Not a video, or no rate.
@@ -52,6 +55,7 @@ def write_video(video: Float[Tensor, "f 3 H W"], path: Path, fps: float) -> None
         # absolute: FFmpeg takes a relative 12:30:05 for a protocol
         av.open(str(beside.absolute()), "w", format="mp4", options={"movflags": "faststart"}) as container,
     ):
+        container.metadata.update(tags or {})
         stream = container.add_stream("libx264", rate=rate, options={"crf": _QUALITY, "preset": "medium"})
         stream.height, stream.width = pixels.shape[1:3]
         stream.pix_fmt = "yuv420p"

@@ -96,9 +96,9 @@ def steps() -> None:
         bars.append(f'<text x="{x + 22}" y="{144 - high:.1f}" text-anchor="middle">{norm:.3g}</text>')
     width = 50 + 62 * len(norms)
     (HERE / "steps.svg").write_text(
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} 176" font-family="sans-serif" '
-        f'font-size="11"><rect width="{width}" height="176" fill="white"/>'
-        f'<text x="8" y="14">size of the reward\'s gradient that each denoising step sends into the LoRA</text>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 -10 {width} 186" width="{width}" font-family="sans-serif" '
+        f'font-size="11"><rect y="-10" width="{width}" height="186" fill="white"/>'
+        f'<text x="8" y="6">size of the reward\'s gradient that each denoising step sends into the LoRA</text>'
         f"{''.join(bars)}</svg>\n"
     )
 

@@ -60,8 +60,9 @@ class Page(HTMLParser):
     def skeleton(self):
         """All but what is shown: labels for a screen reader are text too."""
         return [
-            (tag, {name: value for name, value in attrs.items() if name != "aria-label"})
+            (tag, {name: value for name, value in attrs.items() if name not in ("aria-label", "data-copy")})
             for tag, attrs in self.elements
+            if tag != "wbr"
         ]
 
 

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 LAYERS = (
     ("the contracts", ()),
     ("nn", ("nn",)),
+    ("parallel", ("parallel",)),
     ("lora", ("lora",)),
     ("data", ("data",)),
     ("tuning", ("tuning",)),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from vader_core.api.configure import complete
 from vader_core.assembly.levers import process_switches
@@ -20,7 +22,7 @@ from vader_core.run.checkpoint import newest_whole
 from vader_core.run.config import RunConfig
 from vader_core.run.layers import changed
 from vader_core.run.stages import newest_trained
-from vader_core.tuning.full import is_full, modules_of
+from vader_core.tuning.full import Full, is_full, modules_of
 
 
 def open_model(
@@ -49,13 +51,30 @@ def open_model(
     return model
 
 
-def open_assembly(config: RunConfig, lora: str | Sequence[str], registry: Registry) -> Assembly:
+@dataclass
+class Opened:
+    """A loaded model that is kept for the next call that asks for the same weights and adapters.
+
+    Args:
+        key: What it was loaded from.
+        model: The model.
+    """
+
+    key: Any = None
+    model: Model | None = None
+
+
+def open_assembly(
+    config: RunConfig, lora: str | Sequence[str], registry: Registry, opened: Opened | None = None
+) -> Assembly:
     """The loaded parts of ``config``, with the adapters attached; nothing is trained.
 
     Args:
         config: What was asked for.
         lora: As for :func:`open_model`; the first stands where training would put its own.
         registry: Where the components come from.
+        opened: The model that it holds is taken where it is the one that is asked for; otherwise it is let go
+            before this one is loaded, and holds this one afterwards.
     """
     given = [lora] if isinstance(lora, str) else list(lora)
     # Read before the model is built: a file that is no adapter ends the command at once.
@@ -66,6 +85,14 @@ def open_assembly(config: RunConfig, lora: str | Sequence[str], registry: Regist
     adapters = [] if full else [(text, find_adapter(text, registry), scale) for text, scale in scaled]
     config = changed(config, tuning={"kind": "lora", "modules": None})
     assembly = prepare(complete(config, registry, training=False), registry)
+    key = _key(assembly, [place for place, _ in scaled])
+    if opened is not None and opened.key == key and opened.model is not None:
+        kept = opened.model
+        assembly.model = replace(assembly.model, backbone=kept.backbone, tuning=kept.tuning)
+        set_strengths(assembly, [scale for _, scale in scaled])
+        return assembly
+    if opened is not None:
+        opened.key = opened.model = None
     load_backbone(assembly)
     for place, scale in full:
         weights = full_weights(assembly.backbone, modules_of(place))
@@ -79,7 +106,53 @@ def open_assembly(config: RunConfig, lora: str | Sequence[str], registry: Regist
         for number, (name, adapter, factor) in enumerate(others, start=2):
             tuning.add(f"lora{number}", adapter, factor, what=f"--lora {name}")
         assembly.model.tuning = tuning
+    if opened is not None:
+        opened.key, opened.model = key, assembly.model
     return assembly
+
+
+def set_strengths(assembly: Assembly, scales: Sequence[float]) -> None:
+    """Let the adapters of an opened model count so many times from now on, in the order they were given."""
+    tuning = assembly.model.tuning
+    if isinstance(tuning, Lora):
+        tuning.set_strength(scales[0])
+        for name, scale in zip(tuning.beside, scales[1:], strict=True):
+            tuning.set_scale(name, scale)
+    elif isinstance(tuning, Full):
+        tuning.set_strength(scales[0])
+
+
+@contextmanager
+def all_off(assembly: Assembly) -> Iterator[None]:
+    """Within, no adapter counts, neither the first nor those beside it."""
+    tuning = assembly.model.tuning
+    with ExitStack() as stack:
+        stack.enter_context(tuning.off())
+        if isinstance(tuning, Lora):
+            for name in tuning.beside:
+                stack.enter_context(tuning.with_scale(name, 0.0))
+        yield
+
+
+def _key(assembly: Assembly, places: Sequence[str]) -> tuple[Any, ...]:
+    """What a loaded model depends on: not the prompts, the size or the sampling."""
+    tree = assembly.config.model_dump(mode="json")
+    precision = tree["trainer"]["precision"]
+    return (
+        str(assembly.device),
+        repr((tree["backbone"], tree["performance"], precision)),
+        tuple((place, _files_of(place)) for place in places),
+    )
+
+
+def _files_of(place: str) -> tuple[tuple[str, int, int], ...]:
+    """Names, sizes and times of the files that an adapter is read from; empty for one of the hub."""
+    path = Path(place).expanduser()
+    if place.startswith("hub:") or not path.exists():
+        return ()
+    root = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    files = sorted(root.rglob("*")) if root.is_dir() else [root]
+    return tuple((str(one), one.stat().st_size, one.stat().st_mtime_ns) for one in files if one.is_file())
 
 
 def full_checkpoint(text: str) -> Path | None:

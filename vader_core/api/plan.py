@@ -8,12 +8,14 @@ import torch
 from torch import nn
 
 from vader_core.api.configure import complete
+from vader_core.assembly.parallel import in_processes
 from vader_core.assembly.parts import Assembly
 from vader_core.assembly.prepare import prepare
 from vader_core.device import GIB
 from vader_core.errors import VaderError
 from vader_core.lora.adapter import LoraSettings, attach_lora, fitted, refuse_foreign, settings_of
 from vader_core.method.options import RewardGradientOptions
+from vader_core.parallel.layout import Layout
 from vader_core.profiling.estimate import memory_facts
 from vader_core.progress import Progress, unseen
 from vader_core.registry import Registry, load_registry
@@ -72,7 +74,10 @@ def plan(
     settled = complete(config, registry, device=torch.device("cuda") if elsewhere else None)
     assembly = prepare(settled, registry)
     require_trainable(assembly)
-    facts = plan_facts(assembly, processes)
+    layout = Layout(processes, config.parallel.shard, config.parallel.context)
+    layout.check()
+    assembly.config = in_processes(assembly.config, layout)
+    facts = plan_facts(assembly, layout.data)
     if elsewhere:
         facts["device"] = "cuda (none is here)"
     if config.data.source is not None:
@@ -80,7 +85,7 @@ def plan(
     if config.trainer.device == "cpu":
         return facts
     progress("estimating the memory", 0, 0)
-    return facts | memory_facts(assembly.config, registry)
+    return facts | memory_facts(assembly.config, registry, processes=processes)
 
 
 def _for_an_absent_accelerator(config: RunConfig) -> bool:

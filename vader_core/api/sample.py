@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from vader_core.api.open_model import open_assembly
+import torch
+from torch import Tensor
+
+from vader_core.api.configure import complete
+from vader_core.api.open_model import Opened, all_off, full_checkpoint, open_assembly, scaled_lora
 from vader_core.assembly.levers import process_switches
-from vader_core.assembly.resolve import backbone_component, choose_device
+from vader_core.assembly.loading import load_rewards
+from vader_core.assembly.parts import Assembly
+from vader_core.assembly.prepare import make_prompts, prepare
+from vader_core.assembly.resolve import backbone_component, choose_device, resolve
 from vader_core.errors import VaderError
-from vader_core.evaluation.validation import Scored, make_pairs, score_pairs, write_samples
+from vader_core.evaluation.clip_folder import ClipFolder, Entry, clip_entry, clip_settings
+from vader_core.evaluation.validation import Pair, Scored, score_pairs
+from vader_core.lora.adapter import fitted, refuse_foreign, settings_of
+from vader_core.method.denoise import Seen
 from vader_core.paths import entered
+from vader_core.prompts import Prompt
 from vader_core.registry import Registry, load_registry
-from vader_core.run.config import RunConfig
+from vader_core.report import write_batch_page
+from vader_core.run.adapters import find_adapter
+from vader_core.run.config import RunConfig, validated
 from vader_core.run.layers import changed
+from vader_core.run.tracking import Listener, Silence
 
 
 def sample(  # noqa: PLR0913 - what a person can ask for
@@ -24,47 +41,234 @@ def sample(  # noqa: PLR0913 - what a person can ask for
     lora_scale: float = 1.0,
     count: int = 1,
     max_prompts: int | None = None,
+    most_prompts: int | None = None,
     batch_size: int = 1,
+    rewards: Sequence[str] = (),
+    base: bool = False,
+    keep_videos: bool = True,
     overwrite: bool = False,
     registry: Registry | None = None,
+    listener: Listener | None = None,
+    opened: Opened | None = None,
 ) -> Scored:
     """Sample ``count`` videos of every prompt.
 
+    A clip is a function of its settings, its prompt and its seed alone: the seeds of every prompt are
+    ``trainer.seed``, ``trainer.seed + 1``, and so on. Each clip is written when it is done. Where ``out``
+    holds clips of the same settings, those that are there are not made again, unless they are to be returned.
+
     Args:
         config: What was asked for; its rewards are not used.
-        out: Folder for the clips; ``None`` writes nothing.
+        out: Folder for the clips, ``prompts.json`` and ``index.html``; ``None`` writes nothing.
         lora: Adapters, each ``L[:SCALE]``.
         lora_scale: Factor of the first adapter; 0 is the base model.
         count: Videos per prompt, each with its own seed.
         max_prompts: Use at most this many prompts.
+        most_prompts: Refuse to begin where there are more prompts and ``max_prompts`` is not given.
         batch_size: Videos sampled at once.
+        rewards: Rewards to score every clip with.
+        base: Make the same clip with the model before tuning, beside each.
+        keep_videos: Return the videos; without, memory does not grow with their number.
         overwrite: Replace videos in ``out``.
         registry: Where the components come from; the installed plugins by default.
+        listener: Told of each clip (``{"kind": "clip", "done", "total", "seconds", "entry"}``) and of each
+            step within one (``{"kind": "denoising", "step", "of"}``).
+        opened: Keeps the loaded model from one call to the next that asks for the same.
 
     Returns:
-        The videos [N, F, 3, H, W] on the CPU, with what was asked for.
+        The videos [N, F, 3, H, W] on the CPU, with their scores; ``base`` videos are in ``out`` alone.
 
     Raises:
         VaderError: Anything that cannot be done, before anything heavy where possible.
     """
-    registry = registry or load_registry()
-    folder = None if out is None else entered(out)
-    if folder is not None and folder.exists() and any(folder.iterdir()) and not overwrite:
-        raise VaderError(f"--out {folder} exists and is not empty: choose another, or give --overwrite")
+    registry, listener = registry or load_registry(), listener or Silence()
+    loras, first = [lora] if isinstance(lora, str) else list(lora), config.trainer.seed
+    _check_asked(loras, count, batch_size, base=base)
+    if most_prompts is not None and max_prompts is None:
+        _refuse_many(config, registry, most_prompts, count)
+    assembly = sampling_assembly(config, loras, registry, rewards, batch_size, opened)
+    settings = clip_settings(assembly, loras, lora_scale)
+    folder = None if out is None else ClipFolder(entered(out), settings, overwrite=overwrite)
+    pairs = pairs_of(assembly.every_prompt()[:max_prompts], first, count)
+    work = _Work(assembly, folder, settings, listener, pairs, base=base, keep_videos=keep_videos)
+    with process_switches(assembly.config), watched(assembly, listener):
+        return work.make(batch_size)
+
+
+def _check_asked(loras: Sequence[str], count: int, batch_size: int, *, base: bool) -> None:
     if count < 1 or batch_size < 1:
         raise VaderError("--count and --batch-size must be 1 or more")
+    if base and not loras:
+        raise VaderError("--base shows the model before tuning beside the tuned one: give --lora L as well")
+
+
+def check_sample(
+    config: RunConfig, lora: Sequence[str] = (), *, registry: Registry | None = None
+) -> RunConfig:
+    """Check whatever can be checked of :func:`sample` without weights.
+
+    Args:
+        config: What will be asked for.
+        lora: Adapters, each ``L[:SCALE]``.
+        registry: Where the components come from; the installed plugins by default.
+
+    Returns:
+        The complete configuration.
+
+    Raises:
+        VaderError: Anything that cannot be done.
+    """
+    registry = registry or load_registry()
     config = without_scores(config)
     if config.video.num_frames is None:
         config = changed(config, video={"num_frames": sample_frames(config, registry)})
-    config = changed(config, validation={"batch": batch_size}, lora={"start": None})
-    assembly = open_assembly(config, lora, registry)
-    prompts = assembly.every_prompt()[:max_prompts]
-    pairs = make_pairs(prompts, len(prompts), count)
-    with process_switches(assembly.config), assembly.model.tuning.scaled(lora_scale):
-        scored = score_pairs(assembly, pairs, (), scope="sample")
-    if folder is not None:
-        write_samples(scored, folder, assembly.geometry.fps)
-    return scored
+    assembly = prepare(complete(changed(config, lora={"start": None}), registry, training=False), registry)
+    prompts = assembly.every_prompt()
+    if assembly.backbone.needs_image and any(prompt.image is None for prompt in prompts):
+        raise VaderError(f"backbone {config.backbone.name!r} starts from an image: give one")
+    scaled = [(text, scaled_lora(text)[0]) for text in lora]
+    adapters = [(text, find_adapter(place, registry)) for text, place in scaled if not full_checkpoint(place)]
+    if adapters:
+        with torch.device("meta"):
+            denoiser = assembly.backbone.build_denoiser()
+        for text, adapter in adapters:
+            refuse_foreign(denoiser, settings_of(fitted(denoiser, adapter)), what=f"--lora {text}")
+    return assembly.config
+
+
+def _refuse_many(config: RunConfig, registry: Registry, most: int, count: int) -> None:
+    """Nobody asked for a thousand clips: say how many there would be, before anything is loaded."""
+    source = make_prompts(resolve(without_scores(config), registry, training=False), registry)
+    found = 0 if source is None else len(source.all())
+    if found > most:
+        raise VaderError(
+            f"this would make {found * count:,} clips: say how many prompts with --max-prompts N, or which "
+            "with --prompts"
+        )
+
+
+def sampling_assembly(
+    config: RunConfig,
+    loras: Sequence[str],
+    registry: Registry,
+    rewards: Sequence[str] = (),
+    batch_size: int = 1,
+    opened: Opened | None = None,
+) -> Assembly:
+    """The loaded parts to sample with; the noise of a clip is then a function of its pair's number alone."""
+    config = without_scores(config)
+    if config.video.num_frames is None:
+        config = changed(config, video={"num_frames": sample_frames(config, registry)})
+    config = changed(
+        config,
+        validation={"batch": batch_size},
+        lora={"start": None},
+        trainer={"seed": 0},
+    )
+    config = validated({**config.model_dump(), "monitor": [{"name": name} for name in rewards]})
+    assembly = open_assembly(config, loras, registry, opened)
+    load_rewards(assembly, training=False)
+    return assembly
+
+
+def pairs_of(prompts: Sequence[Prompt], first: int, count: int) -> list[Pair]:
+    """Every prompt with the seeds ``first`` … ``first + count - 1``; the seed names the noise."""
+    return [Pair(prompt, seed, seed) for prompt in prompts for seed in range(first, first + count)]
+
+
+@contextmanager
+def watched(assembly: Assembly, listener: Listener) -> Iterator[None]:
+    """Within, the listener is told of every denoising step."""
+    of, before = assembly.model.num_steps, assembly.model.watch
+
+    def tell(seen: Seen) -> None:
+        listener.record({"kind": "denoising", "step": seen.index + 1, "of": of})
+
+    assembly.model.watch = tell
+    try:
+        yield
+    finally:
+        assembly.model.watch = before
+
+
+class _Work:
+    """The clips of one call, batch after batch."""
+
+    def __init__(
+        self,
+        assembly: Assembly,
+        folder: ClipFolder | None,
+        settings: dict[str, Any],
+        listener: Listener,
+        pairs: Sequence[Pair],
+        *,
+        base: bool,
+        keep_videos: bool,
+    ) -> None:
+        self.assembly, self.folder, self.settings, self.listener = assembly, folder, settings, listener
+        self.base, self.keep_videos = base, keep_videos
+        distinct = dict.fromkeys(id(pair.prompt) for pair in pairs)
+        self.positions = {found: number for number, found in enumerate(distinct)}
+        self.pairs = [pair for pair in pairs if keep_videos or not self._is_there(pair)]
+
+    def make(self, size: int) -> Scored:
+        """Sample, score and write what is not there; the videos of the tuned model where they are kept."""
+        parts = []
+        try:
+            for start in range(0, len(self.pairs), size):
+                scored = self._make_batch(self.pairs[start : start + size], start)
+                parts.append(
+                    scored if self.keep_videos else Scored(scored.pairs, torch.empty(0), scored.scores)
+                )
+        finally:
+            if self.folder is not None and self.folder.entries:
+                write_batch_page(self.folder.folder)
+        return _joined(parts)
+
+    def _is_there(self, pair: Pair) -> bool:
+        names = [term.name for term in self.assembly.monitors.terms]
+        twins = (False, True) if self.base else (False,)
+        return self.folder is not None and all(
+            self.folder.has(self._entry(pair, twin), names) for twin in twins
+        )
+
+    def _make_batch(self, batch: Sequence[Pair], start: int) -> Scored:
+        begun = time.perf_counter()
+        with self.assembly.model.tuning.scaled(self.settings["lora_scale"]):
+            tuned = self._scored(batch)
+        entries = list(self._write(batch, tuned, base=False))
+        if self.base:
+            with all_off(self.assembly):
+                entries += self._write(batch, self._scored(batch), base=True)
+        seconds = (time.perf_counter() - begun) / len(batch)
+        facts = {"done": start + len(batch), "total": len(self.pairs), "seconds": seconds}
+        for entry in entries:
+            self.listener.record({"kind": "clip", **facts, "entry": entry})
+        return tuned
+
+    def _scored(self, batch: Sequence[Pair]) -> Scored:
+        return score_pairs(self.assembly, batch, (self.assembly.monitors,), scope="sample")
+
+    def _write(self, batch: Sequence[Pair], scored: Scored, *, base: bool) -> Iterator[Entry]:
+        for index, pair in enumerate(batch):
+            entry = self._entry(pair, base)
+            entry["scores"] = {name: round(float(one[index]), 6) for name, one in scored.scores.items()}
+            if self.folder is not None:
+                self.folder.add(entry, scored.videos[index], self.assembly.geometry.fps)
+            yield entry
+
+    def _entry(self, pair: Pair, base: bool) -> Entry:
+        return clip_entry(pair, self.positions[id(pair.prompt)], self.settings, base=base)
+
+
+def _joined(parts: Sequence[Scored]) -> Scored:
+    names = parts[0].scores if parts else {}
+    videos: list[Tensor] = [part.videos for part in parts if len(part.videos)]
+    return Scored(
+        pairs=tuple(pair for part in parts for pair in part.pairs),
+        videos=torch.cat(videos) if videos else torch.empty(0),
+        scores={name: torch.cat([part.scores[name] for part in parts]) for name in names},
+    )
 
 
 def without_scores(config: RunConfig) -> RunConfig:
@@ -74,8 +278,6 @@ def without_scores(config: RunConfig) -> RunConfig:
 
 def sample_frames(config: RunConfig, registry: Registry) -> int | None:
     """How many frames the backbone samples where nobody says; ``None`` is as many as it trains on."""
-    import torch
-
     device = choose_device(config)
     backbone = backbone_component(config, registry).make(
         config.backbone.options, device=device, dtype=torch.float32

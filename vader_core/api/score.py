@@ -10,12 +10,16 @@ from typing import Any
 import torch
 
 from vader_core.errors import VaderError
+from vader_core.files import replacing
 from vader_core.method.frames import check_choice
 from vader_core.method.mixture import Mixture, Term
+from vader_core.paths import entered
 from vader_core.progress import Progress, unseen
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.registry import Registry, load_registry
+from vader_core.report import write_batch_page
+from vader_core.run.batch import LISTED, read_batch
 from vader_core.video import count_frames, read_frames
 
 #: What a clip's file ends in.
@@ -88,6 +92,47 @@ def score(  # noqa: PLR0913 - what a person can ask for
     return {"videos": found}
 
 
+def score_clips(
+    folder: str | Path,
+    rewards: Sequence[str],
+    *,
+    device: str | None = None,
+    registry: Registry | None = None,
+) -> dict[str, dict[str, float]]:
+    """Score the clips of a folder that ``sample`` wrote; its list and its page hold the scores afterwards.
+
+    Args:
+        folder: With ``prompts.json``.
+        rewards: Registered names.
+        device: ``cpu`` or ``cuda``; the GPU by default, where there is one.
+        registry: Where the rewards come from; the installed plugins by default.
+
+    Returns:
+        The scores by the clip's file name and the reward's.
+
+    Raises:
+        VaderError: No such folder, and as for :func:`score`.
+    """
+    place = entered(folder)
+    clips = read_batch(place).clips
+    result = score(
+        [clip.path for clip in clips],
+        rewards,
+        prompts=[clip.prompt for clip in clips],
+        device=device,
+        registry=registry,
+    )
+    found = {Path(one["video"]).name: one["scores"] for one in result["videos"]}
+    entries = json.loads((place / LISTED).read_text(encoding="utf-8"))
+    for entry in entries:
+        scores = found.get(str(entry.get("file")), {})
+        entry["scores"] = {**entry.get("scores", {}), **{name: round(x, 6) for name, x in scores.items()}}
+    with replacing(place / LISTED) as beside:
+        beside.write_text(json.dumps(entries, indent=1, ensure_ascii=False), encoding="utf-8")
+    write_batch_page(place)
+    return found
+
+
 def _require_texts(mixture: Mixture, videos: Sequence[Path], texts: Sequence[str]) -> None:
     wanting = [term.name for term in mixture.terms if term.reward.reads_text]
     without = [path for path, text in zip(videos, texts, strict=True) if not text]
@@ -121,10 +166,12 @@ def _prompts(videos: Sequence[Path], given: Sequence[str]) -> list[str]:
 def _own_prompt(path: Path) -> str:
     """The prompt that a run noted for a clip of its samples folder; empty for any other file."""
     listed = path.parent / "prompts.json"
-    if not (path.stem.isdigit() and listed.is_file()):
+    if not listed.is_file():
         return ""
     try:
         entries = json.loads(listed.read_text(encoding="utf-8"))
-        return str(entries[int(path.stem)]["prompt"])
-    except (ValueError, LookupError, TypeError):
+        named = [entry for entry in entries if entry.get("file") == path.name]
+        found = named[0] if named else entries[int(path.stem)]
+        return str(found["prompt"])
+    except (ValueError, LookupError, TypeError, AttributeError):
         return ""

@@ -6,28 +6,26 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vader_core.api.configure import complete
 from vader_core.api.plan import plan_facts, require_trainable
 from vader_core.assembly.levers import process_switches
 from vader_core.assembly.loading import load_parts, related_judges
+from vader_core.assembly.parallel import in_processes
 from vader_core.assembly.parts import Assembly
 from vader_core.assembly.prepare import prepare
 from vader_core.assembly.trial import try_rewards
-from vader_core.data.latents import TEXT
 from vader_core.errors import VaderError
-from vader_core.evaluation.comparison import evaluation_pairs
-from vader_core.evaluation.validation import validation_pairs
 from vader_core.paths import entered
 from vader_core.progress import counted, unseen
-from vader_core.prompts import Prompt
 from vader_core.registry import Registry, load_registry
 from vader_core.report import write_report
 from vader_core.run.checkpoint import newest_whole, prune, read_checkpoint, restoring, step_of
 from vader_core.run.config import RunConfig, SeamSection
-from vader_core.run.directory import CONFIG, SUMMARY, Run
+from vader_core.run.directory import Run
 from vader_core.run.layers import changes
+from vader_core.run.names import ABOUT, CONFIG, SUMMARY
 from vader_core.run.stages import (
     ALONE,
     Place,
@@ -40,13 +38,14 @@ from vader_core.run.stages import (
     with_kept_paths,
 )
 from vader_core.run.tracking import LaterListener, Listener, Silence, require_trackers
-from vader_core.training.processes import SingleProcess, join_processes
+from vader_core.training.joined import agree, join
+from vader_core.training.opening import Opening
+from vader_core.training.processes import SingleProcess
 from vader_core.training.seam import take_over
 from vader_core.training.setup import make_trainer
+from vader_core.training.signals import StoppedError as StoppedError
+from vader_core.training.texts import encode_up_front
 from vader_core.training.trainer import Trainer
-
-#: Texts that the encoder is given at once.
-_TEXTS_AT_ONCE = 16
 
 
 def default_out(config: RunConfig) -> Path:
@@ -62,18 +61,20 @@ def train(
     *,
     out: str | Path | None = None,
     overwrite: bool = False,
-    resume: bool = False,
+    resume: bool | Literal["auto"] = False,
     allow_changes: bool = False,
     registry: Registry | None = None,
     listener: Listener | None = None,
 ) -> dict[str, Any]:
     """Run a training to its end and write its report.
 
+    In a process that a launcher started, it is trained together with the others.
+
     Args:
         config: What was asked for.
         out: The run directory; of an existing run where ``resume`` is set.
         overwrite: Replace an existing run.
-        resume: Continue the run in ``out``.
+        resume: Continue the run in ``out``; ``auto``: where there is one, else begin it.
         allow_changes: Continue although the configuration differs.
         registry: Where the components come from; the installed plugins by default.
         listener: Hears of progress; ``phase`` is optional.
@@ -91,7 +92,7 @@ def train(
         raise VaderError(
             f"--resume {folder}: this is a stage of another run; continue that: --resume {whole}"
         )
-    opening = _Opening(folder, overwrite=overwrite, resume=resume, allow_changes=allow_changes)
+    opening = Opening(folder, overwrite=overwrite, resume=resume, allow_changes=allow_changes)
     if config.stages:
         return _train_stages(config, opening, registry, listener)
     assembly = ready(config, registry, listener)
@@ -112,18 +113,16 @@ def ready(config: RunConfig, registry: Registry, listener: Listener) -> Assembly
 
 
 def _train_alone(
-    assembly: Assembly, opening: _Opening, listener: Listener, begin: Begin | None = None
+    assembly: Assembly, opening: Opening, listener: Listener, begin: Begin | None = None
 ) -> dict[str, Any]:
     """One run, or one stage of a run."""
-    processes = join_processes(assembly.device, loss_scale=assembly.config.trainer.precision == "fp16")
-    run = opening.run(assembly.config, listener) if processes.first else None
-    processes.wait()
-    try:
+    processes = join(assembly)
+    agree(processes, assembly.config, opening.folder)
+    assembly.mesh = processes.mesh
+    with processes.together(), opening.opened(assembly.config, processes, listener) as run:
+        assembly.config = in_processes(assembly.config, processes.layout)
         with process_switches(assembly.config):
             return _train(assembly, opening, run, processes, listener, begin or Begin())
-    finally:
-        if run is not None:
-            run.release()
 
 
 @dataclass(frozen=True)
@@ -142,21 +141,22 @@ class Begin:
 
 
 def _train_stages(
-    config: RunConfig, opening: _Opening, registry: Registry, listener: Listener
+    config: RunConfig, opening: Opening, registry: Registry, listener: Listener
 ) -> dict[str, Any]:
     """Every stage as a run of its own within the run's directory; what is done stays as it is."""
     stages = stages_of(config)
     waiting = {stage.number: ready(stage.config, registry, listener) for stage in stages}
-    processes = join_processes(waiting[1].device)
-    run = opening.run(with_kept_paths(config), listener) if processes.first else None
-    try:
+    processes = join(waiting[1])
+    whole = with_kept_paths(config)
+    agree(processes, whole, opening.folder)
+    with processes.together(), opening.opened(whole, processes, listener) as run:
         first = processes.from_first(0 if run is None else _first_open(run.folder, stages, waiting))
         for stage in stages[first - 1 :]:
             folder = stage.folder(opening.folder)
             if processes.first:
                 sweep_torn(folder)
                 listener.say(f"{stage.name} ({stage.number} of {len(stages)})")
-            own = _Opening(
+            own = Opening(
                 folder,
                 overwrite=False,
                 resume=processes.from_first((folder / CONFIG).is_file()),
@@ -171,9 +171,6 @@ def _train_stages(
             run.write_summary(summary)
             write_report(run.folder)
         return dict(processes.from_first(summary))
-    finally:
-        if run is not None:
-            run.release()
 
 
 def _first_open(folder: Path, stages: Sequence[Stage], prepared: Mapping[int, Assembly]) -> int:
@@ -222,29 +219,29 @@ def _summary_of(folder: Path) -> dict[str, Any]:
 
 def _train(
     assembly: Assembly,
-    opening: _Opening,
+    opening: Opening,
     run: Run | None,
     processes: SingleProcess,
     listener: Listener,
     begin: Begin,
 ) -> dict[str, Any]:
     if run is not None:
+        run.write(ABOUT, json.dumps(about(assembly), indent=1) + "\n")
         listener.plan(plan_facts(assembly, processes.count))
         if assembly.config.data.source is not None:
             listener.say(assembly.videos.summary.table())
     assembly.progress("loading the model", 0, 0)
     folder = opening.folder
-    place = _checkpoint_to_continue(folder, listener) if opening.resume else None
-    changed = opening.allow_changes
-    if place is not None and not changed and (summary := _finished(folder, place, assembly.config)):
+    place, done = _where_to_begin(assembly.config, opening, processes, listener)
+    if done:
         listener.say(
             f"{folder} is finished: nothing is left to do. For more steps give --max-steps N (more than "
-            f"{summary['steps']}); vader evaluate {folder} compares it anew"
+            f"{done['steps']}); vader evaluate {folder} compares it anew"
         )
         if run is not None:
             write_report(folder)
-        return summary
-    load_parts(assembly, lambda: encode_up_front(assembly, processes.count, begin.place.before))
+        return done
+    load_parts(assembly, lambda: encode_up_front(assembly, processes, begin.place.before))
     assembly.progress("trying the rewards", 0, 0)
     try_rewards(assembly)
     if run is not None:
@@ -260,6 +257,33 @@ def _train(
         assembly.progress("writing the report", 0, 0)
         write_report(run.folder)
     return summary
+
+
+def about(assembly: Assembly) -> dict[str, str]:
+    """A line on each component of a run, by its name, for whoever reads its page."""
+    config, get = assembly.config, assembly.registry.get
+    named = [get("backbone", str(config.backbone.name))]
+    names = [item.name for item in config.reward] + [item.name for item in config.monitor]
+    named += [get("reward", name) for name in names]
+    return {component.name: component.summary for component in named}
+
+
+def _where_to_begin(
+    config: RunConfig, opening: Opening, processes: SingleProcess, listener: Listener
+) -> tuple[Path | None, dict[str, Any]]:
+    """The checkpoint to continue from, and the summary of a run that is finished.
+
+    One process looks and all follow: on a shared file system they could see different folders.
+    """
+    if not opening.resume:
+        return None, {}
+    found: tuple[Path | None, dict[str, Any]] = None, {}
+    if processes.first:
+        place = _checkpoint_to_continue(opening.folder, listener)
+        nothing = opening.allow_changes or place is None
+        found = place, {} if nothing or place is None else _finished(opening.folder, place, config)
+    found = processes.from_first(found)
+    return found
 
 
 def _go_on(trainer: Trainer, place: Path | None, begin: Begin) -> None:
@@ -281,78 +305,6 @@ def _end_of(folder: Path) -> Path:
             f"{folder} has no whole checkpoint to go on from: {'; '.join(faults) or 'none at all'}"
         )
     return place
-
-
-def encode_up_front(assembly: Assembly, processes: int, before: int = 0) -> None:
-    """Encode every prompt the run will ask for, then let the text encoder leave the device.
-
-    Prompts are a pure function of the index, so all of them are known; each distinct text is encoded once.
-
-    Args:
-        assembly: With the backbone loaded.
-        processes: How many will train.
-        before: Optimizer steps of the stages before this run.
-    """
-    trainer, validation = assembly.config.trainer, assembly.config.validation
-    cached = assembly.config.data.source or ""
-    if cached.startswith("cache:"):
-        assembly.backbone.text_cache.directory = Path(cached.removeprefix("cache:")).expanduser() / TEXT
-    needs = assembly.objective.needs if assembly.objective is not None else frozenset()
-    prompts: list[Prompt] = []
-    if needs != {"videos"}:
-        a_step = trainer.accumulate * trainer.batch_size * processes
-        asked = range(before * a_step, (before + trainer.max_steps) * a_step)
-        prompts += assembly.draw_prompts(list(asked))
-    if "videos" in needs:
-        prompts += assembly.with_negative(list(assembly.videos.source.clips()))
-        prompts += assembly.with_negative([prompt for prompt, _ in assembly.videos.held_out])
-    if validation.prompts:
-        prompts += [pair.prompt for pair in validation_pairs(assembly)]
-    if validation.evaluation_pairs:
-        prompts += [pair.prompt for pair in evaluation_pairs(assembly, validation.evaluation_pairs)]
-    distinct = list({(prompt.text, prompt.negative): prompt for prompt in prompts}.values())
-    for start in range(0, len(distinct), _TEXTS_AT_ONCE):
-        assembly.progress("encoding texts", start, len(distinct))
-        assembly.backbone.encode_text(distinct[start : start + _TEXTS_AT_ONCE])
-    assembly.backbone.release_text_encoder()
-
-
-class _Opening:
-    """How the run directory is opened: new, replaced or continued."""
-
-    def __init__(self, folder: Path, *, overwrite: bool, resume: bool, allow_changes: bool) -> None:
-        self.folder, self.overwrite = folder, overwrite
-        self.resume, self.allow_changes = resume, allow_changes
-
-    def run(self, config: RunConfig, listener: Listener) -> Run:
-        if not self.resume:
-            return Run.create(self.folder, config, overwrite=self.overwrite)
-        run = Run.open(self.folder)
-        try:
-            self._agree(run, config, listener)
-        except BaseException:
-            run.release()
-            raise
-        return run
-
-    def _agree(self, run: Run, config: RunConfig, listener: Listener) -> None:
-        """Refuse a configuration that is not the run's own, unless changes are allowed."""
-        edited = changes(run.recorded(), run.config())
-        different = changes(run.recorded(), config)
-        longer = config.trainer.max_steps > run.recorded().trainer.max_steps
-        if len(different) == 1 and longer and different[0].startswith("trainer.max_steps:"):
-            listener.say(f"going on for longer: {different[0]}")
-            run.record(config)
-            return
-        if different and not self.allow_changes:
-            where = "config.yaml was edited since the run began" if edited else "asked for are other values"
-            raise VaderError(
-                f"--resume {self.folder}: the configuration is not the run's own ({where}): "
-                f"{'; '.join(different)}. Leave the changes out, or give --allow-changes"
-            )
-        if different:
-            listener.say("continuing with changes: " + "; ".join(different))
-            run.record(config)
 
 
 def _finished(folder: Path, place: Path, config: RunConfig) -> dict[str, Any]:

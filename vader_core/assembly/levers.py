@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from vader_core.assembly.parallel import check_parallel
 from vader_core.assembly.parts import Assembly
 from vader_core.backbone import Backbone
 from vader_core.errors import MissingDependencyError, VaderError
@@ -22,6 +23,7 @@ from vader_core.nn.functional import fused_kernels
 from vader_core.run.config import PerformanceSection, RunConfig
 
 if TYPE_CHECKING:
+    from vader_core.parallel.shard import Sharded
     from vader_core.performance.offload import Offload
 
 
@@ -83,6 +85,7 @@ def check_levers(assembly: Assembly) -> None:
         _check_fp8(assembly)
     if config.tuning.kind == "full":
         _check_full(config)
+    check_parallel(assembly)
 
 
 def _check_full(config: RunConfig) -> None:
@@ -156,7 +159,7 @@ def process_switches(config: RunConfig) -> Iterator[None]:
             torch.backends.cudnn.benchmark = before
 
 
-def pull_levers(assembly: Assembly, offload: Offload | None = None) -> None:
+def pull_levers(assembly: Assembly, offload: Offload | None = None, sharded: Sharded | None = None) -> None:
     """Apply the run's levers to a loaded assembly with the adapter attached.
 
     Everything that is on only while no graph is recorded goes into the model's ``levers``; the rest is done
@@ -165,11 +168,12 @@ def pull_levers(assembly: Assembly, offload: Offload | None = None) -> None:
     Args:
         assembly: Loaded; with ``offload`` its rewards and its backbone rest already.
         offload: Where ``performance.offload`` is on.
+        sharded: The denoiser, where its weights are in pieces.
     """
     asked, model, backbone = assembly.config.performance, assembly.model, assembly.backbone
     innermost = asked.channels_last
     if innermost is None:
-        innermost = assembly.device.type == "cuda" and backbone.prefers_channels_last
+        innermost = sharded is None and assembly.device.type == "cuda" and backbone.prefers_channels_last
     if innermost:
         _channels_last(backbone.denoiser)
     if offload is not None:
@@ -186,18 +190,22 @@ def pull_levers(assembly: Assembly, offload: Offload | None = None) -> None:
 
         moved = OffloadedActivations(backbone.denoiser, assembly.device)
         backbone.predict = moved.around(backbone.predict)  # type: ignore[method-assign]
-    model.levers = tuple(_no_grad_levers(assembly))
+    model.levers = tuple(_no_grad_levers(assembly, sharded))
 
 
-def _no_grad_levers(assembly: Assembly) -> Iterator[Lever]:
+def _no_grad_levers(assembly: Assembly, sharded: Sharded | None) -> Iterator[Lever]:
     """What is on while no graph is recorded, in the order in which it is switched on."""
     asked, model, denoiser = assembly.config.performance, assembly.model, assembly.backbone.denoiser
     folding = fp8 = None
     if asked.fold_adapter:
         from vader_core.performance.fold_adapter import Folding
 
-        folding = Folding(denoiser)
+        folding = Folding(denoiser) if sharded is None else Folding(denoiser, sharded.part)
         yield folding
+    if sharded is not None and assembly.config.parallel.keep_gathered:
+        from vader_core.parallel.shard import KeptGathered
+
+        yield KeptGathered(sharded)
     if asked.fp8:
         from vader_core.performance.fp8 import Fp8
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
 
 from vader_core.assembly.levers import pull_levers
+from vader_core.assembly.parallel import cut_denoiser, cut_reward, cut_text_encoders, share_sequence
 from vader_core.assembly.parts import ROLLOUT_ADAPTER, Assembly
 from vader_core.backbone import Backbone
 from vader_core.device import out_of_memory_named
@@ -13,11 +18,19 @@ from vader_core.function_files import permitted
 from vader_core.lora.tuning import Lora
 from vader_core.method.mixture import Mixture, Term
 from vader_core.method.tuning import Tuning
+from vader_core.parallel.whole import in_pieces
 from vader_core.reward import Reward
 from vader_core.run.adapters import find_adapter
 from vader_core.run.base_model import base_model
 from vader_core.run.config import MonitorSection, RewardSection
 from vader_core.tuning.full import Full
+
+#: Share of a device's free memory that a denoiser may take before it is cut; text encoders come with it.
+_SHARE_TO_LOAD = 0.75
+
+if TYPE_CHECKING:
+    from vader_core.parallel.mesh import Mesh
+    from vader_core.parallel.shard import Sharded
 
 
 def load_parts(assembly: Assembly, encode: Callable[[], None]) -> None:
@@ -30,21 +43,67 @@ def load_parts(assembly: Assembly, encode: Callable[[], None]) -> None:
         assembly: Prepared.
         encode: Encodes the texts and lets the encoder go; called before rewards are loaded onto the device.
     """
-    offload = None
+    offload, sharded, mesh = None, None, assembly.mesh
     if assembly.config.performance.offload:
         from vader_core.performance.offload import Offload
 
         offload = Offload(assembly.device)
         load_rewards(assembly, then=offload.reward)
-    load_backbone(assembly)
+    if mesh is not None and mesh.layout.shard > 1:
+        sharded = load_in_pieces(assembly, mesh)
+    else:
+        load_backbone(assembly)
     if offload is not None:
         offload.backbone(assembly.backbone)
     encode()
-    attach(assembly)
+    if sharded is None:
+        attach(assembly)
+    if mesh is not None and mesh.layout.context > 1:
+        share_sequence(assembly, mesh)
     assembly.progress("loading the rewards", 0, 0)
     if offload is None:
-        load_rewards(assembly)
-    pull_levers(assembly, offload)
+        load_rewards(assembly, then=_cutting(assembly, mesh))
+    pull_levers(assembly, offload, sharded)
+
+
+def _cutting(assembly: Assembly, mesh: Mesh | None) -> Callable[[Reward], Reward]:
+    if mesh is None or not assembly.config.parallel.shard_rewards:
+        return lambda reward: reward
+    return lambda reward: cut_reward(reward, mesh)
+
+
+def load_in_pieces(assembly: Assembly, mesh: Mesh) -> Sharded:
+    """Load the backbone, one process of a machine after the other, and cut it.
+
+    A model that no device holds whole is read into the CPU's memory, which so holds it once.
+    """
+    backbone, device = assembly.backbone, assembly.device
+    with mesh.own_turn():
+        backbone.device = device if _fits(assembly) else torch.device("cpu")
+        try:
+            load_backbone(assembly)
+        finally:
+            backbone.device = device
+        attach(assembly)
+        sharded = cut_denoiser(assembly, mesh)
+        if isinstance(assembly.model.tuning, Full):
+            assembly.model.tuning.cut(sharded.part)
+        if assembly.config.parallel.shard_text_encoders:
+            cut_text_encoders(assembly, mesh)
+        for role, module in backbone.modules().items():
+            if role != "denoiser" and not any(in_pieces(one) for one in module.parameters()):
+                nn.Module.to(module, device)
+    return sharded
+
+
+def _fits(assembly: Assembly) -> bool:
+    """Whether the whole denoiser has room on this process's device while it is cut."""
+    if assembly.device.type != "cuda":
+        return True
+    with torch.device("meta"):
+        numbers = sum(one.numel() for one in assembly.backbone.build_denoiser().parameters())
+    free, _ = torch.cuda.mem_get_info(assembly.device)
+    return numbers * assembly.dtype.itemsize < _SHARE_TO_LOAD * free
 
 
 def load_backbone(assembly: Assembly) -> None:

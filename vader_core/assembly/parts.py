@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -21,6 +22,9 @@ from vader_core.progress import Progress, unseen
 from vader_core.prompts import Prompt, PromptSource
 from vader_core.registry import Registry
 from vader_core.run.config import DEFAULT_RANK, RunConfig
+
+if TYPE_CHECKING:
+    from vader_core.parallel.mesh import Mesh
 
 #: What the distilled adapter of --rollout-lora is called beside the trained one.
 ROLLOUT_ADAPTER = "rollout"
@@ -42,6 +46,7 @@ class Assembly:
         rewards: What is trained on.
         monitors: What is watched.
         progress: Told how far what takes long is.
+        mesh: The processes among which weights or sequences are shared; ``None`` where none are.
     """
 
     config: RunConfig
@@ -54,6 +59,7 @@ class Assembly:
     rewards: Mixture = field(default_factory=lambda: Mixture(()))
     monitors: Mixture = field(default_factory=lambda: Mixture(()))
     progress: Progress = unseen
+    mesh: Mesh | None = None
 
     @cached_property
     def videos(self) -> VideoData:

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from vader_core.errors import VaderError, did_you_mean
+from vader_core.parallel.news import speaks
 from vader_core.tokens import refuse_tokens
 
 #: Command -> (module below this package, one line). Nothing of it is imported to list the commands.
@@ -19,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("train", "Align a video model with rewards."),
     "sample": ("sample", "Sample videos from a base or a tuned model."),
     "evaluate": ("evaluate", "Compare base and tuned model on held-out prompts."),
+    "compare": ("compare", "Compare runs and adapters side by side, on one page."),
     "score": ("score", "Score video files with a reward."),
     "data": ("data", "Look at the clips that a model is to learn from."),
     "plugins": ("plugins", "List the installed plugins and what they bring."),
@@ -31,10 +33,16 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("check", "Hold a component against its contract."),
     "new-plugin": ("new_plugin", "Write a plugin package that passes the checks."),
     "report": ("report", "Write a run's web page again."),
+    "export-site": ("export_site", "Write runs and clips as static pages to hand on."),
     "gradient-norms": ("gradient_norms", "Show which sampling steps carry the reward's gradient."),
     "bench": ("bench", "Measure what a training step costs."),
     "doctor": ("doctor", "Show versions, devices, memory, plugins and weights."),
 }
+
+
+#: What people type who look for a page in the browser.
+PAGES = ("studio", "ui", "gui", "web", "webui", "app")
+INSTALL_STUDIO = "pip install ./plugins/vader-studio"
 
 
 class LazyGroup(click.Group):
@@ -60,6 +68,11 @@ class LazyGroup(click.Group):
         if cmd_name in commands:
             resolved: click.Command = commands[cmd_name].resolve()
             return resolved
+        if cmd_name in PAGES:
+            ctx.fail(
+                f"{cmd_name!r}: `vader studio` serves a page to generate, watch and compare"
+                + ("" if "studio" in commands else "; it comes with vader-studio: " + INSTALL_STUDIO)
+            )
         names = [*COMMANDS, *commands]
         from vader_core.cli.other_words import COMMANDS as OTHER_WORDS
 
@@ -124,20 +137,29 @@ def run(arguments: list[str]) -> int:
         told.show()
         return 2
     except click.ClickException as error:
-        error.show()
+        if speaks(error):
+            error.show()
         return 2
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
+    except (KeyboardInterrupt, click.Abort) as error:
+        if speaks(error):
+            click.echo("interrupted", err=True)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except OSError as error:
-        if "--debug" in arguments:
-            raise
-        click.echo(f"error: {_of_the_machine(error)}", err=True)
+    except Exception as error:
+        _tell_unforeseen(error, arguments)
         return 1
     return result if isinstance(result, int) else 0
+
+
+def _tell_unforeseen(error: Exception, arguments: Sequence[str]) -> None:
+    """What no code foresaw: the system's own errors in a line, others whole, once for several processes."""
+    if not speaks(error):
+        return
+    if not isinstance(error, OSError) or "--debug" in arguments:
+        raise error
+    click.echo(f"error: {_of_the_machine(error)}", err=True)
 
 
 def _of_the_machine(error: OSError) -> str:
@@ -149,6 +171,8 @@ def _of_the_machine(error: OSError) -> str:
 
 
 def _tell(error: VaderError, arguments: Sequence[str]) -> None:
+    if not speaks(error):
+        return
     if "--debug" in arguments:
         import traceback
 

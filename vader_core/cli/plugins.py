@@ -61,26 +61,23 @@ def overview(registry: Registry) -> dict[str, Any]:
 
 def _recipes(registry: Registry) -> list[dict[str, str]]:
     """Name, backbone and summary of every recipe, read line by line: the models of options stay unread."""
-    from importlib import resources
+    from vader_core.recipe_files import recipe_files
 
     found = []
-    for package in registry.recipe_packages():
+    for name, files in recipe_files(registry).items():
         try:
-            folder = resources.files(package).joinpath("recipes")
-        except ModuleNotFoundError:
+            text = files[0].read_text(encoding="utf-8", errors="replace")
+        except OSError:
             continue
-        for file in folder.iterdir() if folder.is_dir() else ():
-            if file.name.endswith(".yaml"):
-                text = file.read_text(encoding="utf-8")
-                backbone = re.search(r"^backbone:(?:\s*\{\s*|\s*\n\s+)name: *(\w+)", text, flags=re.M)
-                summary = re.search(r"^summary: *(.*)$", text, flags=re.M)
-                found.append(
-                    {
-                        "name": file.name.removesuffix(".yaml"),
-                        "plugin": backbone[1] if backbone else "",
-                        "summary": summary[1].strip("'\"") if summary else "",
-                    }
-                )
+        backbone = re.search(r"^backbone:(?:\s*\{\s*|\s*\n\s+)name: *(\w+)", text, flags=re.M)
+        summary = re.search(r"^summary: *(.*)$", text, flags=re.M)
+        found.append(
+            {
+                "name": name,
+                "plugin": backbone[1] if backbone else "",
+                "summary": summary[1].strip("'\"") if summary else "",
+            }
+        )
     return sorted(found, key=lambda one: one["name"])
 
 

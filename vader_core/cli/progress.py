@@ -94,7 +94,7 @@ def phase_words(doing: str, done: int, total: int, seconds: float) -> str:
     if not done:
         return f"{doing} 0/{total:,}"
     each = seconds / done
-    return f"{doing} {done:,}/{total:,}  {each:.1f} s each  {_clock(each * (total - done))} left"
+    return f"{doing} {done:,}/{total:,}  {each:.1f} s each  {clock(each * (total - done))} left"
 
 
 class ProgressListener(PhaseLine):
@@ -152,7 +152,7 @@ class ProgressListener(PhaseLine):
         rewards = "".join(f"  {name} {value:.4g}" for name, value in record["rewards"].items())
         text = (
             f"step {record['step']}/{self.max_steps}{rewards}{_loss_words(record)}  "
-            f"grad {record['grad_norm']:.3g}  {pace:.2f} s/step  {_clock(left)} left  "
+            f"grad {record['grad_norm']:.3g}  {pace:.2f} s/step  {clock(left)} left  "
             f"{record['memory_gib']:.1f} GiB{'  SKIPPED' if record['skipped'] else ''}"
             f"{'  ALARM ' + ', '.join(self._alarms) if self._alarms else ''}"
         )
@@ -175,7 +175,8 @@ def _loss_words(record: Mapping[str, Any]) -> str:
     return f"  loss {loss:.4g}"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Minutes and seconds, with hours where there are some."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -16,7 +16,8 @@ def refuse_repeated(context: click.Context, command: click.Command, arguments: S
         VaderError: Naming the flag and its values.
     """
     if isinstance(command, click.Group):
-        inner = command.get_command(context, arguments[0]) if arguments else None
+        known = bool(arguments) and arguments[0] in command.list_commands(context)
+        inner = command.get_command(context, arguments[0]) if known else None
         if inner is not None:
             refuse_repeated(context, inner, arguments[1:])
         return

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
+from vader_core.cli.help import GroupedCommand
 from vader_core.cli.options import config_of, model_options, run_base
+from vader_core.cli.overrides import parse_reward
 from vader_core.cli.paths import EnteredPath
+from vader_core.cli.progress import PhaseLine, clock
+from vader_core.progress import counted
 from vader_core.registry import Registry, load_registry
 
+#: More prompts than this are sampled only where somebody said which, or how many.
+UNASKED = 64
 
-@click.command("sample")
+
+@click.command(
+    "sample",
+    cls=GroupedCommand,
+    examples=(
+        "vader sample --lora runs/demo --max-prompts 8 --out clips",
+        'vader sample --backbone demo --prompts "text:a red star spinning"',
+    ),
+)
 @model_options
 @click.option(
     "--lora",
@@ -27,8 +42,14 @@ from vader_core.registry import Registry, load_registry
     show_default=True,
     help="Factor of the first LoRA; 0 is the base model.",
 )
+@click.option("--base", is_flag=True, help="Beside each clip, make the base model's from the same noise.")
+@click.option("--reward", "rewards", multiple=True, metavar="NAME", help="Score every clip with it (repeat).")
 @click.option(
-    "--count", type=int, default=1, show_default=True, help="Videos per prompt, each with its own seed."
+    "--count",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Videos per prompt, with the seeds --seed, --seed + 1, …",
 )
 @click.option("--max-prompts", type=int, help="Use at most this many prompts.")
 @click.option("--batch-size", type=int, default=1, show_default=True, help="Videos sampled at once.")
@@ -37,13 +58,14 @@ from vader_core.registry import Registry, load_registry
     type=EnteredPath(),
     default=Path("samples"),
     show_default=True,
-    help="Folder of the videos.",
+    help="Folder of the videos and their page.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace videos in --out.")
 def command(**flags: Any) -> None:
     """Sample videos from a base model, or from a tuned one with --lora.
 
-    With --lora RUN the run's own settings hold, and flags change them.
+    With --lora RUN the run's own settings hold, and flags change them. Every clip is written when it is done;
+    the same command again makes what is missing. index.html in --out shows them.
     """
     registry = load_registry()
     sample_command(flags, registry)
@@ -53,6 +75,7 @@ def sample_command(flags: dict[str, Any], registry: Registry) -> None:
     """The command, over a given registry."""
     lora: tuple[str, ...] = flags.pop("lora")
     size = flags.pop("batch_size")
+    rewards = [parse_reward(text, registry, "--monitor")["name"] for text in flags.pop("rewards")]
     base = run_base(lora[0] if lora else None)
     for section in ("reward", "monitor"):
         base.pop(section, None)
@@ -60,15 +83,56 @@ def sample_command(flags: dict[str, Any], registry: Registry) -> None:
 
     from vader_core.api.sample import sample
 
-    scored = sample(
-        config,
-        out=flags["out"],
-        lora=lora,
-        lora_scale=flags["lora_scale"],
-        count=flags["count"],
-        max_prompts=flags["max_prompts"],
-        batch_size=size,
-        overwrite=flags["overwrite"],
-        registry=registry,
-    )
-    click.echo(f"{len(scored.pairs)} videos in {flags['out']}")
+    asked = flags["prompts"] is not None or flags["max_prompts"] is not None
+    with ClipProgress() as progress:
+        sample(
+            config,
+            out=flags["out"],
+            lora=lora,
+            lora_scale=flags["lora_scale"],
+            count=flags["count"],
+            max_prompts=flags["max_prompts"],
+            most_prompts=None if asked else UNASKED,
+            batch_size=size,
+            rewards=rewards,
+            base=flags["base"],
+            keep_videos=False,
+            overwrite=flags["overwrite"],
+            registry=registry,
+            listener=progress,
+        )
+    click.echo(f"{counted(progress.made, 'video')} in {flags['out']}; page: {flags['out'] / 'index.html'}")
+
+
+class ClipProgress(PhaseLine):
+    """A live line: clips done, the step within the next, time per clip, time left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made = 0
+        self._clips = ""
+
+    def __enter__(self) -> ClipProgress:
+        super().__enter__()
+        return self
+
+    def plan(self, facts: Mapping[str, Any]) -> None:
+        """Not shown."""
+
+    def phase(self, doing: str, done: int, total: int) -> None:
+        """What is done before the first clip; from then on the clips say how far it is."""
+        if not self._clips:
+            self(doing, done, total)
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        """Update the line; where it is no terminal, a line per clip."""
+        if record["kind"] == "denoising" and self.console.is_terminal:
+            self._status.update(f"{self._clips}step {record['step']}/{record['of']}")
+        elif record["kind"] == "clip":
+            self.made += 1
+            left = record["seconds"] * (record["total"] - record["done"])
+            done, pace = f"{record['done']}/{record['total']}", f"{record['seconds']:.2f} s per clip"
+            self._clips = f"{done}  {pace}  {clock(left)} left  "
+            self._status.update(self._clips)
+            if not self.console.is_terminal:
+                self.say(self._clips + record.get("entry", {}).get("file", ""))

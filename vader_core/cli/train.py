@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +23,16 @@ from vader_core.registry import Registry, load_registry
 from vader_core.run.config import RunConfig, Tree
 
 DEMO_RECIPE = "demo"
+#: What ``--resume auto`` is read as.
+AUTO = Path("auto")
+
+
+class ResumePath(EnteredPath):
+    """A run directory, or the word ``auto``."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path, or :data:`AUTO`."""
+        return AUTO if value == "auto" else super().convert(value, param, ctx)
 
 
 @click.command(
@@ -43,7 +50,12 @@ DEMO_RECIPE = "demo"
 @training_options
 @click.option("--out", type=EnteredPath(), metavar="DIR", help="The run directory.")
 @click.option("--overwrite", is_flag=True, help="Replace the run in --out.")
-@click.option("--resume", type=EnteredPath(), metavar="RUN", help="Continue a run exactly.")
+@click.option(
+    "--resume",
+    type=ResumePath(),
+    metavar="RUN|auto",
+    help="Continue a run exactly; `auto`: the one in --out where there is one, else begin it.",
+)
 @click.option("--allow-changes", is_flag=True, help="Resume with a changed configuration.")
 @click.option("--num-processes", type=int, metavar="N", help="Number of processes, one per device.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
@@ -60,27 +72,42 @@ def train_command(flags: dict[str, Any], registry: Registry) -> int:
     if flags.get("quiet") and flags.get("as_json"):
         raise VaderError("--quiet and --json exclude each other: give one")
     out, config = _configuration(flags, registry)
-    processes = flags.get("num_processes")
+    processes = _asked_processes(flags, out)
+    if flags.get("dry_run"):
+        return _print_plan(flags, config, out, registry, processes or 1)
+    if processes is not None and processes > 1 and "WORLD_SIZE" not in os.environ:
+        return _launch(processes, config, flags["arguments"], out)
+    return _train(flags, config, out, registry)
+
+
+def _asked_processes(flags: dict[str, Any], out: Path) -> int | None:
+    """How many processes are asked for: by flag, by a launcher, or by the run that is continued."""
+    from vader_core.parallel.layout import started_together
+    from vader_core.run.directory import Run
+
+    processes: int | None = flags.get("num_processes")
     if processes is not None and processes < 1:
         raise VaderError(f"--num-processes {processes} is not allowed: use 1 or more")
-    if flags.get("dry_run"):
-        return _print_plan(flags, config, out, registry)
-    world = os.environ.get("WORLD_SIZE")
-    if processes is not None and world is not None and world != str(processes):
-        raise VaderError(
-            f"--num-processes {processes}, but WORLD_SIZE={world} says that a launcher or a scheduler "
-            f"started {world}: leave --num-processes out, or unset WORLD_SIZE, RANK and LOCAL_RANK"
-        )
-    if processes is not None and processes > 1 and world is None:
-        return _launch(processes, config, flags["arguments"])
-    return _train(flags, config, out, registry)
+    if "WORLD_SIZE" in os.environ:
+        world = started_together()
+        if processes is not None and world != processes:
+            raise VaderError(
+                f"--num-processes {processes}, but WORLD_SIZE={world} says that a launcher or a scheduler "
+                f"started {world}: leave --num-processes out, or unset WORLD_SIZE, RANK and LOCAL_RANK"
+            )
+        return world
+    if processes is None and flags.get("resume") and (out / "config.yaml").is_file():
+        return Run(out).processes()
+    return processes
 
 
 def _configuration(flags: dict[str, Any], registry: Registry) -> tuple[Path, RunConfig]:
     from vader_core.api.train import default_out
 
     base: Tree = {}
-    if flags.get("resume"):
+    if flags.get("resume") is AUTO and flags.get("overwrite"):
+        raise VaderError("--resume auto continues what --overwrite would replace: leave one out")
+    if flags.get("resume") not in (None, AUTO):
         if flags.get("out") or flags.get("overwrite"):
             raise VaderError("--resume continues a run in its own folder: leave --out and --overwrite out")
         from vader_core.run.layers import read_yaml
@@ -113,7 +140,7 @@ def _implied_backbone(flags: dict[str, Any], registry: Registry) -> Tree:
 
 
 def _require_demo(registry: Registry) -> None:
-    from vader_core.run.recipes import recipe_files
+    from vader_core.recipe_files import recipe_files
 
     if DEMO_RECIPE not in recipe_files(registry):
         raise VaderError(
@@ -123,36 +150,47 @@ def _require_demo(registry: Registry) -> None:
         )
 
 
-def _print_plan(flags: dict[str, Any], config: RunConfig, out: Path, registry: Registry) -> int:
+def _print_plan(
+    flags: dict[str, Any], config: RunConfig, out: Path, registry: Registry, processes: int
+) -> int:
     from vader_core.cli.plan import plan_command
 
     plan_command(
         config,
         out,
         registry,
-        processes=flags.get("num_processes") or 1,
+        processes=processes,
         as_json=bool(flags.get("as_json")),
     )
     return 0
 
 
-def _launch(processes: int, config: RunConfig, arguments: Sequence[str]) -> int:
-    """Start the same command once per device, through torch's launcher."""
+def _launch(processes: int, config: RunConfig, arguments: Sequence[str], out: Path) -> int:
+    """Start the same command once per device."""
     import torch
+
+    from vader_core.cli.launcher import Launcher
+    from vader_core.parallel.layout import Layout
+
+    Layout(processes, config.parallel.shard, config.parallel.context).check()
 
     on_cpu = config.trainer.device == "cpu" or not torch.cuda.is_available()
     if not on_cpu and processes > torch.cuda.device_count():
         raise VaderError(
             f"--num-processes {processes}: there are {torch.cuda.device_count()} devices; use at most that "
-            "many, or --device cpu"
+            "many, or --device cpu (a run that had more processes goes on with fewer by --allow-changes)"
         )
-    launch = ["--standalone", "--nproc-per-node", str(processes), "-m", "vader_core.cli.launched"]
     environment = dict(os.environ)
     if on_cpu:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    # As one word: the launcher would take --monitor and others for options of its own.
-    command = [sys.executable, "-m", "torch.distributed.run", *launch, json.dumps(list(arguments))]
-    return subprocess.run(command, env=environment, check=False).returncode
+    return Launcher(arguments, processes, environment, f"vader train --resume {out}").run()
+
+
+def _restarted() -> bool:
+    """Whether torch's launcher started this process again after a failure: the run goes on by itself."""
+    from vader_core.parallel.news import attempt
+
+    return attempt() > 0
 
 
 def _train(flags: dict[str, Any], config: RunConfig, out: Path, registry: Registry) -> int:
@@ -169,7 +207,7 @@ def _train(flags: dict[str, Any], config: RunConfig, out: Path, registry: Regist
                 config,
                 out=out,
                 overwrite=bool(flags.get("overwrite")),
-                resume=flags.get("resume") is not None,
+                resume="auto" if flags.get("resume") is AUTO or _restarted() else bool(flags.get("resume")),
                 allow_changes=bool(flags.get("allow_changes")),
                 registry=registry,
                 listener=listener,

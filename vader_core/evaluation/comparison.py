@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vader_core.assembly.parts import Assembly
-from vader_core.evaluation.validation import Pair, make_pairs, score_pairs
+from vader_core.evaluation.validation import Pair, Sharing, make_pairs, score_pairs
 from vader_core.randomness import derive_seed
 
 #: Resamples of the bootstrap interval.
@@ -61,7 +61,7 @@ def evaluation_pairs(assembly: Assembly, count: int) -> list[Pair]:
 
 
 def evaluate(
-    assembly: Assembly, count: int, scales: Sequence[float] = (1.0,)
+    assembly: Assembly, count: int, scales: Sequence[float] = (1.0,), processes: Sharing | None = None
 ) -> dict[float, dict[str, Comparison]]:
     """Base against tuned at each LoRA scale, for every reward and monitor.
 
@@ -69,19 +69,19 @@ def evaluate(
         assembly: Loaded, with the adapter attached.
         count: Prompt and seed pairs.
         scales: Factors of the LoRA.
+        processes: Share the pairs out; every process then has the result.
     """
     pairs = evaluation_pairs(assembly, count)
     mixtures = (assembly.rewards, assembly.monitors)
+    asked: dict[str, Any] = {"keep_videos": False, "scope": "evaluation", "processes": processes}
     tuning = assembly.model.tuning
     with tuning.off():
-        base = score_pairs(
-            assembly, pairs, mixtures, keep_videos=False, scope="evaluation", doing="evaluating the base"
-        )
+        base = score_pairs(assembly, pairs, mixtures, doing="evaluating the base", **asked)
     found = {}
     for scale in scales:
         doing = "evaluating" if len(scales) == 1 else f"evaluating scale {scale:g}"
         with tuning.scaled(scale):
-            tuned = score_pairs(assembly, pairs, mixtures, keep_videos=False, scope="evaluation", doing=doing)
+            tuned = score_pairs(assembly, pairs, mixtures, doing=doing, **asked)
         found[scale] = {
             name: compare(base.scores[name], tuned.scores[name], assembly.config.trainer.seed)
             for name in base.scores

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +18,20 @@ from vader_core.method.mixture import Mixture
 from vader_core.method.segments import sample_video
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
+
+
+class Sharing(Protocol):
+    """The processes that share the work, as evaluation sees them."""
+
+    @property
+    def here(self) -> tuple[int, int]:
+        """This process's data-parallel rank, and how many there are."""
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's ``value``, in the order of their ranks."""
+
+    def gather_first(self, value: Any) -> list[Any]:
+        """The same on the first process; an empty list on the others."""
 
 
 @dataclass(frozen=True)
@@ -40,16 +55,31 @@ class Scored:
 
     Args:
         pairs: What was asked for.
-        videos: [N, F, 3, H, W] on the CPU, unclamped; empty where they were not kept.
+        videos: [N, F, 3, H, W] on the CPU, unclamped; empty where they were not kept, and on all processes
+            but the first.
         scores: Each reward's score [N] by name.
-        base_distance: Mean squared distance of the tuned prediction to the base one, half-way; ``None`` if
-            not asked.
+        distances: Each one's mean squared distance of the tuned prediction to the base one, half-way [N];
+            ``None`` if not asked.
     """
 
     pairs: tuple[Pair, ...]
     videos: Tensor
     scores: dict[str, Tensor]
-    base_distance: float | None = None
+    distances: Tensor | None = None
+
+    @property
+    def base_distance(self) -> float | None:
+        """The mean of the distances."""
+        return None if self.distances is None else float(self.distances.mean())
+
+    def first(self, count: int) -> Scored:
+        """The first ``count`` of them."""
+        return Scored(
+            self.pairs[:count],
+            self.videos[:count],
+            {name: scores[:count] for name, scores in self.scores.items()},
+            None if self.distances is None else self.distances[:count],
+        )
 
     def mean(self, mixture: Mixture) -> dict[str, float]:
         """Mean score of each term."""
@@ -69,7 +99,22 @@ def validation_pairs(assembly: Assembly) -> list[Pair]:
     return make_pairs(assembly.held_out_prompts(), asked.prompts, asked.seeds)
 
 
-@torch.no_grad()
+def own_share(pairs: Sequence[Pair], rank: int, world: int) -> tuple[list[Pair], int]:
+    """The pairs that one of ``world`` processes samples, neighbours, and how many of them count.
+
+    A share that is smaller than others is filled up: with weights that are in pieces every call of the model
+    is everyone's, so all must make the same number.
+
+    >>> pairs = [Pair(Prompt("a dog"), seed, seed) for seed in range(5)]
+    >>> shares = [own_share(pairs, rank, 2) for rank in range(2)]
+    >>> [([pair.index for pair in share], count) for share, count in shares]
+    [([0, 1, 0], 2), ([2, 3, 4], 3)]
+    """
+    mine = list(pairs[rank * len(pairs) // world : (rank + 1) * len(pairs) // world])
+    largest = -(-len(pairs) // world)
+    return mine + [(mine or pairs)[0]] * (largest - len(mine)), len(mine)
+
+
 def score_pairs(
     assembly: Assembly,
     pairs: Sequence[Pair],
@@ -79,6 +124,7 @@ def score_pairs(
     measure_distance: bool = False,
     scope: str = "validation",
     doing: str = "validating",
+    processes: Sharing | None = None,
 ) -> Scored:
     """Sample every pair and score it with every term of ``mixtures``, all frames of each.
 
@@ -90,11 +136,39 @@ def score_pairs(
         measure_distance: Compare with the base prediction too.
         scope: Names the noise: the same scope and pairs give the same noise.
         doing: What progress calls it.
+        processes: Share the pairs out; every process then has all scores.
     """
+    wanted: dict[str, Any] = {"keep_videos": keep_videos, "measure_distance": measure_distance}
+    wanted |= {"scope": scope, "doing": doing}
+    if processes is None or processes.here[1] == 1:
+        return _score_here(assembly, pairs, mixtures, **wanted)
+    mine, count = own_share(pairs, *processes.here)
+    told = _score_here(assembly, mine, mixtures, **wanted).first(count)
+    every = processes.gather((told.scores, told.distances))
+    videos = [one for one in processes.gather_first(told.videos) if len(one)]
+    return Scored(
+        pairs=tuple(pairs),
+        videos=torch.cat(videos) if videos else torch.empty(0),
+        scores={name: torch.cat([scores[name] for scores, _ in every]) for name in told.scores},
+        distances=torch.cat([distances for _, distances in every]) if measure_distance else None,
+    )
+
+
+@torch.no_grad()
+def _score_here(
+    assembly: Assembly,
+    pairs: Sequence[Pair],
+    mixtures: Sequence[Mixture],
+    *,
+    keep_videos: bool,
+    measure_distance: bool,
+    scope: str,
+    doing: str,
+) -> Scored:
     size = assembly.config.validation.batch
     videos: list[Tensor] = []
     scores: dict[str, list[Tensor]] = {term.name: [] for mixture in mixtures for term in mixture.terms}
-    distances: list[float] = []
+    distances: list[Tensor] = []
     for start in range(0, len(pairs), size):
         assembly.progress(doing, start, len(pairs))
         batch = pairs[start : start + size]
@@ -118,11 +192,11 @@ def score_pairs(
         pairs=tuple(pairs),
         videos=torch.cat(videos) if videos else torch.empty(0),
         scores={name: torch.cat(parts) for name, parts in scores.items()},
-        base_distance=sum(distances) / len(distances) if distances else None,
+        distances=torch.cat(distances) if distances else None,
     )
 
 
-def _distance(assembly: Assembly, rollout: Rollout, rng: Randomness) -> float:
+def _distance(assembly: Assembly, rollout: Rollout, rng: Randomness) -> Tensor:
     """How far the tuned model's prediction is from the base model's, on its own sample re-noised half-way."""
     model = assembly.model.whole()
     plan, latents = model.plan(assembly.geometry), rollout.latents
@@ -134,7 +208,7 @@ def _distance(assembly: Assembly, rollout: Rollout, rng: Randomness) -> float:
     tuned = model.predict(*told, guided=False).value
     with model.base():
         base = model.predict(*told, guided=False).value
-    return float((tuned - base).float().pow(2).mean())
+    return (tuned - base).float().pow(2).flatten(1).mean(dim=1).cpu()
 
 
 def write_samples(scored: Scored, folder: Path, fps: float) -> None:
@@ -152,8 +226,16 @@ def write_samples(scored: Scored, folder: Path, fps: float) -> None:
             "prompt": pair.prompt.text,
             "seed": pair.seed,
             "scores": {name: round(float(values[index]), 6) for name, values in scored.scores.items()},
+            **_picture(pair, folder),
         }
         for index, pair in enumerate(scored.pairs)
     ]
     with replacing(folder / "prompts.json") as beside:
         beside.write_text(json.dumps(listed, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def _picture(pair: Pair, folder: Path) -> dict[str, str]:
+    """A small copy of the picture that the clip starts from, for the run's page."""
+    from vader_core.pictures import small_copy
+
+    return {} if pair.prompt.image is None else {"picture": small_copy(pair.prompt.image, folder)}

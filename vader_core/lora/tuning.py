@@ -147,6 +147,10 @@ class Lora:
             return own
         return Adapter({name: value.cpu().clone() for name, value in snapshot.items()}, own.rank, own.alpha)
 
+    def collected(self, snapshot: Mapping[str, Tensor] | None = None) -> Mapping[str, Tensor] | None:
+        """The snapshot itself: an adapter is whole on every process."""
+        return snapshot
+
     def save(self, folder: Path, snapshot: Mapping[str, Tensor] | None = None) -> None:
         """Write the trained adapter, or ``snapshot``, the way peft does."""
         save_adapter(self.adapter(snapshot), folder, self.base)

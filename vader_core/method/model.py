@@ -77,6 +77,7 @@ class Model:
         levers: On while no graph is recorded.
         shortcuts: What the no-grad predictions of a training rollout leave out; ``None`` leaves out nothing.
         stages: The backward pass goes in stages; ``None`` is in one piece.
+        watch: Called after every step of a rollout that is given no other.
         student: Makes the rollouts of a store in its place; ``None`` is the model itself.
     """
 
@@ -91,6 +92,7 @@ class Model:
     levers: tuple[Lever, ...] = ()
     shortcuts: ShortPredictions | None = None
     stages: Stages | None = None
+    watch: Watcher | None = None
     student: Student | None = None
     _plans: dict[Geometry, Plan] = field(default_factory=dict, repr=False)
 
@@ -176,7 +178,7 @@ class Model:
         if self.shortcuts is not None:
             self.shortcuts.begin()
         try:
-            return denoise(self, noise, conditioning, geometry, drawn, rng, watch)
+            return denoise(self, noise, conditioning, geometry, drawn, rng, watch or self.watch)
         finally:
             self.end_levers()
 

@@ -37,6 +37,13 @@ class Tuning(Protocol):
     def restore(self, snapshot: Mapping[str, Tensor]) -> None:
         """Copy ``snapshot`` into the trained tensors."""
 
+    def collected(self, snapshot: Mapping[str, Tensor] | None = None) -> Mapping[str, Tensor] | None:
+        """What :meth:`save` is to be given, where weights lie in pieces on several processes: all must ask.
+
+        Args:
+            snapshot: What is to be saved; the trained tensors by default.
+        """
+
     def save(self, folder: Path, snapshot: Mapping[str, Tensor] | None = None) -> None:
         """Write the trained tensors, or those of ``snapshot``, into ``folder``.
 
@@ -81,6 +88,10 @@ class Untuned:
 
     def restore(self, snapshot: Mapping[str, Tensor]) -> None:
         """Nothing to copy."""
+
+    def collected(self, snapshot: Mapping[str, Tensor] | None = None) -> Mapping[str, Tensor] | None:
+        """Nothing to collect."""
+        return snapshot
 
     def save(self, folder: Path, snapshot: Mapping[str, Tensor] | None = None) -> None:
         """Nothing to write."""

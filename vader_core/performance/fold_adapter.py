@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from vader_core.lora.adapter import lora_layers
 from vader_core.lora.layers import ADAPTER
+from vader_core.parallel.whole import own_piece
 
 
 class Folding:
@@ -18,8 +20,11 @@ class Folding:
     smaller than half a unit in the last place of a weight is lost from that weight in those steps; the
     differentiated steps always see the adapter itself.
 
+    Of a weight that several processes hold in pieces each folds its own rows, and what is gathered is folded.
+
     Args:
         denoiser: With a LoRA attached.
+        part: Lets go of gathered weights, where they are in pieces.
     """
 
     #: Validation and sampling use it too.
@@ -27,9 +32,13 @@ class Folding:
     #: What it holds beside the model.
     holds = "folded copy"
 
-    def __init__(self, denoiser: nn.Module) -> None:
+    def __init__(self, denoiser: nn.Module, part: Callable[[], None] = lambda: None) -> None:
         self._layers: list[Any] = [layer for _, layer in lora_layers(denoiser)]
-        self._weights: list[Tensor] = [layer.get_base_layer().weight.data for layer in self._layers]
+        self._part = part
+        part()
+        pieces = [own_piece(layer.get_base_layer().weight.detach()) for layer in self._layers]
+        self._weights: list[Tensor] = [weight for weight, _ in pieces]
+        self._rows = [rows for _, rows in pieces]
         self.originals = [weight.clone() for weight in self._weights]
         self.folded = False
 
@@ -43,14 +52,17 @@ class Folding:
         """Fold; does nothing where that is so already, or where the adapter is switched off."""
         if self.folded or any(layer._disable_adapters for layer in self._layers):
             return
-        for layer, weight, original in zip(self._layers, self._weights, self.originals, strict=True):
-            weight.copy_(original + _update(layer).view_as(original))
+        self._part()
+        kept = zip(self._layers, self._weights, self.originals, self._rows, strict=True)
+        for layer, weight, original, rows in kept:
+            weight.copy_(original + _update(layer)[rows].view_as(original))
         self._mark(True)
 
     @torch.no_grad()
     def off(self) -> None:
         """Unfold; does nothing where that is so already."""
         if self.folded:
+            self._part()
             torch._foreach_copy_(self._weights, self.originals)
             self._mark(False)
 

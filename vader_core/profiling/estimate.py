@@ -6,7 +6,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,9 +21,12 @@ from vader_core.device import GIB, free_gib
 from vader_core.errors import VaderError
 from vader_core.evaluation.validation import score_pairs, validation_pairs
 from vader_core.method.gradient import RandomCut, Refl, parse_gradient
+from vader_core.parallel.layout import Layout
+from vader_core.parallel.whole import own_piece
 from vader_core.performance.offload import modules_of
 from vader_core.profiling.bench import Bench, load
-from vader_core.profiling.paper_device import Ledger, PaperDevice, on_paper
+from vader_core.profiling.paper_device import PaperDevice, on_paper
+from vader_core.profiling.paper_processes import processes_on_paper, traffic
 from vader_core.profiling.paper_rewards import on_paper_alone
 from vader_core.profiling.stopwatch import PHASES, Stopwatch, timed_parts
 from vader_core.randomness import Randomness
@@ -54,6 +57,7 @@ class Estimate:
         saved: What the differentiated steps leave for their backward pass.
         loading: The most allocated while the parts are loaded.
         validation: The most allocated while validating; ``None`` where the run does not.
+        traffic: What one process is sent by others in an optimizer step, by what it is.
         precision: Of the run on a CUDA device.
     """
 
@@ -64,19 +68,27 @@ class Estimate:
     loading: float
     validation: float | None
     precision: str
+    traffic: dict[str, float] = field(default_factory=dict)
 
 
-def estimate(config: RunConfig, registry: Registry, *, validation: bool = True) -> Estimate:
+def estimate(
+    config: RunConfig, registry: Registry, *, validation: bool = True, processes: int = 1
+) -> Estimate:
     """Run a training step of ``config`` on paper, on a CUDA device.
 
     Args:
         config: Any configuration, complete or not; left as it is.
         registry: Where the components come from.
         validation: Look at a validation too, where the run has any.
+        processes: How many train, each on a device of its own; the first one's is looked at.
     """
     config = without_files(config, registry)
-    with on_paper() as device, process_switches(config):
-        return _Paper(_on_cuda(config, registry), device).estimate(validation=validation)
+    layout = Layout(processes, config.parallel.shard, config.parallel.context)
+    layout.check()
+    with on_paper() as device, processes_on_paper(layout) as mesh, process_switches(config):
+        assembly = _on_cuda(config, registry)
+        assembly.mesh = mesh
+        return _Paper(assembly, device, layout).estimate(validation=validation)
 
 
 def _on_cuda(config: RunConfig, registry: Registry) -> Assembly:
@@ -127,7 +139,7 @@ def count_operations(config: RunConfig, registry: Registry) -> int:
         with process_switches(plain):
             bench = Bench(load(assembly))
             with FlopCounterMode(display=False) as counter:
-                bench.step(0, _PaperStopwatch(assembly.device, device.ledger))
+                bench.step(0, _PaperStopwatch(assembly.device, device))
     return int(counter.get_total_flops())
 
 
@@ -159,9 +171,10 @@ def decide_checkpointing(config: RunConfig, registry: Registry, device: torch.de
 class _PaperStopwatch(Stopwatch):
     """Times nothing; takes its peaks from the ledger."""
 
-    def __init__(self, device: torch.device, ledger: Ledger) -> None:
+    def __init__(self, device: torch.device, paper: PaperDevice) -> None:
         super().__init__(device)
-        self.ledger = ledger
+        self.paper, self.ledger = paper, paper.ledger
+        self._exchanged, self._predictions = 0, 0
         self.before_graph: int | None = None
         self.saved = 0.0
 
@@ -175,13 +188,22 @@ class _PaperStopwatch(Stopwatch):
         self.ledger.reset()
         return (found + WORKSPACE) / GIB
 
+    @property
+    def exchanged(self) -> float:
+        """Bytes of a shared sequence that a prediction exchanged, going forward."""
+        return self._exchanged / max(1, self._predictions)
+
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """As ever; what the differentiated steps leave is kept."""
         if name == "differentiated steps" and self.before_graph is None:
             self.before_graph = self.ledger.live
+        before = self.paper.exchanged
         with super().phase(name):
             yield
+        if name in ("no-grad steps", "differentiated steps"):
+            self._exchanged += self.paper.exchanged - before
+            self._predictions += 1
         if name == "differentiated steps":
             self.saved = (self.ledger.live - (self.before_graph or 0)) / GIB
 
@@ -189,8 +211,9 @@ class _PaperStopwatch(Stopwatch):
 class _Paper:
     """A run loaded on paper."""
 
-    def __init__(self, assembly: Assembly, device: PaperDevice) -> None:
+    def __init__(self, assembly: Assembly, device: PaperDevice, layout: Layout) -> None:
         self.assembly, self.device, self.ledger = assembly, device, device.ledger
+        self.layout = layout
         load(assembly)
         assembly.rewards = on_paper_alone(assembly.rewards)
         assembly.monitors = on_paper_alone(assembly.monitors)
@@ -232,7 +255,12 @@ class _Paper:
             loading=self.loading,
             validation=self._validation() if validation else None,
             precision=str(self.assembly.config.trainer.precision),
+            traffic=self._traffic(wanted, first.exchanged),
         )
+
+    def _traffic(self, differentiated: int, exchanged: float) -> dict[str, float]:
+        found = traffic(self.assembly, self.layout, differentiated=differentiated, exchanged=exchanged)
+        return {name: size / GIB for name, size in found.items()}
 
     def _parts(self) -> dict[str, float]:
         backbone, size_of = self.assembly.backbone, self.device.bytes_of
@@ -261,7 +289,7 @@ class _Paper:
         self._shorten(count)
         gc.collect()
         self.ledger.reset()
-        stopwatch = _PaperStopwatch(self.assembly.device, self.ledger)
+        stopwatch = _PaperStopwatch(self.assembly.device, self.device)
         with timed_parts(self.assembly, stopwatch):
             self.bench.step(0, stopwatch)
         stopwatch.note_peak("other")
@@ -315,7 +343,7 @@ class _Paper:
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:
-    return [*module.parameters(), *module.buffers()]
+    return [own_piece(one)[0] for one in (*module.parameters(), *module.buffers())]
 
 
 #: Options that take less memory, and how to tell that they are on.
@@ -330,13 +358,15 @@ _SAVERS: dict[str, Callable[[RunConfig], bool]] = {
 }
 
 
-def memory_facts(config: RunConfig, registry: Registry, *, validation: bool = True) -> dict[str, Any]:
+def memory_facts(
+    config: RunConfig, registry: Registry, *, validation: bool = True, processes: int = 1
+) -> dict[str, Any]:
     """The estimate as facts for a plan, in GiB, with advice where the device here has too little.
 
     A component that cannot be followed on paper (one whose shapes depend on values) is named instead.
     """
     try:
-        found = estimate(config, registry, validation=validation)
+        found = estimate(config, registry, validation=validation, processes=processes)
     except Exception as error:  # whatever a component does with a tensor that has no contents
         if not torch.backends.cuda.is_built():
             return {
@@ -353,6 +383,8 @@ def memory_facts(config: RunConfig, registry: Registry, *, validation: bool = Tr
         "estimated_phases_gib": found.phases,
         "estimated_loading_gib": found.loading,
     }
+    if found.traffic:
+        facts["estimated_sent_per_step_gib"] = found.traffic
     if found.validation is not None:
         facts["estimated_validation_gib"] = found.validation
     free = free_gib()

@@ -36,6 +36,37 @@ def walk_all_backward(
     ends = [ends] if isinstance(ends, Tensor) else ends
     if gradients is None or isinstance(gradients, Tensor):
         gradients = [gradients] * len(ends)
+    _walk(ends, gradients, {})
+
+
+def walk_grad(
+    outputs: Tensor | Sequence[Tensor],
+    inputs: Tensor | Sequence[Tensor],
+    grad_outputs: Tensor | Sequence[Tensor | None] | None = None,
+    **_: Any,
+) -> tuple[Tensor | None, ...]:
+    """What ``torch.autograd.grad`` does, for inputs within the graph; leaves' ``grad`` is left alone.
+
+    Args:
+        outputs: With graphs.
+        inputs: What is differentiated for.
+        grad_outputs: Of each output; needed unless it is a scalar.
+    """
+    outputs = [outputs] if isinstance(outputs, Tensor) else outputs
+    inputs = [inputs] if isinstance(inputs, Tensor) else inputs
+    if grad_outputs is None or isinstance(grad_outputs, Tensor):
+        grad_outputs = [grad_outputs] * len(outputs)
+    caught: dict[Any, dict[int, Tensor]] = {one.grad_fn: {} for one in inputs}
+    _walk(outputs, grad_outputs, caught)
+    return tuple(caught[one.grad_fn].get(one.output_nr) for one in inputs)
+
+
+def _walk(
+    ends: Sequence[Tensor],
+    gradients: Sequence[Tensor | None],
+    caught: dict[Any, dict[int, Tensor]],
+) -> None:
+    """Send gradients back until they are in the leaves, or at the nodes of ``caught``, which keeps them."""
     arrived: dict[Any, dict[int, Tensor]] = {}
     for end, gradient in zip(ends, gradients, strict=True):
         if end.grad_fn is None:
@@ -50,6 +81,9 @@ def walk_all_backward(
     with torch.no_grad():
         while ready:
             node = heapq.heappop(ready)[2]
+            if node in caught:
+                caught[node].update(arrived.pop(node))
+                continue
             sent = _run(node, arrived.pop(node))
             for (following, place), value in zip(node.next_functions, sent, strict=False):
                 if following is None:

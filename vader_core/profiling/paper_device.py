@@ -24,7 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vader_core.profiling.graph_walk import UsedOnce, walk_all_backward, walk_backward
+from vader_core.profiling.graph_walk import UsedOnce, walk_all_backward, walk_backward, walk_grad
 
 #: The allocator hands out multiples of this many bytes.
 GRAIN = 512
@@ -32,6 +32,8 @@ GRAIN = 512
 SMALL = 2**16
 #: Compute capability: Hopper's.
 CAPABILITY = (9, 0)
+#: Bytes of memory, all of them free: an 80 GiB card's.
+MEMORY = 80 * 2**30
 #: Widest attention head of the flash kernels.
 FLASH_WIDTH = 256
 
@@ -71,6 +73,8 @@ class PaperDevice(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.ledger = Ledger()
+        #: Bytes that came out of exchanges with other processes; gathered weights are not among them.
+        self.exchanged = 0
         self._booked: dict[int, int] = {}
 
     def bytes_of(self, tensors: Iterable[Tensor]) -> int:
@@ -97,6 +101,7 @@ class PaperDevice(TorchDispatchMode):
             dtype = args[0].dtype
             return 1.0 if dtype.is_floating_point else True if dtype is torch.bool else 1
         out = func(*args, **kwargs)
+        self.exchanged += _exchanged(func, out)
         if func in _CONVOLUTIONS:
             out = _laid_out(func, args, out)
         for leaf in out if isinstance(out, tuple | list) else (out,):
@@ -113,11 +118,26 @@ class PaperDevice(TorchDispatchMode):
             size = -(-storage.nbytes() // GRAIN) * GRAIN
             self._booked[key] = size
             self.ledger.book(size)
-            weakref.finalize(storage, self._erase, key, size).atexit = False
+            weakref.finalize(storage, self._erase, key).atexit = False
 
-    def _erase(self, key: int, size: int) -> None:
-        self._booked.pop(key, None)
-        self.ledger.book(-size)
+    def resized(self, storage: Any) -> None:
+        """Book a storage anew that was emptied or filled in place, as gathered weights are."""
+        key = storage._cdata
+        if key not in self._booked:
+            return
+        size = -(-storage.nbytes() // GRAIN) * GRAIN
+        self.ledger.book(size - self._booked[key])
+        self._booked[key] = size
+
+    def _erase(self, key: int) -> None:
+        self.ledger.book(-self._booked.pop(key, 0))
+
+
+def _exchanged(func: Any, out: Any) -> int:
+    """Bytes that came out of an exchange with other processes; 0 of anything else."""
+    if func.namespace != "_c10d_functional" or func._opname == "wait_tensor":
+        return 0
+    return int(out.numel() * out.element_size())
 
 
 def _laid_out(func: Any, args: Any, out: Any) -> Any:
@@ -177,6 +197,7 @@ def on_paper() -> Iterator[PaperDevice]:
     with ExitStack() as stack:
         for place, value in _REPLACED.items():
             stack.enter_context(patch(place, value))
+        stack.enter_context(patch("torch.UntypedStorage.resize_", _resize(device)))
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(UsedOnce.hooks())
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
@@ -241,6 +262,17 @@ def _apply(self: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True
     return self
 
 
+def _resize(device: PaperDevice) -> Callable[[Any, int], Any]:
+    real = torch.UntypedStorage.resize_
+
+    def resize_(self: Any, size: int) -> Any:
+        found = real(self, size)
+        device.resized(self)
+        return found
+
+    return resize_
+
+
 class _Launchless(ModuleType):
     """Stands for Triton: whatever is asked of it is there, and no program does anything."""
 
@@ -296,6 +328,9 @@ class _Idle:
 
     def record(self, *_: Any) -> None: ...
 
+    def record_event(self, *_: Any) -> _Idle:
+        return _Idle()
+
     def wait_stream(self, other: Any) -> None: ...
 
     def wait_event(self, event: Any) -> None: ...
@@ -311,6 +346,7 @@ _REPLACED: dict[str, Any] = {
     "torch.nn.Module._apply": _apply,
     "torch.Tensor.backward": walk_backward,
     "torch.autograd.backward": walk_all_backward,
+    "torch.autograd.grad": walk_grad,
     # checkpointed blocks ask which backward pass they are in
     "torch._C._current_graph_task_id": lambda: 0,
     # draws again until every number is within bounds, which numbers without values never are
@@ -323,6 +359,9 @@ _REPLACED: dict[str, Any] = {
     "torch.cuda.set_rng_state": _nothing,
     "torch.cuda.manual_seed": _nothing,
     "torch.cuda.manual_seed_all": _nothing,
+    "torch.cuda.current_device": lambda: 0,
+    "torch.cuda.set_device": _nothing,
+    "torch.cuda.mem_get_info": lambda *_: (MEMORY, MEMORY),
     "torch.cuda.empty_cache": _nothing,
     "torch.cuda.max_memory_allocated": lambda *_: 0,
     "torch.cuda.reset_peak_memory_stats": _nothing,

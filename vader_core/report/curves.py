@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
 from markupsafe import Markup
 
+from vader_core.report.numbers import number, tick
 from vader_core.run.record import Curve
 
-_WIDTH, _HEIGHT = 340, 190
-_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 12, 12, 26
+_WIDTH, _HEIGHT = 340, 202
+_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 12, 12, 38
+#: Behind these a long name may break.
+_BREAKS = re.compile(r"([_/](?=\w)|\.(?=[A-Za-z]))")
 #: More points than this are averaged in buckets before they are drawn.
 _MOST_POINTS = 300
 #: A curve that moves less than this is drawn flat: finer grids would be lost to rounding.
@@ -34,6 +38,15 @@ class Line:
     points: Curve
     style: str = "trained"
     dots: bool = False
+
+
+def breakable(text: object) -> Markup:
+    """Escaped text whose long names may break behind an underscore, a slash or a dot.
+
+    >>> breakable("demo_aesthetic <b>")
+    Markup('demo_<wbr>aesthetic &lt;b&gt;')
+    """
+    return Markup(_BREAKS.sub(r"\1<wbr>", escape(str(text), quote=True)))
 
 
 def chart(title: str, lines: Sequence[Line], marks: Sequence[float] = ()) -> Markup:
@@ -58,21 +71,10 @@ def chart(title: str, lines: Sequence[Line], marks: Sequence[float] = ()) -> Mar
         legend = f'<span class="legend">{"".join(entries)}</span>'
     label = escape(f"{title} over training steps, last value {number(last)}", quote=True)
     return Markup(
-        f'<figure class="chart"><figcaption><b>{escape(title)}</b><span class="last">{number(last)}</span>'
+        f'<figure class="chart"><figcaption><b>{breakable(title)}</b><span class="last">{number(last)}</span>'
         f'{legend}</figcaption><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">'
         f"{''.join(parts)}</svg></figure>"
     )
-
-
-def number(value: float, *, signed: bool = False) -> str:
-    """Four significant digits, with a true minus sign.
-
-    >>> number(-0.123456), number(1234567.0), number(3.0), number(0.5, signed=True)
-    ('−0.1235', '1.235e+06', '3', '+0.5')
-    """
-    if not math.isfinite(value):
-        return "not finite"
-    return f"{value:{'+' if signed else ''}.4g}".replace("-", "−")
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
@@ -121,7 +123,7 @@ def _grid(frame: _Frame) -> str:
         y = frame.y(value)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y}" y2="{y}"/>')
         parts.append(
-            f'<text class="tick" x="{_LEFT - 6}" y="{y + 3.5}" text-anchor="end">{number(value)}</text>'
+            f'<text class="tick" x="{_LEFT - 6}" y="{y + 3.5}" text-anchor="end">{tick(value)}</text>'
         )
     steps = [frame.left] if frame.right == frame.left else ticks(frame.left, frame.right)
     for step in steps:
@@ -130,6 +132,7 @@ def _grid(frame: _Frame) -> str:
             parts.append(
                 f'<text class="tick" x="{x}" y="{floor + 16}" text-anchor="middle">{int(step)}</text>'
             )
+    parts.append(f'<text class="tick" x="{right}" y="{_HEIGHT - 2}" text-anchor="end">optimizer step</text>')
     parts.append(f'<line class="axis" x1="{_LEFT}" x2="{right}" y1="{floor}" y2="{floor}"/>')
     return "".join(parts)
 

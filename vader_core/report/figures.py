@@ -9,6 +9,9 @@ from markupsafe import Markup
 from vader_core.report.curves import Line, chart, smoothed
 from vader_core.run.record import Outcome, Record, curve
 
+#: Fewer points than this are told in a table: a chart of two points is a straight line.
+FEWEST = 4
+
 _WATCH = {
     "diversity": "diversity across seeds",
     "motion": "motion energy",
@@ -65,11 +68,15 @@ def reward_charts(record: Record) -> list[Markup]:
             Line("validation", curve(record.validations, "rewards", name), "trained", dots=True),
         ]
         charts.append(chart(name, lines, _marks(record)))
+    if max(len(record.train), len(record.validations)) < FEWEST:
+        return []
     return [one for one in charts if one]
 
 
 def watch_charts(record: Record) -> list[Markup]:
-    """The monitors, then the statistics that no reward sees."""
+    """The monitors, then the statistics that no reward sees; fewer than four points are no curve."""
+    if len(record.validations) < FEWEST:
+        return []
     wanted = [("monitors", name, name) for name in record.monitors]
     wanted += [("watch", name, label) for name, label in _WATCH.items()]
     charts = [
@@ -81,8 +88,43 @@ def watch_charts(record: Record) -> list[Markup]:
     return [one for one in charts if one]
 
 
+@dataclass(frozen=True)
+class Watched:
+    """One figure of the first and the last validation.
+
+    Args:
+        name: What it is.
+        first: At the first validation.
+        last: At the last.
+        kind: ``reward`` or ``watched``.
+    """
+
+    name: str
+    first: float
+    last: float
+    kind: str
+
+
+def watched_rows(record: Record) -> list[Watched]:
+    """The first and the last validation, while there are too few for charts."""
+    if not 2 <= len(record.validations) < FEWEST:
+        return []
+    wanted = [("rewards", name, name) for name in record.rewards]
+    wanted += [("monitors", name, name) for name in record.monitors]
+    wanted += [("watch", name, label) for name, label in _WATCH.items()]
+    found = []
+    for kind, name, label in wanted:
+        points = curve(record.validations, kind, name)
+        if len(points) > 1:
+            said = "reward" if kind == "rewards" else "watched"
+            found.append(Watched(label, points[0][1], points[-1][1], said))
+    return found
+
+
 def training_charts(record: Record) -> list[Markup]:
     """Loss, gradient, rate, time and memory."""
+    if len(record.train) < FEWEST:
+        return []
     charts = [chart(label, [Line(label, curve(record.train, name))]) for name, label in _TRAINING.items()]
     return [one for one in charts if one]
 
@@ -93,9 +135,9 @@ def timings(record: Record) -> dict[str, str]:
     seconds, skipped = record.seconds(), record.skipped()
     found = {"steps": f"{record.steps():,}", "training": f"{seconds:,.1f} s"}
     if pace is not None:
-        found["a step"] = f"{pace:.3g} s (median)"
+        found["per step"] = f"{pace:.3g} s (median)"
     if queries is not None:
-        rate = f" ({queries / seconds:.3g} a second)" if queries and seconds else ""
+        rate = f" ({queries / seconds:.3g} per second)" if queries and seconds else ""
         found["reward queries"] = f"{queries:,}{rate}" if rate else str(queries)
     if memory:
         found["peak memory"] = f"{memory:.2f} GiB"

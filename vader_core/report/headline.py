@@ -1,11 +1,27 @@
-"""What stands at the top of the page: what was trained, and how far it came."""
+"""What stands at the top of the page: what was trained and why, and how far it came."""
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
+from datetime import datetime
 
-from vader_core.report.curves import number
+from vader_core.report.numbers import number
 from vader_core.run.record import Record, curve
+
+#: The words of the page, for a reader who meets them for the first time.
+GLOSSARY = {
+    "base model": "The video model before this training. The same noise makes both clips of a pair, so what "
+    "differs is what was learned.",
+    "step": "One update of the weights. A validation samples clips with the weights of that step.",
+    "reward": "A score that the training pushes up; higher is better. Its unit is its own.",
+    "monitor": "A score that is not trained on. Where the reward rises and a monitor falls, the model has "
+    "learned to please the reward and not the eye: an alarm says so.",
+    "held-out": "Prompts that the training never drew.",
+    "95 % interval": "Where the mean difference lies, were the prompts and seeds drawn again. One that holds "
+    "0 proves nothing.",
+    "pairs won": "Share of the pairs in which the tuned model scores higher.",
+}
 
 
 @dataclass(frozen=True)
@@ -28,7 +44,30 @@ class Card:
 def aligned(record: Record) -> str:
     """The run in a few words."""
     backbone = record.setup.backbone or "a model"
+    if not record.rewards and record.setup.data:
+        return f"{backbone}, fine-tuned on clips"
     return f"{backbone}, aligned with {', '.join(record.rewards) or 'no reward'}"
+
+
+def sentence(record: Record) -> str:
+    """What was trained, and why, in one sentence."""
+    setup, steps = record.setup, record.steps()
+    backbone = _described(setup.backbone or "The model", record.about)
+    done = f"for {steps:,} {'step' if steps == 1 else 'steps'}" if steps else "and has made no step yet"
+    why = []
+    if record.rewards:
+        rewards = " and ".join(_described(name, record.about) for name in record.rewards)
+        why.append(f"so that its clips score higher on {rewards}")
+    if setup.data:
+        why.append(f"to make clips like those of {setup.data}")
+    watched = [name for name in record.monitors if name not in record.rewards]
+    tail = f"; {' and '.join(watched)} only watched, as a check" if watched else ""
+    return f"{backbone} was tuned {done}{', ' if why else ''}{' and '.join(why)}{tail}."
+
+
+def _described(name: str, about: dict[str, str]) -> str:
+    summary = about.get(name, "").rstrip(".")
+    return f"{name} ({summary})" if summary else name
 
 
 def facts(record: Record) -> dict[str, str]:
@@ -41,9 +80,37 @@ def facts(record: Record) -> dict[str, str]:
         "sampling steps": setup.num_steps,
         "gradient": setup.gradient,
         "prompts": setup.prompts,
-        "begun": record.environment.get("time"),
+        "started": readable_time(record.environment.get("time")),
     }
     return {name: value for name, value in found.items() if value}
+
+
+def readable_time(text: str | None) -> str | None:
+    """A time as people write it; what is none stays as it is.
+
+    >>> readable_time("2026-11-26T16:12:20+00:00"), readable_time("soon")
+    ('26 November 2026, 16:12 UTC', 'soon')
+    """
+    if text is None:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    months = "January February March April May June July August September October November December"
+    zone = " UTC" if time.utcoffset() is not None and not time.utcoffset() else ""
+    return f"{time.day} {months.split()[time.month - 1]} {time.year}, {time.hour:02d}:{time.minute:02d}{zone}"
+
+
+def commands(record: Record) -> dict[str, str]:
+    """Command lines that a reader may want, by what they do."""
+    folder = shlex.quote(record.shown_folder)
+    file = shlex.quote(f"{record.name}.safetensors")
+    return {
+        "Copy: sample with it": f"vader sample --lora {folder} --prompts 'text:…' --base --out clips",
+        "Copy: go on with it": f"vader train --resume {folder} --max-steps {max(record.steps(), 1) * 2}",
+        "Copy: the LoRA as a file": f"vader lora convert {folder} {file}",
+    }
 
 
 def cards(record: Record) -> list[Card]:
@@ -53,7 +120,7 @@ def cards(record: Record) -> list[Card]:
     if queries is not None:
         found.append(Card("reward queries", f"{queries:,}", f"in {record.steps():,} optimizer steps"))
     pace = record.seconds_a_step()
-    more = f"{number(pace)} s a step (median)" if pace is not None else ""
+    more = f"{number(pace)} s per step (median)" if pace is not None else ""
     found.append(Card("training time", _duration(record.seconds()), more))
     return found
 
@@ -64,6 +131,7 @@ def _reward_card(record: Record, name: str) -> Card:
         more = (
             f"{number(found.difference, signed=True)}, 95 % interval {number(found.low, signed=True)} to "
             f"{number(found.high, signed=True)}; better in {found.win_rate:.0%}"
+            f"{_of_pairs(record)}"
         )
         return Card(name, number(found.tuned), more, before=number(found.base))
     points = curve(record.validations, "rewards", name)
@@ -76,6 +144,10 @@ def _reward_card(record: Record, name: str) -> Card:
         more = "first and last training step"
         return Card(name, number(points[-1][1]), more, before=number(points[0][1]))
     return Card(name, "–", "not scored yet")
+
+
+def _of_pairs(record: Record) -> str:
+    return f" of {record.summary.pairs:,} pairs" if record.summary.pairs else ""
 
 
 def _duration(seconds: float) -> str:

@@ -70,6 +70,21 @@ def rank_folder(place: Path, rank: int) -> Path:
     return place / "objective" / f"rank-{rank}"
 
 
+def check_ranks(place: Path, count: int) -> None:
+    """Refuse a checkpoint whose objective kept a state for another number of processes.
+
+    Raises:
+        VaderError: Naming both numbers.
+    """
+    folder = place / "objective"
+    kept = len(list(folder.glob("rank-*"))) if folder.is_dir() else count
+    if kept != count:
+        raise VaderError(
+            f"checkpoint {place}: the objective kept a state for each of {kept} processes that make videos, "
+            f"and now there are {count}: continue with as many as before"
+        )
+
+
 def save_rank(save: Callable[[Path], None], place: Path, rank: int) -> None:
     """Let ``save`` write into the rank's folder; nothing is left of one that stays empty."""
     own = rank_folder(place, rank)

@@ -167,6 +167,12 @@ class TrainerSection(Section):
     lr: float = Field(2e-4, gt=0, description="Learning rate.")
     batch_size: int = Field(1, ge=1, description="Videos per process in each micro-step.")
     accumulate: int = Field(1, ge=1, description="Micro-steps to accumulate before each optimizer step.")
+    global_batch: int | None = Field(
+        None,
+        ge=1,
+        description="Videos per optimizer step over all processes, whose number then may change; in place of "
+        "accumulate.",
+    )
     max_steps: int = Field(100, ge=0, description="Optimizer steps.")
     max_grad_norm: float = Field(1.0, gt=0, description="Clip the gradient to this norm.")
     precision: Precision | None = Field(
@@ -262,6 +268,19 @@ class PerformanceSection(Section):
     )
 
 
+class ParallelSection(Section):
+    """How several processes share a model; by default each holds it whole and makes videos of its own."""
+
+    shard: int = Field(1, ge=1, description="Processes that share one copy of the denoiser's weights.")
+    keep_gathered: bool = Field(
+        False, description="With shard: keep the gathered weights through a rollout's steps without a graph."
+    )
+    shard_rewards: bool = Field(False, description="With shard: the rewards' weights are shared likewise.")
+    shard_text_encoders: bool = Field(False, description="With shard: the text encoders' weights likewise.")
+    context: int = Field(1, ge=1, description="Processes that share one video's sequence.")
+    timeout: float = Field(15, gt=0, description="Minutes that a process waits for the others.")
+
+
 class ValidationSection(Section):
     """What is sampled, scored and watched while training."""
 
@@ -335,6 +354,7 @@ class RunConfig(Section):
     lora: LoraSection = Field(default_factory=LoraSection)
     trainer: TrainerSection = Field(default_factory=TrainerSection)
     performance: PerformanceSection = Field(default_factory=PerformanceSection)
+    parallel: ParallelSection = Field(default_factory=ParallelSection)
     validation: ValidationSection = Field(default_factory=ValidationSection)
     run: RunSection = Field(default_factory=RunSection)
     stages: list[StageSection] = Field(default_factory=list)

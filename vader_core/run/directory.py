@@ -23,12 +23,10 @@ from vader_core.files import replacing, strange_in, sync, unfinished_in
 from vader_core.run.checkpoint import step_name, sweep
 from vader_core.run.config import RunConfig, validated
 from vader_core.run.layers import to_yaml
+from vader_core.run.names import CONFIG, ENVIRONMENT, METRICS, STAGES, SUMMARY
 from vader_core.tokens import without_tokens
 from vader_core.values import read_document
 
-CONFIG, ENVIRONMENT, METRICS, SUMMARY = "config.yaml", "environment.json", "metrics.jsonl", "summary.json"
-#: Holds the run directories of a run in stages, ``1``, ``2`` and so on.
-STAGES = "stages"
 #: Held by the process that writes the run.
 LOCK = ".lock"
 #: The settings of a run that is being replaced; while it is there, the folder is no run.
@@ -37,6 +35,9 @@ REPLACED = ".config.yaml.old"
 BEFORE = "config_before"
 #: What reading a file that somebody else wrote may raise.
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
+
+#: More are a mistake in a file.
+MOST_PROCESSES = 100_000
 
 
 class Run:
@@ -53,8 +54,10 @@ class Run:
     # -- opening -----------------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, folder: Path, config: RunConfig, *, overwrite: bool = False) -> Run:
+    def create(cls, folder: Path, config: RunConfig, *, overwrite: bool = False, processes: int = 1) -> Run:
         """A new run; a run that is there is refused unless it made no step, or ``overwrite`` is given.
+
+        One in which a run ended before it had begun is taken as empty.
 
         Raises:
             VaderError: The folder exists, or another process holds it.
@@ -79,7 +82,7 @@ class Run:
                     # another process was faster
                     raise VaderError(f"--out {folder} exists: choose another --out")
                 _empty(folder)
-                run.record(config)
+                run.record(config, processes)
                 sync(folder.parent)
             except BaseException:
                 run.release()
@@ -224,11 +227,18 @@ class Run:
         except (*_UNREADABLE, yaml.YAMLError, VaderError):
             return self.config()
 
-    def record(self, config: RunConfig) -> None:
+    def processes(self) -> int:
+        """How many processes the run was last started with; 1 where nothing readable says so."""
+        found = (self._environment() or {}).get("processes", 1)
+        return found if isinstance(found, int) and 1 <= found <= MOST_PROCESSES else 1
+
+    def record(self, config: RunConfig, processes: int | None = None) -> None:
         """Write what the run began on for comparison, and the configuration for people."""
         text, path = to_yaml(config), self.folder / CONFIG
         held = (self._environment() if path.is_file() else None) or environment()
-        held.pop(BEFORE, None)
+        held = {key: value for key, value in held.items() if key != BEFORE}
+        if processes is not None:
+            held["processes"] = processes
         before = {BEFORE: path.read_text(encoding="utf-8", errors="replace")} if path.is_file() else {}
         self.write(ENVIRONMENT, json.dumps(held | before | {"config": text}, indent=1))
         self.write(CONFIG, text)  # with it the folder is a run
@@ -286,6 +296,11 @@ class Run:
         """Drop every record of a step past ``step``: the resumed run writes them again."""
         kept = [record for record in self.metrics() if _step_of(record) <= step]
         self.write(METRICS, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def is_run(folder: Path) -> bool:
+    """Whether ``folder`` holds a run."""
+    return (folder / CONFIG).is_file()
 
 
 def _step_of(record: Mapping[str, Any]) -> float:

@@ -1,47 +1,19 @@
-"""Recipes: published settings that plugins ship as files, found without importing a plugin."""
+"""Recipes: published settings that plugins ship as files, read."""
 
 from __future__ import annotations
 
-from importlib import util
 from pathlib import Path
 
 import yaml
 
 from vader_core.errors import VaderError, unknown
-from vader_core.first_party import FIRST_PARTY
+from vader_core.recipe_files import is_ours, recipe_files
 from vader_core.registry import Registry
 from vader_core.run.config import Tree
 from vader_core.values import read_document
 
 #: Between a package and a recipe's name, where two packages have one of that name.
 _BETWEEN = "/"
-
-
-def recipe_files(registry: Registry) -> dict[str, list[Path]]:
-    """Every installed recipe by name, unread; several files where several packages have it, ours first."""
-    found: dict[str, list[Path]] = {}
-    packages = registry.recipe_packages()
-    for package in sorted(packages, key=lambda name: (not _is_ours(name), name)):
-        for file in _files(package):
-            found.setdefault(file.stem, []).append(file)
-    return found
-
-
-def _files(package: str) -> list[Path]:
-    """The recipe files of a package; a stranger's package may be anything."""
-    try:
-        top, *inner = package.split(".")  # the package itself alone is looked up: no code of it runs
-        spec = util.find_spec(top)
-        places = [Path(place, *inner) for place in (spec.submodule_search_locations if spec else None) or ()]
-        return sorted(
-            file for place in places for file in (place / "recipes").glob("*.yaml") if file.is_file()
-        )
-    except Exception:  # the plugin border: finders and folders that somebody else made
-        return []
-
-
-def _is_ours(package: str) -> bool:
-    return package.replace("_", "-") in FIRST_PARTY
 
 
 def recipes(registry: Registry) -> dict[str, Tree]:
@@ -70,7 +42,7 @@ def read_recipe(registry: Registry, name: str) -> Tree:
         files = [file for file in files if _package(file) == package]
     if not files:
         raise unknown("recipe", name, known)
-    if len(files) > 1 and not _is_ours(_package(files[0])):
+    if len(files) > 1 and not is_ours(_package(files[0])):
         whose = " and ".join(f"{_package(file)}{_BETWEEN}{name}" for file in files)
         raise VaderError(f"recipe {name!r} comes with several packages: ask for {whose}")
     return {key: value for key, value in _read(files[0]).items() if key != "summary"}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vader_core.errors import VaderError
-from vader_core.run.directory import CONFIG, ENVIRONMENT, METRICS, SUMMARY
+from vader_core.run.names import ABOUT, CONFIG, ENVIRONMENT, METRICS, SUMMARY
 from vader_core.run.reader import Reader, clean
 
 #: One curve: (step, value), finite, ascending.
@@ -31,12 +31,14 @@ class Clip:
         prompt: What was asked for.
         seed: Number of the seed, where the run noted it.
         scores: Score by reward.
+        picture: The picture that it starts from, small, within the run directory.
     """
 
     path: Path
     prompt: str
     seed: int | None
     scores: dict[str, float]
+    picture: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class Setup:
         rewards: Names of the trained rewards.
         monitors: Names of the rewards that are only watched.
         clips_are_small: Whether single pixels should stay visible when a clip is enlarged.
+        data: The clips that were learned from.
     """
 
     backbone: str | None
@@ -77,6 +80,7 @@ class Setup:
     rewards: list[str]
     monitors: list[str]
     clips_are_small: bool
+    data: str | None = None
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,7 @@ class Record:
         alarms: One record an alarm.
         samples: By step, ascending.
         omissions: What was left out, and why; one sentence each.
+        about: A line on each component, by its name.
     """
 
     folder: Path
@@ -165,6 +170,12 @@ class Record:
     alarms: list[Alarm]
     samples: list[Samples] = field(default_factory=list)
     omissions: list[str] = field(default_factory=list)
+    about: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def shown_folder(self) -> str:
+        """The run directory, as a command line names it from beside it."""
+        return clean(self.folder.as_posix() if not self.folder.is_absolute() else self.name)
 
     @property
     def name(self) -> str:
@@ -256,6 +267,7 @@ def read_record(folder: Path) -> Record:
     environment = _environment(reader)
     summary = _summary(reader)
     metrics = _metrics(reader)
+    about = {clean(name): reader.word(line, ABOUT, name) for name, line in reader.json_object(ABOUT).items()}
     return Record(
         folder=folder,
         config=clean(config),
@@ -267,6 +279,7 @@ def read_record(folder: Path) -> Record:
         alarms=[Alarm(record["step"], record["message"]) for record in metrics if record["kind"] == "alarm"],
         samples=_samples(reader),
         omissions=reader.omissions(),
+        about={name: line for name, line in about.items() if line},
     )
 
 
@@ -301,6 +314,7 @@ def _setup(reader: Reader, tree: dict[Any, Any]) -> Setup:
         clips_are_small=width is not None
         and re.fullmatch("[0-9]{1,3}", width) is not None
         and int(width) <= 160,
+        data=word("data", "source"),
     )
 
 
@@ -395,11 +409,14 @@ def _clip(reader: Reader, listed: str, index: int, value: Any) -> Clip | None:
     if path is None:
         return None
     entry = reader.mapping(value, listed, f"clip {index}")
+    picture = reader.word(entry.get("picture"), listed, f"clip {index}: picture")
+    inside = None if picture is None else reader.find(f"{Path(listed).parent}/{picture}")
     return Clip(
         path=path,
         prompt=reader.word(entry.get("prompt"), listed, f"clip {index}: prompt") or "",
         seed=reader.whole(entry.get("seed"), listed, f"clip {index}: seed"),
         scores=reader.numbers(entry.get("scores"), listed, f"clip {index}: scores"),
+        picture=inside if inside is not None and inside.suffix == ".jpg" else None,
     )
 
 

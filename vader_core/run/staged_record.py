@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vader_core.run.directory import CONFIG, STAGES
+from vader_core.run.names import CONFIG, STAGES
 from vader_core.run.record import Alarm, Record, Samples, read_record
 from vader_core.run.stages import stage_folder
 

@@ -11,8 +11,8 @@ from typing import Any
 from vader_core.errors import VaderError
 from vader_core.paths import kept, kept_data, kept_place, kept_source
 from vader_core.run.config import RunConfig, SeamSection, StageSection, Tree, validated
-from vader_core.run.directory import CONFIG, STAGES, SUMMARY
 from vader_core.run.layers import changed, merged
+from vader_core.run.names import CONFIG, STAGES, SUMMARY
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vader_core.method.tuning import Tuning
+from vader_core.parallel.whole import piece_like
 
 
 class Average:
@@ -51,5 +52,6 @@ class Average:
         """Begin again from ``tensors``, where an average is kept."""
         if self.tensors is not None:
             self.tensors = {
-                name: tensors[name].to(value.device, copy=True) for name, value in self.tensors.items()
+                name: piece_like(tensors[name], value).to(value.device, copy=True)
+                for name, value in self.tensors.items()
             }

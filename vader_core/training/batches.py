@@ -11,6 +11,16 @@ from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 
 
+def own_samples(number: int, rank: int, world: int, size: int) -> list[int]:
+    """The global indices of one process's samples in the ``number``-th micro-step of the whole run.
+
+    >>> own_samples(1, 0, 2, 3)
+    [6, 7, 8]
+    """
+    start = (number * world + rank) * size
+    return list(range(start, start + size))
+
+
 @dataclass(frozen=True)
 class PromptBatches:
     """Prompts in the source's order, all at one geometry.
@@ -31,8 +41,7 @@ class PromptBatches:
 
     def at(self, step: int, micro: int, rank: int, world: int) -> Mapping[str, Batch]:
         """The batch of one micro-step; the stream of samples does not depend on how many processes cut it."""
-        start = ((step * self.accumulate + micro) * world + rank) * self.size
-        indices = list(range(start, start + self.size))
+        indices = own_samples(step * self.accumulate + micro, rank, world, self.size)
         rng = Randomness(self.seed, step, micro, tuple(indices))
         return {"prompts": Batch(self.draw(indices), self.geometry, rng)}
 

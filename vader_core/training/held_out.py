@@ -9,6 +9,7 @@ from vader_core.assembly.parts import Assembly
 from vader_core.data.frame_masks import SeededDraws
 from vader_core.method.objective import Batch
 from vader_core.randomness import Randomness, derive_seed
+from vader_core.training.processes import SingleProcess
 
 
 class HeldOut:
@@ -50,10 +51,24 @@ class HeldOut:
             for start in range(0, len(prompts), size)
         ]
 
-    def losses(self) -> Mapping[str, float]:
-        """The objective's loss by noise level, and their mean as ``mean``; empty without held-out clips."""
-        assembly = self.assembly
+    def losses(self, processes: SingleProcess) -> Mapping[str, float]:
+        """The objective's loss by noise level, and their mean as ``mean``; empty without held-out clips.
+
+        Args:
+            processes: Each judges its share of the clips.
+        """
+        assembly, (rank, world) = self.assembly, processes.here
         if assembly.objective is None or not self.batches:
             return {}
-        found = dict(assembly.objective.judge(assembly.model.whole(), self.batches))
-        return {"mean": sum(found.values()) / len(found), **found} if found else {}
+        # Whose share is smaller judges one that is not counted: with weights that are shared, every call is
+        # everyone's.
+        mine = self.batches[rank::world]
+        rounds = -(-len(self.batches) // world)
+        judged = mine + self.batches[:1] * (rounds - len(mine))
+        model = assembly.model.whole()
+        found = [dict(assembly.objective.judge(model, [batch])) for batch in judged]
+        told = list(zip(found, map(len, mine), strict=False))
+        every = [one for told in processes.gather(told) for one in told]
+        clips = sum(count for _, count in every)
+        levels = {name: sum(losses[name] * count for losses, count in every) / clips for name in every[0][0]}
+        return {"mean": sum(levels.values()) / len(levels), **levels} if levels else {}

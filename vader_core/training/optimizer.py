@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vader_core.assembly.levers import OPTIMIZER_LIBRARIES
 from vader_core.errors import MissingDependencyError, VaderError
 from vader_core.method.tuning import Tuning
+from vader_core.parallel.whole import piece_like, whole
 from vader_core.run.config import TrainerSection
 from vader_core.run.stages import ALONE, Place
 from vader_core.training import learning_rate as schedules
@@ -195,7 +196,7 @@ class Updates:
         scaler = self.processes.scaler
         if scaler is not None:
             scaler.unscale_(self.optimizer)
-        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.trainer.max_grad_norm))
+        norm = float(whole(nn.utils.clip_grad_norm_(self.parameters, self.trainer.max_grad_norm)))
         if scaler is None:
             if not math.isfinite(norm):
                 self.optimizer.zero_grad(set_to_none=True)
@@ -231,10 +232,24 @@ class Updates:
             VaderError: It was saved by another optimizer, or with other groups.
         """
         try:
-            self.optimizer.load_state_dict(state["optimizer"])
-        except (ValueError, KeyError) as error:
+            self.optimizer.load_state_dict(self._cut(state["optimizer"]))
+        except (ValueError, KeyError, IndexError) as error:
             raise VaderError(
                 "the checkpoint's optimizer is another: trainer.optimizer or trainer.lr_factors changed"
             ) from error
         if self.processes.scaler is not None and "scaler" in state:
             self.processes.scaler.load_state_dict(state["scaler"])
+
+    def _cut(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The optimizer's state in the pieces that the parameters are in."""
+        order = [one for group in self.optimizer.param_groups for one in group["params"]]
+        moments = {
+            index: {
+                name: piece_like(value, order[index])
+                if isinstance(value, Tensor) and value.shape == order[index].shape
+                else value
+                for name, value in held.items()
+            }
+            for index, held in state["state"].items()
+        }
+        return {**state, "state": moments}

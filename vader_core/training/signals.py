@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+#: Seconds in which a second signal is the first one's echo.
+ECHO = 1.0
 
 
 class StoppedError(Exception):
@@ -30,15 +34,22 @@ class Asked:
 def stop_signals(say: Callable[[str], None]) -> Iterator[Asked]:
     """Within, Ctrl-C and SIGTERM are noted; a second one leaves at once.
 
+    One that follows within :data:`ECHO` seconds is the first one's echo: the terminal and a launcher may both
+    hand on the same key press, and a launcher's end reaches its processes once for each of its threads.
+
     Args:
         say: Tells a person.
     """
     asked = Asked()
+    since = 0.0
 
     def ask(signum: int, frame: FrameType | None) -> None:
+        nonlocal since
         if asked.signum is not None:
+            if time.monotonic() < since + ECHO:
+                return
             raise KeyboardInterrupt
-        asked.signum = signum
+        asked.signum, since = signum, time.monotonic()
         say("stopping after this step …")
 
     before = {}

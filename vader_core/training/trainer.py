@@ -13,9 +13,11 @@ from vader_core.errors import DivergedError, VaderError
 from vader_core.method.model import Model
 from vader_core.method.objective import Batches, StepResult
 from vader_core.method.weighted import WeightedSum
+from vader_core.parallel.whole import whole_tree
 from vader_core.run.checkpoint import (
     Checkpoint,
     begin_checkpoint,
+    check_ranks,
     finish_checkpoint,
     prune,
     rank_folder,
@@ -206,19 +208,22 @@ class Trainer:
 
     def _save(self) -> None:
         """Write a checkpoint of this step, unless it is there."""
-        if self.journal.run is None and self.processes.count == 1:
+        if self.journal.run is None and self.processes.layout.world == 1:
             return
         folder = self.processes.from_first(None if self.journal.run is None else self.journal.run.checkpoints)
         if folder is None or self._saved_at == self.step:
             return
+        kept = self.model.tuning.collected(self.average.tensors)
+        tensors = whole_tree(self._tensors(), keep=self.processes.first)
         if self.processes.first:
             beside = begin_checkpoint(folder, self.step)
-            self.model.tuning.save(beside, self.average.tensors)
+            self.model.tuning.save(beside, kept)
         self.processes.wait()
-        save_rank(self.objective.save, unfinished(folder, self.step), self.processes.here[0])
+        if self.processes.rank % self.processes.layout.context == 0:
+            save_rank(self.objective.save, unfinished(folder, self.step), self.processes.here[0])
         self.processes.wait()
         if self.processes.first:
-            place = finish_checkpoint(folder, self.step, self._tensors(), self._position())
+            place = finish_checkpoint(folder, self.step, tensors, self._position())
             self.last_checkpoint = str(place)
             prune(folder, self.kept.keep, newest=self.step)
         self._saved_at = self.step
@@ -227,9 +232,9 @@ class Trainer:
     def _tensors(self) -> dict[str, Any]:
         found = self.updates.state()
         if self.average.tensors is not None:  # the average is what the checkpoint's adapter holds
-            found["trained"] = {name: value.cpu() for name, value in self.model.tuning.snapshot().items()}
+            found["trained"] = dict(self.model.tuning.snapshot())
         if self.validator.best:
-            found["best"] = {name: value.cpu() for name, value in self.validator.best.items()}
+            found["best"] = dict(self.validator.best)
         return found
 
     def _position(self) -> dict[str, Any]:
@@ -257,6 +262,7 @@ class Trainer:
         self.lr_factor = float(position["lr_factor"])
         self.validator.watch.restore(position["watch"])
         self.model.tuning.load(checkpoint.place)
+        check_ranks(checkpoint.place, self.processes.count)
         self.objective.load(rank_folder(checkpoint.place, self.processes.here[0]))
         if self.average.tensors is not None:
             if "trained" not in tensors:

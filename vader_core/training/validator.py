@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from vader_core.assembly.parts import Assembly
 from vader_core.evaluation.comparison import as_json, evaluate
-from vader_core.evaluation.validation import score_pairs, validation_pairs, write_samples
+from vader_core.evaluation.validation import Scored, score_pairs, validation_pairs, write_samples
 from vader_core.evaluation.watch import Verdict, Watch, statistics
 from vader_core.run.checkpoint import keep_best
 from vader_core.training.average import Average
@@ -25,7 +26,7 @@ class Validator:
 
     Args:
         assembly: Loaded.
-        processes: The first one samples and scores; its verdict goes to all.
+        processes: Share the sampling and scoring; the first one's verdict goes to all.
         average: What is evaluated.
         journal: Where records go.
     """
@@ -51,51 +52,60 @@ class Validator:
         """Sample, score and watch; the verdict is the same on every process."""
         if self.settings.prompts == 0 and not self.held_out.batches:
             return _NOTHING
-        verdict = _NOTHING
-        if self.processes.first:
-            with self.average.in_the_model():
-                verdict = self._judge_here(step)
-        found: Verdict = self.processes.from_first(verdict)
-        if found.best and self.settings.guard == "adapt":
+        with self.average.in_the_model():
+            seen = self._see()
+        verdict: Verdict = self.processes.from_first(
+            self._judge(step, seen) if self.processes.first else None
+        )
+        if verdict.best and step > 0:
+            self._keep_best(step, seen)
+        if verdict.best and self.settings.guard == "adapt":
             self.best = self.average.best_known()
-        return found
+        return verdict
 
-    def _judge_here(self, step: int) -> Verdict:
-        assembly, pairs = self.assembly, validation_pairs(self.assembly) if self.settings.prompts else []
-        held_out = self.held_out.losses()
-        watched = {_named(level): loss for level, loss in held_out.items()}
-        rewards: dict[str, float] = {}
-        monitors: dict[str, float] = {}
-        scored = None
-        if pairs:
-            mixtures = (assembly.rewards, assembly.monitors)
-            scored = score_pairs(assembly, pairs, mixtures, measure_distance=True)
-            rewards, monitors = scored.mean(assembly.rewards), scored.mean(assembly.monitors)
-            watched |= statistics(scored.videos, self.settings.seeds)
-            watched["base_distance"] = scored.base_distance or 0.0
-        verdict = self._verdict(step, rewards, monitors, held_out)
+    def _see(self) -> _Seen:
+        """Sample and score, each process its share."""
+        assembly = self.assembly
+        pairs = validation_pairs(assembly) if self.settings.prompts else []
+        held_out = self.held_out.losses(self.processes)
+        if not pairs:
+            return _Seen(held_out)
+        mixtures = (assembly.rewards, assembly.monitors)
+        scored = score_pairs(assembly, pairs, mixtures, measure_distance=True, processes=self.processes)
+        return _Seen(held_out, scored, scored.mean(assembly.rewards), scored.mean(assembly.monitors))
+
+    def _judge(self, step: int, seen: _Seen) -> Verdict:
+        """Watch and write, on the first process."""
+        watched = {_named(level): loss for level, loss in seen.held_out.items()}
+        if seen.scored is not None:
+            watched |= statistics(seen.scored.videos, self.settings.seeds)
+            watched["base_distance"] = seen.scored.base_distance or 0.0
+        verdict = self._verdict(step, seen.rewards, seen.monitors, seen.held_out)
         record: dict[str, Any] = {
             "kind": "validation",
             "step": step,
-            "rewards": rewards,
-            "monitors": monitors,
+            "rewards": seen.rewards,
+            "monitors": seen.monitors,
             "watch": watched,
             "alarms": list(verdict.alarms),
         }
         run = self.journal.run
-        if run is not None:
-            if scored is not None:
-                folder = run.samples(step)
-                write_samples(scored, folder, assembly.geometry.fps)
-                record["samples"] = str(folder.relative_to(run.folder))
-            if verdict.best and step > 0:
-                facts = {"step": step, "rewards": rewards, "monitors": monitors}
-                keep_best(run.checkpoints, assembly.model.tuning.save, facts)
+        if run is not None and seen.scored is not None:
+            folder = run.samples(step)
+            write_samples(seen.scored, folder, self.assembly.geometry.fps)
+            record["samples"] = str(folder.relative_to(run.folder))
         self.journal.record(record)
         for message in verdict.messages:
             self.journal.record({"kind": "alarm", "step": step, "message": message})
             self.journal.say(f"ALARM at step {step}: {message}")
         return verdict
+
+    def _keep_best(self, step: int, seen: _Seen) -> None:
+        tuning, run = self.assembly.model.tuning, self.journal.run
+        kept = tuning.collected(self.average.tensors)
+        if run is not None:
+            facts = {"step": step, "rewards": seen.rewards, "monitors": seen.monitors}
+            keep_best(run.checkpoints, lambda folder: tuning.save(folder, kept), facts)
 
     def _verdict(
         self,
@@ -116,24 +126,29 @@ class Validator:
 
     def compare(self) -> dict[str, Any]:
         """Base against tuned on held-out prompts, as the summary holds it; empty where none was asked for."""
-        count = self.settings.evaluation_pairs
-        if not self.processes.first:
-            return {}
+        count, assembly, processes = self.settings.evaluation_pairs, self.assembly, self.processes
         found: dict[str, Any] = {}
         with self.average.in_the_model():
             if count:
-                held_out = self.assembly.prompts_held_out != 0
-                found |= {
-                    "pairs": count,
-                    "held_out": held_out,
-                    "evaluation": as_json(evaluate(self.assembly, count)[1.0]),
-                }
+                compared = evaluate(assembly, count, processes=processes)[1.0]
+                held_out = assembly.prompts_held_out != 0
+                found |= {"pairs": count, "held_out": held_out, "evaluation": as_json(compared)}
             if self.held_out.batches:
-                tuned = self.held_out.losses()
-                with self.assembly.model.base():
-                    base = self.held_out.losses()
+                tuned = self.held_out.losses(processes)
+                with assembly.model.base():
+                    base = self.held_out.losses(processes)
                 found["held_out_loss"] = {"base": dict(base), "tuned": dict(tuned)}
         return found
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a validation saw, the same on every process but for the videos."""
+
+    held_out: Mapping[str, float]
+    scored: Scored | None = None
+    rewards: Mapping[str, float] = field(default_factory=dict)
+    monitors: Mapping[str, float] = field(default_factory=dict)
 
 
 def _named(level: str) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vader_core.errors import MachineError, VaderError
 from vader_core.files import replacing
+from vader_core.parallel.whole import copy_whole, in_pieces, own_piece, whole_tree
 from vader_core.weights import load_tensors
 
 #: The whole denoiser, under the names of the official checkpoint.
@@ -53,6 +54,8 @@ class Full:
         self._to_official, self._from_official = to_official, from_official
         self._names = chosen_weights(denoiser, self.modules)
         self._in_a_step = False
+        #: Lets go of gathered weights, where they are in pieces.
+        self._part: Callable[[], None] = lambda: None
         self._base: dict[str, Tensor] = {}
         for name, parameter in self.parameters().items():
             self._base[name] = parameter.detach().to("cpu", copy=True)
@@ -63,8 +66,19 @@ class Full:
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The trained weights, float32 (float64 in a float64 model), by the denoiser's names."""
+        self._part()
         every = dict(self.denoiser.named_parameters())
         return {name: every[name] for name in self._names}
+
+    def cut(self, part: Callable[[], None]) -> None:
+        """The denoiser was cut into pieces: of the base model too this process keeps its own alone.
+
+        Args:
+            part: Lets go of gathered weights.
+        """
+        self._part = part
+        for name, parameter in self.parameters().items():
+            self._base[name] = self._base[name][own_piece(parameter)[1]].clone()
 
     def snapshot(self) -> dict[str, Tensor]:
         """Copies of the trained weights, where they are."""
@@ -74,12 +88,12 @@ class Full:
     def restore(self, snapshot: Tensors) -> None:
         """Copy ``snapshot`` into the trained weights."""
         for name, parameter in self.parameters().items():
-            parameter.copy_(snapshot[name])
+            copy_whole(parameter, snapshot[name])
 
     @contextmanager
     def using(self, snapshot: Tensors) -> Iterator[None]:
         """Within, the trained weights are those of ``snapshot``; what was trained waits on the CPU."""
-        trained = {name: value.detach().to("cpu", copy=True) for name, value in self.parameters().items()}
+        trained = {name: value.to("cpu", copy=True) for name, value in self._own().items()}
         self.restore(snapshot)
         try:
             yield
@@ -110,8 +124,8 @@ class Full:
             yield
             return
         mixed = {
-            name: self._base[name].to(value.device, value.dtype).lerp(value.detach(), factor)
-            for name, value in self.parameters().items()
+            name: self._base[name].to(value.device, value.dtype).lerp(value, factor)
+            for name, value in self._own().items()
         }
         with self.using(mixed):
             yield
@@ -128,10 +142,23 @@ class Full:
     @torch.no_grad()
     def set_strength(self, scale: float) -> None:
         """Let the difference to the base model count ``scale`` times from now on."""
-        for name, value in self.parameters().items():
+        for name, value in self._own().items():
             value.copy_(self._base[name].to(value.device, value.dtype).lerp(value, scale))
 
+    def _own(self) -> dict[str, Tensor]:
+        """What this process holds of the trained weights."""
+        return {name: own_piece(value.detach())[0] for name, value in self.parameters().items()}
+
     # -- files -------------------------------------------------------------------------------------------
+
+    def collected(self, snapshot: Tensors | None = None) -> Tensors | None:
+        """The whole denoiser's state on the first process's CPU, where it is in pieces; else the snapshot."""
+        trained = self.parameters()
+        if not any(in_pieces(value) for value in trained.values()):
+            return snapshot
+        state: dict[str, Tensor] = {**self.denoiser.state_dict(), **trained, **(snapshot or {})}
+        found: dict[str, Tensor] = whole_tree(state, keep=torch.distributed.get_rank() == 0)
+        return found
 
     def save(self, folder: Path, snapshot: Tensors | None = None) -> None:
         """Write the whole denoiser under its official names, the trained weights or ``snapshot`` in float32.
@@ -139,8 +166,8 @@ class Full:
         Raises:
             MachineError: It cannot be written.
         """
-        state = {name: value.detach() for name, value in self.denoiser.state_dict().items()}
-        state |= {name: value.detach() for name, value in (snapshot or self.parameters()).items()}
+        state = dict(self.denoiser.state_dict()) | dict(snapshot or self.parameters())
+        state = {name: value.detach() for name, value in state.items()}
         official = {
             name: value.cpu().contiguous().clone() for name, value in self._to_official(state).items()
         }

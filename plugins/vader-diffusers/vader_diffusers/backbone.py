@@ -31,6 +31,7 @@ from vader_diffusers.parts import autocast_for, bare, model_class, random_part, 
 from vader_diffusers.pipeline_source import open_source
 from vader_diffusers.random_text import random_encodings
 from vader_diffusers.scheduling import Scheduling, read_scheduler
+from vader_diffusers.sequence import check_split, split
 
 #: Geometry, steps and guidance where a folder is like no published one and its family says nothing.
 _PLAIN = {"height": 256, "width": 256, "num_frames": 17, "fps": 16, "num_steps": 50, "guidance_scale": 5.0}
@@ -292,6 +293,16 @@ class PipelineBackbone(Backbone):
         """The blocks that diffusers checkpoints."""
         lists = (getattr(network, name) for network in self.networks for name in self.block_lists)
         return [block for blocks in lists for block in blocks]
+
+    def check_sequence(self, parts: int, geometry: Geometry) -> None:
+        """Networks that diffusers has a plan for, into parts that divide heads and tokens."""
+        shape = self.latent_shape(geometry)
+        check_split(self.network, parts, shape, self.config.attention_backend, asks=self.asks)
+
+    def split_sequence(self, mesh: Any) -> None:
+        """Every network by diffusers' plan."""
+        for network in self.networks:
+            split(network, mesh)
 
     # -- text ----------------------------------------------------------------------------------------------
 

@@ -59,7 +59,8 @@ class OwnNames(LoraFormat):
         if missing:
             raise self._error(f"{path} is one of {len(files)} files, and {missing[0]} is not beside it")
         found = [self._read(file) for file in files]
-        first, tensors = found[0], {}
+        first = found[0]
+        tensors: dict[str, Tensor] = {}
         for one in found:
             change = (one.alpha / one.rank) / (first.alpha / first.rank)
             tensors |= {
@@ -70,7 +71,8 @@ class OwnNames(LoraFormat):
 
     def _read(self, path: Path) -> Adapter:
         adapter, part = read_lora(path), notes_of(path).get(_PART)
-        before, tensors = f"{part}." if part else "", {}
+        before = f"{part}." if part else ""
+        tensors: dict[str, Tensor] = {}
         for module, (down, up) in _pairs(adapter).items():
             ours = self._ours(module, flat=adapter.flat, path=path)
             pairs: list[Pair | None] = [(down, up)] if len(ours) == 1 else divided(down, up, len(ours))
@@ -174,8 +176,8 @@ class LTXComfyUI(OwnNames):
     def recognises(self, path: Path) -> bool:
         """Whether every name is ComfyUI's, of a block named as diffusers does; reads the names alone."""
         found = tensor_names(path)
-        wanted = ("diffusion_model.transformer_blocks.", "diffusion_model.patchify_proj.")
-        wanted += ("diffusion_model.audio_patchify_proj.", "diffusion_model.proj_out.")
+        known = ("transformer_blocks.", "patchify_proj.", "audio_patchify_proj.", "proj_out.")
+        wanted = tuple(f"diffusion_model.{name}" for name in known)
         return bool(found) and all(name.startswith(wanted) and is_lora_name(name) for name in found)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vader_core.backbone import Mixing
 from vader_core.conditioning import Conditioning
+from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
 from vader_core.prediction import Prediction
 from vader_core.prompts import Prompt
@@ -121,8 +122,8 @@ class LTX(PipelineBackbone):
     def _places(self, latents: Tensor, fps: float) -> Tensor:
         """Seconds and pixels of every token [B, 3, T h w]: a latent frame starts with its first own frame."""
         times, pixels = self.compression
-        whole = {"device": latents.device, "dtype": torch.float32}
-        steps = [torch.arange(count, **whole) for count in latents.shape[2:]]
+        device = latents.device
+        steps = [torch.arange(count, device=device, dtype=torch.float32) for count in latents.shape[2:]]
         seconds = (steps[0] * times + 1 - times).clamp(min=0) / fps
         grid = torch.meshgrid(seconds, steps[1] * pixels, steps[2] * pixels, indexing="ij")
         return torch.stack(grid).flatten(1).expand(len(latents), -1, -1)
@@ -153,6 +154,15 @@ class LTX(PipelineBackbone):
         share = self.setting("decode_noise_scale")
         mixed = (1 - share) * self.unscaled(latents) + share * noise.to(latents.dtype)
         return self.scaled(mixed)
+
+    def check_sequence(self, parts: int, geometry: Geometry) -> None:
+        """Not with a rescaled guidance, whose gradient at one token comes from all others."""
+        if self.setting("guidance_rescale"):
+            raise VaderError(
+                f"{self.asks}: guidance_rescale needs the whole clip's gradient, so it does not go with "
+                "parallel.context: leave one out"
+            )
+        super().check_sequence(parts, geometry)
 
     def combine(
         self,

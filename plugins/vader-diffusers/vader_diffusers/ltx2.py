@@ -17,7 +17,7 @@ from vader_core.geometry import Geometry
 from vader_core.prediction import Prediction
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
-from vader_core.schedule import Schedule
+from vader_core.schedule import RectifiedFlow, Schedule
 from vader_core.text import Text
 from vader_diffusers.backbone import PipelineBackbone
 from vader_diffusers.ltx import channel_statistics, rescaled
@@ -219,7 +219,9 @@ class LTX2(PipelineBackbone):
         """Every branch pushes the clean latents away from its own; picture and sound by their own scales."""
         if isinstance(mixing.scale, tuple):
             raise VaderError(f"{self.asks}: --guidance-scale must be one number, not FIRST:LAST")
-        level = (timestep / self.scheduling.schedule.num_train_timesteps).view(-1, 1, 1, 1, 1).to(latents)
+        schedule = self.scheduling.schedule
+        assert isinstance(schedule, RectifiedFlow)
+        level = (timestep / schedule.num_train_timesteps).view(-1, 1, 1, 1, 1).to(latents)
         branches = (conditional, unconditional, *further.values())
         clean = [self.split(latents - level * one.value, self._geometry) for one in branches]
         mixed = []

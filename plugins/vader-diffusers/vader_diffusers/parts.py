@@ -12,7 +12,11 @@ from torch import nn
 
 from vader_core.errors import VaderError
 from vader_core.hub import guarded
+from vader_core.nn.build import fill_randomly
 from vader_diffusers.pipeline_source import PipelineSource, check_weights, components, gated
+
+#: Norms whose scale is not called ``weight``: mean and deviation of its random numbers.
+_SPREAD = {"gamma": (1.0, 0.1)}
 
 
 def model_class(kind: str, *, needed_for: str) -> Any:
@@ -60,13 +64,13 @@ def random_part(
     dtype: torch.dtype,
     needed_for: str,
 ) -> nn.Module:
-    """A component with the random numbers that its layers start from, the same every time."""
+    """A component of random numbers, the same every time and, but for rounding, in every dtype."""
     accelerators = [] if device.type == "cpu" else [device]
-    with torch.random.fork_rng(devices=accelerators), torch.device(device):
-        torch.manual_seed(sum(map(ord, component)))
-        with default_dtype(dtype):
-            module = bare(source, component, needed_for=needed_for)
-    return as_stored(module, dtype).to(device)
+    with torch.random.fork_rng(devices=accelerators), torch.device(device), default_dtype(dtype):
+        module = bare(source, component, needed_for=needed_for)
+    module = as_stored(module, dtype).to(device)
+    fill_randomly(module, component, spread=_SPREAD)
+    return module
 
 
 def as_stored(module: nn.Module, dtype: torch.dtype) -> nn.Module:

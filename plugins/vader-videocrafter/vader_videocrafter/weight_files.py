@@ -28,5 +28,6 @@ LORA_FILES = (
         "jiachenli-ucsb/T2V-Turbo-VC2",
         "unet_lora.pt",
         note="optional: a 4-step student, for --rollout-lora or --lora (CC BY 4.0)",
+        optional=True,
     ),
 )

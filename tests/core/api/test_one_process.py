@@ -86,7 +86,8 @@ def test_train_then_sample_then_score_leave_nothing_behind(
     assert all(seen)
     assert _process() == before
 
-    scored = score([tmp_path / "clips" / "00.mp4"], ["brightness"], device="cpu", registry=registry)
+    (clip,) = (tmp_path / "clips").glob("*.mp4")
+    scored = score([clip], ["brightness"], device="cpu", registry=registry)
     assert scored["videos"][0]["scores"]["brightness"] != 0
     assert scored["videos"][0]["prompt"] == made.pairs[0].prompt.text
     assert _process() == before

@@ -107,8 +107,8 @@ def test_a_run_that_never_began_is_replaced_and_another_is_not(vader, tmp_path, 
     with monkeypatch.context() as broken:
         module = importlib.import_module("vader_core.api.train")
         broken.setattr(module, "load_parts", lambda *given: (_ for _ in ()).throw(OSError(5, "no weights")))
-        with pytest.raises(OSError, match="no weights"):
-            vader(*TRAIN, *FAST, "--prompts", "fixed", "--out", run)
+        assert vader(*TRAIN, *FAST, "--prompts", "fixed", "--out", run) == 1
+    assert "no weights" in capsys.readouterr().err
     assert (run / "config.yaml").is_file()
     assert vader(*TRAIN, *FAST, "--prompts", "fixed", "--out", run) == 0
     assert vader(*TRAIN, *FAST, "--prompts", "fixed", "--out", run) == 2
@@ -180,7 +180,7 @@ def test_held_out_is_said_only_where_true(vader, tmp_path, capsys):
 
 def test_a_plan_needs_no_accelerator_and_says_where_and_what(vader, capsys, monkeypatch):
     module = importlib.import_module("vader_core.api.plan")
-    monkeypatch.setattr(module, "memory_facts", lambda *given: {})  # tests/core/profiling holds it
+    monkeypatch.setattr(module, "memory_facts", lambda *given, **named: {})  # tests/core/profiling holds it
     plan = [word for word in TRAIN if word != "--quiet"] + ["--prompts", "fixed", "--dry-run"]
     assert vader(*plan, "--precision", "fp16") == 0
     told = capsys.readouterr().out
@@ -204,8 +204,8 @@ def test_lines_in_a_pipe_are_not_broken(capsys, monkeypatch):
         progress("validating", 3, 8)
         progress("loading the model", 0, 0)
         progress.say("word " * 40)
-    lines = capsys.readouterr().err.splitlines()
-    assert lines == ["validating 0/8", ("word " * 40)]
+    lines = [line.rstrip() for line in capsys.readouterr().err.splitlines()]
+    assert lines == ["validating 0/8", ("word " * 40).rstrip()]
     assert phase_words("evaluating", 40, 128, 80.0) == "evaluating 40/128  2.0 s each  2:56 left"
 
 

@@ -223,7 +223,9 @@ def listing(out: Path) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--what", choices=["train", "watched", "overwrite", "sample"], required=True)
+    parser.add_argument(
+        "--what", required=True, help="train, watched, overwrite, sample; with commas between."
+    )
     parser.add_argument("--how", default="kill,power,eio,full", help="Kinds of fault, with commas between.")
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--moments", type=int)
@@ -234,7 +236,11 @@ def main() -> int:
         os.environ["LD_PRELOAD"] = str(build(folder))
         os.execv(sys.executable, [sys.executable, *sys.argv])
     prepare()
-    return Matrix(given.what, folder).run(given.how.split(","), given.moments, given.seed)
+    failed = False
+    for what in given.what.split(","):
+        (folder / what).mkdir()
+        failed |= Matrix(what, folder / what).run(given.how.split(","), given.moments, given.seed)
+    return failed
 
 
 def prepare() -> None:

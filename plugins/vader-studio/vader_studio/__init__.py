@@ -1,0 +1,1 @@
+"""The studio: a page to generate, watch, compare and share."""

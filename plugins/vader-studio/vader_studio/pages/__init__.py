@@ -1,0 +1,1 @@
+"""The pages, one a file: what is shown, and what their scripts ask for."""

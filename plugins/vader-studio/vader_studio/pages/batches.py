@@ -1,0 +1,32 @@
+"""Batches: the folders of clips that ``vader sample`` and the studio wrote."""
+
+from __future__ import annotations
+
+from markupsafe import Markup
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from vader_core import api
+from vader_studio.pages.files import address_in
+from vader_studio.studio import studio_of
+
+
+def listed(request: Request) -> Response:
+    """Every folder of clips, the newest first."""
+    studio = studio_of(request)
+    titles = {job.name: job.title for job in studio.queue.jobs(10_000)}
+    batches = [(name, titles.get(name, name)) for name in studio.places.batches()]
+    return studio.page("batches.html", here="batches", batches=batches)
+
+
+def shown(request: Request) -> Response:
+    """The clips of a folder."""
+    studio = studio_of(request)
+    name = request.path_params["name"]
+    folder = studio.places.batch(name)
+    body = api.batch_body(folder, lambda path: address_in("clips", path, studio.places.clips))
+    return studio.page("batch.html", here="batches", name=name, body=Markup(body))
+
+
+READING = [Route("/batches", listed), Route("/batches/{name}", shown)]

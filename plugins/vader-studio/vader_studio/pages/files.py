@@ -1,0 +1,57 @@
+"""Clips, pictures and finished pages, by name from the folders; nothing else leaves the machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import quote
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Route
+
+from vader_studio.places import child
+from vader_studio.studio import studio_of
+
+_TYPES = {".mp4": "video/mp4", ".jpg": "image/jpeg", ".png": "image/png"}
+#: Pages are somebody's file: they may play what is in them, but are nobody here.
+_SANDBOX = (
+    "sandbox allow-scripts allow-downloads; default-src 'none'; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; img-src data:; media-src data:"
+)
+
+
+def address_in(root: str, folder: Path, base: Path) -> str:
+    """The address of a file below ``base``, which is served as ``root``."""
+    return "/files/" + "/".join(quote(part, safe="") for part in (root, *folder.relative_to(base).parts))
+
+
+def file(request: Request) -> Response:
+    """A clip or a picture of a run or of a batch."""
+    places = studio_of(request).places
+    root = {"runs": places.runs, "clips": places.clips}.get(request.path_params["root"])
+    parts = request.path_params["path"].split("/")
+    path = child(root, *parts) if root is not None else None
+    kind = _TYPES.get(path.suffix) if path is not None else None
+    if path is None or kind is None or not path.is_file():
+        raise HTTPException(404)
+    return FileResponse(path, media_type=kind, headers={"cache-control": "no-cache"})
+
+
+def whole_page(request: Request) -> Response:
+    """A finished page of a comparison or a run."""
+    places = studio_of(request).places
+    name = request.path_params["name"]
+    path = child(places.clips, name, "compare.html")
+    if request.path_params["kind"] == "report":
+        path = child(places.runs, name, "report.html")
+    if path is None or not path.is_file():
+        raise HTTPException(404)
+    headers = {"content-security-policy": _SANDBOX}
+    return FileResponse(path, media_type="text/html; charset=utf-8", headers=headers)
+
+
+ROUTES = [
+    Route("/files/{root}/{path:path}", file),
+    Route("/whole/{kind}/{name}", whole_page),
+]

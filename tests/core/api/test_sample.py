@@ -1,0 +1,136 @@
+"""Batches of clips: each can be made again, a second start goes on, and the page shows them."""
+
+from __future__ import annotations
+
+import json
+
+import av
+import pytest
+import torch
+from PIL import Image
+
+from vader_core import api
+from vader_core.cli import sample as command
+from vader_core.errors import VaderError
+from vader_core.run.layers import changed
+
+PROMPTS = ["a red ball", "a blue star"]
+
+
+@pytest.fixture
+def config(registry):
+    found = api.configure(
+        registry=registry,
+        backbone={"name": "tiny", "weights": "random"},
+        sampler={"num_steps": 2},
+        trainer={"device": "cpu", "seed": 7},
+    )
+    return found
+
+
+def asked(config, prompt, **sections):
+    return changed(config, prompts={"source": f"text:{prompt}"}, **sections)
+
+
+class Heard:
+    def __init__(self):
+        self.records = []
+
+    def plan(self, facts): ...
+
+    def say(self, message): ...
+
+    def phase(self, doing, done, total): ...
+
+    def record(self, record):
+        self.records.append(record)
+
+
+def test_a_clip_is_a_function_of_its_prompt_and_seed_alone(config, registry, tmp_path):
+    batch = api.sample(
+        asked(config, PROMPTS[0]), count=3, batch_size=2, out=tmp_path / "all", registry=registry
+    )
+    alone = api.sample(asked(config, PROMPTS[0], trainer={"seed": 9}), registry=registry)
+    assert [pair.seed for pair in batch.pairs] == [7, 8, 9]
+    assert torch.equal(batch.videos[2], alone.videos[0])
+    assert not torch.equal(batch.videos[0], batch.videos[1])
+
+
+def test_the_folder_says_how_each_clip_is_made_again(config, registry, tmp_path, vader):
+    out = tmp_path / "clips"
+    api.sample(asked(config, PROMPTS[0]), count=2, out=out, rewards=["brightness"], registry=registry)
+    entries = json.loads((out / "prompts.json").read_text())
+    assert [entry["file"] for entry in entries] == [f"00-a-red-ball-seed{seed}.mp4" for seed in (7, 8)]
+    assert all(entry["scores"]["brightness"] != 0 for entry in entries)
+    with av.open(str(out / entries[1]["file"])) as container:
+        assert container.metadata["title"] == PROMPTS[0]
+        assert json.loads(container.metadata["comment"])["seed"] == 8
+    again = tmp_path / "again"
+    assert vader(*entries[1]["command"][1:], "--out", again) == 0
+    (made,) = again.glob("*.mp4")
+    first = [frame.to_ndarray() for frame in av.open(str(out / entries[1]["file"])).decode(video=0)]
+    second = [frame.to_ndarray() for frame in av.open(str(made)).decode(video=0)]
+    assert all((one == two).all() for one, two in zip(first, second, strict=True))
+    page = (out / "index.html").read_text()
+    assert "a red ball" in page
+    assert 'src="00-a-red-ball-seed7.mp4"' in page
+    assert "--seed 8" in page
+
+
+def test_a_second_start_goes_on_and_other_settings_are_refused(config, registry, tmp_path):
+    out, config = tmp_path / "clips", asked(config, PROMPTS[0])
+    api.sample(config, count=2, out=out, registry=registry)
+    kept = out / "00-a-red-ball-seed7.mp4"
+    before = kept.stat().st_mtime_ns
+    (out / "00-a-red-ball-seed8.mp4").unlink()
+    heard = Heard()
+    api.sample(config, count=2, out=out, keep_videos=False, registry=registry, listener=heard)
+    made = [record["entry"]["seed"] for record in heard.records if record["kind"] == "clip"]
+    assert made == [8]
+    assert kept.stat().st_mtime_ns == before
+    steps = [record["step"] for record in heard.records if record["kind"] == "denoising"]
+    assert steps == [1, 2]
+    with pytest.raises(VaderError, match="holds clips of other settings"):
+        api.sample(changed(config, sampler={"num_steps": 3}), out=out, registry=registry)
+    api.sample(changed(config, sampler={"num_steps": 3}), out=out, overwrite=True, registry=registry)
+    assert sorted(path.name for path in out.glob("*.mp4")) == ["00-a-red-ball-seed7.mp4"]
+
+
+def test_what_somebody_else_put_there_is_left_alone(config, registry, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(VaderError, match="exists and is not empty"):
+        api.sample(asked(config, "a cat"), out=tmp_path, registry=registry)
+
+
+def test_the_same_model_is_not_loaded_twice(config, registry, monkeypatch):
+    from vader_core.testing.tiny import TinyBackbone
+
+    loads, load = [], TinyBackbone.load
+    monkeypatch.setattr(TinyBackbone, "load", lambda self: (loads.append(1), load(self))[1])
+    opened = api.Opened()
+    first = api.sample(asked(config, PROMPTS[0]), registry=registry, opened=opened)
+    second = api.sample(asked(config, PROMPTS[1]), registry=registry, opened=opened)
+    third = api.sample(asked(config, PROMPTS[0]), registry=registry, opened=opened)
+    assert len(loads) == 1
+    assert torch.equal(first.videos, third.videos)
+    assert not torch.equal(first.videos, second.videos)
+    other = changed(asked(config, PROMPTS[0]), backbone={"seed": 5})
+    api.sample(other, registry=registry, opened=opened)
+    assert len(loads) == 2
+
+
+def test_the_picture_it_starts_from_is_on_the_page(config, registry, tmp_path):
+    picture = tmp_path / "start.png"
+    Image.new("RGB", (900, 600), "red").save(picture)
+    with_picture = changed(asked(config, "a cat"), prompts={"image": str(picture)})
+    api.sample(with_picture, out=tmp_path / "clips", registry=registry)
+    (entry,) = json.loads((tmp_path / "clips" / "prompts.json").read_text())
+    assert Image.open(tmp_path / "clips" / entry["picture"]).size == (320, 213)
+    assert f"prompts.image={picture}" in " ".join(entry["command"])
+    assert entry["picture"] in (tmp_path / "clips" / "index.html").read_text()
+
+
+def test_nobody_gets_more_clips_than_were_asked_for(config, registry, tmp_path, vader, capsys, monkeypatch):
+    monkeypatch.setattr(command, "UNASKED", 1)
+    assert vader("sample", "--backbone", "tiny", "--out", tmp_path / "clips") == 2
+    assert "say how many prompts with --max-prompts" in capsys.readouterr().err

@@ -1,0 +1,274 @@
+"""Gradients of one update, by one process and by several, for :mod:`test_parallel`.
+
+    python ranks.py WORLD RESULT.json NAME…
+
+Imports once and forks the processes, which find each other over gloo. Every case is run by plain data
+parallel processes or by one, and by processes that share weights, a sequence, or both; what is written is how
+far apart the gradients are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import socket
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vader_core.api.configure import complete
+from vader_core.assembly.loading import load_parts
+from vader_core.assembly.parallel import in_processes
+from vader_core.assembly.parts import DTYPES
+from vader_core.assembly.prepare import prepare
+from vader_core.registry import Registry, load_registry
+from vader_core.run.config import validated
+from vader_core.testing.plugin import add_testing_plugin
+from vader_core.training.joined import join
+from vader_core.training.setup import make_trainer
+from vader_core.training.texts import encode_up_front
+
+WAN = {
+    "backbone": {"name": "wan", "weights": "random", "architecture": "tiny", "max_sequence_length": 16},
+    "video": {"height": 32, "width": 32, "num_frames": 5},
+    "sampler": {"num_steps": 3},
+    "reward": [{"name": "brightness"}],
+    "prompts": {"source": "fixed"},
+    "lora": {"rank": 2},
+    "objective": {"reward_gradient": {"gradient": "last"}},
+    "trainer": {"device": "cpu", "lr": 0.01},
+    "validation": {"prompts": 0},
+}
+
+
+def varied(**changes: Any) -> dict[str, Any]:
+    """The Wan case with other options: ``section__key=value``."""
+    tree: dict[str, Any] = json.loads(json.dumps(WAN))
+    for name, value in changes.items():
+        at, *path = name.split("__")
+        section = tree.setdefault(at, {})
+        for key in path[:-1]:
+            section = section.setdefault(key, {})
+        section[path[-1]] = value
+    return tree
+
+
+def objective(**options: Any) -> dict[str, Any]:
+    return {f"objective__reward_gradient__{name}": value for name, value in options.items()}
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "last": varied(),
+    "last:3": varied(**objective(gradient="last:3"), sampler__num_steps=4),
+    "random": varied(**objective(gradient="random")),
+    "refl": varied(**objective(gradient="refl:1-2")),
+    "detach_input": varied(**objective(gradient="last:2", detach_input=True)),
+    "base_weight": varied(**objective(base_weight=0.5)),
+    "checkpointing": varied(**objective(gradient="last:2"), performance__gradient_checkpointing=True),
+    "bf16": varied(trainer__precision="bf16"),
+    "folded": varied(performance__fold_adapter=True),
+    "kept": varied(parallel__keep_gathered=True, parallel__shard=2),
+    "experts": varied(backbone__architecture="tiny-a14b"),
+    "offload": varied(performance__offload=True),
+    "all frames": varied(**objective(reward_frames="all")),
+}
+
+
+def gradient(tree: dict[str, Any], registry: Registry, *, reduced: bool = True) -> dict[str, torch.Tensor]:
+    """What one update would follow: the reduced gradient of the adapter."""
+    if tree["trainer"].get("precision") != "bf16":
+        DTYPES["fp32"] = torch.float64  # what is left is no rounding
+    config = complete(validated(tree), registry)
+    assembly = prepare(config, registry)
+    processes = join(assembly)
+    assembly.mesh = processes.mesh
+    assembly.config = in_processes(assembly.config, processes.layout)
+    load_parts(assembly, lambda: encode_up_front(assembly, processes))
+    trainer = make_trainer(assembly, processes, None)
+    _fill(trainer.updates.parameters)
+    found: dict[str, torch.Tensor] = {}
+
+    def kept(finite: bool) -> float:
+        if reduced:
+            processes.average_gradients(trainer.updates.parameters)
+        for name, parameter in assembly.model.tuning.parameters().items():
+            assert parameter.grad is not None
+            found[name] = parameter.grad.clone()
+        return 0.0
+
+    trainer.updates.finish = kept  # type: ignore[method-assign]
+    trainer.train_step()
+    return found
+
+
+@torch.no_grad()
+def _fill(parameters: list[torch.nn.Parameter]) -> None:
+    """Away from the zeros that an adapter starts from, the same on every process."""
+    generator = torch.Generator().manual_seed(7)
+    for parameter in parameters:
+        parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+
+
+def together(world: int, work: Callable[[], Any]) -> Any:
+    """The first process's result of ``work``, done by ``world`` forked processes that find each other."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "result"
+        children = []
+        for rank in range(world):
+            child = os.fork()
+            if child == 0:
+                _work(rank, world, port, work, place)
+            children.append(child)
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        if any(codes):
+            raise RuntimeError(f"the processes ended with {codes}")
+        with place.open("rb") as stream:
+            return pickle.load(stream)
+
+
+def _work(rank: int, world: int, port: int, work: Callable[[], Any], place: Path) -> None:
+    code = 1
+    try:
+        torch.set_num_threads(1)
+        if world > 1:
+            os.environ |= {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(world),
+                "LOCAL_WORLD_SIZE": str(world),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+            }
+        found = work()
+        if rank == 0:
+            with place.open("wb") as stream:
+                pickle.dump(found, stream)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """The largest difference over the largest number."""
+    assert one.keys() == other.keys()
+    largest = max(float(value.abs().max()) for value in one.values())
+    assert largest > 0
+    return max(float((value - other[name]).abs().max()) for name, value in one.items()) / largest
+
+
+def compared(world: int, name: str, registry: Registry) -> dict[str, float]:
+    """How far the ways of sharing are from the plain ones."""
+    case = CASES[name]
+    plain = {**case, "parallel": {}}
+    halves = {"shard": 2, **case.get("parallel", {})}
+
+    def run(count: int, parallel: dict[str, Any]) -> dict[str, torch.Tensor]:
+        tree = {**plain, "parallel": parallel}
+        return together(count, lambda: gradient(tree, registry))
+
+    side_by_side = run(world, {})
+    found = {"shard": apart(side_by_side, run(world, halves))}
+    if name == "folded":
+        return found
+    batch = dict(plain, trainer={**plain["trainer"], "batch_size": world})
+    found["data"] = apart(together(1, lambda: gradient(batch, registry)), side_by_side)
+    # Two that share a sequence make one video, so with four of them there are two.
+    videos = world // 2
+    few = dict(plain, trainer={**plain["trainer"], "batch_size": videos})
+    alone = together(1, lambda: gradient(few, registry))
+    found["context"] = apart(alone, run(world, {"context": 2}))
+    found["both"] = apart(alone, run(world, {"context": 2, **halves}))
+    if world == 2:
+        tree = {**plain, "parallel": {"context": 2}}
+        own = together(world, lambda: gradient(tree, registry, reduced=False))
+        found["context, not summed"] = apart(alone, own)
+    return found
+
+
+FULL = {
+    "backbone": {"name": "tiny"},
+    "sampler": {"num_steps": 2},
+    "reward": [{"name": "brightness"}],
+    "prompts": {"source": "fixed"},
+    "tuning": {"kind": "full"},
+    "trainer": {"device": "cpu", "lr": 0.001, "max_steps": 3, "ema": 0.5},
+    "validation": {"prompts": 2, "seeds": 1, "batch": 1, "evaluation_pairs": 3},
+    "run": {"trackers": [], "checkpoint_every": 2},
+    "objective": {"reward_gradient": {"gradient": "last", "reward_frames": "all"}},
+}
+
+
+def trained(world: int, registry: Registry, folder: Path, **changes: Any) -> dict[str, Any]:
+    """A whole run of full weights: what it kept, and what it said."""
+
+    def work() -> dict[str, Any]:
+        from vader_core.api.train import train
+        from vader_core.tuning.full import WEIGHTS_FILE
+
+        tree = {**FULL, "parallel": changes.get("parallel", {})}
+        tree["trainer"] = FULL["trainer"] | changes.get("trainer", {})
+        resume = changes.get("resume", False)
+        summary = train(
+            validated(tree), out=folder, registry=registry, resume=resume, allow_changes=bool(resume)
+        )
+        from safetensors.torch import load_file
+
+        kept = load_file(sorted((folder / "checkpoints").glob("step-*"))[-1] / WEIGHTS_FILE)
+        metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        return {"kept": kept, "summary": summary, "metrics": metrics}
+
+    return together(world, work)
+
+
+def full(registry: Registry) -> dict[str, Any]:
+    """Full weights in pieces against one process with twice the batch; resumed too."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        one = trained(1, registry, folder / "one", trainer={"batch_size": 2})
+        two = trained(2, registry, folder / "two", parallel={"shard": 2})
+        first = {"max_steps": 2}
+        trained(2, registry, folder / "again", parallel={"shard": 2}, trainer=first)
+        again = trained(2, registry, folder / "again", parallel={"shard": 2}, resume=True)
+        scores = [run["summary"]["evaluation"]["brightness"] for run in (one, two)]
+        watched = [
+            [line["watch"] | line["rewards"] for line in run["metrics"] if line["kind"] == "validation"]
+            for run in (one, two)
+        ]
+        start = Path(folder / "one" / "checkpoints" / "step-000002")
+        assert start.is_dir()
+    return {
+        "kept": apart(one["kept"], two["kept"]),
+        "resumed": apart(two["kept"], again["kept"]),
+        "evaluation": max(abs(scores[0][name] - scores[1][name]) for name in ("base", "tuned")),
+        "validation": max(
+            abs(value - other[name])
+            for mine, other in zip(*watched, strict=True)
+            for name, value in mine.items()
+        ),
+    }
+
+
+def main() -> None:
+    world, place, *names = int(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]
+    registry = add_testing_plugin(load_registry())
+    found = {
+        name: full(registry) if name == "full" else compared(world, name, registry)
+        for name in names or [*CASES, "full"]
+    }
+    place.write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Shared weights and shared sequences: the gradient of one process, over gloo on the CPU.
+
+In float64, so that what is left is no rounding; the autoencoder of the tiny Wan stays in float32.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def ranks(folder: Path, world: int, *names: str) -> dict[str, Any]:
+    """What ``ranks.py`` found."""
+    result = folder / "result.json"
+    command = [sys.executable, "-W", "ignore", str(HERE / "ranks.py"), str(world), str(result), *names]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, Any] = json.loads(result.read_text())
+    print(json.dumps(found, indent=1))
+    return found
+
+
+def check(found: dict[str, Any]) -> None:
+    for name, apart in found.items():
+        exact = {"bf16": 2e-2, "all frames": 2e-6}.get(name, 1e-12)
+        assert apart["shard"] == 0.0, name  # bit-equal to data parallel
+        for how in apart.keys() & {"data", "context", "both"}:
+            assert apart[how] <= exact, (name, how)
+        if "context, not summed" in apart:  # each process has a part of the gradient alone
+            assert apart["context, not summed"] > 0.05, name
+
+
+def check_full(found: dict[str, Any]) -> None:
+    assert found["kept"] < 2e-6
+    assert found["resumed"] == 0.0
+    assert found["evaluation"] < 1e-6
+    assert found["validation"] < 1e-6
+
+
+def test_two_processes_follow_the_gradient_of_one(tmp_path):
+    found = ranks(tmp_path, 2, "checkpointing", "folded", "full")
+    check_full(found.pop("full"))
+    check(found)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("world", [2, 4])
+def test_every_way_of_sharing_follows_the_gradient_of_one(tmp_path, world):
+    found = ranks(tmp_path, world)
+    check_full(found.pop("full"))
+    check(found)

@@ -1,0 +1,213 @@
+"""Several processes that do what was asked, or end with one message and nothing left running."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+SCENES = (
+    "whole killed_1 killed_0 hangs raises terminated interrupted launcher_killed mistake out_exists "
+    "different half_told other_number global_batch begun_again kills:2"
+)
+
+
+def scenes(folder: Path, names: str) -> dict[str, Any]:
+    """What happened in the scenes of ``misbehaving.py``."""
+    result = folder / "result.json"
+    command = [sys.executable, str(HERE / "misbehaving.py"), str(folder), str(result), *names.split()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    print(done.stdout)
+    found: dict[str, Any] = json.loads(result.read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return scenes(tmp_path_factory.mktemp("processes"), SCENES)
+
+
+def errors(said: str) -> list[str]:
+    return [line for line in said.splitlines() if line.startswith("error:")]
+
+
+def test_two_are_asked_for_two_run_and_two_are_recorded(seen):
+    whole = seen["whole"]  # with --monitor, which a launcher could take for an option of its own
+    assert whole["code"] == 0
+    assert whole["processes"] == 2
+    assert whole["summary"]["reward_queries"] == 12
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_process_ends_the_run_with_one_message_that_names_it(seen, rank):
+    killed = seen[f"killed_{rank}"]
+    assert killed["code"] == 1
+    assert not killed["alive"]
+    (message,) = killed["said"].splitlines()
+    assert message.startswith(f"error: process {rank} of 2 (pid ")
+    assert "SIGKILL" in message
+    assert "vader train --resume" in message
+    assert killed["seconds"] < 60
+
+
+def test_the_documented_command_goes_on_with_as_many_processes(seen):
+    for name in ("killed_0", "killed_1", "terminated", "interrupted"):
+        assert seen[name]["resumed"]["code"] == 0
+        assert seen[name]["adapter"] == seen["whole"]["adapter"], name
+
+
+def test_a_process_that_hangs_is_named_after_the_timeout(seen):
+    assert seen["hangs"]["code"] == 1
+    (message,) = seen["hangs"]["said"].splitlines()
+    assert "process 1 of 2 does not answer" in message
+    assert not seen["hangs"]["alive"]
+
+
+def test_an_unforeseen_error_is_told_once(seen):
+    assert seen["raises"]["code"] == 1
+    assert seen["raises"]["said"].count("Traceback") == 1
+    assert "a fault of the test's own" in seen["raises"]["said"]
+
+
+@pytest.mark.parametrize(("name", "code"), [("terminated", 143), ("interrupted", 130)])
+def test_a_signal_lets_the_step_end_everywhere(seen, name, code):
+    found = seen[name]
+    assert found["code"] == code
+    assert not found["alive"]
+    assert found["kept"] == found["after"] >= found["before"]
+    assert errors(found["said"]) == []
+
+
+def test_processes_end_with_their_launcher(seen):
+    assert seen["launcher_killed"]["code"] == -signal.SIGKILL
+    assert seen["launcher_killed"]["children"] == 2
+    assert seen["launcher_killed"]["left"] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("mistake", "the clip has 4 frames"),
+        ("out_exists", "exists: continue it"),
+        ("different", "process 1 not as process 0: trainer.seed: 0 -> 7"),
+        ("half_told", "MASTER_ADDR"),
+        ("other_number", "the run had 2 processes, and now there are 1"),
+    ],
+)
+def test_a_mistake_is_told_once(seen, name, words):
+    assert seen[name]["code"] == 2
+    (message,) = seen[name]["said"].splitlines()
+    assert words in message
+
+
+def test_processes_that_disagree_write_nothing(seen):
+    assert not seen["different"]["exists"]
+
+
+def test_a_global_batch_is_the_same_on_any_number_of_processes(seen):
+    found = seen["global_batch"]
+    assert found["codes"] == [0, 0, 0], found["said"]
+    one, two = found["adapters"]
+    assert one == two
+
+
+def test_resume_auto_begins_and_goes_on(seen):
+    assert seen["begun_again"] == {"codes": [0, 0], "steps": 2}
+
+
+def check_kills(found: dict[str, Any]) -> None:
+    print(f"{found['kills']} kills in {found['runs']} runs; the slowest end took {found['slowest']:.1f} s")
+    assert found["same"] == found["runs"]
+    assert found["slowest"] < 60
+
+
+def test_random_kills_lose_nothing(seen):
+    check_kills(seen["kills"])
+
+
+@pytest.mark.soak
+def test_twenty_random_kills_lose_nothing(tmp_path):
+    check_kills(scenes(tmp_path, "kills:20")["kills"])
+
+
+# -- torch's launcher --------------------------------------------------------------------------------------
+
+UNDER_TORCHRUN = f"""
+import os, sys
+sys.path.insert(0, {str(HERE)!r})
+import misbehaving
+from vader_core.cli import run, train
+from vader_core.registry import load_registry
+from vader_core.testing.plugin import add_testing_plugin
+registry = add_testing_plugin(load_registry())
+train.load_registry = lambda: registry
+misbehaving.SLOW[0] = float(os.environ.get("SLOW", "0"))
+if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and "KILL" in os.environ:
+    misbehaving.WRONG.append((1, 3, "SIGKILL"))
+misbehaving.misbehave()
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+def torchrun(
+    tmp_path: Path, *options: str, words: tuple[str, ...] = (), **environment: str
+) -> subprocess.Popen[str]:
+    script = tmp_path / "under_torchrun.py"
+    script.write_text(UNDER_TORCHRUN)
+    command = [
+        "train", "--backbone", "tiny", "--reward", "brightness", "--prompts", "fixed", "--max-steps", "12",
+        "--num-steps", "2", "-o", "validation.prompts=0", "-o", "run.checkpoint_every=1",
+        "-o", "run.trackers=[]", "--device", "cpu", "--quiet", "--out", str(tmp_path / "run"), *words,
+    ]  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", *options, str(script), *command],
+        env=os.environ | environment | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.soak
+def test_torchrun_restarts_and_the_run_goes_on_by_itself(tmp_path):
+    started = torchrun(tmp_path, "--standalone", "--nproc-per-node", "2", "--max-restarts", "1", KILL="1")
+    said, _ = started.communicate(timeout=300)
+    assert started.returncode == 0, said
+    assert "continuing from" in said
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 12
+
+
+@pytest.mark.soak
+def test_one_of_two_agents_is_killed_and_started_again(tmp_path):
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = [
+        "--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", "3", "--rdzv-backend", "c10d",
+        "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "test",
+        "--rdzv-conf", "keep_alive_interval=1,keep_alive_max_attempt=3",
+    ]  # fmt: skip
+    first = torchrun(tmp_path, *options, words=("--resume", "auto"), SLOW="0.3")
+    second = torchrun(tmp_path, *options, words=("--resume", "auto"), SLOW="0.3")
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (metrics.is_file() and '"step": 3' in metrics.read_text()):
+        time.sleep(0.1)
+    os.killpg(second.pid, signal.SIGKILL)
+    second.communicate()
+    second = torchrun(tmp_path, *options, words=("--resume", "auto"), SLOW="0.3")
+    said = [one.communicate(timeout=300)[0] for one in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], said
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 12

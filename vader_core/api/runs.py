@@ -1,0 +1,189 @@
+"""The runs of a folder, as far as a list shows them."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from vader_core.paths import entered
+from vader_core.run.names import CONFIG, METRICS, SUMMARY
+from vader_core.run.reader import clean
+
+#: The end of ``metrics.jsonl`` that is read for the last step.
+_TAIL = 16_384
+#: A list reads no more than this of a configuration.
+_MOST = 200_000
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """A run in a list.
+
+    Args:
+        folder: The run directory.
+        name: Its name.
+        state: ``running``, ``finished`` or ``stopped``.
+        step: Optimizer steps done.
+        max_steps: Steps that were asked for.
+        backbone: Name.
+        rewards: Names of the trained rewards.
+        changed: When anything last happened, in seconds since 1970.
+        outcome: By reward, base and tuned mean of the closing evaluation.
+    """
+
+    folder: Path
+    name: str
+    state: str
+    step: int
+    max_steps: int | None
+    backbone: str
+    rewards: tuple[str, ...]
+    changed: float
+    outcome: dict[str, tuple[float, float]]
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run directory; one of a link is not."""
+    return not folder.is_symlink() and (folder / CONFIG).is_file()
+
+
+def runs(folder: str | Path) -> list[RunFacts]:
+    """The runs directly in ``folder``, the newest first, each as far as it can be read.
+
+    Raises:
+        VaderError: A path that no folder can have.
+    """
+    root = entered(folder)
+    if not root.is_dir():
+        return []
+    held = _held()
+    found = [run_facts(place, held) for place in root.iterdir() if is_run(place)]
+    return sorted(found, key=lambda facts: -facts.changed)
+
+
+def run_facts(folder: Path, held: frozenset[tuple[int, int]] | None = None) -> RunFacts:
+    """What a list shows of a run.
+
+    Args:
+        folder: The run directory.
+        held: The files that some process holds locked, where that is known already.
+    """
+    tree, summary = _tree(folder), _object(folder / SUMMARY)
+    files = [folder / name for name in (CONFIG, METRICS, SUMMARY)]
+    changed = max((file.stat().st_mtime for file in files if file.is_file()), default=0.0)
+    step, max_steps = _last_step(folder), _whole(_get(tree, "trainer", "max_steps"))
+    running = _is_held(folder / ".lock", _held() if held is None else held)
+    finished = bool(summary)
+    evaluation = summary.get("evaluation")
+    outcome = {
+        clean(str(name)): (float(row["base"]), float(row["tuned"]))
+        for name, row in (evaluation.items() if isinstance(evaluation, dict) else ())
+        if isinstance(row, dict) and _is_number(row.get("base")) and _is_number(row.get("tuned"))
+    }
+    rewards = tree.get("reward")
+    names = (
+        [item.get("name") for item in rewards if isinstance(item, dict)] if isinstance(rewards, list) else []
+    )
+    return RunFacts(
+        folder=folder,
+        name=clean(folder.name),
+        state="running" if running else "finished" if finished else "stopped",
+        step=step,
+        max_steps=max_steps,
+        backbone=clean(str(_get(tree, "backbone", "name") or "")),
+        rewards=tuple(clean(str(name)) for name in names if name),
+        changed=changed,
+        outcome=outcome,
+    )
+
+
+def _tree(folder: Path) -> dict[str, Any]:
+    try:
+        status = (folder / CONFIG).stat()
+    except OSError:
+        return {}
+    return _parsed(folder, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=1024)
+def _parsed(folder: Path, changed: int, size: int) -> dict[str, Any]:
+    """The configuration as it was at that time: a list is looked at again and again."""
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        with (folder / CONFIG).open(encoding="utf-8") as stream:
+            tree = yaml.load(stream.read(_MOST), Loader=loader)  # a safe loader, in C where there is one
+    except (OSError, yaml.YAMLError, ValueError, RecursionError, ArithmeticError, LookupError, TypeError):
+        return {}
+    return tree if isinstance(tree, dict) else {}
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _last_step(folder: Path) -> int:
+    """The step of the last whole record of ``metrics.jsonl``."""
+    try:
+        with (folder / METRICS).open("rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, size - _TAIL))
+            lines = stream.read().split(b"\n")
+    except OSError:
+        return 0
+    for line in reversed(lines):
+        try:
+            step = _whole(json.loads(line).get("step"))
+        except (ValueError, AttributeError, RecursionError):
+            continue
+        if step is not None:
+            return step
+    return 0
+
+
+def _held() -> frozenset[tuple[int, int]]:
+    """Device and inode of every file that some process holds locked, where the system tells."""
+    found = set()
+    try:
+        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return frozenset()
+    for line in lines:
+        words = line.split()
+        place = next((word for word in words if word.count(":") == 2), None)
+        if place is not None and "FLOCK" in words:
+            major, minor, inode = place.split(":")
+            found.add((os.makedev(int(major, 16), int(minor, 16)), int(inode)))
+    return frozenset(found)
+
+
+def _is_held(lock: Path, held: frozenset[tuple[int, int]]) -> bool:
+    try:
+        status = lock.stat()
+    except OSError:
+        return False
+    return (status.st_dev, status.st_ino) in held
+
+
+def _get(tree: dict[str, Any], *keys: str) -> Any:
+    value: Any = tree
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**15 else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
