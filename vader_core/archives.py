@@ -125,7 +125,7 @@ def open_bytes(path: Path) -> BinaryIO:
     place = members(archive).get(name)
     if place is None:
         raise FileNotFoundError(2, "no such member of the archive", str(path))
-    return io.BufferedReader(_Stretch(archive.open("rb"), *place))  # type: ignore[return-value]
+    return io.BufferedReader(_Stretch(archive.open("rb"), *place))
 
 
 def samples(archive: Path) -> Iterator[dict[str, Path]]:

@@ -122,7 +122,7 @@ def _snapshot(repository: str, revision: str | None, kind: str, progress: Progre
         raise
     except Exception:  # unreachable, perhaps: what is here already is found offline
         return Path(snapshot_download(repository, revision=revision, repo_type=kind, local_files_only=True))
-    commit, names = str(facts.sha), [one.rfilename for one in facts.siblings or []]
+    commit, names = str(facts.sha), [one.rfilename for one in getattr(facts, "siblings", None) or []]
     if not names:
         raise VaderError(f"hub repository {repository}: it has no files")
     paths = [_file(repository, name, commit, kind, progress) for name in names]
@@ -171,7 +171,7 @@ def check_repository(repository: str, facts: Any) -> None:
     Raises:
         VaderError: Saying which.
     """
-    names = [str(one.rfilename) for one in facts.siblings or []]
+    names = [str(one.rfilename) for one in getattr(facts, "siblings", None) or []]
     if facts.sha is not None and not _COMMIT.fullmatch(str(facts.sha)):
         raise VaderError(
             f"hub repository {repository}: the hub answered with {str(facts.sha)[:80]!r} for a commit"
@@ -244,18 +244,19 @@ def _complete(repository: str, file: str, revision: str | None, kind: str, progr
         raise
     except Exception as error:  # offline, gated, not there
         raise _UnreachableError(error) from error
+    etag, size = str(facts.etag), int(facts.size or 0)  # both are there: the answer was checked
     folder = repo_folder_name(repo_id=repository, repo_type=kind)
-    blob = Path(constants.HF_HUB_CACHE) / folder / "blobs" / facts.etag
+    blob = Path(constants.HF_HUB_CACHE) / folder / "blobs" / etag
     if blob.exists():
         return
     try:
         blob.parent.mkdir(parents=True, exist_ok=True)
-        part = blob.with_name(f"{facts.etag}.part")
+        part = blob.with_name(f"{etag}.part")
         with _held(part) as stream:
             stream.seek(0, os.SEEK_END)
-            progress.begin(file, stream.tell(), facts.size)
-            _fill(stream, facts.location, _headers(url, facts.location), facts.size, progress)
-            _check(part, facts.etag, facts.size, f"hub repository {repository}: {file}")
+            progress.begin(file, stream.tell(), size)
+            _fill(stream, facts.location, _headers(url, facts.location), size, progress)
+            _check(part, etag, size, f"hub repository {repository}: {file}")
             part.replace(blob)
     except OSError as error:
         if error.errno in _NO_PLACE:
