@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from vader_core.cli.help import GroupedCommand
-from vader_core.cli.options import config_of, model_options, reward_options, training_options
+from vader_core.cli.options import config_alone, model_options, reward_options, training_options
 from vader_core.cli.paths import EnteredPath
 from vader_core.errors import VaderError
 from vader_core.registry import Registry, load_registry
@@ -41,7 +41,7 @@ def command(**flags: Any) -> None:
 def bench_command(flags: dict[str, Any], registry: Registry) -> None:
     """The command, over a given registry."""
     earlier = _read(flags["compare"]) if flags["compare"] else None
-    config = config_of(flags, registry)
+    config = config_alone(flags, registry)
 
     from vader_core.api.bench import bench
 

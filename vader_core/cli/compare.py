@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from vader_core.cli.help import GroupedCommand
-from vader_core.cli.options import config_of, model_options, run_base
+from vader_core.cli.options import config_alone, model_options, run_base
 from vader_core.cli.paths import EnteredPath
 from vader_core.registry import Registry, load_registry
 
@@ -44,7 +44,7 @@ def compare_command(flags: dict[str, Any], registry: Registry) -> None:
     subjects: tuple[str, ...] = flags.pop("subjects")
     rewards, size = flags.pop("rewards"), flags.pop("batch_size")
     base = next((found for text in subjects if (found := run_base(text))), {})
-    config = config_of(flags, registry, base=base)
+    config = config_alone(flags, registry, base=base)
 
     from vader_core.api.compare import compare
     from vader_core.cli.sample import ClipProgress

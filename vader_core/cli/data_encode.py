@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from vader_core.cli.options import config_of, model_options
+from vader_core.cli.options import config_alone, model_options
 
 
 @click.command("encode")
@@ -28,7 +28,7 @@ def command(out: Path, windows: int, as_json: bool, **flags: Any) -> int:
     from vader_core.registry import load_registry
 
     registry = load_registry()
-    config = config_of(flags, registry)
+    config = config_alone(flags, registry)
 
     def say(message: str) -> None:
         click.echo(message, err=True)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from vader_core.cli.help import GroupedCommand
-from vader_core.cli.options import config_of, model_options, reward_options, run_base
+from vader_core.cli.options import config_alone, model_options, reward_options, run_base
 from vader_core.cli.paths import EnteredPath
 from vader_core.errors import VaderError
 from vader_core.progress import counted
@@ -54,7 +54,7 @@ def evaluate_command(flags: dict[str, Any], registry: Registry) -> None:
     """The command, over a given registry."""
     lora: str = flags.pop("lora")
     size = flags.pop("batch_size")
-    config = config_of(flags, registry, base=run_base(lora))
+    config = config_alone(flags, registry, base=run_base(lora))
     _check_suite(flags)
     if flags["suite"]:
         from vader_core.api.suite import evaluate_suite

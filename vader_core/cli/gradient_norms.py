@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from vader_core.cli.options import config_of, model_options, reward_options, training_options
+from vader_core.cli.options import config_alone, model_options, reward_options, training_options
 from vader_core.errors import VaderError
 from vader_core.registry import load_registry
 
@@ -27,7 +27,7 @@ def command(last: str, as_json: bool, **flags: Any) -> None:
     middle frame. Norms compare steps with each other, not models or rewards.
     """
     registry = load_registry()
-    config = config_of(flags, registry)
+    config = config_alone(flags, registry)
     try:
         counts = [int(word) for word in last.split(",") if word.strip()]
     except ValueError:

@@ -272,6 +272,21 @@ def config_of(flags: dict[str, Any], registry: Registry, *, base: Tree | None = 
     return validated(tree_of(flags, registry, base=base))
 
 
+def config_alone(flags: dict[str, Any], registry: Registry, *, base: Tree | None = None) -> RunConfig:
+    """The same for a command that runs in one process: how a run was shared is left out.
+
+    Raises:
+        VaderError: ``-o parallel.…``, which only training and its plan can follow.
+    """
+    shared = sorted(key for key in keys_of(flags.get("options") or ()) if key.startswith("parallel."))
+    if shared:
+        raise VaderError(
+            f"-o {shared[0]}: this command runs in one process; only vader train shares a model. Leave it "
+            "out; for memory see performance.offload and performance.swap_blocks"
+        )
+    return validated({**tree_of(flags, registry, base=base), "parallel": {}})
+
+
 def _scored(flags: dict[str, Any], tree: Tree, registry: Registry) -> Tree:
     """The rewards and monitors of the flags, in place of a recipe's or a run's.
 

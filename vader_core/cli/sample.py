@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from vader_core.cli.help import GroupedCommand
-from vader_core.cli.options import config_of, model_options, run_base
+from vader_core.cli.options import config_alone, model_options, run_base
 from vader_core.cli.overrides import parse_reward
 from vader_core.cli.paths import EnteredPath
 from vader_core.cli.progress import PhaseLine, clock
@@ -79,7 +79,7 @@ def sample_command(flags: dict[str, Any], registry: Registry) -> None:
     base = run_base(lora[0] if lora else None)
     for section in ("reward", "monitor"):
         base.pop(section, None)
-    config = config_of(flags, registry, base=base)
+    config = config_alone(flags, registry, base=base)
 
     from vader_core.api.sample import sample
 

@@ -33,6 +33,7 @@ FAST = ["-o", "validation.prompts=0", "-o", "run.trackers=[]"]
         (["train", "--backbone", "tiny", "--prompts", "."], "images:."),
         (["train", "--backbone", "tiny", "--prompts", "videos:x"], "clips to learn from are --data videos:x"),
         (["weights", "--recipe", "nowhere"], "unknown recipe 'nowhere'"),
+        (["bench", "--backbone", "tiny", "-o", "parallel.shard=2"], "only vader train shares a model"),
         (["push", "nowhere", "me"], "'me' is no repository: write OWNER/NAME"),
         (["push", "nowhere", "me/it"], "is not a run directory"),
     ],
