@@ -10,7 +10,7 @@ COMMANDS: dict[str, str] = {
     ),
     **dict.fromkeys(
         ("ui", "gui", "web", "webui", "serve", "dashboard"),
-        "the web page is vader studio (pip install vader-studio); each run also writes its own, RUN/report.html",
+        "the web page is vader studio (of vader-studio); a run also writes its own, RUN/report.html",
     ),
     **dict.fromkeys(("generate", "infer", "inference", "predict"), "to make videos: vader sample"),
     **dict.fromkeys(("eval", "test"), "to compare with the base model: vader evaluate RUN"),
