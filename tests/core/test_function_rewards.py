@@ -170,6 +170,10 @@ def test_a_function_is_checked_scored_with_and_packaged(vader, mine, tmp_path, c
     capsys.readouterr()
     assert vader("score", clip, "--reward", f"{mine}:boxed", "--json") == 0
     assert 0 < json.loads(capsys.readouterr().out)["videos"][0]["scores"]["boxed"] < 1
+    sampled = ["--backbone", "tiny", "--prompts", "fixed", "--max-prompts", 1, "--num-steps", 2]
+    clips = tmp_path / "clips"
+    assert vader("sample", *sampled, "--reward", f"{mine}:boxed", "--out", clips) == 0
+    assert json.loads((clips / "prompts.json").read_text())[0]["scores"]["boxed"] > 0
     plugin = ["new-plugin", "house_red", "--kind", "reward", "--function", f"{mine}:redness"]
     assert vader(*plugin, "--out", tmp_path / "house") == 0
     assert (tmp_path / "house" / "vader_house_red" / "function.py").read_text() == MINE

@@ -11,9 +11,8 @@ import pytest
 SCRIPT = Path(__file__).with_name("kill_two_processes.py")
 
 
-@pytest.mark.parametrize(
-    ("kills", "steps"), [(2, 12), pytest.param(10, 100, marks=pytest.mark.soak)], ids=["short", "long"]
-)
+@pytest.mark.soak
+@pytest.mark.parametrize(("kills", "steps"), [(2, 12), (10, 100)], ids=["short", "long"])
 def test_killed_and_resumed_to_the_same_bytes(tmp_path, kills, steps):
     command = [sys.executable, str(SCRIPT), "--kills", str(kills), "--steps", str(steps)]
     done = subprocess.run([*command, "--folder", str(tmp_path)], capture_output=True, text=True, check=False)

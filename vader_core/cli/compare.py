@@ -8,12 +8,17 @@ from typing import Any
 
 import click
 
+from vader_core.cli.help import GroupedCommand
 from vader_core.cli.options import config_of, model_options, run_base
 from vader_core.cli.paths import EnteredPath
 from vader_core.registry import Registry, load_registry
 
 
-@click.command("compare")
+@click.command(
+    "compare",
+    cls=GroupedCommand,
+    examples=("vader compare runs/one runs/two --max-prompts 4",),
+)
 @click.argument("subjects", nargs=-1, required=True, metavar="L[:SCALE]…")
 @model_options
 @click.option(

@@ -8,7 +8,9 @@ from typing import Any
 
 import click
 
+from vader_core.cli.help import GroupedCommand
 from vader_core.cli.options import config_of, model_options, run_base
+from vader_core.cli.overrides import parse_reward
 from vader_core.cli.paths import EnteredPath
 from vader_core.cli.progress import PhaseLine, clock
 from vader_core.progress import counted
@@ -18,7 +20,14 @@ from vader_core.registry import Registry, load_registry
 UNASKED = 64
 
 
-@click.command("sample")
+@click.command(
+    "sample",
+    cls=GroupedCommand,
+    examples=(
+        "vader sample --lora runs/demo --max-prompts 8 --out clips",
+        'vader sample --backbone demo --prompts "text:a red star spinning"',
+    ),
+)
 @model_options
 @click.option(
     "--lora",
@@ -65,7 +74,8 @@ def command(**flags: Any) -> None:
 def sample_command(flags: dict[str, Any], registry: Registry) -> None:
     """The command, over a given registry."""
     lora: tuple[str, ...] = flags.pop("lora")
-    size, rewards = flags.pop("batch_size"), flags.pop("rewards")
+    size = flags.pop("batch_size")
+    rewards = [parse_reward(text, registry, "--monitor")["name"] for text in flags.pop("rewards")]
     base = run_base(lora[0] if lora else None)
     for section in ("reward", "monitor"):
         base.pop(section, None)

@@ -159,6 +159,9 @@ def key_of(message: str) -> str:
     >>> key_of("configuration: sampler.num_steps='x' is not allowed: not a number")
     'sampler.num_steps'
     """
+    unknown = re.match(r"unknown (backbone|sampler) '", message)
+    if unknown:
+        return f"{unknown[1]}.name"
     dotted = re.search(r"\b((?:video|sampler|backbone|trainer|prompts)\.[a-z_0-9]+)\b", message)
     if dotted:
         return "prompt" if dotted[1].startswith("prompts.") else dotted[1]

@@ -180,7 +180,7 @@ def test_held_out_is_said_only_where_true(vader, tmp_path, capsys):
 
 def test_a_plan_needs_no_accelerator_and_says_where_and_what(vader, capsys, monkeypatch):
     module = importlib.import_module("vader_core.api.plan")
-    monkeypatch.setattr(module, "memory_facts", lambda *given: {})  # tests/core/profiling holds it
+    monkeypatch.setattr(module, "memory_facts", lambda *given, **named: {})  # tests/core/profiling holds it
     plan = [word for word in TRAIN if word != "--quiet"] + ["--prompts", "fixed", "--dry-run"]
     assert vader(*plan, "--precision", "fp16") == 0
     told = capsys.readouterr().out

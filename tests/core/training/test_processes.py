@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -180,34 +179,8 @@ def torchrun(
 
 @pytest.mark.soak
 def test_torchrun_restarts_and_the_run_goes_on_by_itself(tmp_path):
-    started = torchrun(tmp_path, "--standalone", "--nproc-per-node", "2", "--max-restarts", "1", KILL="1")
+    started = torchrun(tmp_path, "--standalone", "--nproc-per-node", "2", "--max-restarts", "3", KILL="1")
     said, _ = started.communicate(timeout=300)
     assert started.returncode == 0, said
     assert "continuing from" in said
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 12
-
-
-@pytest.mark.soak
-def test_one_of_two_agents_is_killed_and_started_again(tmp_path):
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = [
-        "--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", "3", "--rdzv-backend", "c10d",
-        "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "test",
-        "--rdzv-conf", "keep_alive_interval=1,keep_alive_max_attempt=3",
-    ]  # fmt: skip
-    first = torchrun(tmp_path, *options, words=("--resume", "auto"), SLOW="0.3")
-    second = torchrun(tmp_path, *options, words=("--resume", "auto"), SLOW="0.3")
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not (metrics.is_file() and '"step": 3' in metrics.read_text()):
-        time.sleep(0.1)
-    os.killpg(second.pid, signal.SIGKILL)
-    second.communicate()
-    second = torchrun(tmp_path, *options, words=("--resume", "auto"), SLOW="0.3")
-    said = [one.communicate(timeout=300)[0] for one in (first, second)]
-    assert [first.returncode, second.returncode] == [0, 0], said
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 12

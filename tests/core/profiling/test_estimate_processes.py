@@ -1,0 +1,49 @@
+"""The estimate of a run of several processes: no device, no other process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from vader_core.errors import VaderError
+from vader_core.profiling.estimate import Estimate, estimate
+from vader_core.registry import Registry
+from vader_core.run.config import validated
+
+WAN = {
+    "backbone": {"name": "wan", "weights": "random", "architecture": "tiny", "max_sequence_length": 16},
+    "video": {"height": 32, "width": 32, "num_frames": 5},
+    "sampler": {"num_steps": 3},
+    "reward": [{"name": "brightness"}],
+    "prompts": {"source": "fixed"},
+    "lora": {"rank": 2},
+    "objective": {"reward_gradient": {"gradient": "last"}},
+    "validation": {"prompts": 0},
+}
+
+
+def of(registry: Registry, processes: int, **parallel: Any) -> Estimate:
+    return estimate(validated({**WAN, "parallel": parallel}), registry, processes=processes)
+
+
+def test_shared_weights_are_halved_and_sent_once_a_call(registry):
+    alone, shared = of(registry, 1), of(registry, 2, shard=2)
+    assert alone.traffic == {}
+    # Small tensors take up a whole grain each, so it is less than half that is saved.
+    assert alone.parts["denoiser"] / 2 < shared.parts["denoiser"] < 0.9 * alone.parts["denoiser"]
+    # Two steps without a graph, one with, which needs them backwards too; kept, they are sent once before.
+    kept = of(registry, 2, shard=2, keep_gathered=True)
+    assert kept.traffic["weights"] == pytest.approx(3 / 4 * shared.traffic["weights"])
+    assert kept.phases["no-grad steps"] > shared.phases["no-grad steps"]
+
+
+def test_a_shared_sequence_is_exchanged(registry):
+    alone, shared = of(registry, 1), of(registry, 2, context=2)
+    assert shared.traffic["sequence"] > 0
+    assert shared.phases["differentiated steps"] < alone.phases["differentiated steps"]
+
+
+def test_what_does_not_divide_is_refused(registry):
+    with pytest.raises(VaderError, match=r"parallel.shard=3 does not divide"):
+        of(registry, 4, shard=3)
