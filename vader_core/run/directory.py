@@ -131,7 +131,7 @@ class Run:
     def _environment(self) -> dict[str, Any] | None:
         """What ``environment.json`` holds, or ``None`` where it is not what a run writes."""
         try:
-            held = json.loads((self.folder / ENVIRONMENT).read_text(encoding="utf-8"))
+            held = json.loads(_plain_text(self.folder / ENVIRONMENT))
         except _UNREADABLE:
             return None
         return held if isinstance(held, dict) else None
@@ -221,7 +221,7 @@ class Run:
         """
         try:
             held = self._environment() or {}
-            if held.get(BEFORE) == (self.folder / CONFIG).read_text(encoding="utf-8"):
+            if held.get(BEFORE) == _plain_text(self.folder / CONFIG):
                 return self.config()
             return validated(read_document(held["config"]))
         except (*_UNREADABLE, yaml.YAMLError, VaderError):
@@ -257,7 +257,7 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """What :meth:`write_summary` wrote; empty where it did not, or cannot be read."""
         try:
-            found = json.loads((self.folder / SUMMARY).read_text(encoding="utf-8"))
+            found = json.loads(_plain_text(self.folder / SUMMARY))
         except (OSError, ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
@@ -301,6 +301,17 @@ class Run:
 def is_run(folder: Path) -> bool:
     """Whether ``folder`` holds a run."""
     return (folder / CONFIG).is_file()
+
+
+def _plain_text(path: Path) -> str:
+    """A plain file's text; what is none (a pipe, a device) would be waited for without end.
+
+    Raises:
+        OSError: It is none, or cannot be read.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is no plain file")
+    return path.read_text(encoding="utf-8")
 
 
 def _step_of(record: Mapping[str, Any]) -> float:
