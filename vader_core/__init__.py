@@ -20,4 +20,4 @@ def __getattr__(name: str) -> Any:
     try:
         return version("vader-core")
     except PackageNotFoundError:  # run from a folder that was never installed
-        return "0.1.0.dev0"
+        return "0.1.0"
