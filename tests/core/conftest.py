@@ -27,7 +27,7 @@ def vader(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     def call(*arguments: Any) -> int:
         import importlib
 
-        for name in ("train", "sample", "evaluate", "config", "bench", "gradient_norms"):
+        for name in ("train", "sample", "evaluate", "compare", "config", "bench", "gradient_norms"):
             module = importlib.import_module(f"vader_core.cli.{name}")
             monkeypatch.setattr(module, "load_registry", lambda: registry)
         monkeypatch.setattr(vader_core.registry, "load_registry", lambda: registry)

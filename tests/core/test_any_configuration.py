@@ -119,7 +119,8 @@ def run_any(vader, capsys, sane, flags, config):
     if code == 2:
         assert printed.err.strip(), arguments
     else:
-        assert "trainable parameters" in printed.out, arguments
+        assert "trains   " in printed.out, arguments
+        assert "writes   " in printed.out, arguments
 
 
 CASE = {

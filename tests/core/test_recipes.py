@@ -21,6 +21,10 @@ def installed(tmp_path, monkeypatch):
             (tmp_path / package / "__init__.py").write_text("import os; os._exit(9)")
             for name, content in files.items():
                 (tmp_path / package / "recipes" / f"{name}.yaml").write_bytes(content)
+        for package in packages:
+            monkeypatch.delitem(
+                sys.modules, package, raising=False
+            )  # the installed one, where it is imported
         plugins = [Plugin(name, name, "1", f"{name}.plugin") for name in packages]
         return Registry(plugins=plugins)
 

@@ -98,7 +98,7 @@ def test_weights_that_do_not_fit_are_listed(tmp_path):
         make("aesthetic", **TINY, head_weights=str(tmp_path / "head.safetensors"))
 
 
-@pytest.mark.parametrize("content", [{}, {"a": 1}, {"state_dict": {"a": torch.zeros(1), "b": "c"}}])
+@pytest.mark.parametrize("content", [{}, {"a": 1}, {"state_dict": {"b": "c"}}])
 def test_a_file_without_flat_tensors_is_refused(content):
     with pytest.raises(VaderError, match="holds no flat dictionary"):
         unwrapped(content, what="x")

@@ -36,7 +36,7 @@ class Folding:
         self._layers: list[Any] = [layer for _, layer in lora_layers(denoiser)]
         self._part = part
         part()
-        pieces = [own_piece(layer.get_base_layer().weight.detach()) for layer in self._layers]
+        pieces = [own_piece(layer.get_base_layer().weight.data) for layer in self._layers]
         self._weights: list[Tensor] = [weight for weight, _ in pieces]
         self._rows = [rows for _, rows in pieces]
         self.originals = [weight.clone() for weight in self._weights]

@@ -271,8 +271,13 @@ class PipelineBackbone(Backbone):
                 f"{self.asks}: attention backend {name!r} has no backward pass: use native, _native_cudnn, "
                 "flash, flash_varlen, flex or xformers"
             )
+        from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend
+
         try:
-            network.set_attention_backend(name)
+            with attention_backend(
+                AttentionBackendName.NATIVE
+            ):  # the choice is this network's, not the process's
+                network.set_attention_backend(name)
         except (ValueError, RuntimeError, ImportError) as error:
             raise VaderError(f"{self.asks}: attention backend {name!r}: {error}") from error
 

@@ -292,6 +292,6 @@ def test_the_dry_run_prints_it(vader: Callable[..., int], capsys: pytest.Capture
     assert facts["estimated_peak_gib"] >= WORKSPACE / GIB
     assert facts["estimated_parts_gib"]["denoiser"] > 0
     assert vader(*arguments) == 0
-    assert "GiB (cuda, bf16), by phase: " in capsys.readouterr().out
+    assert "GiB (cuda, fp32), by phase: " in capsys.readouterr().out
     assert vader(*arguments, "--json", "--device", "cpu") == 0
     assert "estimated_peak_gib" not in json.loads(capsys.readouterr().out)
