@@ -111,8 +111,8 @@ def encoding(subject: BackboneSubject) -> str:
     return f"{tuple(video.shape[1:])} -> {tuple(latents.shape[1:])}, {drawn}, back to {off:.2g}"
 
 
-#: Largest distance of a trained autoencoder's reconstruction, as a share of the video's contrast. The video is
-#: decoded from noise, which is harder than footage: the demo's is 0.4 to 0.55 away, unrelated videos 1 and more.
+#: Largest distance of a trained autoencoder's reconstruction, as a share of the video's contrast. The video
+#: is decoded from noise, harder than footage: the demo's is 0.4 to 0.55 away, unrelated videos 1 and more.
 RECONSTRUCTED = 0.75
 
 
