@@ -13,9 +13,10 @@ from vader_core.errors import VaderError
 from vader_core.paths import entered
 from vader_core.profiling.estimate import decide_checkpointing
 from vader_core.registry import Registry, load_registry
-from vader_core.run.config import RunConfig, Tree, check_keys, validated
+from vader_core.run.config import RunConfig, check_keys, validated
 from vader_core.run.layers import merged, read_yaml
 from vader_core.run.recipes import read_recipe
+from vader_core.run.section import Tree
 from vader_core.run.stages import stages_of
 
 

@@ -80,16 +80,22 @@ def score(  # noqa: PLR0913 - what a person can ask for
     found = []
     for number, (path, text) in enumerate(zip(paths, texts, strict=True)):
         progress("scoring", number, len(paths))
-        count = count_frames(path)
-        check_choice(reward_frames, count)
-        rng = Randomness(seed)
-        frames = mixture.choose_frames(reward_frames, count, rng)
-        seen = read_frames(path, frames.union).unsqueeze(0).to(place)
-        with torch.no_grad():
-            output = mixture(seen, frames, [Prompt(text)], rng)
-        values = {name: float(value[0]) for name, value in output.scores.items()}
+        values = _scores(mixture, path, text, reward_frames, Randomness(seed), place)
         found.append({"video": str(path), "prompt": text, "scores": values})
     return {"videos": found}
+
+
+def _scores(
+    mixture: Mixture, path: Path, text: str, reward_frames: str, rng: Randomness, device: torch.device
+) -> dict[str, float]:
+    """One clip's scores by the reward's name."""
+    count = count_frames(path)
+    check_choice(reward_frames, count)
+    frames = mixture.choose_frames(reward_frames, count, rng)
+    seen = read_frames(path, frames.union).unsqueeze(0).to(device)
+    with torch.no_grad():
+        output = mixture(seen, frames, [Prompt(text)], rng)
+    return {name: float(value[0]) for name, value in output.scores.items()}
 
 
 def score_clips(

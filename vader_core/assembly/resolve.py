@@ -22,9 +22,9 @@ from vader_core.run.config import (
     Precision,
     RunConfig,
     ScoredSection,
-    Tree,
 )
 from vader_core.run.layers import changed
+from vader_core.run.section import Tree
 
 _FRESH = LoraSection().model_dump()
 #: What runs where no objective is named: by what is given.

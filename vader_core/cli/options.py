@@ -21,9 +21,10 @@ from vader_core.cli.paths import EnteredPath
 from vader_core.errors import VaderError
 from vader_core.paths import check_there, run_of
 from vader_core.registry import Registry
-from vader_core.run.config import RunConfig, Tree, check_keys, validated
+from vader_core.run.config import RunConfig, check_keys, validated
 from vader_core.run.layers import merged, read_yaml
 from vader_core.run.recipes import read_recipe
+from vader_core.run.section import Tree
 from vader_core.run.stages import newest_stage, without_given
 from vader_core.values import Typed
 

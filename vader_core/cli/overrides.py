@@ -8,8 +8,9 @@ from typing import Any
 from vader_core.errors import VaderError, did_you_mean
 from vader_core.function_files import FunctionFile
 from vader_core.registry import Registry
-from vader_core.run.config import MOVED, RunConfig, StageSection, Tree
+from vader_core.run.config import MOVED, RunConfig, StageSection
 from vader_core.run.layers import merged
+from vader_core.run.section import Tree
 from vader_core.values import parse_value
 
 #: Sections that are lists of named items.

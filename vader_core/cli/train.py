@@ -20,7 +20,8 @@ from vader_core.cli.options import (
 from vader_core.cli.paths import EnteredPath
 from vader_core.errors import VaderError
 from vader_core.registry import Registry, load_registry
-from vader_core.run.config import RunConfig, Tree
+from vader_core.run.config import RunConfig
+from vader_core.run.section import Tree
 
 DEMO_RECIPE = "demo"
 #: What ``--resume auto`` is read as.

@@ -11,35 +11,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from vader_core.data.options import DataOptions
 from vader_core.errors import VaderError, did_you_mean
 from vader_core.registry import checked
+from vader_core.run.section import ComponentSection, Section, Tree
 from vader_core.values import read_value
 
-Tree = dict[str, Any]
 Tracker = Literal["tensorboard", "wandb", "trackio"]
 Precision = Literal["fp32", "bf16", "fp16"]
 LearningRateSchedule = Literal[
     "constant", "linear", "cosine", "linear_warmup", "warmup_from_zero", "cosine_const", "one_cycle"
 ]
 
-
 #: Rank of a fresh adapter where none is asked for.
 DEFAULT_RANK = 16
-
-
-class Section(BaseModel):
-    """A part of the tree, which never changes; an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class ComponentSection(BaseModel):
-    """A part of the tree that names a component and holds the component's own options beside the name."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
-
-    @property
-    def options(self) -> Tree:
-        """The component's own options."""
-        return dict(self.model_extra or {})
 
 
 class BackboneSection(ComponentSection):

@@ -10,9 +10,10 @@ from typing import Any
 import yaml
 
 from vader_core.errors import VaderError
-from vader_core.run.config import RunConfig, Tree, validated
+from vader_core.run.config import RunConfig, validated
 from vader_core.run.recipes import read_recipe as read_recipe
 from vader_core.run.recipes import recipes as recipes
+from vader_core.run.section import Tree
 from vader_core.values import read_document
 
 

@@ -9,7 +9,7 @@ import yaml
 from vader_core.errors import VaderError, unknown
 from vader_core.recipe_files import is_ours, recipe_files
 from vader_core.registry import Registry
-from vader_core.run.config import Tree
+from vader_core.run.section import Tree
 from vader_core.values import read_document
 
 #: Between a package and a recipe's name, where two packages have one of that name.

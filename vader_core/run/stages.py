@@ -10,9 +10,10 @@ from typing import Any
 
 from vader_core.errors import VaderError
 from vader_core.paths import kept, kept_data, kept_place, kept_source
-from vader_core.run.config import RunConfig, SeamSection, StageSection, Tree, validated
+from vader_core.run.config import RunConfig, SeamSection, StageSection, validated
 from vader_core.run.layers import changed, merged
 from vader_core.run.names import CONFIG, STAGES, SUMMARY
+from vader_core.run.section import Tree
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,6 +37,11 @@ from vader_core.training.validator import Validator
 ADAPT_FACTOR = 0.5
 #: A loss scaler that begins too high skips this many steps before it has found its scale.
 SCALER_PATIENCE = 16
+WITHOUT_AVERAGE = "the checkpoint was written without trainer.ema, so averages cannot be continued from it"
+WITHOUT_BEST = (
+    "the checkpoint was written without validation.guard=adapt, so it holds no best weights to go back to: "
+    "leave the guard off, or use --guard stop"
+)
 
 
 class Trainer:
@@ -265,19 +270,11 @@ class Trainer:
         check_ranks(checkpoint.place, self.processes.count)
         self.objective.load(rank_folder(checkpoint.place, self.processes.here[0]))
         if self.average.tensors is not None:
-            if "trained" not in tensors:
-                raise VaderError(
-                    "the checkpoint was written without trainer.ema, so averages cannot be continued from it"
-                )
+            trained = _held(tensors, "trained", WITHOUT_AVERAGE)
             self.average.set(self.model.tuning.snapshot())
-            self.model.tuning.restore(tensors["trained"])
+            self.model.tuning.restore(trained)
         if self.guard == "adapt":
-            if "best" not in tensors:
-                raise VaderError(
-                    "the checkpoint was written without validation.guard=adapt, so it holds no best weights "
-                    "to go back to: leave the guard off, or use --guard stop"
-                )
-            self.validator.best = dict(tensors["best"])
+            self.validator.best = dict(_held(tensors, "best", WITHOUT_BEST))
         self.updates.restore(dict(tensors))
 
     # -- the end -----------------------------------------------------------------------------------------
@@ -295,6 +292,17 @@ class Trainer:
             self.journal.run.write_summary(summary)
         self.journal.close()
         return summary
+
+
+def _held(tensors: Mapping[str, Any], name: str, lacking: str) -> Any:
+    """What a checkpoint holds under ``name``.
+
+    Raises:
+        VaderError: It does not; in the words of ``lacking``.
+    """
+    if name not in tensors:
+        raise VaderError(lacking)
+    return tensors[name]
 
 
 def _refuse_nothing_learned(steps: int, skipped: int) -> None:
