@@ -61,7 +61,7 @@ def piece_like(value: Tensor, like: Tensor) -> Tensor:
 def own_piece(weight: Tensor) -> tuple[Tensor, slice]:
     """This process's rows of a weight, and which rows they are; all of them where it is whole."""
     if not in_pieces(weight):
-        return weight, slice(0, len(weight))
+        return weight, slice(0, weight.shape[0] if weight.ndim else None)  # a number has no rows
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
     shape, offset = compute_local_shape_and_global_offset(weight.shape, weight.device_mesh, weight.placements)
