@@ -3,7 +3,6 @@
     python benchmarks/fine_tuning.py opensora11 --tune full --height 360 --width 640 --frames 32 --batch 4
 
 Clips are random pixels, which the model's autoencoder encodes at every step; ``--encoded`` does so before.
-``--recompute N`` recomputes the first N blocks alone, ``--compile`` compiles every block.
 """
 
 from __future__ import annotations
@@ -11,15 +10,12 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.checkpoint import checkpoint
 
 from vader_core.api.configure import complete, configure
 from vader_core.assembly.levers import process_switches, pull_levers
@@ -27,7 +23,6 @@ from vader_core.assembly.loading import attach, load_backbone
 from vader_core.assembly.prepare import prepare
 from vader_core.device import GIB
 from vader_core.method.objective import Batch
-from vader_core.nn.recompute import RecomputeSwitch
 from vader_core.prompts import Clip, Prompt
 from vader_core.randomness import Randomness
 from vader_core.registry import load_registry
@@ -52,8 +47,6 @@ def options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--encoded", action="store_true", help="encode the clips once, before the steps")
     parser.add_argument("--option", action="append", default=[], metavar="K=V", help="of the backbone")
-    parser.add_argument("--recompute", type=int, metavar="N", help="recompute so many blocks; all by default")
-    parser.add_argument("--compile", action="store_true", help="compile the blocks with torch.compile")
     parser.add_argument("--performance", action="append", default=[], metavar="K=V")
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
@@ -86,35 +79,6 @@ def encoded_once(model: Any, batch: Batch) -> Batch:
     return Batch(clips, batch.geometry, batch.rng)
 
 
-def recompute_some(blocks: list[Any], count: int) -> None:
-    """Let the blocks past the first ``count`` keep their activations, however the model recomputes."""
-    kept = {id(block) for block in blocks[count:]}
-    for block in blocks[count:]:
-        block.recompute_switch = RecomputeSwitch()
-
-    def some(block: Any, *arguments: Any, **options: Any) -> Any:
-        return block(*arguments) if id(block) in kept else checkpoint(block, *arguments, **options)
-
-    for name, module in list(sys.modules.items()):
-        if name.startswith("vader_") and getattr(module, "checkpoint", None) is checkpoint:
-            module.checkpoint = some  # type: ignore[attr-defined]
-
-
-def compile_blocks(blocks: list[Any]) -> None:
-    """Compile every block once for its class; a recomputed block runs the compiled one too."""
-    compiled: dict[type, Any] = {}
-    for block in blocks:
-        recomputing = hasattr(block, "surround")
-        plain = type(block).__mro__[1] if recomputing else type(block)
-        if plain not in compiled:
-            compiled[plain] = torch.compile(plain.forward, dynamic=False)
-        run = partial(compiled[plain], block)
-        if recomputing:
-            block.surround = lambda _, run=run: run
-        else:
-            block.forward = run
-
-
 def main() -> None:
     """Measure and print one JSON object."""
     asked = options()
@@ -140,10 +104,6 @@ def main() -> None:
         assembly.backbone.release_text_encoder()
         attach(assembly)
         pull_levers(assembly)
-        if asked.recompute is not None:
-            recompute_some(assembly.backbone.blocks(), asked.recompute)
-        if asked.compile:
-            compile_blocks(assembly.backbone.blocks())
         processes = SingleProcess(device)
         updates = Updates(model.tuning, assembly.config.trainer, processes)
         size = assembly.backbone.video_size(assembly.geometry)
@@ -171,8 +131,6 @@ def main() -> None:
         "batch": asked.batch,
         "encoded": asked.encoded,
         "performance": asked.performance,
-        "recompute": asked.recompute,
-        "compile": asked.compile,
         "seconds_per_step": median,
         "range": [min(seconds[2:]), max(seconds[2:])],
         "peak_allocated_gib": peak,

@@ -81,6 +81,8 @@ def check_levers(assembly: Assembly) -> None:
                 f"performance.{name} and lora.dropout={config.lora.dropout:g} cannot be used together: the "
                 "no-grad steps would lose the dropout; leave one out"
             )
+    if asked.compile_blocks:
+        _check_compiled(config)
     if asked.fp8:
         _check_fp8(assembly)
     if config.tuning.kind == "full":
@@ -107,6 +109,7 @@ def _check_device(assembly: Assembly) -> None:
     asked = assembly.config.performance
     for name, on in (
         ("cuda_graphs", asked.cuda_graphs),
+        ("compile_blocks", asked.compile_blocks),
         ("offload_activations", asked.offload_activations),
         ("swap_blocks", asked.swap_blocks > 0),
     ):
@@ -125,6 +128,23 @@ def _check_swap(asked: PerformanceSection) -> None:
             raise VaderError(
                 f"performance.swap_blocks moves the weights that performance.{name} needs in one place: "
                 "leave one out"
+            )
+
+
+def _check_compiled(config: RunConfig) -> None:
+    reasons = {
+        "performance.swap_blocks": (config.performance.swap_blocks > 0, "moves weights between calls"),
+        "performance.offload_activations": (
+            config.performance.offload_activations,
+            "takes what a block saves out of the compiler's hands",
+        ),
+        "parallel.shard": (config.parallel.shard > 1, "gathers weights around each block"),
+        "parallel.context": (config.parallel.context > 1, "exchanges the sequence within a block"),
+    }
+    for name, (on, reason) in reasons.items():
+        if on:
+            raise VaderError(
+                f"{name} {reason}, so it does not go with performance.compile_blocks: leave one out"
             )
 
 
@@ -150,9 +170,12 @@ def _check_fp8(assembly: Assembly) -> None:
 def process_switches(config: RunConfig) -> Iterator[None]:
     """Within, the process's own switches are as the run wants them; before and after, as they were."""
     before = torch.backends.cudnn.benchmark
-    with fused_kernels(config.performance.fused_kernels):
+    from vader_core.performance.compile_blocks import compiler_settings
+
+    asked = config.performance
+    with fused_kernels(asked.fused_kernels), compiler_settings(asked.compile_blocks):
         # cuDNN's search must be over before a graph is captured.
-        torch.backends.cudnn.benchmark = before or config.performance.cuda_graphs
+        torch.backends.cudnn.benchmark = before or asked.cuda_graphs
         try:
             yield
         finally:
@@ -178,6 +201,8 @@ def pull_levers(assembly: Assembly, offload: Offload | None = None, sharded: Sha
         _channels_last(backbone.denoiser)
     if offload is not None:
         model.stages = Stages(offload.rewards_awake, offload.autoencoder.awake)
+    if asked.compile_blocks:
+        _compile(backbone)
     in_place = asked.fold_adapter or asked.fp8 or asked.cuda_graphs  # these need the weights where they are
     if asked.swap_blocks:
         _swap(backbone, asked.swap_blocks, assembly.device)
@@ -227,6 +252,17 @@ def _no_grad_levers(assembly: Assembly, sharded: Sharded | None) -> Iterator[Lev
             return adapter_state(model), kept, fp8 is not None and fp8.active
 
         yield GraphedForward(denoiser, state)
+
+
+def _compile(backbone: Backbone) -> None:
+    from vader_core.performance.compile_blocks import CompiledBlocks
+
+    blocks = backbone.blocks()
+    if not blocks:
+        raise VaderError(
+            f"performance.compile_blocks: backbone {backbone.name!r} has no blocks to compile: leave it out"
+        )
+    CompiledBlocks(blocks)
 
 
 def _swap(backbone: Backbone, count: int, device: torch.device) -> None:

@@ -53,6 +53,7 @@ _FILES = {
     "trainer.nonfinite_limit": "training/trainer.py",
     "trainer.device": "assembly/resolve.py",
     "performance.gradient_checkpointing": "nn/recompute.py",
+    "performance.compile_blocks": "performance/compile_blocks.py",
     "performance.cuda_graphs": "performance/cuda_graphs.py",
     "performance.fused_kernels": "nn/functional.py",
     "performance.fold_adapter": "performance/fold_adapter.py",

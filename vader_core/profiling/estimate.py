@@ -108,6 +108,7 @@ def without_files(config: RunConfig, registry: Registry) -> RunConfig:
             "rollout": {"lora": None},
             "performance": {
                 "cuda_graphs": False,
+                "compile_blocks": False,  # there is no compiler on paper
                 # what is free is asked of a real device
                 "gradient_checkpointing": True if checkpointing == "auto" else checkpointing,
             },
@@ -377,7 +378,8 @@ def memory_facts(
         reason = str(error).strip().partition("\n")[0][:200]
         return {"estimated_peak_gib": None, "estimate": f"not possible: {type(error).__name__}: {reason}"}
     facts: dict[str, Any] = {
-        "estimated_for": f"cuda, {found.precision}",
+        "estimated_for": f"cuda, {found.precision}"
+        + (", blocks not compiled" if config.performance.compile_blocks else ""),
         "estimated_peak_gib": found.peak,
         "estimated_parts_gib": found.parts | {"saved for the backward pass": found.saved},
         "estimated_phases_gib": found.phases,

@@ -218,6 +218,9 @@ class PerformanceSection(Section):
     fused_kernels: bool = Field(
         True, description="Use this toolkit's own kernels in the denoiser, on CUDA in 16 bits."
     )
+    compile_blocks: bool = Field(
+        False, description="Compile the denoiser's blocks where gradients are recorded, on CUDA."
+    )
     fold_adapter: bool = Field(
         False,
         description="Fold the adapter into the base weights in the no-grad steps; rounds it in 16 bits.",
