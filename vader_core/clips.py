@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Endings by which videos are found in a folder or a table.
 VIDEOS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
+#: FFmpeg's numbers of the colours that clips are written in.
+BT709, LIMITED_RANGE = 1, 1
 #: Boxes that an MP4 or QuickTime file may begin with.
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vader_core.clips import container_of, decode
+from vader_core.clips import BT709, LIMITED_RANGE, container_of, decode
 from vader_core.errors import VaderError
 from vader_core.files import replacing
 from vader_core.pictures import PICTURES, first_bytes, pictures_in, read_animation, read_picture, sniffed
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 # x264's constant rate factor: visually lossless
 _QUALITY = "14"
-_BT709 = 1
-_LIMITED_RANGE = 1
 
 
 def write_video(
@@ -60,11 +58,11 @@ def write_video(
         stream.height, stream.width = pixels.shape[1:3]
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
-        context.colorspace = context.color_primaries = context.color_trc = _BT709
-        context.color_range = _LIMITED_RANGE
+        context.colorspace = context.color_primaries = context.color_trc = BT709
+        context.color_range = LIMITED_RANGE
         for picture in pixels:
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            container.mux(stream.encode(frame.reformat(format="yuv420p", dst_colorspace=_BT709)))
+            container.mux(stream.encode(frame.reformat(format="yuv420p", dst_colorspace=BT709)))
         container.mux(stream.encode())
 
 

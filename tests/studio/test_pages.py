@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from serving import Served, make_studio, until
@@ -84,7 +85,7 @@ PAGES = [
     "/compare",
     "/compare/{c}",
 ]
-PAGES += ["/batches", "/batches/{s}", "/label", "/nowhere"]
+PAGES += ["/queue", "/batches", "/batches/{s}", "/label", "/nowhere"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -184,6 +185,43 @@ def test_a_batch_is_scored_and_labelled_from_the_page(filled, watch):
     row = json.loads(line)
     assert row["chosen"] != row["rejected"]
     assert row["prompt"].startswith("a ball")
+    page.keyboard.press("ArrowRight")
+    page.get_by_text("2 judged").wait_for()
+    page.get_by_role("button", name="Undo the last answer").click()
+    page.get_by_text("1 judged").wait_for()
+    assert (filled.studio.places.clips / "preferences.jsonl").read_text().splitlines() == [line]
+    page.keyboard.press("u")
+    page.get_by_text("0 judged").wait_for()
+    assert page.get_by_role("button", name="Undo the last answer").is_hidden()
+
+
+def test_a_clip_is_saved_in_any_form(filled, watch):
+    watched = watch(filled.address)
+    page = watched.open(f"/batches/{filled.sample}")
+    for form, start in (("mp4", b"ftyp"), ("gif", b"GIF89a"), ("webm", b"\x1a\x45\xdf\xa3")):
+        with page.expect_download() as waited:
+            page.locator(".pair").first.get_by_role("link", name=f"Save tuned as {form}").click()
+        found = waited.value
+        assert found.suggested_filename.endswith(f"-seed5.{form}")
+        assert start in Path(found.path()).read_bytes()[:16]
+    held = list((filled.studio.places.state / "forms").iterdir())
+    assert sorted(path.suffix for path in held) == [".gif", ".webm"]
+    assert watched.wrong == []
+
+
+def test_every_kind_of_job_stands_in_the_queue(filled, watch):
+    watched = watch(filled.address)
+    page = watched.open("/runs")
+    page.get_by_role("link", name="Queue").click()
+    page.locator(f"#job-{filled.sample}").get_by_role("link", name="Open the clips").wait_for()
+    page.locator(f"#job-{filled.compare}").get_by_role("link", name="Open the comparison").wait_for()
+    failed = page.locator(f"#job-{filled.failed}")
+    assert "SIGKILL" in failed.locator(".body").inner_text()
+    assert watched.wrong == []
+    asked = {"values": {}, "prompt": "wait", "count": 1}
+    name = filled.ask("/api/sample", body=asked).json["job"]["name"]
+    page.locator(f"#job-{name}").get_by_role("button", name="Cancel").click()
+    page.locator(f"#job-{name} .state.cancelled").wait_for()
 
 
 def test_pages_handed_on_need_nothing_and_play_from_a_folder(filled, watch, tmp_path):

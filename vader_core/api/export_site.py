@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vader_core.errors import VaderError
 from vader_core.paths import entered
-from vader_core.report.batch import batch_page
+from vader_core.report.batch import batch_page, forms_of
 from vader_core.report.page import page
 from vader_core.report.site import Entry, run_entry, write_site
 from vader_core.run.batch import LISTED, read_batch
@@ -92,7 +92,7 @@ def _export_clips(place: Path, target: Path, name: str) -> Entry:
     batch = read_batch(place)
     target.mkdir()
     for clip in batch.clips:
-        for path in (clip.path, clip.picture):
+        for path in (*forms_of(clip.path), clip.picture):
             if path is not None:
                 copy = target / path.relative_to(place)
                 copy.parent.mkdir(exist_ok=True)

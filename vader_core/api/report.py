@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from vader_core.clip_forms import FORMS
 from vader_core.paths import entered
 from vader_core.report import batch_body as _batch_body
 from vader_core.report import breakable as breakable
 from vader_core.report import number as number
 from vader_core.report import resource, write_report
 from vader_core.report import run_body as _run_body
+from vader_core.report.batch import forms_of
 from vader_core.run.batch import read_batch
 from vader_core.run.record import read_record
 
@@ -40,13 +42,23 @@ def run_body(run: str | Path, address: Callable[[Path], str]) -> str:
     return _run_body(read_record(entered(run)), address)
 
 
-def batch_body(folder: str | Path, address: Callable[[Path], str]) -> str:
+def batch_body(folder: str | Path, address: Callable[[Path], str], *, convertible: bool = False) -> str:
     """The clips of a folder that ``sample`` wrote, as HTML without head and script.
+
+    Args:
+        folder: The folder.
+        address: The address of a file of it.
+        convertible: Offer every clip in every form of :func:`~vader_core.clip_forms.convert`, there or not.
 
     Raises:
         VaderError: It holds no list of clips.
     """
-    return _batch_body(read_batch(entered(folder)), address)
+    forms = _every_form if convertible else forms_of
+    return _batch_body(read_batch(entered(folder)), address, forms)
+
+
+def _every_form(clip: Path) -> list[Path]:
+    return [clip, *(clip.with_suffix(f".{form}") for form in FORMS)]
 
 
 def page_style() -> str:

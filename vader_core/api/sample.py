@@ -18,6 +18,7 @@ from vader_core.assembly.loading import load_rewards
 from vader_core.assembly.parts import Assembly
 from vader_core.assembly.prepare import make_prompts, prepare
 from vader_core.assembly.resolve import backbone_component, choose_device, resolve
+from vader_core.clip_forms import checked_forms
 from vader_core.errors import VaderError
 from vader_core.evaluation.clip_folder import ClipFolder, Entry, clip_entry, clip_settings
 from vader_core.evaluation.validation import Pair, Scored, score_pairs
@@ -47,6 +48,7 @@ def sample(  # noqa: PLR0913 - what a person can ask for
     base: bool = False,
     keep_videos: bool = True,
     overwrite: bool = False,
+    also: Sequence[str] = (),
     registry: Registry | None = None,
     listener: Listener | None = None,
     opened: Opened | None = None,
@@ -70,6 +72,7 @@ def sample(  # noqa: PLR0913 - what a person can ask for
         base: Make the same clip with the model before tuning, beside each.
         keep_videos: Return the videos; without, memory does not grow with their number.
         overwrite: Replace videos in ``out``.
+        also: Forms in which each clip is written beside its mp4: ``gif``, ``webm``.
         registry: Where the components come from; the installed plugins by default.
         listener: Told of each clip (``{"kind": "clip", "done", "total", "seconds", "entry"}``) and of each
             step within one (``{"kind": "denoising", "step", "of"}``).
@@ -84,11 +87,12 @@ def sample(  # noqa: PLR0913 - what a person can ask for
     registry, listener = registry or load_registry(), listener or Silence()
     loras, first = [lora] if isinstance(lora, str) else list(lora), config.trainer.seed
     _check_asked(loras, count, batch_size, base=base)
+    forms = checked_forms(also)
     if most_prompts is not None and max_prompts is None:
         _refuse_many(config, registry, most_prompts, count)
     assembly = sampling_assembly(config, loras, registry, rewards, batch_size, opened)
     settings = clip_settings(assembly, loras, lora_scale)
-    folder = None if out is None else ClipFolder(entered(out), settings, overwrite=overwrite)
+    folder = None if out is None else ClipFolder(entered(out), settings, overwrite=overwrite, forms=forms)
     pairs = pairs_of(assembly.every_prompt()[:max_prompts], first, count)
     work = _Work(assembly, folder, settings, listener, pairs, base=base, keep_videos=keep_videos)
     with process_switches(assembly.config), watched(assembly, listener):
@@ -222,6 +226,7 @@ class _Work:
                 )
         finally:
             if self.folder is not None and self.folder.entries:
+                self.folder.complete()
                 write_batch_page(self.folder.folder)
         return _joined(parts)
 

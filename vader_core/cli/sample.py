@@ -13,6 +13,7 @@ from vader_core.cli.options import config_alone, model_options, run_base
 from vader_core.cli.overrides import parse_reward
 from vader_core.cli.paths import EnteredPath
 from vader_core.cli.progress import PhaseLine, clock
+from vader_core.clip_forms import FORMS
 from vader_core.progress import counted
 from vader_core.registry import Registry, load_registry
 
@@ -61,6 +62,9 @@ UNASKED = 64
     help="Folder of the videos and their page.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace videos in --out.")
+@click.option(
+    "--also", multiple=True, type=click.Choice(FORMS), help="Write each clip in this form too (repeat)."
+)
 def command(**flags: Any) -> None:
     """Sample videos from a base model, or from a tuned one with --lora.
 
@@ -98,6 +102,7 @@ def sample_command(flags: dict[str, Any], registry: Registry) -> None:
             base=flags["base"],
             keep_videos=False,
             overwrite=flags["overwrite"],
+            also=flags["also"],
             registry=registry,
             listener=progress,
         )

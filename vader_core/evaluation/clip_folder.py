@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vader_core import __version__
 from vader_core.assembly.parts import Assembly
+from vader_core.clip_forms import FORMS, checked_forms, convert
 from vader_core.errors import VaderError
 from vader_core.evaluation.validation import Pair
 from vader_core.files import replacing
@@ -33,13 +34,21 @@ class ClipFolder:
         folder: Where the clips go.
         settings: What all of them depend on beside prompt and seed.
         overwrite: Replace the clips of other settings.
+        forms: Of :data:`~vader_core.clip_forms.FORMS`: each clip lies beside its mp4 in these too.
 
     Raises:
-        VaderError: Something else lies there, or clips of other settings.
+        VaderError: Something else lies there, clips of other settings, or no such form.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
-        self.folder, self.settings = folder, dict(settings)
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, Any],
+        *,
+        overwrite: bool = False,
+        forms: Sequence[str] = (),
+    ) -> None:
+        self.folder, self.settings, self.forms = folder, dict(settings), checked_forms(forms)
         self.entries: dict[str, Entry] = {}
         if not folder.exists() or not any(folder.iterdir()):
             return
@@ -54,7 +63,8 @@ class ClipFolder:
             )
         if other or overwrite:
             for entry in found or ():
-                (folder / entry["file"]).unlink(missing_ok=True)
+                for form in ("mp4", *FORMS):
+                    (folder / entry["file"]).with_suffix(f".{form}").unlink(missing_ok=True)
             return
         self.entries = {e["file"]: e for e in found or () if (folder / e["file"]).is_file()}
 
@@ -73,11 +83,21 @@ class ClipFolder:
         tags = {"title": entry["prompt"], "comment": json.dumps(entry, ensure_ascii=False)}
         if entry["image"] is not None:
             entry["picture"] = small_copy(Path(entry["image"]), self.folder)
-        write_video(video, self.folder / entry["file"], fps, tags)
+        path = self.folder / entry["file"]
+        write_video(video, path, fps, tags)
+        for form in self.forms:
+            convert(path, path.with_suffix(f".{form}"))
         self.entries[entry["file"]] = entry
         listed = [self.entries[name] for name in sorted(self.entries)]
         with replacing(self.folder / LISTED) as beside:
             beside.write_text(json.dumps(listed, indent=1, ensure_ascii=False), encoding="utf-8")
+
+    def complete(self) -> None:
+        """Give the clips that were there already the forms that they lack."""
+        for path in (self.folder / name for name in self.entries):
+            for target in (path.with_suffix(f".{form}") for form in self.forms):
+                if not target.is_file():
+                    convert(path, target)
 
     def _listed(self) -> list[Entry] | None:
         """What ``prompts.json`` says; ``None`` where it is not of this kind."""

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from vader_core.clip_forms import FORMS
 from vader_core.files import replacing
 from vader_core.report.clips import Gallery, Pair, Side, Source, changes
 from vader_core.report.page import fragment, rendered
 from vader_core.run.batch import Batch, BatchClip, read_batch
 
 NAME = "index.html"
+
+#: The files that a page offers of a clip.
+Forms = Callable[[Path], Iterable[Path]]
 
 
 def write_batch_page(folder: Path) -> Path:
@@ -33,19 +38,25 @@ def write_batch_page(folder: Path) -> Path:
 
 def batch_page(batch: Batch) -> str:
     """The page as text."""
-    return rendered("batch.html", **_told(batch, lambda path: _beside(batch, path)))
+    return rendered("batch.html", **_told(batch, lambda path: _beside(batch, path), forms_of))
 
 
-def batch_body(batch: Batch, source: Source) -> str:
+def batch_body(batch: Batch, source: Source, forms: Forms) -> str:
     """The clips, as what stands between a page's beginning and end."""
-    return fragment("batch_body.html", **_told(batch, source))
+    return fragment("batch_body.html", **_told(batch, source, forms))
 
 
-def _told(batch: Batch, source: Source) -> dict[str, Any]:
+def forms_of(clip: Path) -> list[Path]:
+    """A clip's files that lie in its folder: the mp4, and what stands beside it."""
+    beside = (clip.with_suffix(f".{form}") for form in FORMS)
+    return [clip, *(path for path in beside if path.is_file() and not path.is_symlink())]
+
+
+def _told(batch: Batch, source: Source, forms: Forms) -> dict[str, Any]:
     small = any(clip.is_small for clip in batch.clips)
     return {
         "batch": batch,
-        "clips": batch_gallery(batch, source),
+        "clips": batch_gallery(batch, source, forms),
         "small": small,
         "omissions": batch.omissions,
     }
@@ -55,7 +66,7 @@ def _beside(batch: Batch, path: Path) -> str:
     return quote(path.relative_to(batch.folder).as_posix())
 
 
-def batch_gallery(batch: Batch, source: Source) -> Gallery:
+def batch_gallery(batch: Batch, source: Source, forms: Forms) -> Gallery:
     """The clips, a base twin beside the tuned one."""
     groups: dict[tuple[str, int | None, str | None], list[BatchClip]] = {}
     for clip in batch.clips:
@@ -64,7 +75,13 @@ def batch_gallery(batch: Batch, source: Source) -> Gallery:
     for clips in groups.values():
         ordered = sorted(clips, key=lambda clip: not clip.is_base)
         sides = [
-            Side(_label(clip, len(ordered)), clip.prompt, source(clip.path), clip is ordered[-1])
+            Side(
+                label=_label(clip, len(ordered)),
+                prompt=clip.prompt,
+                source=source(clip.path),
+                is_last=clip is ordered[-1],
+                files={path.suffix.removeprefix("."): source(path) for path in forms(clip.path)},
+            )
             for clip in ordered
         ]
         last = ordered[-1]

@@ -28,12 +28,14 @@ class Side:
         prompt: What was asked for.
         source: Its mp4, as the page's address of it.
         is_last: Whether it is the newest, the one that the others are compared with.
+        files: The clip to keep, by form: the page's addresses of it.
     """
 
     label: str
     prompt: str
     source: str
     is_last: bool
+    files: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,26 @@ def test_the_folder_says_how_each_clip_is_made_again(config, registry, tmp_path,
     assert "--seed 8" in page
 
 
+def test_clips_are_written_in_further_forms(config, registry, tmp_path):
+    out = tmp_path / "clips"
+    api.sample(asked(config, PROMPTS[0]), out=out, registry=registry)
+    made = (out / "00-a-red-ball-seed7.mp4").stat().st_mtime_ns
+    heard = Heard()
+    told = {"also": ["gif", "webm"], "registry": registry, "listener": heard, "keep_videos": False}
+    api.sample(asked(config, PROMPTS[0]), out=out, **told)
+    assert (out / "00-a-red-ball-seed7.mp4").stat().st_mtime_ns == made  # not sampled again
+    assert not heard.records
+    for form in ("gif", "webm"):
+        assert (out / f"00-a-red-ball-seed7.{form}").is_file()
+        assert f'href="00-a-red-ball-seed7.{form}" download' in (out / "index.html").read_text()
+    index = api.export_site([out], tmp_path / "site")
+    assert len(list(index.parent.rglob("*.gif"))) == 1
+    api.sample(asked(config, PROMPTS[0], trainer={"seed": 8}), out=out, overwrite=True, registry=registry)
+    assert not list(out.glob("*.gif"))  # of the clips that were replaced
+    with pytest.raises(VaderError, match="'avi' is no form of a clip: use gif or webm"):
+        api.sample(asked(config, PROMPTS[0]), out=out, also=["avi"], registry=registry)
+
+
 def test_a_second_start_goes_on_and_other_settings_are_refused(config, registry, tmp_path):
     out, config = tmp_path / "clips", asked(config, PROMPTS[0])
     api.sample(config, count=2, out=out, registry=registry)

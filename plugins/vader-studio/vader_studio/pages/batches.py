@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import Response
@@ -9,7 +11,7 @@ from starlette.routing import Route
 
 from vader_core import api
 from vader_studio.pages.files import address_in
-from vader_studio.studio import studio_of
+from vader_studio.studio import Studio, studio_of
 
 
 def listed(request: Request) -> Response:
@@ -25,8 +27,13 @@ def shown(request: Request) -> Response:
     studio = studio_of(request)
     name = request.path_params["name"]
     folder = studio.places.batch(name)
-    body = api.batch_body(folder, lambda path: address_in("clips", path, studio.places.clips))
-    return studio.page("batch.html", here="batches", name=name, body=Markup(body))
+    return studio.page("batch.html", here="batches", name=name, body=clips_of(studio, folder))
+
+
+def clips_of(studio: Studio, folder: Path) -> Markup:
+    """The clips of a folder, each to be kept in any form."""
+    clips = studio.places.clips
+    return Markup(api.batch_body(folder, lambda path: address_in("clips", path, clips), convertible=True))
 
 
 READING = [Route("/batches", listed), Route("/batches/{name}", shown)]

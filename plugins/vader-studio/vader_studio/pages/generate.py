@@ -17,7 +17,7 @@ from vader_core import api
 from vader_core.errors import VaderError
 from vader_core.pictures import first_bytes, read_picture, sniffed
 from vader_studio.describer import FieldError
-from vader_studio.pages.files import address_in
+from vader_studio.pages.batches import clips_of
 from vader_studio.studio import Studio, studio_of
 
 #: Bytes of an uploaded picture or clip.
@@ -250,8 +250,7 @@ def job_body(request: Request) -> Response:
     batch = str(job.result.get("batch", "")) or (job.name if job.kind == "sample" else "")
     body = Markup("")
     if batch and (studio.places.clips / batch / "prompts.json").is_file():
-        folder = studio.places.batch(batch)
-        body = Markup(api.batch_body(folder, lambda path: address_in("clips", path, studio.places.clips)))
+        body = clips_of(studio, studio.places.batch(batch))
     rewards = [] if studio.read_only else list(studio.describer.ask("lists", keep=True)["rewards"])
     return HTMLResponse(
         studio.fragment("job.html", job=job, body=body, batch=batch, rewards=rewards, command=shlex.join)
@@ -294,6 +293,11 @@ async def score(request: Request) -> Response:
     return await run_in_threadpool(queued)
 
 
+def queue(request: Request) -> Response:
+    """Every job, of whatever kind."""
+    return studio_of(request).page("queue.html", here="queue")
+
+
 READING = [
     Route("/", home),
     Route("/api/jobs", jobs),
@@ -302,6 +306,7 @@ READING = [
 WRITING = [
     Route("/generate", page),
     Route("/generate/fields", fields),
+    Route("/queue", queue),
     Route("/api/sample", add, methods=["POST"]),
     Route("/api/uploads", upload, methods=["POST"]),
     Route("/api/score", score, methods=["POST"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 import time
 from typing import Any
 
@@ -12,6 +13,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from vader_core.errors import VaderError
+from vader_core.files import replacing
 from vader_studio.describer import FieldError
 from vader_studio.pages.files import address_in
 from vader_studio.places import child
@@ -19,6 +22,7 @@ from vader_studio.studio import Studio, studio_of
 
 #: Columns of the table: the prompt, the better and the worse clip as files, and when it was said.
 TABLE = "preferences.jsonl"
+_writing = threading.Lock()
 
 
 def page(request: Request) -> Response:
@@ -95,11 +99,28 @@ async def choose(request: Request) -> Response:
             "tie": asked.get("tie") is True,
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-        with (studio.places.clips / TABLE).open("a", encoding="utf-8") as stream:
+        with _writing, (studio.places.clips / TABLE).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
         return JSONResponse({"judged": len(_judged(studio))})
 
     return await run_in_threadpool(written)
+
+
+async def undo(request: Request) -> Response:
+    """Take the last answer back."""
+    studio = studio_of(request)
+
+    def undone() -> Response:
+        path = studio.places.clips / TABLE
+        with _writing:
+            lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+            if not lines:
+                raise VaderError("there is no answer to take back")
+            with replacing(path) as beside:
+                beside.write_text("".join(f"{line}\n" for line in lines[:-1]), encoding="utf-8")
+        return JSONResponse({"judged": len(_judged(studio))})
+
+    return await run_in_threadpool(undone)
 
 
 def _clip(studio: Studio, name: Any) -> str:
@@ -110,4 +131,8 @@ def _clip(studio: Studio, name: Any) -> str:
 
 
 READING: list[Route] = []
-WRITING = [Route("/label", page), Route("/api/label", choose, methods=["POST"])]
+WRITING = [
+    Route("/label", page),
+    Route("/api/label", choose, methods=["POST"]),
+    Route("/api/label/undo", undo, methods=["POST"]),
+]

@@ -90,9 +90,19 @@
   }
   async function body(card, job) {
     const place = $(".body", card);
+    const link = (address, text) => {
+      place.innerHTML = '<p><a class="button"></a></p>';
+      $("a", place).href = address;
+      $("a", place).textContent = text;
+    };
     if (job.kind === "compare" && job.state === "done") {
-      place.innerHTML = '<p><a class="button">Open the comparison</a></p>';
-      $("a", place).href = `/compare/${encodeURIComponent(job.name)}`;
+      link(`/compare/${encodeURIComponent(job.name)}`, "Open the comparison");
+      return;
+    }
+    if (job.kind === "train") { link(`/runs/${encodeURIComponent(job.title)}`, "Open the run"); return; }
+    if (place.closest(".lines")) {
+      if (job.result.batch) link(`/batches/${encodeURIComponent(job.result.batch)}`, "Open the clips");
+      else place.textContent = job.state === "failed" ? job.message : "";
       return;
     }
     const html = await ask(`/jobs/${encodeURIComponent(job.name)}/body`);
@@ -110,8 +120,7 @@
       if (found.jobs) {
         const running = found.jobs.filter((job) => job.state === "running");
         const queue = $("#queue");
-        queue.hidden = !running.length && !found.waiting;
-        queue.textContent = [running.map((job) => `${job.title.slice(0, 40)}: ${said(job)}`).join(" · "), found.waiting ? `${found.waiting} waiting` : ""].filter(Boolean).join(" · ");
+        if (queue) queue.textContent = [running.map((job) => `${job.title.slice(0, 40)}: ${said(job)}`).join(" · "), found.waiting ? `${found.waiting} waiting` : ""].filter(Boolean).join(" · ") || "Queue";
         const shown = found.jobs.filter((job) => kinds.includes(job.kind));
         if ($("#nothing") && shown.length) $("#nothing").remove();
         if (place) shown.slice(0, 30).reverse().forEach((job) => show(place, job));
@@ -313,7 +322,14 @@
       await ask("/api/label", { chosen: files[side], rejected: files[1 - side], tie: button.dataset.side === "tie" });
       location.reload();
     },
+    undo: async () => { await ask("/api/label/undo", {}); location.reload(); },
   };
+  document.addEventListener("keydown", (event) => {
+    if (!$("[data-act=undo]") || event.target.matches("input, textarea, select") || event.ctrlKey || event.metaKey || event.altKey) return;
+    const wanted = { ArrowLeft: "[data-side='0']", ArrowRight: "[data-side='1']", ArrowDown: "[data-side=tie]", u: "[data-act=undo]" }[event.key];
+    const button = wanted && $(wanted);
+    if (button && !button.hidden) { event.preventDefault(); button.click(); }
+  });
   document.addEventListener("click", (event) => {
     const button = event.target.closest("button[data-act]");
     if (button) shielded(document, () => acts[button.dataset.act](button))();
