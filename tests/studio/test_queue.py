@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import threading
+from types import SimpleNamespace
 
 import pytest
 from serving import STAND_IN, Served, make_studio
@@ -51,6 +54,24 @@ def test_a_job_is_cancelled_where_it_waits_and_where_it_runs(served):
     served.wait(third, "done")
 
 
+@pytest.mark.parametrize(("asks", "state"), [("cancel", "cancelled"), ("stop", "stopped")])
+def test_a_job_is_ended_while_its_worker_is_still_started(folders, asks, state, monkeypatch):
+    entered, leave = threading.Event(), threading.Event()
+
+    def slow(*arguments, **options):
+        entered.set()
+        assert leave.wait(20)
+        return subprocess.Popen(*arguments, **options)
+
+    monkeypatch.setattr("vader_studio.queue.subprocess", SimpleNamespace(Popen=slow, PIPE=subprocess.PIPE))
+    with Served(make_studio(folders)) as served:
+        job = served.studio.queue.add("train", "a run", {"prompt": "wait"})
+        assert entered.wait(20)
+        getattr(served.studio.queue, asks)(job.name)
+        leave.set()
+        served.wait(job.name, state)
+
+
 def test_a_worker_that_dies_fails_its_job_and_not_the_next(served):
     first = served.ask("/api/sample", body=asked("die")).json["job"]["name"]
     second = served.ask("/api/sample", body=asked("ball")).json["job"]["name"]
@@ -73,6 +94,18 @@ def test_after_a_restart_the_running_job_and_the_waiting_ones_are_done(folders):
         served.wait(first, "done")
         served.wait(second, "done")
         assert (folders / "clips" / first / "prompts.json").is_file()
+
+
+def test_the_form_starts_the_worker_before_the_first_job(served):
+    log = served.studio.queue.folder / "worker.log"
+    assert served.ask("/runs").status == 200
+    assert not log.exists()
+    assert served.ask("/generate/fields").status == 200
+    assert log.exists()
+    begun = log.stat().st_ino, log.stat().st_mtime_ns
+    name = served.ask("/api/sample", body=asked("ball")).json["job"]["name"]
+    served.wait(name)
+    assert (log.stat().st_ino, log.stat().st_mtime_ns) == begun  # the same process
 
 
 def test_a_torn_job_is_passed_over(folders):

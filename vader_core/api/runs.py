@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+import re
+import stat
+import threading
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,9 @@ from vader_core.run.reader import clean
 _TAIL = 16_384
 #: A list reads no more than this of a configuration.
 _MOST = 200_000
+#: The sections of a configuration that a list shows, as a run writes them: all would take four times as long.
+_SECTIONS = re.compile(r"^(?:backbone|reward|trainer):.*\n?(?:[ #-].*\n?|\n)*", re.M)
+_reading = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -46,13 +52,8 @@ class RunFacts:
     outcome: dict[str, tuple[float, float]]
 
 
-def is_run(folder: Path) -> bool:
-    """Whether a folder is a run directory; one of a link is not."""
-    return not folder.is_symlink() and (folder / CONFIG).is_file()
-
-
 def runs(folder: str | Path) -> list[RunFacts]:
-    """The runs directly in ``folder``, the newest first, each as far as it can be read.
+    """The runs directly in ``folder``, the newest first, each as far as it can be read; no links.
 
     Raises:
         VaderError: A path that no folder can have.
@@ -61,7 +62,9 @@ def runs(folder: str | Path) -> list[RunFacts]:
     if not root.is_dir():
         return []
     held = _held()
-    found = [run_facts(place, held) for place in root.iterdir() if is_run(place)]
+    with os.scandir(root) as places:
+        folders = [one.path for one in places if not one.is_symlink() and _stamp(f"{one.path}/{CONFIG}")]
+    found = [run_facts(Path(place), held) for place in folders]
     return sorted(found, key=lambda facts: -facts.changed)
 
 
@@ -72,12 +75,28 @@ def run_facts(folder: Path, held: frozenset[tuple[int, int]] | None = None) -> R
         folder: The run directory.
         held: The files that some process holds locked, where that is known already.
     """
-    tree, summary = _tree(folder), _object(folder / SUMMARY)
-    files = [folder / name for name in (CONFIG, METRICS, SUMMARY)]
-    changed = max((file.stat().st_mtime for file in files if file.is_file()), default=0.0)
-    step, max_steps = _last_step(folder), _whole(_get(tree, "trainer", "max_steps"))
-    running = _is_held(folder / ".lock", _held() if held is None else held)
-    finished = bool(summary)
+    place = os.fspath(folder)
+    stamps = tuple(_stamp(f"{place}/{name}") for name in (CONFIG, METRICS, SUMMARY))
+    with _reading:  # whoever asks meanwhile waits for what is being read, and does not read it again
+        facts = _read(place, stamps)
+    running = _is_held(f"{place}/.lock", _held() if held is None else held)
+    return replace(facts, state="running") if running else facts
+
+
+def _stamp(path: str) -> tuple[int, int] | None:
+    """When a file last changed, in ns, and its size; ``None`` where it is none."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 - a list asks hundreds of times, and a Path costs more
+    except OSError:
+        return None
+    return (status.st_mtime_ns, status.st_size) if stat.S_ISREG(status.st_mode) else None
+
+
+@lru_cache(maxsize=4096)
+def _read(place: str, stamps: tuple[tuple[int, int] | None, ...]) -> RunFacts:
+    """A run that nobody trains, as its files were at that time: a list is looked at again and again."""
+    folder = Path(place)
+    tree, summary = _tree(folder / CONFIG), _object(folder / SUMMARY)
     evaluation = summary.get("evaluation")
     outcome = {
         clean(str(name)): (float(row["base"]), float(row["tuned"]))
@@ -91,34 +110,34 @@ def run_facts(folder: Path, held: frozenset[tuple[int, int]] | None = None) -> R
     return RunFacts(
         folder=folder,
         name=clean(folder.name),
-        state="running" if running else "finished" if finished else "stopped",
-        step=step,
-        max_steps=max_steps,
+        state="finished" if summary else "stopped",
+        step=_last_step(folder),
+        max_steps=_whole(_get(tree, "trainer", "max_steps")),
         backbone=clean(str(_get(tree, "backbone", "name") or "")),
         rewards=tuple(clean(str(name)) for name in names if name),
-        changed=changed,
+        changed=max((stamp[0] / 1e9 for stamp in stamps if stamp is not None), default=0.0),
         outcome=outcome,
     )
 
 
-def _tree(folder: Path) -> dict[str, Any]:
+def _tree(path: Path) -> dict[str, Any]:
+    """What is shown of a configuration, or all of one that is not as a run writes it."""
     try:
-        status = (folder / CONFIG).stat()
-    except OSError:
+        with path.open(encoding="utf-8") as stream:
+            text = stream.read(_MOST)
+    except (OSError, ValueError):
         return {}
-    return _parsed(folder, status.st_mtime_ns, status.st_size)
+    found = _parsed("".join(_SECTIONS.findall(text)))
+    return found if found else _parsed(text)
 
 
-@lru_cache(maxsize=1024)
-def _parsed(folder: Path, changed: int, size: int) -> dict[str, Any]:
-    """The configuration as it was at that time: a list is looked at again and again."""
+def _parsed(text: str) -> dict[str, Any]:
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        with (folder / CONFIG).open(encoding="utf-8") as stream:
-            tree = yaml.load(stream.read(_MOST), Loader=loader)  # a safe loader, in C where there is one
-    except (OSError, yaml.YAMLError, ValueError, RecursionError, ArithmeticError, LookupError, TypeError):
+        tree = yaml.load(text, Loader=loader)  # a safe loader, in C where there is one
+    except (yaml.YAMLError, ValueError, RecursionError, ArithmeticError, LookupError, TypeError):
         return {}
     return tree if isinstance(tree, dict) else {}
 
@@ -166,9 +185,9 @@ def _held() -> frozenset[tuple[int, int]]:
     return frozenset(found)
 
 
-def _is_held(lock: Path, held: frozenset[tuple[int, int]]) -> bool:
+def _is_held(lock: str, held: frozenset[tuple[int, int]]) -> bool:
     try:
-        status = lock.stat()
+        status = os.stat(lock)  # noqa: PTH116 - as above
     except OSError:
         return False
     return (status.st_dev, status.st_ino) in held

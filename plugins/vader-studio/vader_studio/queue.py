@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -51,6 +52,11 @@ class Queue:
         """Begin to work through the queue."""
         for worker in self._workers:
             worker.thread.start()
+
+    def warm(self) -> None:
+        """Start the workers that are to be asked soon: they import while a person still writes the prompt."""
+        for worker in self._workers:
+            worker.warm()
 
     def close(self) -> None:
         """End the workers; what they were at is taken up again by the next server."""
@@ -142,14 +148,15 @@ class Queue:
 
     # -- what a worker asks ------------------------------------------------------------------------------
 
-    def take(self) -> Job | None:
-        """Wait for the oldest queued job and mark it as running; ``None`` when the server ends."""
+    def take(self, worker: _Worker) -> Job | None:
+        """Wait for the oldest queued job and give it to ``worker``; ``None`` when the server ends."""
         with self._changed:
             while not self._closing:
                 waiting = [job for job in self._jobs.values() if job.state == "queued"]
                 if waiting:
                     job = min(waiting, key=lambda one: one.name)
                     job.state, job.progress = "running", {"text": "starting …"}
+                    worker.begin(job)  # from now on it can be cancelled there
                     job.save()
                     self._touch()
                     return job
@@ -166,12 +173,12 @@ class Queue:
                 job.result = dict(event.get("result") or job.result)
                 self._end(job, str(event["event"]), str(event.get("message", "")))
 
-    def died(self, job: Job, message: str, *, cancelled: bool) -> None:
-        """A worker ended in the middle of a job."""
+    def died(self, job: Job, state: str, message: str = "") -> None:
+        """A worker ended in the middle of a job, which becomes ``failed``, ``cancelled`` or ``stopped``."""
         with self._changed:
-            if self._closing and not cancelled:
+            if self._closing and state != "cancelled":
                 return  # it stays as running, and the next server takes it up
-            self._end(job, "cancelled" if cancelled else "failed", "" if cancelled else message)
+            self._end(job, state, message)
 
     @property
     def closing(self) -> bool:
@@ -196,19 +203,33 @@ class _Worker:
         self.job: Job | None = None
         self.process: subprocess.Popen[str] | None = None
         self.thread = threading.Thread(target=self._work, name=f"worker {gpu}", daemon=True)
-        self._cancelled = False
+        self._asked = ""
+        self._starting = threading.Lock()
+
+    def begin(self, job: Job) -> None:
+        """From now on it is at that job."""
+        self.job, self._asked = job, ""
+
+    def warm(self) -> None:
+        """Start the process, where it is not there."""
+        if not self.queue.closing:
+            with contextlib.suppress(OSError):  # the first job says why it cannot be started
+                self._alive()
 
     def _work(self) -> None:
-        while (job := self.queue.take()) is not None:
-            self.job, self._cancelled = job, False
+        while (job := self.queue.take(self)) is not None:
             try:
                 self._run(job)
             except OSError as error:
-                self.queue.died(job, f"the worker cannot be started: {error}", cancelled=self._cancelled)
+                told = f"the worker cannot be started: {error}"
+                self.queue.died(job, *((self._asked,) if self._asked else ("failed", told)))
             self.job = None
 
     def _run(self, job: Job) -> None:
         process = self._alive()
+        if self._asked:  # while the process was started
+            self.queue.died(job, self._asked)
+            return
         assert process.stdin is not None
         assert process.stdout is not None
         order = {"job": job.name, "kind": job.kind, "request": job.request}
@@ -224,25 +245,32 @@ class _Worker:
                 return
         code = process.wait()
         self.process = None
-        self.queue.died(job, self._why(code), cancelled=self._cancelled)
+        if self._asked == "cancelled" or (self._asked and code == -signal.SIGINT):
+            self.queue.died(job, self._asked)
+        else:
+            self.queue.died(job, "failed", self._why(code))
 
     def _alive(self) -> subprocess.Popen[str]:
-        if self.process is None or self.process.poll() is not None:
-            self.queue.folder.mkdir(parents=True, exist_ok=True)
-            seen = {"CUDA_VISIBLE_DEVICES": self.gpu} if self.gpu else {}
-            with self._log.open("w", encoding="utf-8") as log:
-                self.process = subprocess.Popen(
-                    list(self.queue.command),
-                    env={**os.environ, **seen},
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=log,
-                    text=True,
-                    encoding="utf-8",
-                    errors="replace",
-                    start_new_session=True,  # Ctrl-C at the server is the server's to pass on
-                )
-        return self.process
+        with self._starting:
+            if self.process is None or self.process.poll() is not None:
+                self.process = self._started()
+            return self.process
+
+    def _started(self) -> subprocess.Popen[str]:
+        self.queue.folder.mkdir(parents=True, exist_ok=True)
+        seen = {"CUDA_VISIBLE_DEVICES": self.gpu} if self.gpu else {}
+        with self._log.open("w", encoding="utf-8") as log:
+            return subprocess.Popen(
+                list(self.queue.command),
+                env={**os.environ, **seen},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+                start_new_session=True,  # Ctrl-C at the server is the server's to pass on
+            )
 
     @property
     def _log(self) -> Path:
@@ -258,14 +286,17 @@ class _Worker:
         return f"the worker ended with {how}{hint}. {tail}"
 
     def interrupt(self) -> None:
-        """Ask the worker's training to stop after this step."""
+        """Ask the worker's training to stop after this step; before it has begun, it ends there."""
+        self._asked = "stopped"
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
 
     def kill(self, job: Job) -> None:
         """End the worker, if it is still at that job."""
-        if self.job is job and self.process is not None:
-            self._cancelled = True
+        if self.job is not job:
+            return
+        self._asked = "cancelled"
+        if self.process is not None:
             _end(self.process, signal.SIGTERM, 2.0)
 
     def end(self) -> None:

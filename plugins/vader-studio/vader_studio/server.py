@@ -12,7 +12,6 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from vader_core import api
 from vader_core.errors import VaderError
 from vader_studio.describer import FieldError
 from vader_studio.guard import Guard
@@ -41,7 +40,7 @@ def make_app(studio: Studio, *, hosts: tuple[str, ...], token: str | None) -> Gu
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         if not studio.read_only:
             studio.queue.start()
-        threading.Thread(target=api.runs, args=(studio.places.runs,), daemon=True).start()  # read once, early
+        threading.Thread(target=studio.warm, daemon=True).start()
         yield
         studio.queue.close()
         studio.describer.close()

@@ -73,6 +73,12 @@ class Studio:
         """Changes with the assets, so that browsers may keep them."""
         return hashlib.sha256("".join(text for text, _ in self.assets.values()).encode()).hexdigest()[:12]
 
+    def warm(self) -> None:
+        """Read early what the first page would wait for: the runs and the templates."""
+        api.runs(self.places.runs)
+        for name in self.templates.list_templates():
+            self.templates.get_template(name)
+
     def page(self, template: str, **told: Any) -> HTMLResponse:
         """A page."""
         return HTMLResponse(self.templates.get_template(template).render(**told))

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import traceback
+from importlib import import_module
 from pathlib import Path
 
 from vader_core.errors import VaderError
@@ -27,6 +28,7 @@ def main() -> None:
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    import_module("vader_core.api.sample")  # slow: done before the first order comes
     from vader_studio.tasks import Tasks
 
     tasks = Tasks(events)

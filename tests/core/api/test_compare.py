@@ -116,6 +116,30 @@ def test_runs_are_listed_by_what_they_hold(runs):
     assert (first.backbone, first.rewards) == ("tiny", ("brightness",))
 
 
+def test_a_listed_run_is_what_its_files_are_now(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(
+        "backbone:\n  name: tiny\nreward:\n- name: brightness\n- name: calm\ndata: &anchor {a: 1}\n"
+        "trainer:\n  max_steps: 9\n"
+    )
+    (run / "metrics.jsonl").write_text('{"kind": "train", "step": 3}\n')
+    (tmp_path / "link").symlink_to(run)
+    (facts,) = api.runs(tmp_path)
+    assert (facts.backbone, facts.rewards) == ("tiny", ("brightness", "calm"))
+    assert (facts.state, facts.step, facts.max_steps) == ("stopped", 3, 9)
+    with (run / "metrics.jsonl").open("a") as stream:
+        stream.write('{"kind": "train", "step": 4}\n')
+    assert api.runs(tmp_path)[0].step == 4
+    (run / "summary.json").write_text('{"evaluation": {"calm": {"base": 1, "tuned": 2}}}')
+    assert api.runs(tmp_path)[0].state == "finished"
+    assert api.runs(tmp_path)[0].outcome == {"calm": (1.0, 2.0)}
+    (run / "config.yaml").write_text("{backbone: {name: other}, reward: [{name: calm}]}\n")
+    assert (api.runs(tmp_path)[0].backbone, api.runs(tmp_path)[0].rewards) == ("other", ("calm",))
+    (run / "config.yaml").write_text("reward: [\n")
+    assert (api.runs(tmp_path)[0].backbone, api.runs(tmp_path)[0].rewards) == ("", ())
+
+
 def test_every_option_of_sampling_has_its_default_and_limits(registry):
     form = api.sample_options("tiny", registry=registry)
     by_key = {option.key: option for option in form.options}

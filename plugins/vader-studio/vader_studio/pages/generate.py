@@ -39,6 +39,7 @@ def page(request: Request) -> Response:
 def fields(request: Request) -> Response:
     """The fields for a backbone, a sampler and a run whose settings hold."""
     studio = studio_of(request)
+    studio.queue.warm()
     lists = studio.describer.ask("lists", keep=True)
     if not lists["backbones"]:
         raise VaderError("no backbone is installed: pip install ./plugins/vader-demo, for example")
