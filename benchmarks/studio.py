@@ -39,7 +39,8 @@ def served(folder: Path) -> tuple[Studio, uvicorn.Server, str]:
     """The studio on a free port, in a thread."""
     places = Places(folder / "runs", folder / "clips", folder / "state")
     queue = Queue(places.state / "jobs", command=BUSY)
-    studio = Studio(places, queue, Describer(places.state / "describer.log"))
+    asked = [Describer(places.state / f"{name}.log") for name in ("describer", "planner")]
+    studio = Studio(places, queue, *asked)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     app = make_app(studio, hosts=LOOPBACK, token=None)

@@ -115,6 +115,7 @@ def make_studio(folder, *, read_only=False, gpus=("",)):
         places,
         Queue(places.state / "jobs", gpus, (*STAND_IN, "work")),
         Describer(places.state / "describer.log", (*STAND_IN, "describe")),
+        Describer(places.state / "planner.log", (*STAND_IN, "describe")),
         read_only=read_only,
     )
 

@@ -58,7 +58,7 @@ def describe():
                 }
             )
         elif asked["ask"] == "plan":
-            tell(answer={"facts": {"backbone": "demo", "steps": 12, "peak_gib": 1.234}, "config": {}})
+            tell(answer={"facts": {}, "words": [["steps", "12 steps"], ["memory", "1.2 GiB\nby phase"]]})
         elif asked["request"]["values"].get("video.height", "64") != "64":
             value = asked["request"]["values"]["video.height"]
             tell(error=f"backbone 'demo': height={value} is not allowed: use 64", key="video.height")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from pathlib import Path
 
@@ -103,6 +104,17 @@ def test_every_page_is_sound(filled, watch, width, scheme):
         watched.wrong.clear()
     assert watched.outside() == []
     assert watched.page.title() != "owned"
+
+
+def test_a_run_that_another_process_trains_shows_its_time_left(filled, watch):
+    run = filled.studio.places.runs / "run_with_a_long_name_of_many_words"
+    with (run / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        page = watch(filled.address).open(f"/runs/{run.name}")
+        page.locator("#progress", has_text="step 8 of 9, 0:01 left").wait_for()
+        assert page.locator("#state").inner_text() == "running"
+        assert page.locator("#resume").is_hidden()
+    (run / ".lock").unlink()
 
 
 def test_hostile_words_are_words(filled, watch):

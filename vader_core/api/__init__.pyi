@@ -13,6 +13,7 @@ from .inline import show_report as show_report
 from .open_model import Opened as Opened
 from .open_model import open_model as open_model
 from .plan import plan as plan
+from .plan_words import plan_words as plan_words
 from .push import push as push
 from .recipes import recipes as recipes
 from .report import batch_body as batch_body

@@ -18,6 +18,8 @@ from vader_core.run.reader import clean
 
 #: The end of ``metrics.jsonl`` that is read for the last step.
 _TAIL = 16_384
+#: Steps whose mean time tells how long the rest takes.
+_PACES = 20
 #: A list reads no more than this of a configuration.
 _MOST = 200_000
 #: The sections of a configuration that a list shows, as a run writes them: all would take four times as long.
@@ -39,6 +41,7 @@ class RunFacts:
         rewards: Names of the trained rewards.
         changed: When anything last happened, in seconds since 1970.
         outcome: By reward, base and tuned mean of the closing evaluation.
+        pace: Seconds per step of late; ``None`` before the first.
     """
 
     folder: Path
@@ -50,6 +53,7 @@ class RunFacts:
     rewards: tuple[str, ...]
     changed: float
     outcome: dict[str, tuple[float, float]]
+    pace: float | None = None
 
 
 def runs(folder: str | Path) -> list[RunFacts]:
@@ -97,6 +101,7 @@ def _read(place: str, stamps: tuple[tuple[int, int] | None, ...]) -> RunFacts:
     """A run that nobody trains, as its files were at that time: a list is looked at again and again."""
     folder = Path(place)
     tree, summary = _tree(folder / CONFIG), _object(folder / SUMMARY)
+    step, pace = _progress(folder)
     evaluation = summary.get("evaluation")
     outcome = {
         clean(str(name)): (float(row["base"]), float(row["tuned"]))
@@ -111,12 +116,13 @@ def _read(place: str, stamps: tuple[tuple[int, int] | None, ...]) -> RunFacts:
         folder=folder,
         name=clean(folder.name),
         state="finished" if summary else "stopped",
-        step=_last_step(folder),
+        step=step,
         max_steps=_whole(_get(tree, "trainer", "max_steps")),
         backbone=clean(str(_get(tree, "backbone", "name") or "")),
         rewards=tuple(clean(str(name)) for name in names if name),
         changed=max((stamp[0] / 1e9 for stamp in stamps if stamp is not None), default=0.0),
         outcome=outcome,
+        pace=pace,
     )
 
 
@@ -150,23 +156,28 @@ def _object(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _last_step(folder: Path) -> int:
-    """The step of the last whole record of ``metrics.jsonl``."""
+def _progress(folder: Path) -> tuple[int, float | None]:
+    """The step of the last whole record of ``metrics.jsonl``, and the mean time of the last steps."""
     try:
         with (folder / METRICS).open("rb") as stream:
             size = stream.seek(0, os.SEEK_END)
             stream.seek(max(0, size - _TAIL))
             lines = stream.read().split(b"\n")
     except OSError:
-        return 0
+        return 0, None
+    step, paces = None, []
     for line in reversed(lines):
         try:
-            step = _whole(json.loads(line).get("step"))
+            record = json.loads(line)
+            found, seconds = _whole(record.get("step")), record.get("seconds")
         except (ValueError, AttributeError, RecursionError):
             continue
-        if step is not None:
-            return step
-    return 0
+        step = found if step is None else step
+        if record.get("kind") == "train" and _is_number(seconds):
+            paces.append(float(seconds))
+        if step is not None and len(paces) == _PACES:
+            break
+    return step or 0, sum(paces) / len(paces) if paces else None
 
 
 def _held() -> frozenset[tuple[int, int]]:

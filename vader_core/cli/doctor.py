@@ -142,7 +142,8 @@ def _hub() -> dict[str, Any]:
 
 def _weights(registry: Registry) -> dict[str, str]:
     """For each component that wants files, how many of them are here."""
-    from vader_core.cli.weights import chosen_components, present
+    from vader_core.cli.weights import chosen_components
+    from vader_core.wanted import present
 
     return {
         f"{component.kind} {component.name}": (

@@ -82,7 +82,7 @@ def _show_run(section: str | None, as_json: bool) -> None:
 
 def described(component: Component) -> dict[str, Any]:
     """A component as plain data. Only a backbone is constructed, without its weights."""
-    from vader_core.cli.weights import file_facts
+    from vader_core.wanted import file_facts
 
     options = [
         {

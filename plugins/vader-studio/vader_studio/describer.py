@@ -20,6 +20,8 @@ from vader_core.errors import VaderError
 
 #: Seconds that an answer may take; the first one imports torch.
 PATIENCE = 120.0
+#: Seconds that a plan may take: a large model's memory is booked operation by operation.
+PLANNING = 900.0
 
 
 class FieldError(VaderError):
@@ -41,10 +43,13 @@ class Describer:
     Args:
         log: Where the process writes what it prints.
         command: Starts it.
+        patience: Seconds that an answer may take.
     """
 
-    def __init__(self, log: Path, command: tuple[str, ...] | None = None) -> None:
-        self.log = log
+    def __init__(
+        self, log: Path, command: tuple[str, ...] | None = None, *, patience: float = PATIENCE
+    ) -> None:
+        self.log, self.patience = log, patience
         self.command = command or (sys.executable, "-m", "vader_studio.describer")
         self._process: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
@@ -76,7 +81,7 @@ class Describer:
         process = self._alive()
         assert process.stdin is not None
         assert process.stdout is not None
-        timer = threading.Timer(PATIENCE, process.kill)
+        timer = threading.Timer(self.patience, process.kill)
         timer.start()
         try:
             process.stdin.write(question + "\n")
@@ -225,7 +230,8 @@ def _plan(asked: Mapping[str, Any]) -> dict[str, Any]:
 
     config = train_config(asked["request"])
     facts = api.plan(config)
-    return {"facts": facts, "config": config.model_dump(mode="json")}
+    words = api.plan_words(config, facts, asked["request"]["out"])
+    return {"facts": facts, "words": words, "config": config.model_dump(mode="json")}
 
 
 _ANSWERS = {"lists": _lists, "form": _form, "check": _check, "plan": _plan}

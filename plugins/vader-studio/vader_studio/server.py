@@ -44,6 +44,7 @@ def make_app(studio: Studio, *, hosts: tuple[str, ...], token: str | None) -> Gu
         yield
         studio.queue.close()
         studio.describer.close()
+        studio.planner.close()
 
     app = Starlette(
         routes=routes,

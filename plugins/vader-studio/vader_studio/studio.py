@@ -25,6 +25,7 @@ class Studio:
         places: The folders.
         queue: The jobs.
         describer: Knows the components.
+        planner: Another, for plans: they take long, and a form does not wait for them.
         device: ``cpu`` or ``cuda`` for every job; the accelerator by default.
         read_only: Show, and change nothing.
     """
@@ -34,11 +35,14 @@ class Studio:
         places: Places,
         queue: Queue,
         describer: Describer,
+        planner: Describer,
         *,
         device: str | None = None,
         read_only: bool = False,
     ) -> None:
-        self.places, self.queue, self.describer = places, queue, describer
+        self.places, self.queue, self.describer, self.planner = places, queue, describer, planner
+        #: What was planned last; it starts without being planned again.
+        self.planned: dict[str, Any] | None = None
         self.device, self.read_only = device, read_only
 
     @cached_property

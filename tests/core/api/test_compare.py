@@ -130,7 +130,13 @@ def test_a_listed_run_is_what_its_files_are_now(tmp_path):
     assert (facts.state, facts.step, facts.max_steps) == ("stopped", 3, 9)
     with (run / "metrics.jsonl").open("a") as stream:
         stream.write('{"kind": "train", "step": 4}\n')
-    assert api.runs(tmp_path)[0].step == 4
+    assert (api.runs(tmp_path)[0].step, api.runs(tmp_path)[0].pace) == (4, None)
+    with (run / "metrics.jsonl").open("a") as stream:
+        stream.write(
+            '{"kind": "train", "step": 5, "seconds": 2}\n{"kind": "train", "step": 6, "seconds": 4}\n'
+        )
+        stream.write('{"kind": "validation", "step": 6, "seconds": 9}\n{"kind": "tra')
+    assert (api.runs(tmp_path)[0].step, api.runs(tmp_path)[0].pace) == (6, 3.0)
     (run / "summary.json").write_text('{"evaluation": {"calm": {"base": 1, "tuned": 2}}}')
     assert api.runs(tmp_path)[0].state == "finished"
     assert api.runs(tmp_path)[0].outcome == {"calm": (1.0, 2.0)}

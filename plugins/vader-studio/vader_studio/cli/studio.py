@@ -80,7 +80,7 @@ def _listener(host: str, port: int) -> socket.socket:
 def _serve(flags: dict[str, Any], host: str, token: str | None, listener: socket.socket) -> None:
     import uvicorn
 
-    from vader_studio.describer import Describer
+    from vader_studio.describer import PLANNING, Describer
     from vader_studio.guard import LOOPBACK
     from vader_studio.places import Places
     from vader_studio.queue import Queue
@@ -101,6 +101,7 @@ def _serve(flags: dict[str, Any], host: str, token: str | None, listener: socket
         places,
         Queue(state / "jobs", flags["gpus"] or ("",)),
         Describer(state / "describer.log"),
+        Describer(state / "planner.log", patience=PLANNING),
         device=flags["device"],
         read_only=flags["read_only"],
     )

@@ -65,6 +65,8 @@ def state(request: Request) -> Response:
         return JSONResponse({"state": "absent", "job": job})
     facts = api.run_facts(run)
     told = {"state": facts.state, "step": facts.step, "max_steps": facts.max_steps, "job": job}
+    if facts.state == "running" and facts.pace is not None and facts.max_steps:
+        told["left"] = facts.pace * max(0, facts.max_steps - facts.step)
     return JSONResponse(told)
 
 
@@ -93,8 +95,10 @@ async def plan(request: Request) -> Response:
     studio, asked = studio_of(request), await request.json()
 
     def planned() -> Response:
-        found = studio.describer.ask("plan", request=_request(studio, asked))
-        return HTMLResponse(studio.fragment("plan.html", facts=_readable(found["facts"])))
+        told = _request(studio, asked)
+        found = studio.planner.ask("plan", request=told)
+        studio.planned = told
+        return HTMLResponse(studio.fragment("plan.html", words=found["words"]))
 
     return await run_in_threadpool(planned)
 
@@ -111,8 +115,9 @@ async def start(request: Request) -> Response:
         if out.exists() or studio.queue.running_on(out):
             raise FieldError(f"there is a run {name!r} already", "name")
         told = _request(studio, asked)
-        studio.describer.ask("plan", request=told)
-        job = studio.queue.add("train", name, {**told, "out": str(out)})
+        if told != studio.planned:
+            studio.planner.ask("plan", request=told)
+        job = studio.queue.add("train", name, told)
         return JSONResponse({"job": job.shown(), "run": name})
 
     return await run_in_threadpool(queued)
@@ -123,7 +128,9 @@ def _request(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     if recipe not in studio.describer.ask("lists", keep=True)["recipes"]:
         raise FieldError(f"no recipe {recipe!r} is installed", "recipe")
     values = _values(studio, str(asked.get("options") or ""))
-    return {"recipe": recipe, "values": values, "device": studio.device}
+    name = str(asked.get("name") or "")
+    out = str(studio.places.runs / (name if _NAME.fullmatch(name) else "a name of yours"))
+    return {"recipe": recipe, "values": values, "device": studio.device, "out": out}
 
 
 def _values(studio: Studio, text: str) -> dict[str, str]:
@@ -172,21 +179,6 @@ async def resume(request: Request) -> Response:
         return JSONResponse({"job": job.shown()})
 
     return await run_in_threadpool(queued)
-
-
-def _readable(facts: dict[str, Any]) -> dict[str, str]:
-    """A plan in the words of a person."""
-    return {name.replace("_gib", ", GiB").replace("_", " "): _told(value) for name, value in facts.items()}
-
-
-def _told(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name.replace('_', ' ')} {_told(inner)}" for name, inner in value.items())
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: "not known"}[value]
-    if isinstance(value, int):
-        return f"{value:,}"
-    return api.number(value) if isinstance(value, float) else str(value)
 
 
 READING = [

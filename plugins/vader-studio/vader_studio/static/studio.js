@@ -248,7 +248,7 @@
       const word = found.job ? found.job.state : found.state;
       state.textContent = word;
       state.className = `state ${word}`;
-      $("#progress").textContent = found.job ? said(found.job) : `step ${found.step}${found.max_steps ? ` of ${found.max_steps}` : ""}`;
+      $("#progress").textContent = found.job ? said(found.job) : `step ${found.step}${found.max_steps ? ` of ${found.max_steps}` : ""}${found.left === undefined ? "" : `, ${clock(found.left)} left`}`;
       const bar = $("#bar");
       bar.hidden = !running;
       if (found.max_steps) bar.value = found.step / found.max_steps;
