@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from importlib import metadata
@@ -128,6 +129,12 @@ class Registry:
         absent = dict(self._absent(kind))
         if name in absent:
             return f"{message}\n{kind} {name!r} comes with {absent[name]}: {_install(absent[name])}"
+        is_place = name.startswith("hub:") or os.path.exists(name)  # noqa: PTH110 - of a word of any length
+        if kind == "backbone" and is_place:
+            return (
+                f"--backbone {name}: a backbone is a name (installed: {', '.join(sorted(table)) or 'none'}); "
+                f"its weights are --weights {name}, a LoRA or a run is --lora {name}"
+            )
         close, far = near(name, table), near(name, absent)
         if others := self._kinds_of(name):
             message += f"\n{name!r} is a {' and a '.join(others)}: {' or '.join(map(_flag, others))} {name}"

@@ -6,6 +6,7 @@ unpickler rebuilds tensors alone.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from vader_core.hub import Progress
+
+
+#: In every name of a LoRA's tensors, and in none of a model's.
+_LORA = re.compile(r"[._]lora[._]|[._]lora_|^lora_|\.alpha$")
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ def parse_weights(text: str) -> WeightSource:
     """Read ``pretrained``, ``random``, ``hub:OWNER/NAME[/FILE][@REVISION]`` or a path.
 
     Raises:
-        VaderError: A ``hub:`` form without owner and name, or a path that does not exist.
+        VaderError: A ``hub:`` form without owner and name, a path that does not exist, or a LoRA.
 
     >>> parse_weights("hub:xswu/HPSv2/HPS_v2_compressed.pt@main").file
     'HPS_v2_compressed.pt'
@@ -98,7 +103,22 @@ def parse_weights(text: str) -> WeightSource:
             "exists, "
             "or hub:OWNER/NAME[/FILE][@REVISION]"
         )
+    _refuse_adapter(path, text)
     return WeightSource("path", path=path)
+
+
+def _refuse_adapter(path: Path, text: str) -> None:
+    """A LoRA or a run where a model is wanted, as far as it can be told without reading a whole file."""
+    kind = None
+    if path.is_dir() and (path / "adapter_config.json").is_file():
+        kind = "a LoRA"
+    elif path.is_dir() and (path / "config.yaml").is_file() and (path / "checkpoints").is_dir():
+        kind = "a run"
+    elif path.suffix == ".safetensors" and path.is_file():
+        names = tensor_names(path)
+        kind = "a LoRA" if names and all(_LORA.search(name) for name in names) else None
+    if kind is not None:
+        raise VaderError(f"weights {text!r}: it is {kind}, not a model: give it as --lora {text}")
 
 
 def fetch(
@@ -235,6 +255,8 @@ def misfit_message(what: str, missing: list[str], unexpected: list[str], misfits
         if names:
             shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
             parts.append(f"{label}: {shown}")
+    if unexpected and all(_LORA.search(name) for name in unexpected):
+        parts.append("these are the tensors of a LoRA: give the file as --lora")
     if len(misfits) > len(missing) + len(unexpected) and len(misfits) > 3:
         parts.append("the names fit and the sizes do not: it is of another architecture of the same model")
     return "; ".join(parts)

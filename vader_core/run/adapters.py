@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from vader_core.component import told
@@ -9,6 +11,7 @@ from vader_core.errors import VaderError
 from vader_core.lora.adapter import load_adapter
 from vader_core.lora.formats import Adapter, LoraFormat
 from vader_core.lora.names import COMPONENTS
+from vader_core.lora.nearest import near_words, nearest
 from vader_core.lora.reader import CONFIG_FILE, TENSORS_FILES, is_lora, read_lora
 from vader_core.paths import entered
 from vader_core.registry import Registry
@@ -73,14 +76,32 @@ def _read(path: Path, registry: Registry) -> Adapter:
     if own is not None:
         return own.read(path)
     if is_lora(path):
-        return read_lora(path)
+        try:
+            return read_lora(path)
+        except VaderError as error:
+            near = near_words(_near(names, registry))
+            if not near:
+                raise
+            raise VaderError(f"{error}{near}") from error
     kind_of(path, needed_for=f"--lora {path}")
     known = ", ".join(sorted(registry.lora_formats)) or "none"
     first = f"its first tensor is {next(iter(names))!r}" if names else "it holds no tensors by name"
     raise VaderError(
         f"--lora {path}: a file of no known LoRA format: {first} (installed formats: {known}; known as well: "
-        "kohya, ComfyUI, peft's .bin)" + "".join(f"; {problem}" for problem in broken)
+        "kohya, ComfyUI, peft's .bin)"
+        + near_words(_near(names, registry))
+        + "".join(f"; {one}" for one in broken)
     )
+
+
+def _near(names: Iterable[str], registry: Registry) -> tuple[str, list[str]] | None:
+    """The installed format that knows all but a few of the names."""
+    asked = []
+    for announced in registry.lora_formats.values():
+        if announced.plugin != "builtin":
+            with suppress(Exception):  # the plugin border, as above
+                asked.append(announced.resolve()())
+    return nearest(list(names), asked)
 
 
 def _recognising(path: Path, registry: Registry) -> tuple[LoraFormat | None, list[str]]:

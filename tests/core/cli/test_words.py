@@ -278,3 +278,22 @@ def test_a_reward_that_reads_the_text_asks_for_it(tmp_path, capsys):
     assert "judges a clip by its text, and" in capsys.readouterr().err
     words = "a red star spinning on a navy background"
     assert run(["score", str(tmp_path / "clip.mp4"), "--reward", "demo_alignment", "--prompt", words]) == 0
+
+
+def test_a_lora_or_a_run_in_a_models_place_is_told_where_it_belongs(vader, tmp_path, capsys):
+    import torch
+    from safetensors.torch import save_file
+
+    run = tmp_path / "run"
+    assert vader(*TRAIN, *FAST, "--prompts", "fixed", "--out", run) == 0
+    file = tmp_path / "mine.safetensors"
+    save_file({"blocks.0.q.lora_A.weight": torch.zeros(2, 2), "blocks.0.q.alpha": torch.zeros(1)}, file)
+    given = ["sample", "--prompts", "text:a cat", "--backbone"]
+    capsys.readouterr()
+    for place, kind in ((run, "a run"), (run / "checkpoints" / "step-000001", "a LoRA"), (file, "a LoRA")):
+        assert vader(*given, "tiny", "--weights", place) == 2
+        told = capsys.readouterr().err
+        assert f"weights '{place}': it is {kind}, not a model: give it as --lora {place}" in told
+        assert vader(*given, place) == 2
+        told = capsys.readouterr().err
+        assert f"its weights are --weights {place}, a LoRA or a run is --lora {place}" in told
