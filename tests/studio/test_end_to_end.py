@@ -18,7 +18,7 @@ validation.prompts=1
 validation.seeds=1
 validation.batch=1
 validation.evaluation_pairs=0
-sampler.num_steps=3
+sampler.num_steps=1
 run.trackers=[]
 """
 

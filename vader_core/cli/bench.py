@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from vader_core.cli.console import console
 from vader_core.cli.help import GroupedCommand
 from vader_core.cli.options import config_alone, model_options, reward_options, training_options
 from vader_core.cli.paths import EnteredPath
@@ -76,12 +77,13 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _print_table(result: dict[str, Any], earlier: dict[str, Any] | None) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     plan = result["plan"]
-    table = Table(title=f"{plan['backbone']}, {plan['video']}, {plan['precision']} on {plan['device']}")
-    columns = ["", "now"] + (["before", "ratio"] if earlier else [])
+    table = Table(
+        title=f"One optimizer step: {plan['backbone']}, {plan['video']}, {plan['precision']} on {plan['device']}"
+    )
+    columns = ["", "measured"] + (["earlier", "measured / earlier"] if earlier else [])
     for column in columns:
         table.add_column(column, justify="left" if not column else "right")
     rows: list[tuple[str, tuple[str, ...]]] = [("seconds per step", ("seconds_per_step",))]
@@ -91,10 +93,10 @@ def _print_table(result: dict[str, Any], earlier: dict[str, Any] | None) -> None
         ("peak allocated, GiB", ("peak_allocated_gib",)),
         ("  estimated", ("estimated_peak_gib",)),
         ("peak reserved, GiB", ("peak_reserved_gib",)),
-        ("operations, 10^12", ("tera_operations",)),
-        ("matrix rate, 10^12 / s", ("matrix_rate_tera",)),
-        ("floor, s", ("floor_seconds",)),
-        ("ratio to the floor", ("ratio_to_floor",)),
+        ("operations of a step, 10^12", ("tera_operations",)),
+        ("operations per second of a large matrix product here, 10^12", ("matrix_rate_tera",)),
+        ("the step's operations at that rate, s", ("floor_seconds",)),
+        ("measured seconds / these", ("ratio_to_floor",)),
     ]
     for label, path in rows:
         now, before = _at(result, path), _at(earlier, path)
@@ -104,7 +106,7 @@ def _print_table(result: dict[str, Any], earlier: dict[str, Any] | None) -> None
         if earlier:
             cells += [f"{before:.4g}" if before else "-", f"{now / before:.2f}" if before else "-"]
         table.add_row(*cells)
-    Console().print(table)
+    console().print(table)
 
 
 def _at(tree: dict[str, Any] | None, path: tuple[str, ...]) -> float | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from vader_core.cli.console import console
 from vader_core.cli.help import GroupedCommand
 from vader_core.cli.options import config_alone, model_options, run_base
 from vader_core.cli.paths import EnteredPath
@@ -70,7 +71,6 @@ def compare_command(flags: dict[str, Any], registry: Registry) -> None:
 
 
 def _print_table(found: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=f"{found['pairs']} pairs of prompt and seed")
@@ -79,7 +79,7 @@ def _print_table(found: dict[str, Any]) -> None:
         table.add_column(name, justify="right", overflow="fold")
     for index, label in enumerate(found["columns"]):
         table.add_row(label, *(_cell(cells[index]) for cells in found["rewards"].values()))
-    Console().print(table)
+    console().print(table)
 
 
 def _cell(cell: dict[str, Any]) -> str:

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vader_core.cli.console import console
 from vader_core.errors import MachineError
+from vader_core.progress import counted
 
 if TYPE_CHECKING:
     from vader_core.registry import Registry
@@ -153,8 +155,23 @@ def _weights(registry: Registry) -> dict[str, str]:
     }
 
 
+def _files_here(weights: dict[str, str]) -> str:
+    """The components of which some file is here, and how many there are beside them.
+
+    >>> _files_here({"reward hps": "1 of 2", "backbone wan": "0 of 4"})
+    'reward hps: 1 of 2; none of 1 other component (`vader weights` lists them)'
+    """
+    here = [f"{name}: {count}" for name, count in weights.items() if not count.startswith("0 ")]
+    others = len(weights) - len(here)
+    if not others:
+        return ", ".join(here)
+    absent = (
+        f"none of {counted(others, 'other component' if here else 'component')} (`vader weights` lists them)"
+    )
+    return f"{', '.join(here)}; {absent}" if here else absent
+
+
 def _print(found: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -180,7 +197,7 @@ def _print(found: dict[str, Any]) -> None:
         "plugins": ", ".join(
             f"{plugin['name']} {plugin['version']}" for plugin in found["plugins"] if not plugin["error"]
         ),
-        "files here": ", ".join(f"{name}: {count}" for name, count in found["weights"].items()),
+        "files here": _files_here(found["weights"]),
     }
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="dim", no_wrap=True)
@@ -188,4 +205,4 @@ def _print(found: dict[str, Any]) -> None:
     for name, value in rows.items():
         if value:
             table.add_row(name, escape(value))
-    Console(highlight=False).print(table)
+    console().print(table)

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from vader_core.cli.console import console
 from vader_core.cli.help import GroupedCommand
 from vader_core.cli.options import config_alone, model_options, reward_options, run_base
 from vader_core.cli.paths import EnteredPath
@@ -106,7 +107,6 @@ def _check_suite(flags: dict[str, Any]) -> None:
 
 
 def _print_suite(result: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=f"{result['lora']}: suite {result['suite']}")
@@ -116,12 +116,11 @@ def _print_suite(result: dict[str, Any]) -> None:
         difference = row["tuned"] - row["base"]
         cells = [f"{row['base']:.4f}", f"{row['tuned']:.4f}", f"{difference:+.4f}"]
         table.add_row(name, str(row["clips"]), *cells)
-    Console().print(table)
+    console().print(table)
 
 
 def _print_table(result: dict[str, Any]) -> None:
     """Names are folded, never cut, so that the table is read at 80 columns too."""
-    from rich.console import Console
     from rich.table import Table
 
     several = len(result["evaluation"]) > 1
@@ -142,6 +141,6 @@ def _print_table(result: dict[str, Any]) -> None:
                 f"{low:+.3g} to {high:+.3g}",
                 f"{row['win_rate']:.0%}",
             )
-    console = Console(highlight=False)
-    console.print(f"{result['lora']}: {counted(result['pairs'], 'pair')}", markup=False, soft_wrap=True)
-    console.print(table)
+    out = console()
+    out.print(f"{result['lora']}: {counted(result['pairs'], 'pair')}", markup=False, soft_wrap=True)
+    out.print(table)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vader_core.cli import COMMANDS
+from vader_core.cli.console import console
 
 if TYPE_CHECKING:
     from vader_core.registry import Registry
@@ -91,7 +92,6 @@ def _announced(table: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def _print(found: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -107,18 +107,16 @@ def _print(found: dict[str, Any]) -> None:
         table.add_row(f"[bold]{title}[/]")
         for item in items:
             table.add_row(f"  {item['name']}", escape(item["plugin"]), escape(item["summary"]))
-    console = Console(highlight=False)
-    if not console.is_terminal:  # a line per name: it can be searched
-        console.width = 10_000
-    console.print(table)
-    console.print()
+    out = console()
+    out.print(table)
+    out.print()
     sound = [plugin for plugin in found["plugins"] if not plugin["error"]]
     versions = ", ".join(
         f"{plugin['name']} ({plugin['distribution']} {plugin['version']})" for plugin in sound
     )
-    console.print(f"{len(sound)} plugins: {escape(versions)}", soft_wrap=True)
+    out.print(f"{len(sound)} plugins: {escape(versions)}", soft_wrap=True)
     for line in problems(found):
-        console.print(f"[red]{escape(line)}[/]", soft_wrap=True)
+        out.print(f"[red]{escape(line)}[/]", soft_wrap=True)
 
 
 def problems(found: dict[str, Any]) -> list[str]:

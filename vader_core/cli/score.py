@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vader_core.cli import completion
+from vader_core.cli.console import console
 from vader_core.cli.devices import Device
 from vader_core.cli.help import GroupedCommand
 from vader_core.cli.paths import EnteredPath
@@ -97,7 +98,6 @@ def scores(flags: dict[str, Any], registry: Registry) -> dict[str, Any]:
 
 
 def _print(found: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -116,4 +116,4 @@ def _print(found: dict[str, Any]) -> None:
             sum(item["scores"][name] for item in found["videos"]) / len(found["videos"]) for name in names
         ]
         table.add_row("[bold]mean[/]", "", *(f"[bold]{mean:.4f}[/]" for mean in means))
-    Console(highlight=False).print(table)
+    console().print(table)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vader_core.cli import completion
+from vader_core.cli.console import console
 from vader_core.cli.help import GroupedCommand
 from vader_core.registry import KINDS, kind_called
 
@@ -68,7 +69,6 @@ def _show_run(section: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"options": rows}))
         return
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -77,7 +77,7 @@ def _show_run(section: str | None, as_json: bool) -> None:
         table.add_column(column, overflow="fold", no_wrap=column == "option")
     for row in rows:
         table.add_row(*(escape(row[column]) for column in ("option", "default", "owner", "file")))
-    Console(highlight=False).print(table)
+    console().print(table)
 
 
 def described(component: Component) -> dict[str, Any]:
@@ -192,23 +192,20 @@ def default_words(field: FieldInfo) -> str:
 
 
 def _print(found: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(highlight=False)
-    console.print(f"[bold]{found['kind']} {found['name']}[/] (plugin {found['plugin']})")
-    console.print(escape(found["summary"]))
+    out = console()
+    out.print(f"[bold]{found['kind']} {found['name']}[/] (plugin {found['plugin']})")
+    out.print(escape(found["summary"]))
     if found.get("defaults"):
-        console.print("\n[bold]defaults[/]")
+        out.print("\n[bold]defaults[/]")
         for name, value in found["defaults"].items():
             if value not in (None, {}, ""):
-                console.print(f"  {name.replace('_', ' ')}: {escape(str(value))}", soft_wrap=True)
+                out.print(f"  {name.replace('_', ' ')}: {escape(str(value))}", soft_wrap=True)
     if found.get("lora_targets"):
-        console.print(
-            f"\n[bold]LoRA targets[/]\n  {escape(', '.join(found['lora_targets']))}", soft_wrap=True
-        )
-    console.print("\n[bold]options[/]" + ("" if found["options"] else "\n  none"))
+        out.print(f"\n[bold]LoRA targets[/]\n  {escape(', '.join(found['lora_targets']))}", soft_wrap=True)
+    out.print("\n[bold]options[/]" + ("" if found["options"] else "\n  none"))
     if found["options"]:
         table = Table(box=None, pad_edge=False, header_style="dim")
         table.add_column("  -o KEY", no_wrap=True)
@@ -218,9 +215,9 @@ def _print(found: dict[str, Any]) -> None:
             table.add_row(
                 f"  {option['option']}", *(escape(option[key]) for key in ("type", "default", "help"))
             )
-        console.print(table)
+        out.print(table)
     if found["weights"]:
         from vader_core.cli.weights import print_files
 
-        console.print("\n[bold]weights[/]")
-        print_files(console, [(f"{found['kind']} {found['name']}", found["weights"])])
+        out.print("\n[bold]weights[/]")
+        print_files(out, [(f"{found['kind']} {found['name']}", found["weights"])])

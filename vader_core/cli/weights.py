@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vader_core.cli import completion
+from vader_core.cli.console import console
 from vader_core.cli.help import GroupedCommand
 from vader_core.errors import VaderError, did_you_mean
 from vader_core.wanted import file_facts, on_hub, present, size_words
@@ -56,13 +57,10 @@ def command(
     if as_json:
         click.echo(json.dumps(dict(groups)))
         return
-    from rich.console import Console
-
-    console = Console(highlight=False)
     if not groups:
-        console.print("no files are wanted")
+        click.echo("no files are wanted")
         return
-    print_files(console, groups)
+    print_files(console(), groups)
 
 
 def names_of(registry: Registry, recipe: str) -> list[str]:
@@ -106,12 +104,12 @@ def chosen_components(registry: Registry, names: tuple[str, ...]) -> list[Compon
     ]
 
 
-def print_files(console: Console, groups: list[tuple[str, list[dict[str, Any]]]]) -> None:
+def print_files(out: Console, groups: list[tuple[str, list[dict[str, Any]]]]) -> None:
     """Wanted files, a line each, grouped by what wants them."""
     from rich.markup import escape
 
     for title, files in groups:
-        console.print(f"[bold]{title}[/]")
+        out.print(f"[bold]{title}[/]")
         for facts in files:
             here = "[green]here[/]" if facts["path"] else "    "
             name = "/".join(part for part in (facts["repository"], facts["file"]) if part)
@@ -124,7 +122,7 @@ def print_files(console: Console, groups: list[tuple[str, list[dict[str, Any]]]]
                 facts["note"],
             ]
             shown = "; ".join(part for part in about if part)
-            console.print(f"  {here} {escape(name)}  [dim]{escape(shown)}[/]", soft_wrap=True)
+            out.print(f"  {here} {escape(name)}  [dim]{escape(shown)}[/]", soft_wrap=True)
 
 
 def _download(chosen: list[Component], *, quiet: bool, optional: bool) -> None:

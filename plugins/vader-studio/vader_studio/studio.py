@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from functools import cached_property
 from importlib import resources
@@ -13,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from vader_core import api
+from vader_core.errors import VaderError
 from vader_studio.describer import Describer
 from vader_studio.places import Places
 from vader_studio.queue import Queue
@@ -78,8 +80,10 @@ class Studio:
         return hashlib.sha256("".join(text for text, _ in self.assets.values()).encode()).hexdigest()[:12]
 
     def warm(self) -> None:
-        """Read early what the first page would wait for: the runs and the templates."""
-        api.runs(self.places.runs)
+        """Read early what the first page would wait for: the runs, the newest one's page, the templates."""
+        for newest in api.runs(self.places.runs)[:1]:
+            with contextlib.suppress(VaderError, OSError):  # its own page says what is wrong
+                api.run_body(newest.folder, str)
         for name in self.templates.list_templates():
             self.templates.get_template(name)
 

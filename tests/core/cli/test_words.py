@@ -297,3 +297,30 @@ def test_a_lora_or_a_run_in_a_models_place_is_told_where_it_belongs(vader, tmp_p
         assert vader(*given, place) == 2
         told = capsys.readouterr().err
         assert f"its weights are --weights {place}, a LoRA or a run is --lora {place}" in told
+
+
+def test_the_table_of_a_measurement_says_what_its_rows_are(capsys):
+    from vader_core.cli.bench import _print_table
+
+    plan = {"backbone": "tiny", "video": "16x16", "precision": "fp32", "device": "cpu", "steps": 2}
+    result = {"plan": plan, "seconds_per_step": 2.0, "phases": {"decode": 0.5}, "floor_seconds": 0.5}
+    result |= {"ratio_to_floor": 4.0, "matrix_rate_tera": 0.1}
+    _print_table(result, {"seconds_per_step": 4.0, "phases": {}})
+    told = capsys.readouterr().out
+    assert "One optimizer step: tiny, 16x16, fp32 on cpu" in told
+    for words in ("measured / earlier", "the step's operations at that rate, s", "measured seconds / these"):
+        assert words in told
+    assert "floor" not in told
+
+
+def test_lists_in_a_pipe_keep_their_lines(capsys, monkeypatch):
+    from vader_core.cli import run
+
+    monkeypatch.setenv("COLUMNS", "60")
+    assert run(["show", "backbone", "demo"]) == 0
+    (line,) = (one for one in capsys.readouterr().out.splitlines() if "backbone.weights" in one)
+    assert "pretrained" in line
+    assert "PATH" in line or "path" in line or "file" in line
+    assert run(["doctor"]) == 0
+    (line,) = (one for one in capsys.readouterr().out.splitlines() if one.startswith("files here"))
+    assert "`vader weights` lists them" in line

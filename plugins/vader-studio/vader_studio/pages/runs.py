@@ -86,6 +86,7 @@ def _job(studio: Studio, name: str) -> dict[str, Any] | None:
 def new(request: Request) -> Response:
     """A new run: a recipe, and what is to differ."""
     studio = studio_of(request)
+    studio.queue.warm()
     lists = studio.describer.ask("lists", keep=True)
     return studio.page("new_run.html", here="runs", recipes=lists["recipes"])
 
