@@ -80,9 +80,8 @@ def _print_table(result: dict[str, Any], earlier: dict[str, Any] | None) -> None
     from rich.table import Table
 
     plan = result["plan"]
-    table = Table(
-        title=f"One optimizer step: {plan['backbone']}, {plan['video']}, {plan['precision']} on {plan['device']}"
-    )
+    machine = f"{plan['precision']} on {plan['device']}"
+    table = Table(title=f"One optimizer step: {plan['backbone']}, {plan['video']}, {machine}")
     columns = ["", "measured"] + (["earlier", "measured / earlier"] if earlier else [])
     for column in columns:
         table.add_column(column, justify="left" if not column else "right")
