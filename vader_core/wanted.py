@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,7 @@ def file_facts(wanted: WeightFile) -> dict[str, Any]:
         "revision": wanted.revision,
         "sha256": wanted.sha256,
         "size": size,
+        "numbers": wanted.numbers,
         "licence": wanted.licence,
         "gated": wanted.gated,
         "note": wanted.note,
@@ -58,14 +60,41 @@ def file_facts(wanted: WeightFile) -> dict[str, Any]:
     }
 
 
-def size_words(size: int | None) -> str:
-    """Bytes as a person reads them.
+def size_words(size: int | None, numbers: int | None = None) -> str:
+    """Bytes as a person reads them; where they are not known, what the numbers take.
 
     >>> size_words(3715200), size_words(2**31), size_words(None)
     ('3.5 MiB', '2.0 GiB', 'size not known')
+    >>> size_words(None, 2**31)
+    'about 4.0 GiB in 16 bit, 8.0 GiB in 32'
     """
     if size is None:
-        return "size not known"
+        return (
+            f"about {_told(2 * numbers)} in 16 bit, {_told(4 * numbers)} in 32"
+            if numbers
+            else "size not known"
+        )
+    return _told(size)
+
+
+def total_words(files: Iterable[Mapping[str, Any]]) -> str:
+    """What files take together; those that are only counted in 32 bit, the most they may be.
+
+    >>> total_words([{"size": 2**30, "numbers": None}, {"size": None, "numbers": 2**28}])
+    'at most 2.0 GiB'
+    >>> total_words([{"size": 2**30, "numbers": None}, {"size": None, "numbers": None}])
+    '1.0 GiB and 1 of a size that is not known'
+    """
+    held = list(files)
+    unknown = sum(one["size"] is None and not one["numbers"] for one in held)
+    counted = any(one["size"] is None and one["numbers"] for one in held)
+    known = sum(one["size"] or 4 * (one["numbers"] or 0) for one in held)
+    words = [f"{'at most ' if counted else ''}{_told(known)}"] if known else []
+    words += [f"{unknown} of a size that is not known"] if unknown else []
+    return " and ".join(words)
+
+
+def _told(size: int) -> str:
     value = float(size)
     for unit in ("B", "KiB", "MiB"):
         if value < 1024:

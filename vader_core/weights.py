@@ -40,6 +40,7 @@ class WeightFile:
         revision: Commit to pin; ``None`` where none is known, shown as not pinned.
         sha256: Checked after every read where known.
         size: Bytes, where known.
+        numbers: Parameters in it, counted on the model that reads them; tells about how large it is.
         licence: As the repository states it, where known.
         gated: Whether the repository asks for an accepted licence and a token.
         note: Anything a user must know, e.g. a second name of the repository.
@@ -52,6 +53,7 @@ class WeightFile:
     revision: str | None = None
     sha256: str | None = None
     size: int | None = None
+    numbers: int | None = None
     licence: str | None = None
     gated: bool = False
     note: str = ""

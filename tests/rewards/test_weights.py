@@ -191,3 +191,21 @@ def test_listing_imports_nothing_heavy():
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_the_counts_that_tell_a_size_are_those_of_the_models():
+    from transformers import CLIPConfig, CLIPModel
+
+    large = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "patch_size": 14}
+    text = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12}
+    config = CLIPConfig(
+        projection_dim=768, text_config=text, vision_config={**large, "num_hidden_layers": 24}
+    )
+    with torch.device("meta"):
+        counted = [
+            (weight_files.CLIP_L14, CLIPModel(config)),
+            (weight_files.CLIP_B32, CLIPModel(CLIPConfig())),
+            (weight_files.AESTHETIC_HEAD, aesthetic_head()),
+        ]
+    for wanted, model in counted:
+        assert wanted.numbers == sum(parameter.numel() for parameter in model.parameters()), wanted.repository

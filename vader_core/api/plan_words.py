@@ -9,7 +9,7 @@ from typing import Any
 from vader_core.progress import counted
 from vader_core.registry import Component, Registry, load_registry
 from vader_core.run.config import RunConfig
-from vader_core.wanted import file_facts, size_words
+from vader_core.wanted import file_facts, size_words, total_words
 
 
 def plan_words(
@@ -118,13 +118,13 @@ def _files(files: list[dict[str, Any]]) -> str:
     missing = [facts for facts in files if not facts["path"]]
     if not missing:
         return f"all {len(files)} are here" if len(files) > 1 else "its one file is here"
-    known = sum(facts["size"] or 0 for facts in missing)
-    unknown = sum(facts["size"] is None for facts in missing)
-    total = size_words(known) if known else ""
-    total += f"{' and ' if total else ''}{unknown} of a size that is not known" if unknown else ""
-    lines = [f"{counted(len(missing), 'file')} to fetch: {total}"]
+    lines = [f"{counted(len(missing), 'file')} to fetch: {total_words(missing)}"]
     for facts in missing:
         name = "/".join(part for part in (facts["repository"], facts["file"]) if part)
-        about = (size_words(facts["size"]), facts["licence"] or "licence not known", facts["note"])
+        about = (
+            size_words(facts["size"], facts["numbers"]),
+            facts["licence"] or "licence not known",
+            facts["note"],
+        )
         lines.append(f"{facts['for']}: {name} ({'; '.join(part for part in about if part)})")
     return "\n".join(lines)

@@ -115,7 +115,7 @@ def print_files(out: Console, groups: list[tuple[str, list[dict[str, Any]]]]) ->
             name = "/".join(part for part in (facts["repository"], facts["file"]) if part)
             about = [
                 "" if facts["file"] else "whole repository",
-                size_words(facts["size"]),
+                size_words(facts["size"], facts["numbers"]),
                 f"revision {facts['revision'][:12]}" if facts["revision"] else "not pinned",
                 facts["licence"] or "licence not known",
                 "gated: accept its licence on the hub and set HF_TOKEN" if facts["gated"] else "",

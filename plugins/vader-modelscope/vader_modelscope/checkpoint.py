@@ -28,6 +28,8 @@ REPOSITORIES = ("damo-vilab/text-to-video-ms-1.7b", "ali-vilab/text-to-video-ms-
 
 PRETRAINED = WeightFile(
     REPOSITORIES[0],
+    numbers=1_411_233_860 + 340_387_840 + 83_653_863,  # U-Net, text encoder, autoencoder
+    licence="cc-by-nc-4.0",
     note=f"diffusers' layout; also found as {REPOSITORIES[1]}",
 )
 

@@ -4,20 +4,33 @@ from __future__ import annotations
 
 from vader_core.weights import WeightFile
 
-DENOISER = WeightFile("hpcai-tech/OpenSora-STDiT-v3", "model.safetensors", note="STDiT3-XL/2")
-
-
-AUTOENCODER = WeightFile(
-    "hpcai-tech/OpenSora-VAE-v1.2", "model.safetensors", note="image and temporal autoencoder"
+DENOISER = WeightFile(
+    "hpcai-tech/OpenSora-STDiT-v3", "model.safetensors", numbers=1_207_643_972, note="STDiT3-XL/2"
 )
 
 
-TEXT_ENCODER = WeightFile("DeepFloyd/t5-v1_1-xxl", note="T5-XXL encoder; used before training only")
+AUTOENCODER = WeightFile(
+    "hpcai-tech/OpenSora-VAE-v1.2",
+    "model.safetensors",
+    numbers=393_341_007,
+    note="image and temporal autoencoder",
+)
 
 
-DENOISER_11 = WeightFile("hpcai-tech/OpenSora-STDiT-v2-stage3", "model.safetensors", note="STDiT2-XL/2")
+TEXT_ENCODER = WeightFile(
+    "DeepFloyd/t5-v1_1-xxl", numbers=4_762_310_656, note="T5-XXL encoder; used before training only"
+)
+
+
+DENOISER_11 = WeightFile(
+    "hpcai-tech/OpenSora-STDiT-v2-stage3", "model.safetensors", numbers=767_452_100, note="STDiT2-XL/2"
+)
 
 
 AUTOENCODER_11 = WeightFile(
-    "stabilityai/sd-vae-ft-ema", "diffusion_pytorch_model.safetensors", note="image autoencoder"
+    "stabilityai/sd-vae-ft-ema",
+    "diffusion_pytorch_model.safetensors",
+    numbers=83_653_863,
+    licence="mit",
+    note="image autoencoder",
 )

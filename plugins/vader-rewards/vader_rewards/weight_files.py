@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from vader_core.weights import WeightFile
 
-CLIP_L14 = WeightFile("openai/clip-vit-large-patch14", "model.safetensors")
+CLIP_L14 = WeightFile("openai/clip-vit-large-patch14", "model.safetensors", numbers=427_616_513)
 AESTHETIC_HEAD = WeightFile(
     "trl-lib/ddpo-aesthetic-predictor",
     "aesthetic-model.pth",
     revision="7f639699bec8126062148a47ecb1a4312d8e6688",
+    numbers=927_969,
     note="a mirror of LAION's improved-aesthetic-predictor, sac+logos+ava1-l14-linearMSE.pth (3714759 bytes, "
     "sha256 21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0)",
 )
@@ -40,14 +41,17 @@ COMPRESSION_HEAD = WeightFile(
     note=_VADER_NOTE.format(name="compression"),
 )
 
+#: Parameters of the CLIP model that HPS and PickScore were tuned from.
+_CLIP_H14 = 986_109_441
 HPS = {
-    "v2.0": WeightFile("xswu/HPSv2", "HPS_v2_compressed.pt", licence="apache-2.0"),
-    "v2.1": WeightFile("xswu/HPSv2", "HPS_v2.1_compressed.pt", licence="apache-2.0"),
+    "v2.0": WeightFile("xswu/HPSv2", "HPS_v2_compressed.pt", numbers=_CLIP_H14, licence="apache-2.0"),
+    "v2.1": WeightFile("xswu/HPSv2", "HPS_v2.1_compressed.pt", numbers=_CLIP_H14, licence="apache-2.0"),
 }
-PICK_SCORE = WeightFile("yuvalkirstain/PickScore_v1", "model.safetensors")
+PICK_SCORE = WeightFile("yuvalkirstain/PickScore_v1", "model.safetensors", numbers=_CLIP_H14)
 
-ACTPRED = WeightFile("MCG-NJU/videomae-base-finetuned-kinetics", "model.safetensors", licence="cc-by-nc-4.0")
-ACTPRED_CONFIG = WeightFile("MCG-NJU/videomae-base-finetuned-kinetics", "config.json")
+_VIDEOMAE = "MCG-NJU/videomae-base-finetuned-kinetics"
+ACTPRED = WeightFile(_VIDEOMAE, "model.safetensors", numbers=86_534_800, licence="cc-by-nc-4.0")
+ACTPRED_CONFIG = WeightFile(_VIDEOMAE, "config.json", licence="cc-by-nc-4.0")
 
 _DETECTOR_REPOSITORIES = {
     "yolos_base": "hustvl/yolos-base",
@@ -55,14 +59,25 @@ _DETECTOR_REPOSITORIES = {
     "grounding_dino_base": "IDEA-Research/grounding-dino-base",
     "grounding_dino_tiny": "IDEA-Research/grounding-dino-tiny",
 }
-DETECTORS = {name: WeightFile(place, "model.safetensors") for name, place in _DETECTOR_REPOSITORIES.items()}
-DETECTOR_CONFIGS = {name: WeightFile(place, "config.json") for name, place in _DETECTOR_REPOSITORIES.items()}
+DETECTORS = {
+    name: WeightFile(place, "model.safetensors", licence="apache-2.0")
+    for name, place in _DETECTOR_REPOSITORIES.items()
+}
+DETECTOR_CONFIGS = {
+    name: WeightFile(place, "config.json", licence="apache-2.0")
+    for name, place in _DETECTOR_REPOSITORIES.items()
+}
 DETECTOR_VOCABULARIES = {
-    name: WeightFile(place, "vocab.txt") for name, place in _DETECTOR_REPOSITORIES.items() if "dino" in name
+    name: WeightFile(place, "vocab.txt", licence="apache-2.0")
+    for name, place in _DETECTOR_REPOSITORIES.items()
+    if "dino" in name
 }
 
 VJEPA = WeightFile(
-    "facebook/vjepa2-vitl-fpc64-256", "model.safetensors", note="ViT-L; larger siblings fit too"
+    "facebook/vjepa2-vitl-fpc64-256",
+    "model.safetensors",
+    numbers=325_971_328,
+    note="ViT-L; larger siblings fit too",
 )
 VJEPA_CONFIG = WeightFile("facebook/vjepa2-vitl-fpc64-256", "config.json")
 VICLIP = WeightFile(
@@ -73,7 +88,7 @@ VICLIP = WeightFile(
 )
 
 DINO_B16 = WeightFile("facebook/dino-vitb16", "model.safetensors", licence="apache-2.0")
-CLIP_B32 = WeightFile("openai/clip-vit-base-patch32", "model.safetensors")
+CLIP_B32 = WeightFile("openai/clip-vit-base-patch32", "model.safetensors", numbers=151_277_313)
 RAFT = WeightFile(
     "github.com/pytorch/vision",
     "raft_large_C_T_V1-22a6c225.pth",

@@ -27,6 +27,10 @@ _STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "
 _STORED_CONSTANTS = {"vision_model.embeddings.position_ids"}
 
 
+#: Parameters of each network.
+_NUMBERS = {"unet": 1_524_623_082, "vae": 97_742_847, "image_encoder": 632_076_800}
+
+
 def tensor_file(part: str, variant: str | None) -> str:
     """Path of a network's tensors within the layout.
 
@@ -39,11 +43,14 @@ def tensor_file(part: str, variant: str | None) -> str:
 
 def wanted_files(repository: str, revision: str | None, variant: str | None) -> dict[str, WeightFile]:
     """Every file of a repository that is read, by its path in the layout; nothing else is downloaded."""
-    names = [name for part in PARTS for name in (f"{part}/config.json", tensor_file(part, variant))]
-    return {
-        name: WeightFile(repository, name, revision, licence=LICENCE, gated=repository in PRETRAINED.values())
-        for name in names
-    }
+    found: dict[str, WeightFile] = {}
+    for part in PARTS:
+        for name, numbers in ((f"{part}/config.json", None), (tensor_file(part, variant), _NUMBERS[part])):
+            gated = repository in PRETRAINED.values()
+            found[name] = WeightFile(
+                repository, name, revision, numbers=numbers, licence=LICENCE, gated=gated
+            )
+    return found
 
 
 def locate_files(source: WeightSource, architecture: str, variant: str | None) -> dict[str, Path]:

@@ -7,6 +7,7 @@ from vader_core.weights import WeightFile
 CHECKPOINT = WeightFile(
     "VideoCrafter/VideoCrafter2",
     "model.ckpt",
+    numbers=1_850_984_324,
     note="UNet, autoencoder and text encoder in one file",
 )
 
