@@ -62,6 +62,18 @@ def test_another_alpha_is_folded_in_and_changes_no_prediction(backbone, tmp_path
     torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("alpha", "said"), [(16.0, "alpha 16, "), (8.0, "alpha 8, ")])
+def test_a_conversion_says_where_the_alpha_went(backbone, tmp_path, monkeypatch, alpha, said):
+    from vader_core.cli.lora import converted
+    from vader_core.registry import load_registry
+
+    adapter = trained_adapter(backbone, alpha=alpha)
+    monkeypatch.setattr("vader_core.run.adapters.find_adapter", lambda source, registry: adapter)
+    told = converted("run", tmp_path / "x.pt", "videocrafter", overwrite=False, registry=load_registry())
+    assert f"rank 4, {said}" in told
+    assert ("the format has alpha 8, so the file's matrices carry the rest" in told) is (alpha != 8)
+
+
 @pytest.mark.parametrize("rank", [8, 16])
 def test_the_scaling_is_eight_over_the_rank(rank):
     tensors = {

@@ -69,10 +69,15 @@ def converted(source: str, target: Path, to: str, *, overwrite: bool, registry: 
             "be converted by itself"
         )
     written.write(adapter, target)
-    check_equal(adapter, written.read(files[0]), what=str(target))
+    held = written.read(files[0])
+    check_equal(adapter, held, what=str(target))
     modules = {name.rpartition(".lora_")[0] for name in adapter.tensors}
     numbers = sum(value.numel() for value in adapter.tensors.values())
     size = f"rank {adapter.rank}, alpha {adapter.alpha:g}, {numbers:,} numbers"
+    if held.alpha * adapter.rank != adapter.alpha * held.rank:
+        size += (
+            f"; the format has alpha {held.alpha:g}, so the file's matrices carry the rest: nothing is lost"
+        )
     return f"{', '.join(map(str, files))}: {to}, {len(modules)} modules, {size}"
 
 

@@ -319,8 +319,7 @@ def test_lists_in_a_pipe_keep_their_lines(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     assert run(["show", "backbone", "demo"]) == 0
     (line,) = (one for one in capsys.readouterr().out.splitlines() if "backbone.weights" in one)
-    assert "pretrained" in line
-    assert "PATH" in line or "path" in line or "file" in line
+    assert "hub:REPO[/FILE][@REV] or random" in line
     assert run(["doctor"]) == 0
     (line,) = (one for one in capsys.readouterr().out.splitlines() if one.startswith("files here"))
     assert "`vader weights` lists them" in line
