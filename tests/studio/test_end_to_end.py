@@ -149,8 +149,11 @@ def test_the_queue_is_worked_off_after_the_server_was_killed(run, command, watch
     command.process.wait()
     again = Command(command.folder)
     try:
-        page = watch(again.address).open("/generate")
+        page = watch(again.address).open("/queue")
         for word in ("blue", "green"):
-            page.locator(f".job:has(h2:has-text('{word}')) video").wait_for()
+            card = page.locator(f".job:has(h2:has-text('{word}'))")
+            card.get_by_role("link", name="Open the clips").wait_for()
+        page.get_by_role("link", name="Open the clips").first.click()
+        until(page, "document.querySelector('video').currentTime > 0")
     finally:
         again.end()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from vader_core.lora.formats import LoraFormat
@@ -26,7 +27,7 @@ def nearest(names: Sequence[str], formats: Iterable[LoraFormat]) -> tuple[str, l
     found: list[tuple[int, str, list[str]]] = []
     with tempfile.TemporaryDirectory() as folder:
         for format_ in formats:
-            strange = _strange(names, lambda part, one=format_: _knows(one, part, Path(folder)))
+            strange = _strange(names, partial(_knows, format_, Path(folder)))
             if strange and 2 * len(strange) < len(names):
                 found.append((len(strange), format_.name, sorted(strange)))
     return min(found)[1:] if found else None
@@ -57,7 +58,7 @@ def _strange(names: Sequence[str], knows: Callable[[Sequence[str]], bool]) -> li
     return strange
 
 
-def _knows(format_: LoraFormat, names: Sequence[str], folder: Path) -> bool:
+def _knows(format_: LoraFormat, folder: Path, names: Sequence[str]) -> bool:
     import torch
     from safetensors.torch import save_file
 

@@ -203,7 +203,7 @@ class _Worker:
         self.job: Job | None = None
         self.process: subprocess.Popen[str] | None = None
         self.thread = threading.Thread(target=self._work, name=f"worker {gpu}", daemon=True)
-        self._asked = ""
+        self._asked: str = ""
         self._starting = threading.Lock()
 
     def begin(self, job: Job) -> None:
@@ -245,8 +245,9 @@ class _Worker:
                 return
         code = process.wait()
         self.process = None
-        if self._asked == "cancelled" or (self._asked and code == -signal.SIGINT):
-            self.queue.died(job, self._asked)
+        asked = self._asked
+        if asked == "cancelled" or (asked and code == -signal.SIGINT):
+            self.queue.died(job, asked)
         else:
             self.queue.died(job, "failed", self._why(code))
 
