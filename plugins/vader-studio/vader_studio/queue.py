@@ -245,7 +245,7 @@ class _Worker:
                 return
         code = process.wait()
         self.process = None
-        asked = self._asked
+        asked = str(self._asked)  # by another thread, meanwhile
         if asked == "cancelled" or (asked and code == -signal.SIGINT):
             self.queue.died(job, asked)
         else:
