@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 import shlex
@@ -15,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 PAGES = [*sorted(DOCS.rglob("*.md")), ROOT / "README.md", *sorted(ROOT.glob("plugins/*/README.md"))]
 #: Pages whose ```bash blocks run here; writing-a-plugin.md has a test of its own.
-RUN = ["start/first-run.md", "do/own-reward.md", "do/own-prompts.md"]
+RUN = ["start/first-run.md", "do/own-reward.md", "do/own-prompts.md", "do/own-clips.md"]
 _BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```", re.M | re.S)
 
 
@@ -93,6 +94,64 @@ def test_the_blocks_run(name, tmp_path, monkeypatch, capsys):
             assert run([*words[1:], *few]) == 0, f"{line}\n{capsys.readouterr().err}"
             ran += 1
     assert ran
+
+
+def trainings() -> list[str]:
+    """Every training on a page that needs nothing that a reader makes first: a run, a package, a cache."""
+    made = re.compile(r"--resume|hub:|cache:|build/weights|--dry-run$")
+    every = dict.fromkeys(
+        re.sub(r"\s*(--dry-run|#.*)$", "", line).strip()
+        for page in PAGES
+        for line in commands(page)
+        if line.split()[1] == "train"
+    )
+    own = re.compile("|".join(rf"(?<![\w.]){name}(?![\w.])" for name in OWN - {"warmth"}) + r"|toy| warmth")
+    return [line for line in every if not made.search(line) and not own.search(line)]
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory):
+    """The files that the pages' commands name."""
+    import torch
+    from PIL import Image
+
+    from vader_core.video import write_video
+
+    folder = tmp_path_factory.mktemp("material")
+    rows = []
+    for place in ("my_clips", "clips"):
+        (folder / place).mkdir()
+        for number in range(6):
+            frames = torch.rand(64, 3, 72, 128, generator=torch.Generator().manual_seed(number))
+            write_video(frames, folder / place / f"{number}.mp4", 24)
+            (folder / place / f"{number}.txt").write_text("a red boat")
+            rows.append({"file_path": f"{place}/{number}.mp4", "text": "a red boat", "type": "video"})
+    (folder / "clips.json").write_text(json.dumps(rows))
+    (folder / "my_clips" / "prompts.json").write_text(
+        json.dumps([{"file": f"{number}.mp4", "prompt": "a red boat"} for number in range(6)])
+    )
+    lines = [f"{row['file_path']},{row['text']}" for row in rows]
+    (folder / "clips.csv").write_text("\n".join(["video,text", *lines]))
+    (folder / "clips" / "opensora.csv").write_text(
+        "path,text\n" + "\n".join(f"{n}.mp4,a boat" for n in range(6))
+    )
+    (folder / "stills").mkdir()
+    Image.new("RGB", (1024, 576), "teal").save(folder / "stills" / "lighthouse.jpg")
+    for _, attributes, body in _BLOCK.findall((DOCS / "do/own-reward.md").read_text(encoding="utf-8")):
+        if placed := re.search(r"file=(\S+)", attributes):
+            (folder / placed[1]).write_text(body, encoding="utf-8")
+    return folder
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("line", trainings())
+def test_every_training_on_a_page_can_be_planned(line, material, monkeypatch, capsys):
+    from vader_core.cli import run
+
+    monkeypatch.setattr("vader_core.api.plan.memory_facts", lambda *given, **named: {})  # minutes for each
+    monkeypatch.chdir(material)
+    assert run([*shlex.split(line)[1:], "--dry-run"]) == 0, capsys.readouterr().err
+    assert "writes" in capsys.readouterr().out
 
 
 _LINK = re.compile(r"\]\(([^)#\s]+)?(#[^)\s]+)?\)")

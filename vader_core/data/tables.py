@@ -79,10 +79,11 @@ def read_table(path: Path, root: Path | None = None) -> list[Row]:
     if not records:
         raise VaderError(f"table {path}: it has no rows")
     columns = list(dict.fromkeys(name for record in records for name in record))
-    file_column = _column(path, columns, _PATH)
+    # a batch of `vader sample` lists its clips as `file`; elsewhere that is a word of any meaning
+    file_column = _column(path, columns, _PATH) or _column(path, columns, ("file",))
     if file_column is None:
         raise VaderError(
-            f"table {path}: no column names the file; use one of {', '.join(_PATH)} "
+            f"table {path}: no column names the file; use one of {', '.join(_PATH)}, file "
             f"(the table has {', '.join(columns)})"
         )
     text_column = _column(path, columns, _TEXT)

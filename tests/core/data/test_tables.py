@@ -6,12 +6,14 @@ import json
 import sys
 
 import pytest
+import torch
 from PIL import Image
 
 from vader_core.data.examine import examine
 from vader_core.data.tables import read_folder, read_table
 from vader_core.errors import MissingDependencyError, VaderError
 from vader_core.prompts import Shape
+from vader_core.video import write_video
 
 OPEN_SORA = [
     {"path": "a.mp4", "text": "one, two", "num_frames": 30, "height": 32, "width": 48, "aspect_ratio": 0.67,
@@ -155,3 +157,19 @@ def test_parquet_names_its_package(tmp_path, monkeypatch):
     (tmp_path / "a.parquet").write_bytes(b"")
     with pytest.raises(MissingDependencyError, match="pip install pyarrow"):
         read_table(tmp_path / "a.parquet")
+
+
+def test_a_batch_that_was_sampled_is_a_table(tmp_path):
+    entries = []
+    for seed in (0, 1):
+        entry = {"file": f"00-a-red-ball-seed{seed}.mp4", "prompt": "a red ball", "seed": seed, "base": False}
+        write_video(torch.zeros(2, 3, 16, 16), tmp_path / entry["file"], 8)
+        entries.append({**entry, "settings": {"video": {"height": 16}}, "scores": {}, "image": None})
+    (tmp_path / "prompts.json").write_text(json.dumps(entries))
+    rows = read_table(tmp_path / "prompts.json")
+    assert [(row.path.name, row.text, row.problem) for row in rows] == [
+        (entry["file"], "a red ball", None) for entry in entries
+    ]
+    both = tmp_path / "both.csv"
+    both.write_text(f"path,file,text\n{entries[1]['file']},a word,a blue ball\n")
+    assert read_table(both)[0].path.name == entries[1]["file"]
