@@ -17,7 +17,7 @@ from vader_studio.studio import Studio, studio_of
 def listed(request: Request) -> Response:
     """Every folder of clips, the newest first."""
     studio = studio_of(request)
-    titles = {job.name: job.title for job in studio.queue.jobs(10_000)}
+    titles = _titles(studio)
     batches = [(name, titles.get(name, name)) for name in studio.places.batches()]
     return studio.page("batches.html", here="batches", batches=batches)
 
@@ -27,7 +27,13 @@ def shown(request: Request) -> Response:
     studio = studio_of(request)
     name = request.path_params["name"]
     folder = studio.places.batch(name)
-    return studio.page("batch.html", here="batches", name=name, body=clips_of(studio, folder))
+    title = _titles(studio).get(name, name)
+    return studio.page("batch.html", here="batches", name=name, title=title, body=clips_of(studio, folder))
+
+
+def _titles(studio: Studio) -> dict[str, str]:
+    """What the studio's own batches were asked for, by their folder's name."""
+    return {job.name: job.title for job in studio.queue.jobs(10_000)}
 
 
 def clips_of(studio: Studio, folder: Path) -> Markup:
