@@ -1,6 +1,6 @@
 """Fail, or be killed, at every operation on a run's files; what is left goes on to the same bytes.
 
-    python tests/core/faults/matrix.py --what train --folder /some/empty/folder [--how kill] [--moments 9]
+    python tests/core/faults/matrix.py --what train --folder /some/empty/folder [--how kill] [--moments 9] [--share 1/4]
 
 Starts itself again with the shim loaded before libc, imports once and forks a child for every moment.
 """
@@ -95,15 +95,24 @@ class Matrix:
 
     # -- one moment ----------------------------------------------------------------------------------------
 
-    def run(self, kinds: Sequence[str], moments: int | None, seed: int) -> bool:
-        """Every operation, or some at random, with each kind of fault; whether anything was wrong."""
+    def run(self, kinds: Sequence[str], moments: int | None, seed: int, share: tuple[int, int]) -> bool:
+        """Every operation, or some, with each kind of fault; whether anything was wrong.
+
+        Args:
+            kinds: Names of ``MODES``.
+            moments: How many operations, at random; None for all.
+            seed: Of the choice.
+            share: The number, from 1, and the count of equal parts of what is chosen; one is run.
+        """
         operations = self.counted()
         failed = False
-        for number, self.how in enumerate(kinds):
+        for place, self.how in enumerate(kinds):
             self.wrong = []
             chosen = list(range(1, operations + 1))
             if moments is not None:
-                chosen = sorted(random.Random(seed + number).sample(chosen, min(moments, operations)))
+                chosen = sorted(random.Random(seed + place).sample(chosen, min(moments, operations)))
+            number, parts = share
+            chosen = chosen[len(chosen) * (number - 1) // parts : len(chosen) * number // parts]
             for at in chosen:
                 self.moment(at)
             found = f"{len(chosen)} of {operations} operations, {len(self.wrong)} wrong"
@@ -230,6 +239,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--moments", type=int)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--share", default="1/1", help="I/N: the I-th of N parts of the operations.")
     given = parser.parse_args()
     folder: Path = given.folder.resolve()
     if "LD_PRELOAD" not in os.environ:
@@ -237,9 +247,11 @@ def main() -> int:
         os.execv(sys.executable, [sys.executable, *sys.argv])
     prepare()
     failed = False
+    number, _, parts = given.share.partition("/")
     for what in given.what.split(","):
         (folder / what).mkdir()
-        failed |= Matrix(what, folder / what).run(given.how.split(","), given.moments, given.seed)
+        matrix = Matrix(what, folder / what)
+        failed |= matrix.run(given.how.split(","), given.moments, given.seed, (int(number), int(parts)))
     return failed
 
 
