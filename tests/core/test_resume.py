@@ -249,7 +249,11 @@ def test_leftovers_are_swept_when_a_run_is_continued(vader, tmp_path):
 def test_a_run_killed_before_its_first_checkpoint_records_its_first_validation_once(vader, tmp_path):
     """It begins anew, so that nothing of what it recorded is left beside what it records again."""
     run = tmp_path / "run"
-    words = [word.replace("validation.prompts=0", "validation.prompts=1") for word in RUN if word not in ('--max-steps', '3')]
+    words = [
+        word.replace("validation.prompts=0", "validation.prompts=1")
+        for word in RUN
+        if word not in ("--max-steps", "3")
+    ]
     assert vader(*words, "-o", "validation.seeds=1", "--max-steps", "1", "--out", run) == 0
     shutil.rmtree(run / "checkpoints")
     (run / "summary.json").unlink()

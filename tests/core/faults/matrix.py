@@ -135,7 +135,9 @@ class Matrix:
         assert code == 0, said
         self.expected = self.results(whole)
         found = self.results(warm)
-        differing = [name for name in found.keys() | self.expected if found.get(name) != self.expected.get(name)]
+        differing = [
+            name for name in found.keys() | self.expected if found.get(name) != self.expected.get(name)
+        ]
         assert not differing, f"two runs differ by themselves: {differing}"
         return int(said.rpartition("count ")[2])
 
