@@ -103,7 +103,7 @@ def test_a_second_start_goes_on_and_other_settings_are_refused(config, registry,
 def test_what_a_killed_process_left_is_swept_and_the_same_command_goes_on(config, registry, tmp_path):
     """Killed while the first clip is written, or between the clip and the list."""
     finished = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True)
-    dead, living = finished.stdout.decode().strip(), os.getpid()
+    dead, living = finished.stdout.decode().strip(), os.getppid()
     (tmp_path / f".00-a-red-ball-seed7.mp4.{dead}.part").write_bytes(b"half")
     api.sample(asked(config, PROMPTS[0]), out=tmp_path, registry=registry)
     names = {"00-a-red-ball-seed7.mp4", "index.html", "prompts.json"}
