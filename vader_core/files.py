@@ -89,6 +89,16 @@ def unfinished_in(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.name.startswith(".") and path.name.endswith(".part")]
 
 
+def sweep_unfinished(folder: Path) -> None:
+    """Delete what :func:`replacing` left in a folder, but for what a living process may be writing still."""
+    import psutil
+
+    for path in unfinished_in(folder):
+        number = path.name.split(".")[-2]
+        if not (number.isdecimal() and psutil.pid_exists(int(number))):
+            path.unlink(missing_ok=True)
+
+
 def strange_in(folder: Path) -> Path | None:
     """The first path in a folder, at any depth, that is neither a folder, a file nor a link to one within it.
 

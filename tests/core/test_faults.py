@@ -13,7 +13,7 @@ FAULTS = Path(__file__).parent / "faults"
 needs_cc = pytest.mark.skipif(
     shutil.which("cc") is None or not sys.platform.startswith("linux"), reason="the shim is C, for Linux"
 )
-COMMANDS = ("train", "watched", "overwrite")
+COMMANDS = ("train", "watched", "overwrite", "sample")
 FUZZ = ("weights:6000", "runs:1000", "inputs:1000", "commands:1500", "values")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -242,4 +243,24 @@ def test_leftovers_are_swept_when_a_run_is_continued(vader, tmp_path):
     assert vader("train", "--resume", run, "--quiet") == 0
     assert sorted(path.name for path in kept.iterdir() if path.name.startswith((".", "step-000002"))) == [
         "step-000002"
+    ]
+
+
+def test_a_run_killed_before_its_first_checkpoint_records_its_first_validation_once(vader, tmp_path):
+    """It begins anew, so that nothing of what it recorded is left beside what it records again."""
+    run = tmp_path / "run"
+    words = [
+        word.replace("validation.prompts=0", "validation.prompts=1")
+        for word in RUN
+        if word not in ("--max-steps", "3")
+    ]
+    assert vader(*words, "-o", "validation.seeds=1", "--max-steps", "1", "--out", run) == 0
+    shutil.rmtree(run / "checkpoints")
+    (run / "summary.json").unlink()
+    assert vader("train", "--resume", run, "--quiet") == 0
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [(record["kind"], record["step"]) for record in records] == [
+        ("validation", 0),
+        ("train", 1),
+        ("validation", 1),
     ]

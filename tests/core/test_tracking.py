@@ -90,6 +90,22 @@ def test_tensorboard_holds_numbers_and_moving_clips(run):
     assert (clip.width, clip.height) == (16, 16)
 
 
+def test_a_disk_that_fails_is_told_where_the_run_is_and_not_in_a_thread(run):
+    """TensorBoard's own writer has a thread, which dies with a traceback of its own."""
+    trackers = Trackers(run, ["tensorboard"])
+    board = trackers.trackers[0]
+    board._writer.close()
+    board._writer = type(board._writer)(open("/dev/full", "wb"))
+    with pytest.raises(OSError, match="No space left"):
+        trackers.record(TRAIN)
+
+
+def test_a_prompt_that_is_no_text_is_sent(run):
+    trackers = Trackers(run, ["tensorboard"])
+    trackers.trackers[0].show([(run / "samples/step-000001/01.mp4", "half \ud83d a smile")], 1)
+    trackers.close()
+
+
 def test_one_that_is_not_installed_is_named_with_its_line(monkeypatch):
     monkeypatch.setattr(tracking, "find_spec", lambda found: None)
     with pytest.raises(MissingDependencyError, match="pip install trackio"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -224,11 +224,17 @@ class _Work:
                 parts.append(
                     scored if self.keep_videos else Scored(scored.pairs, torch.empty(0), scored.scores)
                 )
-        finally:
-            if self.folder is not None and self.folder.entries:
-                self.folder.complete()
-                write_batch_page(self.folder.folder)
+        except BaseException:
+            with suppress(Exception):  # what went wrong first is what is told
+                self._show()
+            raise
+        self._show()
         return _joined(parts)
+
+    def _show(self) -> None:
+        if self.folder is not None and self.folder.entries:
+            self.folder.complete()
+            write_batch_page(self.folder.folder)
 
     def _is_there(self, pair: Pair) -> bool:
         names = [term.name for term in self.assembly.monitors.terms]

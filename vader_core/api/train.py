@@ -250,7 +250,7 @@ def _train(
     trainer = make_trainer(assembly, processes, run, listener, begin.place)
     _go_on(trainer, place, begin)
     if run is not None and opening.resume:
-        run.cut_metrics(trainer.step)
+        run.cut_metrics(trainer.step or -1)  # from step 0 the first validation is made again too
         prune(run.checkpoints, assembly.config.run.keep, newest=trainer.step)
     summary = trainer.fit()
     if run is not None:

@@ -16,7 +16,7 @@ from vader_core.assembly.parts import Assembly
 from vader_core.clip_forms import FORMS, checked_forms, convert
 from vader_core.errors import VaderError
 from vader_core.evaluation.validation import Pair
-from vader_core.files import replacing
+from vader_core.files import replacing, sweep_unfinished
 from vader_core.pictures import small_copy
 from vader_core.run.batch import LISTED
 from vader_core.video import write_video
@@ -50,6 +50,8 @@ class ClipFolder:
     ) -> None:
         self.folder, self.settings, self.forms = folder, dict(settings), checked_forms(forms)
         self.entries: dict[str, Entry] = {}
+        if folder.is_dir():
+            sweep_unfinished(folder)
         if not folder.exists() or not any(folder.iterdir()):
             return
         found = self._listed()
@@ -79,7 +81,12 @@ class ClipFolder:
         )
 
     def add(self, entry: Entry, video: Tensor, fps: float) -> None:
-        """Write a clip [F, 3, H, W] and list it; the mp4's own tags say the same."""
+        """Write a clip [F, 3, H, W] and list it; the mp4's own tags say the same.
+
+        The list is there before the first clip, so that whatever ends the process, the same command goes on.
+        """
+        if not self.entries:
+            self._list()
         tags = {"title": entry["prompt"], "comment": json.dumps(entry, ensure_ascii=False)}
         if entry["image"] is not None:
             entry["picture"] = small_copy(Path(entry["image"]), self.folder)
@@ -88,6 +95,10 @@ class ClipFolder:
         for form in self.forms:
             convert(path, path.with_suffix(f".{form}"))
         self.entries[entry["file"]] = entry
+        self._list()
+
+    def _list(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
         listed = [self.entries[name] for name in sorted(self.entries)]
         with replacing(self.folder / LISTED) as beside:
             beside.write_text(json.dumps(listed, indent=1, ensure_ascii=False), encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from hashlib import sha256
@@ -10,6 +11,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
+from socket import gethostname
+from time import time, time_ns
 from typing import Any, Protocol
 
 import yaml
@@ -67,26 +70,48 @@ class Tracker(Protocol):
 
 
 class _Board:
-    """TensorBoard. Clips are sent as moving pictures, which its image tab plays."""
+    """TensorBoard's file, written in this thread: its own writer has a thread that a full disk ends.
+
+    Clips are sent as moving pictures, which its image tab plays.
+
+    Raises:
+        OSError: The file cannot be written, here or in a method.
+    """
 
     def __init__(self, folder: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self._writer: Any = SummaryWriter(str(folder / "vader"))
+        place = folder / "vader"
+        place.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{int(time())}.{gethostname()}.{os.getpid()}.{time_ns()}"
+        self._writer: Any = RecordWriter((place / name).open("wb"))
+        self._write(0, file_version="brain.Event:2")
+        self._writer.flush()
+
+    def _write(self, step: int, **content: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self._writer.write(Event(wall_time=time(), step=step, **content).SerializeToString())
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
-        for name, value in numbers.items():
-            self._writer.add_scalar(name, value, step)
-        self._writer.flush()
+        self._summarise([{"tag": name, "simple_value": value} for name, value in numbers.items()], step)
 
     def show(self, clips: Sequence[tuple[Path, str]], step: int) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
+        values = []
         for number, (path, prompt) in enumerate(clips):
             moving, width, height = _gif(path)
             image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=moving)
-            value = Summary.Value(tag=f"samples/{number:02d} {prompt}"[:200], image=image)
-            self._writer.file_writer.add_summary(Summary(value=[value]), step)
+            tag = f"samples/{number:02d} {prompt}"[:200].encode(errors="replace").decode()
+            values.append({"tag": tag, "image": image})
+        self._summarise(values, step)
+
+    def _summarise(self, values: Sequence[Mapping[str, Any]], step: int) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        for value in values:
+            self._write(step, summary=Summary(value=[Summary.Value(**value)]))
         self._writer.flush()
 
     def close(self) -> None:

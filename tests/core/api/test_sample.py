@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import av
 import pytest
@@ -11,7 +14,8 @@ from PIL import Image
 
 from vader_core import api
 from vader_core.cli import sample as command
-from vader_core.errors import VaderError
+from vader_core.errors import MachineError, VaderError
+from vader_core.evaluation import clip_folder
 from vader_core.run.layers import changed
 
 PROMPTS = ["a red ball", "a blue star"]
@@ -114,6 +118,35 @@ def test_a_second_start_goes_on_and_other_settings_are_refused(config, registry,
         api.sample(changed(config, sampler={"num_steps": 3}), out=out, registry=registry)
     api.sample(changed(config, sampler={"num_steps": 3}), out=out, overwrite=True, registry=registry)
     assert sorted(path.name for path in out.glob("*.mp4")) == ["00-a-red-ball-seed7.mp4"]
+
+
+def test_what_a_killed_process_left_is_swept_and_the_same_command_goes_on(config, registry, tmp_path):
+    """Killed while the first clip is written, or between the clip and the list."""
+    finished = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True)
+    dead, living = finished.stdout.decode().strip(), os.getppid()
+    (tmp_path / f".00-a-red-ball-seed7.mp4.{dead}.part").write_bytes(b"half")
+    api.sample(asked(config, PROMPTS[0]), out=tmp_path, registry=registry)
+    names = {"00-a-red-ball-seed7.mp4", "index.html", "prompts.json"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    other = tmp_path / f".prompts.json.{living}.part"  # of a process that is writing still
+    other.write_bytes(b"half")
+    api.sample(asked(config, PROMPTS[0]), out=tmp_path, registry=registry)
+    assert other.exists()
+
+
+def test_the_list_is_there_before_the_first_clip(config, registry, tmp_path, monkeypatch):
+    out = tmp_path / "clips"
+
+    def full(*_):
+        assert json.loads((out / "prompts.json").read_text()) == []
+        raise MachineError("cannot write: No space left on device")
+
+    monkeypatch.setattr(clip_folder, "write_video", full)
+    with pytest.raises(MachineError, match="No space left"):  # not: it is no folder of clips
+        api.sample(asked(config, PROMPTS[0]), out=out, registry=registry)
+    monkeypatch.undo()
+    api.sample(asked(config, PROMPTS[0]), out=out, registry=registry)
+    assert len(json.loads((out / "prompts.json").read_text())) == 1
 
 
 def test_what_somebody_else_put_there_is_left_alone(config, registry, tmp_path):

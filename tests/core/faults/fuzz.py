@@ -2,7 +2,8 @@
 
     python tests/core/faults/fuzz.py --what weights:6000,inputs:1000 --folder /some/empty/folder [--seed N]
 
-Every trial is a function of its seed, which is printed where it fails; ``--only SEED`` runs it alone.
+Every trial is a function of its seed, which is printed where it fails; ``--only SEED`` runs it alone and
+``--share 2/5`` the second of five parts of all trials.
 """
 
 from __future__ import annotations
@@ -561,7 +562,7 @@ class TooLongError(BaseException):
 
 
 def in_a_process(trial: Callable[[random.Random], None], seeds: list[int], log: Path) -> list[str]:
-    """Run trials in one forked process; what went wrong, one text a trial."""
+    """Run trials in one forked process, and in another those after one that ended it; what went wrong."""
     number = os.fork()
     if number:
         status = os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
@@ -570,6 +571,9 @@ def in_a_process(trial: Callable[[random.Random], None], seeds: list[int], log: 
         wrong = [line for line in wrong if not line.startswith("begun")]
         if status:
             wrong.append(f"{begun[-1] if begun else seeds[0]}: the process ended with {status}")
+            log.unlink(missing_ok=True)
+            left = seeds[max(len(begun), 1) :]
+            return wrong + (in_a_process(trial, left, log) if left else [])
         return wrong
     signal.signal(signal.SIGALRM, give_up)
     with log.open("w") as told, Path(f"{log}.out").open("w") as out:
@@ -603,8 +607,8 @@ def give_up(*_: object) -> None:
     raise TooLongError(f"not ended within {PATIENCE} s")
 
 
-def tried(what: str, count: int | None, first: int, folder: Path) -> bool:
-    """Trials of one kind; whether any went wrong."""
+def tried(what: str, count: int | None, first: int, share: tuple[int, int], folder: Path) -> bool:
+    """Trials of one kind, or a share of them; whether any went wrong."""
     folder.mkdir()
     trial = KINDS[what](folder)
     total = getattr(trial, "total", None)
@@ -612,11 +616,14 @@ def tried(what: str, count: int | None, first: int, folder: Path) -> bool:
         seeds = list(range(first, first + (count or 1000)))
     else:  # all of them, or some at random
         seeds = random.Random(first).sample(range(total), min(count or total, total))
+    number, parts = share
+    seeds = seeds[len(seeds) * (number - 1) // parts : len(seeds) * number // parts]
     wrong: list[str] = []
     for start in range(0, len(seeds), BATCH):
-        wrong += in_a_process(trial, seeds[start : start + BATCH], folder / "log.txt")
-    for line in wrong:
-        print(line)
+        found = in_a_process(trial, seeds[start : start + BATCH], folder / "log.txt")
+        for line in found:
+            print(line, flush=True)
+        wrong += found
     print(f"{what}: {len(seeds)} trials, {len(wrong)} wrong", flush=True)
     return bool(wrong)
 
@@ -626,6 +633,7 @@ def main() -> int:
     parser.add_argument("--what", required=True, help="KIND or KIND:TRIALS, with commas between.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, help="One trial, by its seed.")
+    parser.add_argument("--share", default="1/1", help="I/N: the I-th of N parts.")
     parser.add_argument("--folder", type=Path, required=True)
     given = parser.parse_args()
     folder: Path = given.folder.resolve()
@@ -641,7 +649,9 @@ def main() -> int:
     failed = False
     for part in given.what.split(","):
         what, _, count = part.partition(":")
-        failed |= tried(what, int(count) if count else None, given.seed, folder / what)
+        share = given.share.partition("/")
+        parts = int(share[0]), int(share[2])
+        failed |= tried(what, int(count) if count else None, given.seed, parts, folder / what)
     return failed
 
 

@@ -1,6 +1,6 @@
 """Fail, or be killed, at every operation on a run's files; what is left goes on to the same bytes.
 
-    python tests/core/faults/matrix.py --what train --folder /some/empty/folder [--how kill] [--moments 9]
+    python tests/core/faults/matrix.py --what train --folder /some/empty/folder [--how kill] [--share 1/4]
 
 Starts itself again with the shim loaded before libc, imports once and forks a child for every moment.
 """
@@ -95,15 +95,24 @@ class Matrix:
 
     # -- one moment ----------------------------------------------------------------------------------------
 
-    def run(self, kinds: Sequence[str], moments: int | None, seed: int) -> bool:
-        """Every operation, or some at random, with each kind of fault; whether anything was wrong."""
+    def run(self, kinds: Sequence[str], moments: int | None, seed: int, share: tuple[int, int]) -> bool:
+        """Every operation, or some, with each kind of fault; whether anything was wrong.
+
+        Args:
+            kinds: Names of ``MODES``.
+            moments: How many operations, at random; None for all.
+            seed: Of the choice.
+            share: The number, from 1, and the count of equal parts of what is chosen; one is run.
+        """
         operations = self.counted()
         failed = False
-        for number, self.how in enumerate(kinds):
+        for place, self.how in enumerate(kinds):
             self.wrong = []
             chosen = list(range(1, operations + 1))
             if moments is not None:
-                chosen = sorted(random.Random(seed + number).sample(chosen, min(moments, operations)))
+                chosen = sorted(random.Random(seed + place).sample(chosen, min(moments, operations)))
+            number, parts = share
+            chosen = chosen[len(chosen) * (number - 1) // parts : len(chosen) * number // parts]
             for at in chosen:
                 self.moment(at)
             found = f"{len(chosen)} of {operations} operations, {len(self.wrong)} wrong"
@@ -125,7 +134,11 @@ class Matrix:
         code, said = self.child(self.arguments(whole), whole, "count")
         assert code == 0, said
         self.expected = self.results(whole)
-        assert self.results(warm) == self.expected, "two runs differ by themselves"
+        found = self.results(warm)
+        differing = [
+            name for name in found.keys() | self.expected if found.get(name) != self.expected.get(name)
+        ]
+        assert not differing, f"two runs differ by themselves: {differing}"
         return int(said.rpartition("count ")[2])
 
     def before(self, out: Path) -> None:
@@ -164,7 +177,10 @@ class Matrix:
         found = self.results(out)
         different = [name for name in self.expected if found.get(name) != self.expected[name]]
         extra = sorted(found.keys() - self.expected.keys())
-        self.check(at, not different and not extra, f"differs: {different} {extra}", str(listing(out)))
+        fine = not different and not extra
+        if not fine:
+            shutil.copytree(out, self.folder / f"wrong-{self.how}-{at}", dirs_exist_ok=True)
+        self.check(at, fine, f"differs: {different} {extra}", str(listing(out)))
 
     def check(self, at: int, fine: bool, wrong: str, detail: str) -> None:
         """Print what is not as it should be."""
@@ -188,6 +204,8 @@ class Matrix:
     def comparable(self, path: Path) -> object:
         if path.name in (".lock", "environment.json", "report.html", "checksums.json", "state.pt"):
             return True
+        if path.name == "index.html":  # its heading is the folder's name
+            return path.read_text().replace(f">{path.parent.name}", ">")
         if path.name == "metrics.jsonl":
             return [without_times(json.loads(line)) for line in path.read_text().splitlines()]
         if path.suffix == ".json":
@@ -230,6 +248,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--moments", type=int)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--share", default="1/1", help="I/N: the I-th of N parts of the operations.")
     given = parser.parse_args()
     folder: Path = given.folder.resolve()
     if "LD_PRELOAD" not in os.environ:
@@ -237,9 +256,11 @@ def main() -> int:
         os.execv(sys.executable, [sys.executable, *sys.argv])
     prepare()
     failed = False
+    number, _, parts = given.share.partition("/")
     for what in given.what.split(","):
         (folder / what).mkdir()
-        failed |= Matrix(what, folder / what).run(given.how.split(","), given.moments, given.seed)
+        matrix = Matrix(what, folder / what)
+        failed |= matrix.run(given.how.split(","), given.moments, given.seed, (int(number), int(parts)))
     return failed
 
 
