@@ -295,3 +295,22 @@ def test_the_dry_run_prints_it(vader: Callable[..., int], capsys: pytest.Capture
     assert "GiB (cuda, fp32), by phase: " in capsys.readouterr().out
     assert vader(*arguments, "--json", "--device", "cpu") == 0
     assert "estimated_peak_gib" not in json.loads(capsys.readouterr().out)
+
+
+WAN = ("train", "--backbone", "wan", "--weights", "random", "-o", "backbone.architecture=tiny", "--reward")
+WAN += ("brightness", "--prompts", "fixed", "--height", "32", "--width", "32", "--num-frames", "5", "--dry-run")
+
+
+def test_the_estimate_is_of_the_precision_that_a_device_would_have(
+    vader: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def facts(*more: str) -> dict[str, Any]:
+        assert vader(*WAN, "--json", *more) == 0
+        return dict(json.loads(capsys.readouterr().out))
+
+    unset, wide = facts(), facts("--precision", "fp32")
+    assert (unset["estimated_for"], wide["estimated_for"]) == ("cuda, bf16", "cuda, fp32")
+    assert (unset["device"], unset["precision"]) == ("cpu", "fp32")  # what would run here
+    held = facts("-o", "performance.gradient_checkpointing=false")  # which is on by default there
+    saved = "saved for the backward pass"
+    assert held["estimated_parts_gib"][saved] > 1.5 * unset["estimated_parts_gib"][saved]
