@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from vader_core.api.configure import complete, configure
 from vader_core.assembly.prepare import prepare
+from vader_core.profiling import estimate
 from vader_core.profiling.estimate import memory_facts
 from vader_core.registry import load_registry
 
@@ -13,13 +15,17 @@ torch.set_num_threads(1)
 REGISTRY = load_registry()
 
 
-def test_the_idle_expert_is_not_on_the_device():
+@pytest.mark.parametrize(
+    ("shift", "num_steps"),
+    [(1.0, 4), (12.0, 40)],  # with 12 a rollout of two steps would never come to the low expert, which learns
+)
+def test_the_idle_expert_is_not_on_the_device(shift, num_steps):
     config = configure(
         registry=REGISTRY,
         backbone={"name": "wan", "weights": "random", "model": "tiny-a14b", "max_sequence_length": 4},
         reward="compression",
         prompts="text:a red boat",
-        sampler={"name": "flow_unipc", "shift": 1.0, "num_steps": 4},  # the last step is the low expert's
+        sampler={"name": "flow_unipc", "shift": shift, "num_steps": num_steps},
         trainer={"precision": "bf16"},
         performance={"gradient_checkpointing": True},
     )
@@ -28,3 +34,19 @@ def test_the_idle_expert_is_not_on_the_device():
     facts = memory_facts(config, REGISTRY, validation=False)
     assert facts["estimated_peak_gib"], facts["estimate"]
     assert facts["estimated_parts_gib"].get("denoiser", 0.0) < 0.6 * both
+
+
+def test_steps_of_both_experts_are_extrapolated_exactly(monkeypatch):
+    config = configure(
+        registry=REGISTRY,
+        backbone={"name": "wan", "weights": "random", "model": "tiny-a14b", "max_sequence_length": 4}
+        | {"expert": "both"},
+        reward="compression",
+        prompts="text:a red boat",
+        sampler={"name": "flow_unipc", "shift": 5.0, "num_steps": 8},
+        objective={"reward_gradient": {"gradient": "last:6"}},
+    )
+    quick = memory_facts(config, REGISTRY, validation=False)
+    monkeypatch.setattr(estimate, "TRACED", 6)
+    whole = memory_facts(config, REGISTRY, validation=False)
+    assert quick["estimated_peak_gib"] == pytest.approx(whole["estimated_peak_gib"], rel=0.002)

@@ -85,7 +85,10 @@ def plan(
     if config.trainer.device == "cpu":
         return facts
     progress("estimating the memory", 0, 0)
-    return facts | memory_facts(assembly.config, registry, processes=processes)
+    cuda = torch.device("cuda")
+    here = elsewhere or assembly.device.type == "cuda"
+    on_cuda = settled if here else complete(config, registry, device=cuda)  # its defaults are not the CPU's
+    return facts | memory_facts(in_processes(on_cuda, layout), registry, processes=processes)
 
 
 def _for_an_absent_accelerator(config: RunConfig) -> bool:

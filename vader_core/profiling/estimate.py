@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from vader_core.assembly.resolve import resolve
 from vader_core.device import GIB, free_gib
 from vader_core.errors import VaderError
 from vader_core.evaluation.validation import score_pairs, validation_pairs
+from vader_core.geometry import Geometry
 from vader_core.method.gradient import RandomCut, Refl, parse_gradient
 from vader_core.parallel.layout import Layout
 from vader_core.parallel.whole import own_piece
@@ -33,6 +35,8 @@ from vader_core.randomness import Randomness
 from vader_core.registry import Kind, Registry
 from vader_core.run.config import RewardSection, RunConfig, validated
 from vader_core.run.layers import changed, merged
+from vader_core.sampler import Plan, Sampler
+from vader_core.schedule import Schedule
 from vader_core.text import TextCache
 from vader_core.weights import with_random_weights
 
@@ -42,7 +46,8 @@ from vader_core.weights import with_random_weights
 WORKSPACE = 4 * 32 * 2**20
 #: The share of the free memory that an estimate may take: it can be off by a tenth, and memory fragments.
 MARGIN = 0.8
-#: Differentiated steps that are run on paper; each further one asks for as much as the second.
+#: Differentiated steps that are run on paper; each further one asks for as much as the last of them. A model
+#: of several networks takes one more than those, so that the last step wakes none.
 TRACED = 2
 
 
@@ -222,7 +227,7 @@ class _Paper:
             assembly.objective.use(assembly.rewards)
         self.gradient = parse_gradient(str(self._asked().get("gradient") or "last"))
         self.loading = (self.ledger.peak + WORKSPACE) / GIB
-        self.num_steps = assembly.model.num_steps
+        self.num_steps, self.sampler = assembly.model.num_steps, assembly.model.sampler
         self.bench = Bench(assembly)
         for parameter in self.bench.parameters:
             parameter.grad = torch.zeros_like(parameter)
@@ -241,11 +246,12 @@ class _Paper:
     def estimate(self, *, validation: bool) -> Estimate:
         """Trace as much as the figures need."""
         parts = self._parts()
-        wanted = self._most_steps()
-        first = self._trace(min(wanted, TRACED))
-        phases, saved, further = dict(first.peaks), first.saved, max(0, wanted - TRACED)
+        wanted = len(self._most_steps())
+        traced = max(TRACED, 1 + len(self.assembly.backbone.experts()))
+        first = self._trace(min(wanted, traced))
+        phases, saved, further = dict(first.peaks), first.saved, max(0, wanted - traced)
         if further:
-            fewer = self._trace(TRACED - 1)
+            fewer = self._trace(traced - 1)
             phases = {name: peak + further * (peak - fewer.peaks[name]) for name, peak in phases.items()}
             saved += further * (saved - fewer.saved)
         return Estimate(
@@ -299,10 +305,12 @@ class _Paper:
     def _shorten(self, count: int) -> None:
         """Let the next step take ``count`` differentiated steps, and one of each other kind it has."""
         model, assembly = self.assembly.model, self.assembly
-        before, after = self._steps_around()
-        total = before + count + after
-        if total < self.num_steps:
-            model.num_steps = total
+        drawn = self._most_steps()
+        before, after = self._steps_around(drawn)
+        # The ends of what is differentiated: by the time it is told, a model may choose its network.
+        chosen = [0] * before + [*drawn[: count - 1], drawn[-1]] + [self.num_steps - 1] * after
+        if len(chosen) < self.num_steps:
+            model.num_steps, model.sampler = len(chosen), _of_steps(self.sampler, self.num_steps, chosen)
             model._plans.clear()
         gradient = "steps:" + ",".join(str(step) for step in range(before, before + count))
         if isinstance(self.gradient, Refl):
@@ -328,19 +336,30 @@ class _Paper:
         score_pairs(assembly, pairs, (assembly.rewards, assembly.monitors))
         return (self.ledger.peak + WORKSPACE) / GIB
 
-    def _most_steps(self) -> int:
-        """The most steps that a draw of the gradient choice differentiates."""
+    def _most_steps(self) -> list[int]:
+        """The steps that are differentiated, by the draw of the gradient choice that has most."""
         if isinstance(self.gradient, RandomCut):
-            return self.num_steps
-        return len(self.gradient.draw(self.num_steps, Randomness(0)).steps)
+            return list(range(self.num_steps))
+        return sorted(self.gradient.draw(self.num_steps, Randomness(0)).steps)
 
-    def _steps_around(self) -> tuple[int, int]:
+    def _steps_around(self, drawn: list[int]) -> tuple[int, int]:
         """How many no-grad steps to trace before and after the differentiated ones (0 or 1 each)."""
-        if isinstance(self.gradient, RandomCut):
-            return 0, 0
-        drawn = self.gradient.draw(self.num_steps, Randomness(0))
-        after = drawn.ends_at is None and max(drawn.steps) < self.num_steps - 1
-        return int(min(drawn.steps) > 0), int(after)
+        return int(drawn[0] > 0), int(not isinstance(self.gradient, Refl) and drawn[-1] < self.num_steps - 1)
+
+
+def _of_steps(sampler: Sampler, num_steps: int, chosen: Sequence[int]) -> Sampler:
+    """The same sampler, whose plans are those of ``num_steps`` steps without all but the chosen ones."""
+
+    def plan(schedule: Schedule, _: int, geometry: Geometry) -> Plan:
+        whole = sampler.plan(schedule, num_steps, geometry)
+        tables = {
+            name: (*(table[i] for i in chosen), *table[num_steps:]) for name, table in whole.tables.items()
+        }
+        return replace(whole, timesteps=tuple(whole.timesteps[i] for i in chosen), tables=tables)
+
+    short = copy(sampler)
+    object.__setattr__(short, "plan", plan)
+    return short
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:

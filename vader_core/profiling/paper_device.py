@@ -40,6 +40,7 @@ FLASH_WIDTH = 256
 _aten = torch.ops.aten
 _EMPTY = (_aten.empty.memory_format, _aten.empty_like.default, _aten.empty_strided.default)
 _HALF = (torch.bfloat16, torch.float16)
+_OPPOSITE = (_aten.bitwise_not.default, _aten.logical_not.default)
 _CONVOLUTIONS = (_aten.convolution.default, _aten.convolution_backward.default)
 
 
@@ -67,7 +68,8 @@ class Ledger:
 class PaperDevice(TorchDispatchMode):
     """Runs every operation that touches the device on fake tensors and books the storages it leaves.
 
-    A number that is read off the device is 1, a truth value true.
+    A number that is read off the device is 1, a truth value true: a mask takes everything, the opposite of a
+    mask nothing.
     """
 
     def __init__(self) -> None:
@@ -76,6 +78,7 @@ class PaperDevice(TorchDispatchMode):
         #: Bytes that came out of exchanges with other processes; gathered weights are not among them.
         self.exchanged = 0
         self._booked: dict[int, int] = {}
+        self._false: set[int] = set()
 
     def bytes_of(self, tensors: Iterable[Tensor]) -> int:
         """What the storages of ``tensors`` take up on the device, each counted once."""
@@ -100,18 +103,21 @@ class PaperDevice(TorchDispatchMode):
         if func is _aten._local_scalar_dense.default:
             dtype = args[0].dtype
             return 1.0 if dtype.is_floating_point else True if dtype is torch.bool else 1
+        func, args, kwargs = self._by_shape(func, args, kwargs)
         out = func(*args, **kwargs)
         self.exchanged += _exchanged(func, out)
+        self._note_opposite(func, args, out)
         if func in _CONVOLUTIONS:
             out = _laid_out(func, args, out)
         for leaf in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(leaf, FakeTensor) and leaf.fake_device.type == "cuda":
-                self._book(leaf)
+            self._book(leaf)
         if func in _CONVOLUTIONS:
             self.ledger.brush(_turned(args[0], out))
         return out
 
-    def _book(self, tensor: Tensor) -> None:
+    def _book(self, tensor: Any) -> None:
+        if not isinstance(tensor, FakeTensor) or tensor.fake_device.type != "cuda":
+            return
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key not in self._booked:
@@ -131,6 +137,42 @@ class PaperDevice(TorchDispatchMode):
 
     def _erase(self, key: int) -> None:
         self.ledger.book(-self._booked.pop(key, 0))
+        self._false.discard(key)
+
+    # -- masks -------------------------------------------------------------------------------------------
+
+    def _is_false(self, mask: Tensor) -> bool:
+        return mask.untyped_storage()._cdata in self._false
+
+    def _note_opposite(self, func: Any, args: Any, out: Any) -> None:
+        if func in _OPPOSITE and out.dtype is torch.bool and not self._is_false(args[0]):
+            self._false.add(out.untyped_storage()._cdata)
+
+    def _places(self, mask: Tensor) -> list[int]:
+        """The shape of the places [n, axes] where a mask is true."""
+        return [0 if self._is_false(mask) else mask.numel(), mask.ndim]
+
+    def _by_shape(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
+        """The same operation, or one that knows how large the result is where a mask says so."""
+        if func is _aten.index.Tensor:
+            return func, (args[0], self._without_masks(args[1])), kwargs
+        if func is _aten.nonzero.default:
+            return _aten.new_empty.default, (args[0], self._places(args[0])), {"dtype": torch.int64}
+        if func is _aten.masked_select.default:
+            given, mask = torch.broadcast_tensors(*args)
+            return _aten.new_empty.default, (given, self._places(mask)[:1]), {}
+        return func, args, kwargs
+
+    def _without_masks(self, indices: Any) -> list[Tensor | None]:
+        """What a tensor is indexed with, every mask by the places where it is true."""
+        found: list[Tensor | None] = []
+        for index in indices:
+            if index is None or index.dtype not in (torch.bool, torch.uint8):
+                found.append(index)
+                continue
+            (rows, axes) = self._places(index)
+            found += index.new_empty((axes, rows), dtype=torch.int64).unbind()
+        return found
 
 
 def _exchanged(func: Any, out: Any) -> int:
@@ -195,10 +237,11 @@ def on_paper() -> Iterator[PaperDevice]:
     """
     device = PaperDevice()
     with ExitStack() as stack:
+        # Before anything is replaced: it imports a compiler that looks at all of torch.
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
         for place, value in _REPLACED.items():
             stack.enter_context(patch(place, value))
         stack.enter_context(patch("torch.UntypedStorage.resize_", _resize(device)))
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(UsedOnce.hooks())
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stack.enter_context(device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -212,6 +213,36 @@ def test_further_steps_are_extrapolated_exactly(registry: Registry, monkeypatch:
     assert quick.peak > _found(registry).peak
 
 
+def test_a_sampler_of_a_fixed_number_of_steps_has_an_estimate(registry: Registry) -> None:
+    flow = {"backbone": {"schedule": "flow"}, "sampler": {"name": "flow_euler"}}
+    fixed = {"sampler": {"sigmas": [1.0, 0.9, 0.7, 0.5, 0.3, 0.1]}}
+    assert _found(registry, **merged(flow, fixed)).peak == _found(registry, **flow).peak
+
+
+def test_a_shortened_rollout_is_told_the_times_of_the_whole_one(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[float] = []
+    predict = TinyBackbone.predict
+
+    def noted(self: Any, latents: Tensor, timestep: Tensor, conditioning: Any) -> Any:
+        told.append(self._time)
+        return predict(self, latents, timestep, conditioning)
+
+    def at_timestep(self: Any, timestep: float) -> Any:
+        self._time = timestep
+        return nullcontext()
+
+    monkeypatch.setattr(TinyBackbone, "predict", noted)
+    monkeypatch.setattr(TinyBackbone, "at_timestep", at_timestep)
+    config = _config(objective={"gradient": "last:4"}, sampler={"num_steps": 20})
+    estimate(config, registry)
+    cpu = torch.device("cpu")
+    whole = prepare(complete(config, registry, device=cpu), registry, device=cpu).model
+    times = whole.plan(whole.geometry).timesteps
+    assert told == [times[0], times[16], times[19], times[0], times[19]]
+
+
 @pytest.mark.parametrize("gradient", ["random", "refl", "steps:2", "from:4", "last"])
 def test_every_gradient_choice_has_an_estimate(registry: Registry, gradient: str) -> None:
     found = _found(registry, objective={"gradient": gradient})
@@ -295,3 +326,33 @@ def test_the_dry_run_prints_it(vader: Callable[..., int], capsys: pytest.Capture
     assert "GiB (cuda, fp32), by phase: " in capsys.readouterr().out
     assert vader(*arguments, "--json", "--device", "cpu") == 0
     assert "estimated_peak_gib" not in json.loads(capsys.readouterr().out)
+
+
+WAN = ("train", "--backbone", "wan", "--weights", "random", "-o", "backbone.architecture=tiny", "--reward")
+WAN += (
+    "brightness",
+    "--prompts",
+    "fixed",
+    "--height",
+    "32",
+    "--width",
+    "32",
+    "--num-frames",
+    "5",
+    "--dry-run",
+)
+
+
+def test_the_estimate_is_of_the_precision_that_a_device_would_have(
+    vader: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def facts(*more: str) -> dict[str, Any]:
+        assert vader(*WAN, "--dry-run", "--json", *more) == 0
+        return dict(json.loads(capsys.readouterr().out))
+
+    unset, wide = facts(), facts("--precision", "fp32")
+    assert (unset["estimated_for"], wide["estimated_for"]) == ("cuda, bf16", "cuda, fp32")
+    assert (unset["device"], unset["precision"]) == ("cpu", "fp32")  # what would run here
+    held = facts("-o", "performance.gradient_checkpointing=false")  # which is on by default there
+    saved = "saved for the backward pass"
+    assert held["estimated_parts_gib"][saved] > 1.5 * unset["estimated_parts_gib"][saved]

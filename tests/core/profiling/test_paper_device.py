@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 from pkgutil import resolve_name
 
 import pytest
@@ -30,6 +32,24 @@ def test_what_lies_on_the_paper_device_is_booked_once_and_struck_when_it_goes() 
         assert device.ledger.live == 512
         assert device.ledger.peak == 4096 + 512
         assert float(other.sum()) == 1.0
+
+
+def test_a_mask_takes_everything_and_its_opposite_nothing() -> None:
+    with on_paper():
+        x = torch.zeros(3, 4, 5, device="cuda")
+        mask = torch.ones(3, 4, dtype=torch.bool, device="cuda")
+        assert x[mask].shape == x[~~mask].shape == (12, 5)
+        assert x[~mask].shape == (0, 5)
+        assert x[:, ~mask[0]].shape == (3, 0, 5)
+        assert torch.cat([row[one] for row, one in zip(x, ~mask, strict=True)]).shape == (0, 5)
+        assert mask.nonzero().shape == (12, 2)
+        assert [len(places) for places in torch.where(~mask)] == [0, 0]
+        assert x.masked_select(mask[..., None]).shape == (60,)
+
+
+def test_the_first_thing_a_process_does_may_be_on_paper() -> None:
+    code = "from vader_core.profiling.paper_device import on_paper\nwith on_paper(): pass"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_attention_on_paper_holds_no_scores() -> None:
