@@ -144,8 +144,8 @@ def one_headed(
     """Attention of many heads of queries to one head of keys and values."""
     split = rearrange(queries, "n i (h d) -> n h i d", h=heads)
     mask = None if bias is None else bias[:, None].to(split.dtype)
-    shared = [one[:, None].expand(-1, heads, -1, -1) for one in (keys, values)]
-    return rearrange(F.scaled_dot_product_attention(split, *shared, mask), "n h i d -> n i (h d)")
+    key, value = (one[:, None].expand(-1, heads, -1, -1) for one in (keys, values))
+    return rearrange(F.scaled_dot_product_attention(split, key, value, mask), "n h i d -> n i (h d)")
 
 
 class Residual(nn.Module):
@@ -185,8 +185,8 @@ class CrossModel(nn.Module):
     ) -> Float[Tensor, "n i d"]:
         """The image's tokens afterwards."""
         for layer in self.layers:
-            cross, own = layer  # type: ignore[misc]
-            image = own(cross(image, text, bias))
+            assert isinstance(layer, nn.ModuleList)
+            image = layer[1](layer[0](image, text, bias))
         return image
 
 
