@@ -25,3 +25,12 @@ def with_policy_gradient(registry: Registry) -> Registry:
 
         registry.add(plugin, Plugin("policy_gradient", "vader-policy-gradient", "checkout", plugin.__name__))
     return registry
+
+
+def with_rewards(registry: Registry) -> Registry:
+    """The registry with the rewards of vader-rewards."""
+    if "jpeg_size" not in registry.components["reward"]:
+        from vader_rewards import plugin
+
+        registry.add(plugin, Plugin("rewards", "vader-rewards", "checkout", plugin.__name__))
+    return registry

@@ -3,12 +3,16 @@
     python benchmarks/efficiency.py sweep --out runs/efficiency --jobs 2
     python benchmarks/efficiency.py timing --out runs/efficiency
     python benchmarks/efficiency.py collect runs/efficiency benchmarks/results/efficiency.json
-    python benchmarks/efficiency_plot.py benchmarks/results/efficiency.json docs/efficiency.svg
+    python benchmarks/efficiency_report.py benchmarks/results/efficiency.json docs/efficiency.svg
 
-Both methods train the same LoRA of the same model with the same sampler, prompts, reward, optimizer and
-clipping; they differ in where the update comes from and in the clips an update. Every run is scored at
-intervals on the same held-out prompts and noise, sampled without random steps. It runs from a bare checkout
-too, with ``PYTHONPATH=.:plugins/vader-demo:examples/vader-policy-gradient``.
+All methods train the same LoRA of the same model with the same sampler, prompts, reward, optimizer and
+clipping; they differ in where the update comes from and in the clips an update. ``nft`` and ``supervised``
+make theirs without guidance or not at all. Every run is scored at intervals on the same held-out prompts and
+noise, sampled without random steps. Runs that have their file are not made again. It runs from a bare
+checkout too, with ``PYTHONPATH=.:plugins/vader-demo:examples/vader-policy-gradient``.
+
+``supervised`` fine-tunes on clips of the demo's world, 8 an update: those 24 that the reward likes best of as
+many as the methods have queries. The scoring counts as queries, and is done before the first update.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ import multiprocessing
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +38,8 @@ from vader_core.assembly.parts import Assembly
 from vader_core.assembly.prepare import prepare
 from vader_core.evaluation.comparison import evaluation_pairs
 from vader_core.evaluation.validation import score_pairs
+from vader_core.prompts import Prompt, shuffled_index
+from vader_core.randomness import Randomness
 from vader_core.run.config import validated
 from vader_core.run.layers import merged
 from vader_core.training.batches import PromptBatches
@@ -47,8 +53,15 @@ BATCH_SIZE = 4
 GROUPS, GROUP_SIZE = 4, 8
 #: Of the policy gradient's sampling: a in sigma = a sqrt(tau / (1 - tau)); this one is the paper's.
 NOISE_LEVEL = 0.7
+#: Clips per update of fine-tuning, and which share of the clips that were scored are learned from.
+TUNED, BEST = 8, 0.1
+#: Updates of fine-tuning, which asks no queries by then.
+TUNING_UPDATES = 60
 #: Names the noise of the held-out clips, the same for every run.
 EVALUATION_SEED = 0
+
+
+METHODS = ("vader", "policy_gradient", "nft", "supervised")
 
 
 @dataclass(frozen=True)
@@ -56,12 +69,13 @@ class Job:
     """One training run.
 
     Args:
-        method: ``vader``, ``nft`` or ``policy_gradient``.
+        method: ``vader``, ``nft``, ``supervised`` or ``policy_gradient``.
         lr: Learning rate.
         seed: Of everything the run draws.
         queries: Reward queries until it ends.
         every: Updates between evaluations.
         noise_level: Of the policy gradient's sampling.
+        beta: Of ``nft``.
     """
 
     method: str
@@ -70,11 +84,24 @@ class Job:
     queries: int
     every: int
     noise_level: float = NOISE_LEVEL
+    beta: float = 1.0
 
     @property
     def batch_size(self) -> int:
-        """Reward queries per update."""
-        return BATCH_SIZE if self.method == "vader" else GROUPS * GROUP_SIZE
+        """Reward queries per update; 0 where all are asked before the first."""
+        sizes = {"vader": BATCH_SIZE, "supervised": 0}
+        return sizes.get(self.method, GROUPS * GROUP_SIZE)
+
+    @property
+    def updates(self) -> int:
+        """Until it ends."""
+        return self.queries // self.batch_size if self.batch_size else TUNING_UPDATES
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        own = f"{self.beta:g}" if self.method == "nft" else f"{self.noise_level:g}"
+        return f"{self.method}-{self.lr:g}-{own}-{self.seed}"
 
     @property
     def sections(self) -> dict[str, Any]:
@@ -84,8 +111,16 @@ class Job:
             return {"objective": {"reward_gradient": own}, "trainer": {"batch_size": BATCH_SIZE}}
         if self.method == "nft":
             return {
-                "objective": {"nft": {"weight": 1.0, "group": GROUP_SIZE, "noisiest": 1.0}},
+                "objective": {
+                    "nft": {"weight": 1.0, "group": GROUP_SIZE, "noisiest": 1.0, "beta": self.beta}
+                },
                 "trainer": {"batch_size": GROUPS},
+            }
+        if self.method == "supervised":
+            return {
+                "objective": {"supervised": {"weight": 1.0}},
+                "data": {"source": "demo_style", "look": "plain", "count": self.queries, "held_out": 0},
+                "trainer": {"batch_size": TUNED},
             }
         return {
             "objective": {"policy_gradient": {"weight": 1.0, "group": GROUP_SIZE}},
@@ -94,7 +129,7 @@ class Job:
         }
 
 
-#: The sweep: (method, learning rate, queries, updates between evaluations, noise level).
+#: The sweep: (method, learning rate, queries, updates between evaluations, noise level, or beta of ``nft``).
 SWEEP = (
     ("vader", 1.5e-4, 240, 2, 0.7),
     ("vader", 5e-4, 240, 2, 0.7),
@@ -106,16 +141,26 @@ SWEEP = (
     ("policy_gradient", 6e-3, 960, 1, 0.7),
     ("policy_gradient", 1e-3, 1920, 3, 0.3),
     ("policy_gradient", 3e-3, 960, 1, 0.3),
+    ("nft", 5e-4, 960, 1, 1.0),
+    ("nft", 1.5e-3, 960, 1, 1.0),
+    ("nft", 4e-3, 640, 1, 1.0),
+    ("nft", 5e-4, 960, 1, 0.25),
+    ("nft", 1.5e-3, 640, 1, 0.25),
+    ("supervised", 5e-4, 240, 4, 0.0),
+    ("supervised", 1.5e-3, 240, 4, 0.0),
+    ("supervised", 4e-3, 240, 4, 0.0),
 )
 
 
 def assemble(job: Job, pairs: int, device: str) -> tuple[Assembly, Assembly]:
     """The demo with its adapter attached, the reward and the monitors; and the same model for its judges."""
     registry = with_policy_gradient(registry_of_checkout())
+    # Fine-tuning asks the reward once, which clips to learn from: to the run itself it is a monitor.
+    watched = (REWARD, *MONITORS) if job.method == "supervised" else MONITORS
     plain = {
         "backbone": {"name": "demo"},
-        "reward": [{"name": REWARD}],
-        "monitor": [{"name": name} for name in MONITORS],
+        "reward": [] if job.method == "supervised" else [{"name": REWARD}],
+        "monitor": [{"name": name} for name in watched],
         "prompts": {"source": "demo"},
         "lora": {"rank": 8, "alpha": 8},
         "trainer": {"seed": job.seed, "device": device, "precision": "fp32"},
@@ -145,15 +190,35 @@ def _updates(assembly: Assembly, job: Job) -> Iterator[None]:
     parameters = list(model.tuning.parameters().values())
     optimizer = torch.optim.AdamW(parameters, lr=job.lr, weight_decay=0.01)
     processes = SingleProcess(assembly.device)
-    batches = PromptBatches(assembly.draw_prompts, assembly.geometry, job.seed, trainer.batch_size, 1)
+    draw = _best_clips(assembly) if job.method == "supervised" else assembly.draw_prompts
+    batches = PromptBatches(draw, assembly.geometry, job.seed, trainer.batch_size, 1)
     for step in itertools.count():
         optimizer.zero_grad(set_to_none=True)
-        (prepared,) = objective.prepare(model, [batches.at(step, 0, *processes.here)], processes)
+        (batch,) = batches.at(step, 0, *processes.here).values()
+        given = {"prompts": batch, "videos": batch}
+        (prepared,) = objective.prepare(model, [given], processes)
         objective.step(model, prepared, processes.backward, 0)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         objective.after_update(model, step)
         yield
+
+
+def _best_clips(assembly: Assembly) -> Callable[[Sequence[int]], list[Prompt]]:
+    """The clips of the run's data that the reward likes best, in endless shuffled passes."""
+    source, seed = assembly.videos.source, assembly.config.trainer.seed
+    reward = next(term.reward for term in assembly.monitors.terms if term.name == REWARD)
+    clips = list(source.clips())
+    scores = []
+    with torch.no_grad():
+        for clip in clips:
+            assert clip.video is not None
+            assert clip.video.pixels is not None
+            pixels = clip.video.pixels[None].to(assembly.device)
+            scores.append(float(reward(pixels, [clip], Randomness(seed)).score))
+    order = sorted(range(len(clips)), key=scores.__getitem__, reverse=True)
+    best = [clips[place] for place in order[: max(1, round(BEST * len(clips)))]]
+    return lambda indices: [best[shuffled_index(index, len(best), seed)] for index in indices]
 
 
 def _now(device: torch.device) -> float:
@@ -167,14 +232,14 @@ def train(job: Job, pairs: int, device: str, ends_at: float) -> dict[str, Any]:
     assembly, judge = assemble(job, pairs, device)
     curve = [{"queries": 0, "seconds": 0.0, **_evaluate(judge, pairs)}]
     updates, spent, whole = _updates(assembly, job), 0.0, True
-    total = job.queries // job.batch_size
-    for done in range(1, total + 1):
+    for done in range(1, job.updates + 1):
         begun = _now(assembly.device)
         next(updates)
         spent += _now(assembly.device) - begun
-        if done % job.every == 0 or done == total:
+        if done % job.every == 0 or done == job.updates:
+            asked = done * job.batch_size or job.queries
             scores = _evaluate(judge, pairs)
-            curve.append({"queries": done * job.batch_size, "seconds": round(spent, 3), **scores})
+            curve.append({"queries": asked, "updates": done, "seconds": round(spent, 3), **scores})
         if time.time() > ends_at:
             whole = False
             break
@@ -183,17 +248,27 @@ def train(job: Job, pairs: int, device: str, ends_at: float) -> dict[str, Any]:
 
 def _train_and_write(work: tuple[Job, int, str, float, str]) -> str:
     job, pairs, device, ends_at, out = work
-    name = f"{job.method}-{job.lr:g}-{job.noise_level:g}-{job.seed}"
+    name, path = job.name, Path(out) / f"{job.name}.json"
+    if path.is_file():
+        return f"{name}: there already"
     if time.time() > ends_at:
         return f"{name}: no time left"
     torch.set_num_threads(1 if device == "cuda" else torch.get_num_threads())
     begun = time.perf_counter()
     found = train(job, pairs, device, ends_at)
     spent = time.perf_counter() - begun
-    (Path(out) / f"{name}.json").write_text(json.dumps(found))
+    path.write_text(json.dumps(found))
     last = found["curve"][-1]
     monitored = ", ".join(f"{score} {last[score]:.3f}" for score in (REWARD, MONITORS[0]))
     return f"{name}: {last['queries']} queries, {spent:.0f} s, {monitored}"
+
+
+def job_of(setting: tuple[str, float, int, int, float], seed: int, share: float = 1.0) -> Job:
+    """One run of the sweep, shortened to a share of its queries."""
+    method, lr, queries, every, own = setting
+    least = max(int(queries * share), GROUPS * GROUP_SIZE)
+    more = {"beta": own} if method == "nft" else {"noise_level": own}
+    return Job(method, lr, seed, least, every, **more)
 
 
 def sweep(options: argparse.Namespace) -> None:
@@ -201,9 +276,10 @@ def sweep(options: argparse.Namespace) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     ends_at = time.time() + options.deadline
     jobs = [
-        Job(method, lr, seed, max(int(queries * options.share), 32), every, noise)
+        job_of(setting, seed, options.share)
         for seed in range(options.first_seed, options.first_seed + options.seeds)
-        for method, lr, queries, every, noise in SWEEP
+        for setting in SWEEP
+        if setting[0] in options.methods
     ]
     # Seed by seed, so that a sweep that runs out of time has whole seeds.
     work = [(job, options.pairs, options.device, ends_at, str(options.out)) for job in jobs]
@@ -264,7 +340,8 @@ def collect(options: argparse.Namespace) -> None:
                 continue
             timings |= found.get("timings", {})
             for run in found.get("runs", [found]):
-                key = (run["method"] != "vader", -run["noise_level"], run["lr"], run["seed"])
+                own = run["beta"] if run["method"] == "nft" else run["noise_level"]
+                key = (METHODS.index(run["method"]), -own, run["lr"], run["seed"])
                 if key not in runs or len(run["curve"]) > len(runs[key]["curve"]):
                     runs[key] = run
     tree = {
@@ -295,6 +372,7 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     default = "cuda" if torch.cuda.is_available() else "cpu"
     one = commands.add_parser("sweep", help=sweep.__doc__)
+    one.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     one.add_argument("--seeds", type=int, default=5)
     one.add_argument("--first-seed", type=int, default=0)
     one.add_argument("--jobs", type=int, default=1, help="runs at once")

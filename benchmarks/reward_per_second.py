@@ -63,6 +63,8 @@ SEEDS = (0, 1, 2, 3, 4)
 MOST_UPDATES = 24
 #: A run that has lost so much alignment does not find its content again.
 LOST = 0.05
+#: How a distilled adapter makes the clips of a store.
+STUDENT = {"lora": "runs/demo_student", "num_steps": 2, "guidance_scale": 1.0}
 
 
 def _trainer(**options: Any) -> dict[str, Any]:
@@ -77,10 +79,17 @@ def _objective(**options: Any) -> dict[str, Any]:
     return {"objective": {"reward_gradient": options}}
 
 
-def _stored(size: int, refresh: int, gradient: str) -> dict[str, Any]:
-    """A store of rollouts. One that is never refreshed is filled beforehand, by the base model."""
+def _stored(size: int, refresh: int, gradient: str, **rollout: Any) -> dict[str, Any]:
+    """A store of rollouts. One that is never refreshed is filled beforehand, by the base model.
+
+    Args:
+        size: Clips.
+        refresh: Steps that each serves; 0 is for good.
+        gradient: At which step an update is made.
+        **rollout: How the clips are made, where not as the recipe samples.
+    """
     store = {"store": "rollouts", "store_size": size, "store_refresh": refresh, "gradient": gradient}
-    return _trainer(batch_size=1) | _objective(**store)
+    return _trainer(batch_size=1) | _objective(**store) | ({"rollout": rollout} if rollout else {})
 
 
 #: What each variant changes in the recipe: a batch of 4, 6 steps, all 8 frames, guidance 3.
@@ -97,6 +106,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "bank of 24": _stored(24, 0, "last"),
     "bank of 24, 4th step": _stored(24, 0, "steps:3"),
     "bank of 4, 4th step": _stored(4, 0, "steps:3"),
+    # The same, from clips that are cheaper to make.
+    "bank of 4 in 3 steps, 4th step": _stored(4, 0, "steps:3", num_steps=3, guidance_scale=3.0),
+    "bank of 4 in 2 steps, 4th step": _stored(4, 0, "steps:3", num_steps=2, guidance_scale=3.0),
+    # By a student that benchmarks/demo_student.py distilled: two steps without guidance.
+    "student, 4th step": _stored(1, 1, "steps:3", **STUDENT),
+    "store by student, 4th step": _stored(4, 4, "steps:3", **STUDENT),
+    "bank of 4 by student, 4th step": _stored(4, 0, "steps:3", **STUDENT),
 }
 
 
@@ -227,10 +243,11 @@ def _train_and_write(work: tuple[Job, int, str, Path, float]) -> str:
 
 
 def _run(jobs: list[Job], options: argparse.Namespace) -> None:
-    """The jobs that have no file yet, several at once."""
+    """The jobs that have not been run yet, several at once."""
     options.out.mkdir(parents=True, exist_ok=True)
     ends_at = time.time() + options.deadline
-    missing = [job for job in jobs if not (options.out / job.file).is_file()]
+    known = {(run["variant"], run["lr"], run["seed"]) for run in _read_runs([*options.known, options.out])}
+    missing = [job for job in jobs if (job.variant, job.lr, job.seed) not in known]
     work = [(job, options.pairs, options.device, options.out, ends_at) for job in missing]
     print(f"{len(jobs)} runs, {len(missing)} missing", flush=True)
     with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
@@ -254,7 +271,7 @@ def tune(options: argparse.Namespace) -> None:
 
 def final(options: argparse.Namespace) -> None:
     """Every variant at its best learning rate, or that times ``--share``, with five fresh seeds."""
-    rates = chosen_rates(_read_runs([options.out]), TUNING_SEEDS)
+    rates = chosen_rates(_read_runs([*options.known, options.out]), TUNING_SEEDS)
     names = _variants(options)
     jobs = [Job(name, rates[name] * options.share, seed) for seed in SEEDS for name in names]
     _run(jobs, options)
@@ -328,19 +345,22 @@ def _making(variant: str, device: str) -> float:
 def _read_runs(sources: list[Path]) -> list[dict[str, Any]]:
     runs: dict[tuple[str, float, int], dict[str, Any]] = {}
     for source in sources:
-        for path in sorted(source.glob("run-*.json")):
-            run = json.loads(path.read_text())
-            if run["variant"] in VARIANTS:
-                runs[run["variant"], run["lr"], run["seed"]] = run
+        paths = sorted(source.glob("run-*.json")) if source.is_dir() else [source]
+        for found in (json.loads(path.read_text()) for path in paths):
+            for run in found.get("runs", [found]):
+                if run["variant"] in VARIANTS:
+                    runs[run["variant"], run["lr"], run["seed"]] = run
     order = list(VARIANTS)
     return [runs[key] for key in sorted(runs, key=lambda key: (order.index(key[0]), *key[1:]))]
 
 
 def collect(options: argparse.Namespace) -> None:
-    """All runs and timings of folders as one file."""
+    """All runs and timings of folders, and of files that this command wrote, as one file; later ones win."""
     runs = _read_runs(options.sources)
     timings: dict[str, Any] = {}
     for source in options.sources:
+        if source.is_file():
+            timings |= json.loads(source.read_text())["timings"]
         for path in sorted(source.glob("timing-*.json")):
             timings[path.stem.removeprefix("timing-")] = json.loads(path.read_text())
     tree = {
@@ -368,6 +388,9 @@ def main() -> None:
         command.add_argument("--jobs", type=int, default=1, help="runs at once")
         command.add_argument("--pairs", type=int, default=64, help="held-out clips of an evaluation")
         command.add_argument("--deadline", type=float, default=float("inf"), help="no run begins after it")
+        command.add_argument(
+            "--known", type=Path, nargs="+", default=[], help="collected files of earlier runs"
+        )
         command.set_defaults(call=call)
     commands.choices["tune"].add_argument("--rates", type=float, nargs="+", help="by default the grid")
     commands.choices["tune"].add_argument("--seeds", type=int, default=2, help="of the tuning's")
@@ -380,7 +403,7 @@ def main() -> None:
         command.add_argument("--device", default=default, choices=("cpu", "cuda"))
         command.add_argument("--variants", nargs="+", help="by default all")
     command = commands.add_parser("collect", help=collect.__doc__)
-    command.add_argument("sources", type=Path, nargs="+", help="folders of runs")
+    command.add_argument("sources", type=Path, nargs="+", help="folders of runs, or collected files")
     command.add_argument("file", type=Path)
     command.set_defaults(call=collect)
     options = parser.parse_args()

@@ -102,7 +102,7 @@ def _student(config: RunConfig, registry: Registry, backbone: Backbone, guidance
     component = registry.get("sampler", str(asked.sampler))
     return Student(
         component.make(asked.options, device=backbone.device, dtype=backbone.dtype),
-        replace(guidance, scale=parse_scale(asked.guidance_scale)),
+        replace(guidance, scale=parse_scale(1.0 if asked.guidance_scale is None else asked.guidance_scale)),
         int(asked.num_steps or 0),
         None if asked.lora is None else ROLLOUT_ADAPTER,
     )

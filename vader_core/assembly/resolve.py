@@ -229,6 +229,7 @@ def _rollout(config: RunConfig, registry: Registry) -> Tree:
         "lora": None if asked.lora is None else kept_place(asked.lora),
         "sampler": name,
         "num_steps": asked.num_steps or (4 if asked.lora is not None else config.sampler.num_steps),
+        "guidance_scale": 1.0 if asked.guidance_scale is None else asked.guidance_scale,
     }
 
 

@@ -247,3 +247,46 @@ class ImageRewardOptions(ModelOptions):
     vocabulary: str | None = Field(
         default=None, description="BERT's vocab.txt; by default the one beside the weights."
     )
+
+
+class ScorerOptions(ModelOptions):
+    """A tuned Qwen2-VL, and the words of the model that it was tuned from."""
+
+    tokeniser: str | None = Field(
+        default=None, description="Qwen2-VL's tokenizer.json, or its folder; by default that of the hub."
+    )
+
+
+class VideoRewardOptions(ScorerOptions):
+    """Options of `video_reward`."""
+
+    vq: float = Field(default=1.0, description="How often visual quality counts.")
+    mq: float = Field(default=1.0, description="How often motion quality counts.")
+    ta: float = Field(default=1.0, description="How often text alignment counts.")
+    num_frames: int | None = Field(
+        default=4,
+        ge=2,
+        description="Frames of the clip, evenly spaced over the video; null leaves them to --reward-frames. "
+        "The original takes 2 a second, and 4 at least.",
+    )
+
+
+class HpsV3Options(ScorerOptions):
+    """Options of `hps_v3`."""
+
+
+class MpsOptions(ModelOptions):
+    """Options of `mps`."""
+
+    condition: str = Field(
+        default="light, color, clarity, tone, style, ambiance, artistry, shape, face, hair, hands, limbs, "
+        "structure, instance, texture, quantity, attributes, position, number, location, word, things.",
+        description="What is judged, in words; the default is what the authors call overall.",
+    )
+    threshold: float = Field(
+        default=0.01,
+        ge=0,
+        lt=1,
+        description="Words of a prompt whose nearness to the condition, as a share of the nearest's, is not "
+        "above it are not seen.",
+    )

@@ -95,6 +95,19 @@ REWARDS: dict[str, tuple[str, str, type[BaseModel], str]] = {
         options.VqaYesOptions,
         "probability that Qwen2-VL says yes to a question about the video",
     ),
+    "video_reward": (
+        "video_reward",
+        "VideoReward",
+        options.VideoRewardOptions,
+        "human preference for a clip's look, motion and text: VideoReward on Qwen2-VL",
+    ),
+    "hps_v3": (
+        "hps_v3",
+        "HpsV3",
+        options.HpsV3Options,
+        "Human Preference Score v3 of frame and prompt, on Qwen2-VL-7B",
+    ),
+    "mps": ("mps", "Mps", options.MpsOptions, "Multi-dimensional Preference Score of frame and prompt"),
     "http": ("http", "Http", options.HttpOptions, "any scorer behind an HTTP endpoint; no gradient"),
 }
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from einops import rearrange
@@ -14,11 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vader_core.device import to_device
-from vader_core.errors import MissingDependencyError, VaderError
+from vader_core.errors import MissingDependencyError
 from vader_core.precision import without_autocast
 from vader_core.weights import WeightFile
 
-from .loading import companion, load_model, published_architecture
+from .loading import companion, load_model
 from .precision import differentiated
 from .preprocessing import CLIP_MEAN, CLIP_STD, clamped, normalised, resized
 
@@ -50,6 +52,17 @@ QWEN2_VL_2B: dict[str, Any] = {
         "temporal_patch_size": 2,
     },
 }
+#: Qwen2-VL-7B (Qwen/Qwen2-VL-7B-Instruct), where it differs.
+QWEN2_VL_7B: dict[str, Any] = {
+    **QWEN2_VL_2B,
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "vocab_size": 152064,
+    "tie_word_embeddings": False,
+    "vision_config": {**QWEN2_VL_2B["vision_config"], "hidden_size": 3584},
+}
 PRESETS: dict[str, dict[str, Any]] = {
     "full": QWEN2_VL_2B,
     "tiny": {
@@ -74,8 +87,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
     },
 }
-#: Of the published model's dialogue; the video stands where its placeholder is.
-VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
+#: What the model is shown: a clip, or a single picture.
+Kind = Literal["video", "image"]
+#: Of the published model's dialogue; what is seen stands where its placeholder is.
+SEEN = "<|vision_start|><|{kind}_pad|><|vision_end|>"
+VIDEO = SEEN.replace("{kind}", "video")
 DIALOGUE = (
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
     "<|im_start|>user\n{video}{text}<|im_end|>\n<|im_start|>assistant\n"
@@ -94,9 +110,10 @@ class FileTokeniser:
 
     Args:
         path: The file.
+        more: Special tokens that a tuned model adds behind the file's own.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, more: Sequence[str] = ()) -> None:
         try:
             from tokenizers import Tokenizer
         except ImportError as error:
@@ -104,6 +121,7 @@ class FileTokeniser:
                 "tokenizers", "a Qwen2-VL reward", "pip install tokenizers"
             ) from error
         self._inner: Any = Tokenizer.from_file(str(path))
+        self._inner.add_special_tokens(list(more))
 
     def encode(self, text: str) -> list[int]:
         """The ids of ``text``."""
@@ -111,8 +129,13 @@ class FileTokeniser:
         return found
 
 
-class ByteTokeniser:
-    """Bytes as tokens, for random models; special tokens follow the 256 of them."""
+class RandomTokeniser:
+    """Words as tokens, by a checksum from 1 to 255, for random models; special tokens follow them.
+
+    Args:
+        vocabulary: Of the model.
+        more: Special tokens that a tuned model adds.
+    """
 
     SPECIAL = (
         "<|image_pad|>",
@@ -123,100 +146,107 @@ class ByteTokeniser:
         "<|im_end|>",
     )
 
-    def __init__(self, vocabulary: int) -> None:
-        self.first = 256 if vocabulary < 151643 else 151650  # anywhere free: a random model knows no words
-        self._vision = vocabulary >= 151643
+    def __init__(self, vocabulary: int, more: Sequence[str] = ()) -> None:
+        published = vocabulary >= 151643
+        ids = (151655, 151656, 151652, 151653, 151644, 151645) if published else range(256, 262)
+        first = 151657 if published else 262
+        added = range(first, first + len(more))
+        self._special = dict(zip((*self.SPECIAL, *more), (*ids, *added), strict=True))
+        self._cut = re.compile("(" + "|".join(map(re.escape, self._special)) + ")")
 
     def encode(self, text: str) -> list[int]:
-        """The bytes of ``text``, and the ids of its special tokens."""
+        """One token per word, and the ids of the special tokens."""
         ids: list[int] = []
-        while text:
-            special = next((name for name in self.SPECIAL if text.startswith(name)), None)
-            if special is None:
-                ids += list(text[0].encode())
-                text = text[1:]
+        for part in self._cut.split(text):
+            if part in self._special:
+                ids.append(self._special[part])
             else:
-                ids.append(self._special(special))
-                text = text.removeprefix(special)
+                ids += [1 + zlib.crc32(word.encode()) % 255 for word in part.split()]
         return ids
 
-    def _special(self, name: str) -> int:
-        if not self._vision:
-            return 256 + self.SPECIAL.index(name)
-        return {
-            "<|im_start|>": 151644,
-            "<|im_end|>": 151645,
-            "<|vision_start|>": 151652,
-            "<|vision_end|>": 151653,
-            "<|image_pad|>": 151655,
-            "<|video_pad|>": 151656,
-        }[name]
+
+def tokeniser_of(
+    weights: str, file: WeightFile, vocabulary: int, *, needed_for: str, more: Sequence[str] = ()
+) -> Tokeniser:
+    """What turns texts into the ids that a model with these weights knows.
+
+    Args:
+        weights: The option ``weights``; ``random`` has words as tokens.
+        file: The tokenizer.json that lies beside the weights.
+        vocabulary: Rows of the model's embedding.
+        needed_for: What asks, for messages.
+        more: Special tokens that a tuned model adds.
+    """
+    if weights == "random":
+        return RandomTokeniser(vocabulary, more)
+    hint = "put it beside them"
+    return FileTokeniser(companion(weights, file, needed_for=needed_for, hint=hint), more)
+
+
+def load_qwen(
+    build: Callable[[], Any],
+    weights: str,
+    file: WeightFile,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    needed_for: str,
+    option: str,
+    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+) -> Any:
+    """As :func:`vader_rewards.loading.load_model`; rotations are computed in float32 whatever the dtype."""
+    rotary: dict[str, Tensor] = {}
+
+    def built() -> Any:
+        model = build()
+        rotary.update({key: value for key, value in model.named_buffers() if key.endswith("inv_freq")})
+        return model
+
+    model: Any = load_model(
+        built,
+        weights,
+        file,
+        device=device,
+        dtype=dtype,
+        needed_for=needed_for,
+        option=option,
+        convert=convert,
+    )
+    for key, value in rotary.items():
+        place, _, own = key.rpartition(".")
+        setattr(model.get_submodule(place), own, value.to(device))
+    return model
 
 
 class QwenVL:
     """A frozen Qwen2-VL with its tokeniser.
 
     Args:
-        option: The option ``architecture``.
-        weights: The option ``weights``; a folder for a model in shards.
-        files: Weights, config.json and tokenizer.json that ``pretrained`` means.
-        what: What asks, for messages.
-        name: The reward's name, for the options in messages.
+        model: Loaded; its attribute ``model`` is transformers' Qwen2VLModel.
+        tokeniser: Of its texts.
         pixels: Fewest and most pixels of a frame after the resize.
         device: Where it lives.
         dtype: Of its weights.
+        kind: Whether it is shown clips or pictures.
     """
 
     def __init__(
         self,
-        option: str | Mapping[str, Any],
-        weights: str,
-        files: tuple[WeightFile, WeightFile, WeightFile],
+        model: Any,
+        tokeniser: Tokeniser,
         *,
-        what: str,
-        name: str,
         pixels: tuple[int, int],
         device: torch.device,
         dtype: torch.dtype,
+        kind: Kind = "video",
     ) -> None:
-        layout = published_architecture(option, weights, PRESETS, files[1], needed_for=what)
-        if layout.get("model_type") != "qwen2_vl":
-            raise VaderError(
-                f"{what}: a model of type {layout.get('model_type')!r} cannot be asked here: use a Qwen2-VL, "
-                f"such as hub:{files[0].repository}"
-            )
-        self.device, self.dtype, self.limits = device, dtype, pixels
-        rotary: dict[str, Tensor] = {}
-
-        def build() -> Any:
-            model = build_qwen(layout)
-            rotary.update({key: value for key, value in model.named_buffers() if key.endswith("inv_freq")})
-            return model
-
-        self.model: Any = load_model(
-            build,
-            weights,
-            files[0],
-            device=device,
-            dtype=dtype,
-            needed_for=what,
-            option=f"-o reward.{name}.weights=PATH",
-            convert=renamed,
-        )
-        for key, value in rotary.items():  # rotations are computed in float32 whatever the weights are in
-            place, _, own = key.rpartition(".")
-            setattr(self.model.get_submodule(place), own, value.to(device))
-        config = self.model.config
-        self.video_token = int(config.video_token_id)
+        self.model, self.tokeniser, self.limits = model, tokeniser, pixels
+        self.device, self.dtype, self.kind = device, dtype, kind
+        config = model.model.config
+        self.placeholder = int(config.video_token_id if kind == "video" else config.image_token_id)
         vision = config.vision_config
         self.patch, self.merge = int(vision.patch_size), int(vision.spatial_merge_size)
         self.tubelet = int(vision.temporal_patch_size)
-        self.tokeniser: Tokeniser
-        if weights == "random":
-            self.tokeniser = ByteTokeniser(int(layout["vocab_size"]))
-        else:
-            hint = "put it beside them"
-            self.tokeniser = FileTokeniser(companion(weights, files[2], needed_for=what, hint=hint))
 
     # -- pixels ------------------------------------------------------------------------------------------
 
@@ -249,14 +279,17 @@ class QwenVL:
     # -- text --------------------------------------------------------------------------------------------
 
     def dialogue(self, texts: Sequence[str], grid: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
-        """The ids of a question about a video per text, padded at the end, and their mask: [B, l] each."""
+        """The ids of a question per text, padded at the end, and their mask: [B, l] each.
+
+        Special tokens in a text count as such: what comes from a prompt goes through
+        :func:`without_specials` before.
+        """
         count = grid[0] * grid[1] * grid[2] // self.merge**2
         encode = self.tokeniser.encode
         head, _, tail = DIALOGUE.partition("{video}{text}")
         opened, closed = VIDEO.split("<|video_pad|>")
-        before = [*encode(head + opened), *[self.video_token] * count, *encode(closed)]
-        # what a prompt holds is words, even where it looks like a special token's name
-        rows = [[*before, *encode(without_specials(text)), *encode(tail)] for text in texts]
+        before = [*encode(head + opened), *[self.placeholder] * count, *encode(closed)]
+        rows = [[*before, *encode(text), *encode(tail)] for text in texts]
         longest = max(map(len, rows))
         ids_of = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
@@ -273,16 +306,17 @@ class QwenVL:
     ) -> Float[Tensor, "b l d"]:
         """The last layer's states, after the norm, in float32."""
         grids = torch.tensor([grid] * len(ids), device=self.device)
-        kinds = 2 * (ids == self.video_token).int()
+        clips = self.kind == "video"
+        places = (ids == self.placeholder).int()
+        names = ("pixel_values_videos", "video_grid_thw") if clips else ("pixel_values", "image_grid_thw")
         return differentiated(
             lambda inputs: (
                 self.model.model(
                     input_ids=ids,
                     attention_mask=mask,
-                    pixel_values_videos=inputs,
-                    video_grid_thw=grids,
-                    mm_token_type_ids=kinds,
+                    mm_token_type_ids=2 * places if clips else places,
                     use_cache=False,
+                    **dict(zip(names, (inputs, grids), strict=True)),
                 ).last_hidden_state
             ),
             patches,

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from vader_core.errors import VaderError
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.reward import ClipReward, FramesNeeded, RewardOutput, clip
 
+from .loading import published_architecture
 from .options import VqaYesOptions
-from .qwen_vl import QwenVL
+from .qwen_vl import PRESETS, QwenVL, build_qwen, load_qwen, renamed, tokeniser_of, without_specials
 from .weight_files import QWEN2_VL
 
 
@@ -33,17 +35,33 @@ class VqaYes(ClipReward):
 
     def __init__(self, options: VqaYesOptions, *, device: torch.device, dtype: torch.dtype) -> None:
         self.options, self.device = options, device
-        self.judge = QwenVL(
-            options.architecture,
+        what = f"reward {self.name!r}"
+        file, config, words = QWEN2_VL
+        layout = published_architecture(
+            options.architecture, options.weights, PRESETS, config, needed_for=what
+        )
+        if layout.get("model_type") != "qwen2_vl":
+            raise VaderError(
+                f"{what}: a model of type {layout.get('model_type')!r} cannot be asked here: use a Qwen2-VL, "
+                f"such as hub:{file.repository}"
+            )
+        self.model: Any = load_qwen(
+            lambda: build_qwen(layout),
             options.weights,
-            QWEN2_VL,
-            what=f"reward {self.name!r}",
-            name=self.name,
+            file,
+            device=device,
+            dtype=dtype,
+            needed_for=what,
+            option=f"-o reward.{self.name}.weights=PATH",
+            convert=renamed,
+        )
+        self.judge = QwenVL(
+            self.model,
+            tokeniser_of(options.weights, words, int(layout["vocab_size"]), needed_for=what),
             pixels=(options.min_pixels, options.max_pixels),
             device=device,
             dtype=dtype,
         )
-        self.model = self.judge.model
         self.answers = [self.judge.tokeniser.encode(word)[0] for word in ("Yes", "No")]
 
     @property
@@ -51,10 +69,13 @@ class VqaYes(ClipReward):
         """A clip of ``num_frames`` frames, or of any length."""
         return clip(self.options.num_frames)
 
+    def asked(self, prompt: Prompt) -> str:
+        """The question about a clip; a prompt is words, even where it looks like a special token's name."""
+        return without_specials(self.options.question.replace("{prompt}", prompt.text))
+
     def margin(self, video: Float[Tensor, "b f 3 H W"], prompts: Sequence[Prompt]) -> Float[Tensor, " b"]:
         """The logit of yes minus that of no."""
-        texts = [self.options.question.replace("{prompt}", prompt.text) for prompt in prompts]
-        logits = self.judge.last_logits(video, texts, self.answers)
+        logits = self.judge.last_logits(video, [self.asked(prompt) for prompt in prompts], self.answers)
         return logits[:, 0] - logits[:, 1]
 
     def score(

@@ -108,6 +108,27 @@ QWEN2_VL = (
     WeightFile("Qwen/Qwen2-VL-2B-Instruct", "tokenizer.json"),
 )
 
+VIDEO_REWARD = WeightFile(
+    "KlingTeam/VideoReward",
+    "checkpoint-11352/model.pth",
+    revision="b8e421fe21aec3dde5f61fdd1dc44e1d603b9727",
+    sha256="48375908e6112de9f0248402db156a23b480709a6960b091c598c6f4c88d21b9",
+    size=5031072529,
+    licence="apache-2.0",
+)
+VIDEO_REWARD_CONFIG = WeightFile(
+    "KlingTeam/VideoReward", "model_config.json", revision="b8e421fe21aec3dde5f61fdd1dc44e1d603b9727"
+)
+VIDEO_REWARD_TOKENISER = WeightFile("Qwen/Qwen2-VL-2B-Instruct", "tokenizer.json", licence="apache-2.0")
+HPS_V3 = WeightFile("MizzenAI/HPSv3", "HPSv3.safetensors", licence="apache-2.0")
+HPS_V3_TOKENISER = WeightFile("Qwen/Qwen2-VL-7B-Instruct", "tokenizer.json", licence="apache-2.0")
+MPS = WeightFile(
+    "RE-N-Y/mpsv1",
+    "model.safetensors",
+    note="the tensors of MPS_overall_checkpoint.pth (github.com/Kwai-Kolors/MPS), a pickled module, which is "
+    "not read",
+)
+
 IMAGE_REWARD = WeightFile("THUDM/ImageReward", "ImageReward.pt", licence="apache-2.0")
 IMAGE_REWARD_VOCABULARY = WeightFile("google-bert/bert-base-uncased", "vocab.txt", licence="apache-2.0")
 
@@ -132,5 +153,8 @@ BY_REWARD: dict[str, tuple[WeightFile, ...]] = {
     "dynamic_degree": (RAFT,),
     "http": (),
     "vqa_yes": QWEN2_VL,
+    "video_reward": (VIDEO_REWARD, VIDEO_REWARD_CONFIG, VIDEO_REWARD_TOKENISER),
+    "hps_v3": (HPS_V3, HPS_V3_TOKENISER),
+    "mps": (MPS,),
     "image_reward": (IMAGE_REWARD, IMAGE_REWARD_VOCABULARY),
 }

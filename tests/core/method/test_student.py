@@ -109,3 +109,12 @@ def test_the_plan_says_what_updates_start_from(vader, capsys):
     assert vader(*given, *STORE, "-o", "rollout.sampler=lcm", "-o", "rollout.num_steps=2") == 0
     said = json.loads(capsys.readouterr().out)["store"]
     assert said == "4 rollouts, each for 4 steps, made by the model (lcm, 2 steps, guidance 1.0)"
+
+
+def test_guidance_alone_is_a_way_of_its_own(vader, capsys):
+    given = ["train", "--backbone", "tiny", "-o", "backbone.schedule=epsilon", "--reward", "motion", *STORE]
+    given += ["--prompts", "fixed", "--dry-run", "--json", "--num-steps", "3", "--guidance-scale", "2"]
+    assert vader(*given, "-o", "rollout.guidance_scale=1") == 0
+    said = json.loads(capsys.readouterr().out)["store"]
+    assert said.startswith("4 rollouts, each for 4 steps, made by the model (")
+    assert said.endswith(" 3 steps, guidance 1.0)")

@@ -1,0 +1,95 @@
+"""The studies of the methods: what counts as content kept, and that every run could be made."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from vader_core.assembly.prepare import prepare
+from vader_core.registry import load_registry
+from vader_core.run.config import validated
+from vader_core.run.layers import merged, read_recipe
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import demo_student
+import efficiency
+import nft_settings
+
+from vader_core.api.configure import complete
+
+
+def points(*rows):
+    return [
+        {"updates": i, "queries": 16 * i, nft_settings.REWARD: size, nft_settings.ALIGNMENT: alignment}
+        for i, (size, alignment) in enumerate(rows)
+    ]
+
+
+def test_what_comes_back_after_the_content_was_lost_does_not_count():
+    curve = points((-1.5, 0.82), (-1.3, 0.81), (-1.0, 0.79), (-0.9, 0.82))
+    assert nft_settings.kept(curve) == curve[1]
+    assert nft_settings.kept(curve[:1]) == curve[0]
+
+
+def test_the_table_of_settings(tmp_path, capsys):
+    for seed, last in ((0, -0.9), (1, -1.2)):
+        rows = [
+            point | {f"plain_{name}": point[name] for name in (nft_settings.REWARD, nft_settings.ALIGNMENT)}
+            for point in points((-1.5, 0.82), (last, 0.815))
+        ]
+        text = json.dumps({"setting": "lr 1e-3", "seed": seed, "curve": rows})
+        (tmp_path / f"run-{seed}.json").write_text(text)
+    nft_settings.table(type("Options", (), {"out": tmp_path}))
+    assert "| lr 1e-3 | 2 | 30% (20% to 40%) | 16 | -0.005 | 30% (20% to 40%) |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("setting", nft_settings.SETTINGS)
+def test_every_setting_can_be_trained(setting):
+    objective, trainer = nft_settings.SETTINGS[setting]
+    given = {"objective": {"nft": objective}, "trainer": {"device": "cpu", **trainer}}
+    registry = load_registry()
+    tree = merged(read_recipe(registry, "demo_nft"), given)
+    assembly = prepare(complete(validated(tree), registry), registry)
+    assert assembly.config.trainer.lr == trainer["lr"]
+    for name, value in objective.items():
+        assert getattr(assembly.objective.terms[0].objective.config, name) == value
+
+
+def test_a_sweep_has_every_method_and_a_file_for_every_run():
+    jobs = [efficiency.job_of(setting, seed) for setting in efficiency.SWEEP for seed in range(2)]
+    assert len({job.name for job in jobs}) == len(jobs)
+    assert {job.method for job in jobs} == set(efficiency.METHODS)
+    (tuned, *_) = [job for job in jobs if job.method == "supervised"]
+    assert (tuned.updates, tuned.batch_size, tuned.queries) == (efficiency.TUNING_UPDATES, 0, 240)
+    (ours, *_) = [job for job in jobs if job.method == "nft"]
+    assert (ours.updates, ours.batch_size) == (ours.queries // 32, 32)
+
+
+def test_fine_tuning_learns_from_the_clips_that_score_best():
+    job = efficiency.Job("supervised", 1e-3, 0, 30, 1)
+    assembly, _ = efficiency.assemble(job, 2, "cpu")
+    reward = next(term.reward for term in assembly.monitors.terms if term.name == efficiency.REWARD)
+    clips = list(assembly.videos.source.clips())
+    with torch.no_grad():
+        rng = efficiency.Randomness(0)
+        scores = {
+            str(clip.video.path): float(reward(clip.video.pixels[None], [clip], rng).score) for clip in clips
+        }
+    drawn = {str(clip.video.path) for clip in efficiency._best_clips(assembly)(range(9))}
+    assert drawn == set(sorted(scores, key=scores.__getitem__)[-3:])
+
+
+def test_a_students_loss_is_that_of_the_straight_way():
+    assembly = demo_student.assemble("cpu", 1e-3, 2)
+    (pair,) = demo_student.teach(assembly, 2)
+    with torch.no_grad():
+        found = demo_student.loss_of(assembly, pair, 1)
+        # two steps with a shift of 2 stand at times 1 and 2/3
+        noised = pair.clean / 3 + 2 * pair.noise / 3
+        told = torch.full((2,), 1000 * 2 / 3)
+        plain = assembly.backbone.predict(noised, told, pair.conditioning.conditional_branch).value
+    assert float(found) == pytest.approx(float((plain - (pair.noise - pair.clean)).square().mean()), rel=1e-5)
