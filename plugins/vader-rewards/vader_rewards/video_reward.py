@@ -1,4 +1,4 @@
-"""``video_reward``: VideoReward of VideoAlign: how people judge a clip's look, motion and text; on Qwen2-VL."""
+"""``video_reward``: VideoReward of VideoAlign: how people judge look, motion and text of a clip; Qwen2-VL."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -365,7 +366,10 @@ def test_a_run_resumes_bit_for_bit(vader, tmp_path):
     assert len(losses(whole)) == 3
 
 
-def test_the_plan_counts_whole_groups(vader, capsys):
+def test_the_plan_counts_whole_groups(vader, capsys, monkeypatch):
+    monkeypatch.setattr(
+        sys.modules["vader_core.api.plan"], "memory_facts", lambda *_, **__: {}
+    )  # has its own tests
     given = ["train", "--backbone", "tiny", "--objective", "nft", "--reward", "motion", "--prompts", "fixed"]
     given += ["--batch-size", "2", "--max-steps", "5", "--dry-run", "--json"]
     assert vader(*given, "-o", "objective.nft.group=6") == 0
