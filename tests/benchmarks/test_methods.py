@@ -49,14 +49,14 @@ def test_the_table_of_settings(tmp_path, capsys):
 
 @pytest.mark.parametrize("setting", nft_settings.SETTINGS)
 def test_every_setting_can_be_trained(setting):
-    objective, trainer = nft_settings.SETTINGS[setting]
-    given = {"objective": {"nft": objective}, "trainer": {"device": "cpu", **trainer}}
-    registry = load_registry()
-    tree = merged(read_recipe(registry, "demo_nft"), given)
+    own, registry = nft_settings.SETTINGS[setting], load_registry()
+    tree = merged(read_recipe(registry, "demo_nft"), {"trainer": {"device": "cpu"}}, own)
     assembly = prepare(complete(validated(tree), registry), registry)
-    assert assembly.config.trainer.lr == trainer["lr"]
-    for name, value in objective.items():
+    assert assembly.config.trainer.lr == own["trainer"]["lr"]
+    for name, value in own["objective"]["nft"].items():
         assert getattr(assembly.objective.terms[0].objective.config, name) == value
+    weights = {item.name: item.weight for item in assembly.config.reward}
+    assert weights.get("demo_alignment", 0) == (float(setting.split()[-1]) if "alignment" in setting else 0)
 
 
 def test_a_sweep_has_every_method_and_a_file_for_every_run():
