@@ -2,33 +2,30 @@
 
     python benchmarks/efficiency.py sweep --out runs/efficiency --jobs 14
     python benchmarks/efficiency.py collect runs/efficiency benchmarks/results/efficiency.json
-    python benchmarks/methods_table.py timing
-    python benchmarks/methods_table.py table docs/efficiency.md
+    python benchmarks/methods_table.py docs/efficiency.md
 
 The curves are those of ``benchmarks/efficiency.py``. Of a method's settings the one counts that has the
 highest median reward at the budget with the held-out alignment no more than 0.02 below the base model's, or,
-where none has, the one that lost least. Seconds are processor seconds of an update on one thread of a CPU,
-measured alone, times the updates; what fine-tuning spends on choosing its clips is among them.
+where none has, the one that lost least. Seconds are those of an update on two threads of a CPU, measured
+alone (``efficiency.py timing``), times the updates; what fine-tuning spends on choosing its clips is among
+them. A method without curves, or for the seconds without a timing, has no row.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
-import time
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from efficiency import METHODS, Job, _updates, assemble
 from efficiency_report import ALIGNMENT, FALL, REWARD, Point, Run, setting_of
 from page_tables import write_tables
 
 RESULTS = Path(__file__).parent / "results"
 #: What each method may spend.
-QUERIES, SECONDS = 240, 120.0
+QUERIES, SECONDS = 240, 60.0
 NAMES = {
     "supervised": "fine-tuning on the best clips",
     "nft": "NFT",
@@ -53,12 +50,12 @@ def at(curve: Sequence[Point], name: str, budget: float) -> Point | None:
 
 
 def timed(run: Run, cost: dict[str, float]) -> list[Point]:
-    """The run's curve with processor seconds in place of its own clock's."""
+    """The run's curve with the seconds of updates timed alone."""
     points = []
     for point in run["curve"]:
         done = point.get("updates", point["queries"] / run["batch_size"] if run["batch_size"] else 0)
-        begun = cost.get("before", 0.0) if done else 0.0
-        points.append({**point, "spent": begun + done * cost["update"]})
+        begun = cost.get("seconds_before", 0.0) if done else 0.0
+        points.append({**point, "spent": begun + done * cost["seconds_an_update"]})
     return points
 
 
@@ -101,11 +98,11 @@ def rows(runs: Sequence[Run], costs: dict[str, dict[str, float]], name: str, bud
     )
     for method, title in NAMES.items():
         own = [run for run in runs if run["method"] == method]
-        if not own:
+        if not own or (name == "spent" and method not in costs):
             continue
 
         def curve_of(run: Run) -> list[Point]:
-            return timed(run, costs[run["method"]])
+            return timed(run, costs.get(run["method"], {"seconds_an_update": 0.0}))
 
         setting, points, seeds = chosen(own, curve_of, name, budget)
         cells = [cell([point[column] for point in points], 2) for column in COLUMNS[:2]]
@@ -117,58 +114,15 @@ def rows(runs: Sequence[Run], costs: dict[str, dict[str, float]], name: str, bud
     return lines
 
 
-def timing(options: argparse.Namespace) -> None:
-    """Processor seconds of an update of each method, on one thread."""
-    torch.set_num_threads(1)
-    found: dict[str, Any] = {}
-    for method in options.methods:
-        job = Job(method, 1e-5, 0, QUERIES, 1)
-        assembly, _ = assemble(job, 8, "cpu")
-        updates, taken = _updates(assembly, job), []
-        for _ in range(options.repeats + 1):
-            begun = time.process_time()
-            next(updates)
-            taken.append(time.process_time() - begun)
-        # the first chooses the clips too, where there are any
-        found[method] = {"update": round(statistics.median(taken[1:]), 3)}
-        if method == "supervised":
-            found[method]["before"] = round(taken[0] - found[method]["update"], 3)
-    kept = json.loads(options.out.read_text()) if options.out.is_file() else {}
-    options.out.write_text(json.dumps(kept | found, indent=1) + "\n")
-    print(json.dumps(found))
-
-
-def table(options: argparse.Namespace) -> None:
+def main(page: Path) -> None:
     """Write both tables between the page's marks."""
-    runs = json.loads((RESULTS / "efficiency.json").read_text(encoding="utf-8"))["runs"]
-    costs = json.loads(options.costs.read_text())
-    write_tables(
-        options.page,
-        {
-            "methods at equal queries": rows(runs, costs, "queries", QUERIES),
-            "methods at equal seconds": rows(runs, costs, "spent", SECONDS),
-        },
-    )
-
-
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(required=True)
-    command = commands.add_parser("timing", help=timing.__doc__)
-    command.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
-    command.add_argument("--repeats", type=int, default=2)
-    command.add_argument("--out", type=Path, default=RESULTS / "methods_costs.json")
-    command.set_defaults(call=timing)
-    command = commands.add_parser("table", help=table.__doc__)
-    command.add_argument("page", type=Path)
-    command.add_argument("--costs", type=Path, default=RESULTS / "methods_costs.json")
-    command.set_defaults(call=table)
-    options = parser.parse_args()
-    options.call(options)
+    tree = json.loads((RESULTS / "efficiency.json").read_text(encoding="utf-8"))
+    tables = {
+        "methods at equal queries": rows(tree["runs"], tree["timings"]["cpu"], "queries", QUERIES),
+        "methods at equal seconds": rows(tree["runs"], tree["timings"]["cpu"], "spent", SECONDS),
+    }
+    write_tables(page, tables)
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]))

@@ -115,7 +115,10 @@ def run_of(method, lr, rise, fall, whole=True, seed=0):
 def test_the_table_takes_the_best_setting_that_kept_the_content():
     runs = [run_of("vader", 1e-3, 0.1, 0.01), run_of("vader", 5e-4, 0.05, 0.0001)]
     runs += [run_of("supervised", 1e-3, 0.02, 0.0)]
-    costs = {"vader": {"update": 2.0}, "supervised": {"update": 1.0, "before": 30.0}}
+    costs = {
+        "vader": {"seconds_an_update": 2.0},
+        "supervised": {"seconds_an_update": 1.0, "seconds_before": 30.0},
+    }
     lines = methods_table.rows(runs, costs, "queries", 240)
     assert [line.split(" | ")[:2] for line in lines[2:]] == [
         ["| base model", "-"],
@@ -126,6 +129,8 @@ def test_the_table_takes_the_best_setting_that_kept_the_content():
     assert lines[4].split(" | ")[3] == "7.00"  # after 60 updates of 4
     lines = methods_table.rows(runs, costs, "spent", 50.0)
     assert [line.split(" | ")[3] for line in lines[3:]] == ["4.40", "5.25"]  # 20 and 25 updates
+    del costs["supervised"]
+    assert len(methods_table.rows(runs, costs, "spent", 50.0)) == 4  # two of the head, base and vader
 
 
 def test_a_run_that_the_clock_cut_before_the_budget_is_left_out():
