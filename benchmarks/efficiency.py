@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -227,8 +228,8 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def train(job: Job, pairs: int, device: str, ends_at: float) -> dict[str, Any]:
-    """One run's curve; it ends early, and says so, when the clock passes ``ends_at``."""
+def train(job: Job, pairs: int, device: str, ends_at: float, until: float = math.inf) -> dict[str, Any]:
+    """One run's curve, to its end or to a reward; it is not whole where the clock passes ``ends_at``."""
     assembly, judge = assemble(job, pairs, device)
     curve = [{"queries": 0, "seconds": 0.0, **_evaluate(judge, pairs)}]
     updates, spent, whole = _updates(assembly, job), 0.0, True
@@ -240,14 +241,16 @@ def train(job: Job, pairs: int, device: str, ends_at: float) -> dict[str, Any]:
             asked = done * job.batch_size or job.queries
             scores = _evaluate(judge, pairs)
             curve.append({"queries": asked, "updates": done, "seconds": round(spent, 3), **scores})
+        if curve[-1][REWARD] >= until:
+            break
         if time.time() > ends_at:
             whole = False
             break
     return {**asdict(job), "batch_size": job.batch_size, "whole": whole, "curve": curve}
 
 
-def _train_and_write(work: tuple[Job, int, str, float, str]) -> str:
-    job, pairs, device, ends_at, out = work
+def _train_and_write(work: tuple[Job, int, str, float, str, float]) -> str:
+    job, pairs, device, ends_at, out, until = work
     name, path = job.name, Path(out) / f"{job.name}.json"
     if path.is_file():
         return f"{name}: there already"
@@ -255,7 +258,7 @@ def _train_and_write(work: tuple[Job, int, str, float, str]) -> str:
         return f"{name}: no time left"
     torch.set_num_threads(1 if device == "cuda" else torch.get_num_threads())
     begun = time.perf_counter()
-    found = train(job, pairs, device, ends_at)
+    found = train(job, pairs, device, ends_at, until)
     spent = time.perf_counter() - begun
     path.write_text(json.dumps(found))
     last = found["curve"][-1]
@@ -279,10 +282,11 @@ def sweep(options: argparse.Namespace) -> None:
         job_of(setting, seed, options.share)
         for seed in range(options.first_seed, options.first_seed + options.seeds)
         for setting in SWEEP
-        if setting[0] in options.methods
+        if setting[0] in options.methods and (not options.rates or setting[1] in options.rates)
     ]
     # Seed by seed, so that a sweep that runs out of time has whole seeds.
-    work = [(job, options.pairs, options.device, ends_at, str(options.out)) for job in jobs]
+    rest = (options.pairs, options.device, ends_at, str(options.out), options.until)
+    work = [(job, *rest) for job in jobs]
     with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
         for line in pool.imap_unordered(_train_and_write, work):
             print(line, flush=True)
@@ -305,16 +309,19 @@ def timing(options: argparse.Namespace) -> None:
         "machine": _machine(options.device),
         "torch": torch.__version__.partition("+")[0],
     }
-    for method in ("vader", "policy_gradient"):
-        job = Job(method, 1e-5, 0, 0, 1)
+    for method in METHODS:
+        job = Job(method, 1e-5, 0, 240, 1)
         assembly, _ = assemble(job, 8, options.device)
         updates = _updates(assembly, job)
+        begun = _now(assembly.device)
+        next(updates)  # before it fine-tuning chooses its clips
+        first = _now(assembly.device) - begun
         seconds = _median_seconds(lambda updates=updates: next(updates), assembly.device, options.repeats)
-        found[method] = {
-            "seconds_an_update": round(seconds, 4),
-            "queries_an_update": job.batch_size,
-            "seconds_a_query": round(seconds / job.batch_size, 5),
-        }
+        found[method] = {"seconds_an_update": round(seconds, 4), "queries_an_update": job.batch_size}
+        if job.batch_size:
+            found[method]["seconds_a_query"] = round(seconds / job.batch_size, 5)
+        else:
+            found[method]["seconds_before"] = round(first - seconds, 4)
     (options.out / f"timing-{options.device}.json").write_text(json.dumps(found))
     print(json.dumps(found))
 
@@ -373,6 +380,8 @@ def main() -> None:
     default = "cuda" if torch.cuda.is_available() else "cpu"
     one = commands.add_parser("sweep", help=sweep.__doc__)
     one.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    one.add_argument("--rates", type=float, nargs="+", help="learning rates; by default all")
+    one.add_argument("--until", type=float, default=math.inf, help="a run ends at this reward")
     one.add_argument("--seeds", type=int, default=5)
     one.add_argument("--first-seed", type=int, default=0)
     one.add_argument("--jobs", type=int, default=1, help="runs at once")

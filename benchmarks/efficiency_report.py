@@ -36,14 +36,27 @@ def settings_of(runs: Iterable[Run]) -> dict[Setting, list[Run]]:
     grouped: dict[Setting, list[Run]] = {}
     for run in runs:
         if run["whole"] or run["curve"][-1]["queries"] >= run["queries"] / 2:
-            grouped.setdefault((run["method"], run["lr"], run["noise_level"]), []).append(run)
+            grouped.setdefault(setting_of(run), []).append(run)
     return grouped
+
+
+def setting_of(run: Run) -> Setting:
+    """Method, learning rate, and what else tells settings of the method apart."""
+    own = {"policy_gradient": "noise_level", "nft": "beta"}
+    return run["method"], run["lr"], run[own[run["method"]]] if run["method"] in own else 0.0
 
 
 def name_of(setting: Setting) -> str:
     """How a setting is called."""
-    method, lr, noise = setting
-    return f"VADER, lr {lr:g}" if method == "vader" else f"policy gradient, lr {lr:g}, noise {noise:g}"
+    method, lr, more = setting
+    names = {"policy_gradient": f", noise {more:g}", "nft": f", beta {more:g}"}
+    titles = {
+        "vader": "VADER",
+        "policy_gradient": "policy gradient",
+        "nft": "NFT",
+        "supervised": "fine-tuning",
+    }
+    return f"{titles[method]}, lr {lr:g}{names.get(method, '')}"
 
 
 def crossing(curve: Sequence[Point], reached: Callable[[Point], float]) -> Point | None:
@@ -107,7 +120,7 @@ def tables(tree: dict[str, Any]) -> str:
     """Every table of the page."""
     grouped = settings_of(tree["runs"])
     vader = {key: runs for key, runs in grouped.items() if key[0] == "vader"}
-    policy = {key: runs for key, runs in grouped.items() if key[0] != "vader"}
+    policy = {key: runs for key, runs in grouped.items() if key[0] in ("policy_gradient", "nft")}
     parts = [
         "Reward queries to reach a reward, median over seeds (range):",
         table(
@@ -155,7 +168,7 @@ def _costs(setting: Setting, runs: Sequence[Run], timings: dict[str, Any]) -> li
         cells = [
             spread([point[ALIGNMENT] for point in points], len(runs), 3),
             f"{statistics.median(point[SHAPE] for point in points):.0%}",
-            *(f"{middle * timings[kind][setting[0]]['seconds_a_query']:.1f}" for kind in ("cuda", "cpu")),
+            *(_seconds(timings[kind].get(setting[0]), middle) for kind in ("cuda", "cpu")),
         ]
     fallen = reached(runs, lambda run: at_fall(run, FALL))
     if not fallen:
@@ -167,15 +180,22 @@ def _costs(setting: Setting, runs: Sequence[Run], timings: dict[str, Any]) -> li
     ]
 
 
+def _seconds(cost: dict[str, Any] | None, queries: float) -> str:
+    """Of so many queries; a dash where no update was timed alone."""
+    return "-" if cost is None else f"{queries * cost['seconds_a_query']:.1f}"
+
+
 # -- the plot ----------------------------------------------------------------------------------------------
 
 WIDTH, HEIGHT = 980, 485
 LEFT, GAP, TOP, BOTTOM = 56, 66, 44, 143
 PANEL = (WIDTH - LEFT - GAP - 18) / 2
 COLOURS = {
-    ("vader", 0.7): ("#9ecae1", "#5aa0cf", "#2171b5", "#08306b"),
+    ("vader", 0.0): ("#9ecae1", "#5aa0cf", "#2171b5", "#08306b"),
     ("policy_gradient", 0.7): ("#fdbe85", "#f0803c", "#b8470a", "#6e2a04"),
     ("policy_gradient", 0.3): ("#a8c686", "#4d7a2a"),
+    ("nft", 1.0): ("#c994c7", "#980043"),
+    ("nft", 0.25): ("#bcbddc", "#54278f"),
 }
 
 
@@ -249,22 +269,25 @@ def plot(tree: dict[str, Any]) -> str:
         ),
     ]
     used = dict.fromkeys(COLOURS, 0)
-    rows = {"vader": 0, "policy_gradient": 0}
+    rows = [0, 0]
     for key, runs in grouped.items():
         family = (key[0], key[2])
+        if family not in COLOURS:  # fine-tuning asks its queries at once: it has no line over them
+            continue
         colour = COLOURS[family][used[family]]
         for run in runs:
             curve = run["curve"]
             parts.append(queries.line(((p["queries"], p[REWARD]) for p in curve if p["queries"]), colour))
             parts.append(content.line(((p[REWARD], p[ALIGNMENT]) for p in curve), colour))
-        column, row = (0 if key[0] == "vader" else 1), rows[key[0]]
+        column = 1 if key[0] == "policy_gradient" else 0
+        row = rows[column]
         x, y = LEFT + column * (PANEL + GAP), HEIGHT - BOTTOM + 58 + 15 * row
         parts.append(
             f'<line x1="{x}" x2="{x + 22}" y1="{y - 4}" y2="{y - 4}" stroke="{colour}" stroke-width="3"/>'
         )
         parts.append(f'<text x="{x + 30}" y="{y}">{name_of(key)} ({len(runs)} seeds)</text>')
         used[family] += 1
-        rows[key[0]] += 1
+        rows[column] += 1
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 

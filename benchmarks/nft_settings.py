@@ -38,34 +38,57 @@ from vader_core.training.processes import SingleProcess
 REWARD, ALIGNMENT = "jpeg_size", "demo_alignment_held_out"
 #: A fall of the alignment that counts as content lost.
 FALL = 0.02
-#: By name: options of the objective, and of the trainer.
-SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "lr 1.5e-3": ({}, {"lr": 1.5e-3}),
-    "lr 8e-4": ({}, {"lr": 8e-4}),
-    "lr 4e-4": ({}, {"lr": 4e-4}),
-    "lr 4e-4, batch 4": ({}, {"lr": 4e-4, "batch_size": 4}),
-    "lr 8e-4, batch 4": ({}, {"lr": 8e-4, "batch_size": 4}),
-    "lr 8e-4, batch 4, 2 levels": ({"timesteps": 2}, {"lr": 8e-4, "batch_size": 4}),
-    "lr 8e-4, batch 4, beta 0.3": ({"beta": 0.3}, {"lr": 8e-4, "batch_size": 4}),
-    "lr 4e-4, batch 4, beta 0.3": ({"beta": 0.3}, {"lr": 4e-4, "batch_size": 4}),
-    "lr 8e-4, batch 4, base 0.1": ({"base_weight": 0.1}, {"lr": 8e-4, "batch_size": 4}),
-    "lr 8e-4, batch 4, base 1": ({"base_weight": 1.0}, {"lr": 8e-4, "batch_size": 4}),
-    "lr 8e-4, batch 8": ({}, {"lr": 8e-4, "batch_size": 8}),
-    "lr 8e-4, batch 4, group 16": ({"group": 16}, {"lr": 8e-4, "batch_size": 4}),
+
+
+def _setting(lr: float, batch_size: int = 2, aligned: float = 0.0, **objective: Any) -> dict[str, Any]:
+    """What a setting changes in the recipe.
+
+    Args:
+        lr: Learning rate.
+        batch_size: Prompts per update.
+        aligned: Weight of the caption's reward beside the size; its judge is another net.
+        **objective: Options of the objective.
+    """
+    tree: dict[str, Any] = {
+        "objective": {"nft": objective},
+        "trainer": {"lr": lr, "batch_size": batch_size},
+        "reward": [{"name": REWARD}],
+        "monitor": [{"name": ALIGNMENT}],
+    }
+    if aligned:
+        tree["reward"].append({"name": "demo_alignment", "weight": aligned})
+    return tree
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "lr 1.5e-3": _setting(1.5e-3),
+    "lr 8e-4": _setting(8e-4),
+    "lr 4e-4": _setting(4e-4),
+    "lr 4e-4, batch 4": _setting(4e-4, 4),
+    "lr 8e-4, batch 4": _setting(8e-4, 4),
+    "lr 8e-4, batch 4, 2 levels": _setting(8e-4, 4, timesteps=2),
+    "lr 8e-4, batch 4, beta 0.3": _setting(8e-4, 4, beta=0.3),
+    "lr 4e-4, batch 4, beta 0.3": _setting(4e-4, 4, beta=0.3),
+    "lr 8e-4, batch 4, base 0.1": _setting(8e-4, 4, base_weight=0.1),
+    "lr 8e-4, batch 8": _setting(8e-4, 8),
+    "lr 8e-4, batch 4, group 16": _setting(8e-4, 4, group=16),
+    "lr 8e-4, alignment 5": _setting(8e-4, aligned=5.0),
+    "lr 1.5e-3, alignment 5": _setting(1.5e-3, aligned=5.0),
+    "lr 1.5e-3, alignment 20": _setting(1.5e-3, aligned=20.0),
 }
 
 
 def assemble(setting: str, seed: int, device: str) -> Assembly:
     """The recipe with a setting, loaded."""
     registry = with_rewards(registry_of_checkout())
-    objective, trainer = SETTINGS[setting]
     given = {
-        "objective": {"nft": objective},
-        "trainer": {"seed": seed, "device": device, "precision": "fp32", **trainer},
+        "trainer": {"seed": seed, "device": device, "precision": "fp32"},
         "performance": {"gradient_checkpointing": False},
         "validation": {"batch": 32 if device == "cuda" else 8},
     }
-    config = complete(validated(merged(read_recipe(registry, "demo_nft"), given)), registry)
+    config = complete(
+        validated(merged(read_recipe(registry, "demo_nft"), given, SETTINGS[setting])), registry
+    )
     assembly = prepare(config, registry)
     load_backbone(assembly)
     attach(assembly)

@@ -211,8 +211,8 @@ def _updates(assembly: Assembly, bank: int = 0) -> Iterator[bool]:
             made.clear()
 
 
-def train(job: Job, pairs: int, device: str) -> dict[str, Any]:
-    """One run's curve: scores by update."""
+def train(job: Job, pairs: int, device: str, first: int = 1) -> dict[str, Any]:
+    """One run's curve: scores before the first update, and after each from the ``first`` on."""
     torch.backends.cudnn.allow_tf32 = False
     assembly = assemble(job.variant, job.seed, pairs, device, job.lr)
     judge = _judge(assembly)
@@ -221,19 +221,21 @@ def train(job: Job, pairs: int, device: str) -> dict[str, Any]:
     updates, rollouts = _updates(assembly, bank), 0
     for done in range(1, MOST_UPDATES + 1):
         rollouts += next(updates)
+        if done < first:
+            continue
         curve.append({"updates": done, "rollouts": rollouts, **_evaluate(judge, pairs)})
         if job.over(curve[-1], curve[0]):
             break
     return {**asdict(job), "bank": bank, "curve": curve}
 
 
-def _train_and_write(work: tuple[Job, int, str, Path, float]) -> str:
-    job, pairs, device, out, ends_at = work
+def _train_and_write(work: tuple[Job, int, str, Path, float, int]) -> str:
+    job, pairs, device, out, ends_at, first = work
     if time.time() > ends_at:
         return f"{job.file}: no time left"
     torch.set_num_threads(1)
     begun = time.perf_counter()
-    found = train(job, pairs, device)
+    found = train(job, pairs, device, first)
     beside = out / f".{job.file}"
     beside.write_text(json.dumps(found))
     beside.replace(out / job.file)
@@ -248,7 +250,8 @@ def _run(jobs: list[Job], options: argparse.Namespace) -> None:
     ends_at = time.time() + options.deadline
     known = {(run["variant"], run["lr"], run["seed"]) for run in _read_runs([*options.known, options.out])}
     missing = [job for job in jobs if (job.variant, job.lr, job.seed) not in known]
-    work = [(job, options.pairs, options.device, options.out, ends_at) for job in missing]
+    rest = (options.pairs, options.device, options.out, ends_at, options.first)
+    work = [(job, *rest) for job in missing]
     print(f"{len(jobs)} runs, {len(missing)} missing", flush=True)
     with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
         for line in pool.imap_unordered(_train_and_write, work):
@@ -387,6 +390,7 @@ def main() -> None:
         command = commands.add_parser(call.__name__, help=call.__doc__)
         command.add_argument("--jobs", type=int, default=1, help="runs at once")
         command.add_argument("--pairs", type=int, default=64, help="held-out clips of an evaluation")
+        command.add_argument("--first", type=int, default=1, help="update after which scores begin")
         command.add_argument("--deadline", type=float, default=float("inf"), help="no run begins after it")
         command.add_argument(
             "--known", type=Path, nargs="+", default=[], help="collected files of earlier runs"

@@ -82,6 +82,11 @@ def spread(values: Sequence[float], digits: int) -> str:
     return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
+def fall(changes: Sequence[float]) -> str:
+    """Median and range of the alignment's change."""
+    return f"{statistics.median(changes):+.3f} ({min(changes):+.3f} to {max(changes):+.3f})"
+
+
 def cells(
     runs: Sequence[Run], cost: dict[str, Any], reward: float, before: float = 0.0
 ) -> tuple[list[str], float]:
@@ -106,26 +111,38 @@ def cells(
         spread([point["updates"] for _, point in pairs], 1) + part,
         spread(seconds, 1),
         spread(gained, 2),
-        f"{-statistics.median(fallen(run, point) for run, point in pairs):+.3f}",
+        fall([-fallen(run, point) for run, point in pairs]),
     ], statistics.median(seconds)
 
 
+def measured(tree: dict[str, Any], variant: str) -> dict[str, Any] | None:
+    """What updates of a variant and of the recipe cost, by the latest measurement that has the variant."""
+    found = [tree["timings"][name]["variants"] for name in sorted(tree["timings"]) if name.startswith("cpu")]
+    return next((costs for costs in reversed(found) if variant in costs), None)
+
+
 def table(tree: dict[str, Any], reward: float) -> list[str]:
-    """Every variant to a reward, at its tuned learning rate and at the lower ones that were run."""
-    costs = tree["timings"]["cpu"]["variants"]
+    """Every variant to a reward, at its tuned learning rate and at the lower ones that were run.
+
+    A variant is compared with the recipe as both were timed together; one that was not run, or not timed, has
+    no row.
+    """
     runs = [run for run in tree["runs"] if run["seed"] in tree["seeds"]]
     rates = chosen_rates(tree["runs"], tree["tuning_seeds"])
     lines = [
         "| variant | lr | s an update | updates | seconds | reward a second | alignment | times as fast |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    recipe_seconds = math.nan
+    plain = [run for run in runs if run["variant"] == RECIPE and run["lr"] == rates[RECIPE]]
     for variant in tree["variants"]:
-        cost = costs[variant]
+        costs = measured(tree, variant)
+        tried = {run["lr"] for run in runs if run["variant"] == variant and run["lr"] <= rates[variant]}
+        if costs is None or not tried:
+            continue
+        cost, (_, recipe_seconds) = costs[variant], cells(plain, costs[RECIPE], reward)
         update = ", then ".join(
             f"{cost[kind]['processor_seconds']:.2f}" for kind in ("rollout", "kept") if kind in cost
         )
-        tried = {run["lr"] for run in runs if run["variant"] == variant and run["lr"] <= rates[variant]}
         for rate in sorted(tried, reverse=True):
             own = [run for run in runs if run["variant"] == variant and run["lr"] == rate]
             made = max(run.get("bank", 0) for run in own)
@@ -135,8 +152,6 @@ def table(tree: dict[str, Any], reward: float) -> list[str]:
                 spent[f", with the making of its {made} clips"] = made * cost["making"]["processor_seconds"]
             for counted, before in spent.items():
                 shown, seconds = cells(own, cost, reward, before)
-                if math.isnan(recipe_seconds):
-                    recipe_seconds = seconds
                 factor = f"{recipe_seconds / seconds:.1f}" if math.isfinite(seconds) else "-"
                 lines.append(
                     "| " + " | ".join([variant + few + counted, f"{rate:g}", update, *shown, factor]) + " |"

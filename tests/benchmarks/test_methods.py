@@ -17,6 +17,7 @@ from vader_core.run.layers import merged, read_recipe
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import demo_student
 import efficiency
+import methods_table
 import nft_settings
 
 from vader_core.api.configure import complete
@@ -49,14 +50,14 @@ def test_the_table_of_settings(tmp_path, capsys):
 
 @pytest.mark.parametrize("setting", nft_settings.SETTINGS)
 def test_every_setting_can_be_trained(setting):
-    objective, trainer = nft_settings.SETTINGS[setting]
-    given = {"objective": {"nft": objective}, "trainer": {"device": "cpu", **trainer}}
-    registry = load_registry()
-    tree = merged(read_recipe(registry, "demo_nft"), given)
+    own, registry = nft_settings.SETTINGS[setting], load_registry()
+    tree = merged(read_recipe(registry, "demo_nft"), {"trainer": {"device": "cpu"}}, own)
     assembly = prepare(complete(validated(tree), registry), registry)
-    assert assembly.config.trainer.lr == trainer["lr"]
-    for name, value in objective.items():
+    assert assembly.config.trainer.lr == own["trainer"]["lr"]
+    for name, value in own["objective"]["nft"].items():
         assert getattr(assembly.objective.terms[0].objective.config, name) == value
+    weights = {item.name: item.weight for item in assembly.config.reward}
+    assert weights.get("demo_alignment", 0) == (float(setting.split()[-1]) if "alignment" in setting else 0)
 
 
 def test_a_sweep_has_every_method_and_a_file_for_every_run():
@@ -93,3 +94,48 @@ def test_a_students_loss_is_that_of_the_straight_way():
         told = torch.full((2,), 1000 * 2 / 3)
         plain = assembly.backbone.predict(noised, told, pair.conditioning.conditional_branch).value
     assert float(found) == pytest.approx(float((plain - (pair.noise - pair.clean)).square().mean()), rel=1e-5)
+
+
+def run_of(method, lr, rise, fall, whole=True, seed=0):
+    size = 0 if method == "supervised" else 4
+    curve = [
+        {
+            "queries": 240 if method == "supervised" and done else size * done,
+            "updates": done,
+            methods_table.REWARD: 4 + rise * done,
+            "demo_aesthetic_held_out": 4 + rise * done,
+            methods_table.ALIGNMENT: 0.82 - fall * done,
+            "demo_judge_shape": 1.0,
+        }
+        for done in range(0, 101, 10)
+    ]
+    return {"method": method, "lr": lr, "seed": seed, "batch_size": size, "whole": whole, "curve": curve}
+
+
+def test_the_table_takes_the_best_setting_that_kept_the_content():
+    runs = [run_of("vader", 1e-3, 0.1, 0.01), run_of("vader", 5e-4, 0.05, 0.0001)]
+    runs += [run_of("supervised", 1e-3, 0.02, 0.0)]
+    costs = {
+        "vader": {"seconds_an_update": 2.0},
+        "supervised": {"seconds_an_update": 1.0, "seconds_before": 30.0},
+    }
+    lines = methods_table.rows(runs, costs, "queries", 240)
+    assert [line.split(" | ")[:2] for line in lines[2:]] == [
+        ["| base model", "-"],
+        ["| fine-tuning on the best clips", "0.001"],
+        ["| reward gradient", "0.0005"],
+    ]
+    assert lines[3].split(" | ")[3] == "6.00"  # its queries are spent before the first update
+    assert lines[4].split(" | ")[3] == "7.00"  # after 60 updates of 4
+    lines = methods_table.rows(runs, costs, "spent", 50.0)
+    assert [line.split(" | ")[3] for line in lines[3:]] == ["4.40", "5.25"]  # 20 and 25 updates
+    del costs["supervised"]
+    assert len(methods_table.rows(runs, costs, "spent", 50.0)) == 4  # two of the head, base and vader
+
+
+def test_a_run_that_the_clock_cut_before_the_budget_is_left_out():
+    runs = [run_of("vader", 1e-3, 0.05, 0.0), run_of("vader", 1e-3, 9.0, 0.0, whole=False, seed=1)]
+    runs[1]["curve"] = runs[1]["curve"][:3]
+    _, points, seeds = methods_table.chosen(runs, lambda run: run["curve"], "queries", 240)
+    assert seeds == 1
+    assert points[0][methods_table.REWARD] == pytest.approx(7.0)

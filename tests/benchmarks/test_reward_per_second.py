@@ -89,6 +89,22 @@ def test_a_bank_has_a_row_with_its_making():
     assert seconds[1] - seconds[0] == pytest.approx(8.0, abs=0.1)
 
 
+def test_a_later_measurement_is_compared_with_the_recipe_of_the_same_one():
+    given = tree()
+    given["timings"]["cpu 2"] = {
+        "variants": {
+            "recipe": {"rollout": {"processor_seconds": 3.0}},
+            "other": {"kept": {"processor_seconds": 1.0}},
+        }
+    }
+    given["variants"]["third"] = {}  # that was never run has no row
+    rows = report.table(given, report.HIGH)[2:]
+    seconds = [float(row.split(" | ")[4].split()[0]) for row in rows]
+    factors = [float(row.split(" | ")[-1].strip(" |")) for row in rows]
+    assert seconds == pytest.approx([3.0 * 5 / 0.45, 5.0], abs=0.1)
+    assert factors == pytest.approx([1.0, seconds[0] / seconds[1]], abs=0.1)
+
+
 @pytest.mark.parametrize("variant", study.VARIANTS)
 def test_every_variant_can_be_trained(variant):
     registry = load_registry()

@@ -9,10 +9,13 @@ import torch
 from safetensors.torch import save_file
 from vader_rewards import hps_v3, video_reward
 from vader_rewards.hps_v3 import HpsV3, ranknet
+from vader_rewards.mps import Mps
 from vader_rewards.options import HpsV3Options, VideoRewardOptions
+from vader_rewards.pick_score import PickScore
 from vader_rewards.qwen_scorer import HeadedQwen, published, question_of, rank_scale
 from vader_rewards.qwen_vl import DIALOGUE, SEEN, RandomTokeniser, fitted_size
 from vader_rewards.video_reward import DIMENSIONS, TOKENS, VideoReward, newest
+from vader_rewards.vqa_yes import VqaYes
 
 from vader_core.errors import VaderError
 from vader_core.prompts import Prompt
@@ -276,3 +279,8 @@ def test_a_lora_without_its_settings_or_of_another_kind_is_refused():
     torch.testing.assert_close(merged["model.language_model.layers.0.q.weight"], expected)
     with pytest.raises(VaderError, match="a LoRA of a kind that is not read"):
         published({"model.embed_tokens.lora_embedding_A": torch.ones(2, 2)}, None, what="reward")
+
+
+def test_they_are_no_independent_judges_of_each_other():
+    assert set(VideoReward.families) & set(HpsV3.families) & set(VqaYes.families)
+    assert set(Mps.families) & set(PickScore.families)

@@ -135,9 +135,7 @@ class RolloutSection(ComponentSection):
     num_steps: int | None = Field(
         None, ge=1, description="Sampling steps; 4 by default with `lora`, else the run's."
     )
-    guidance_scale: float | str | None = Field(
-        None, description="A number, or FIRST:LAST over the frames; 1 by default."
-    )
+    guidance_scale: float | str | None = Field(None, description="A number, or FIRST:LAST; 1 by default.")
 
     @property
     def asked(self) -> bool:

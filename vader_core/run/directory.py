@@ -22,10 +22,9 @@ from vader_core.errors import MachineError, VaderError
 from vader_core.files import replacing, strange_in, sync, unfinished_in
 from vader_core.run.checkpoint import step_name, sweep
 from vader_core.run.config import RunConfig, validated
-from vader_core.run.layers import to_yaml
+from vader_core.run.layers import read_settings, to_yaml
 from vader_core.run.names import CONFIG, ENVIRONMENT, METRICS, STAGES, SUMMARY
 from vader_core.tokens import without_tokens
-from vader_core.values import read_document
 
 #: Held by the process that writes the run.
 LOCK = ".lock"
@@ -223,7 +222,7 @@ class Run:
             held = self._environment() or {}
             if held.get(BEFORE) == _plain_text(self.folder / CONFIG):
                 return self.config()
-            return validated(read_document(held["config"]))
+            return validated(read_settings(held["config"]))
         except (*_UNREADABLE, yaml.YAMLError, VaderError):
             return self.config()
 

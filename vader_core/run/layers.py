@@ -42,6 +42,19 @@ def changed(config: RunConfig, **sections: Mapping[str, Any]) -> RunConfig:
     return validated(merged(config.model_dump(), sections))
 
 
+#: How runs wrote the section while guidance 1 of its own could not be asked for.
+_NOTHING_ASKED = {"lora": "null", "sampler": "null", "num_steps": "null", "guidance_scale": "1.0"}
+
+
+def read_settings(text: str) -> Any:
+    """A configuration's YAML, with what earlier versions wrote differently as it is written now."""
+    tree = read_document(text)
+    section = tree.get("rollout") if isinstance(tree, dict) else None
+    if isinstance(section, dict) and {key: str(value) for key, value in section.items()} == _NOTHING_ASKED:
+        return {key: value for key, value in tree.items() if key != "rollout"}
+    return tree
+
+
 def read_yaml(path: Path) -> Tree:
     """A configuration file.
 
@@ -49,7 +62,7 @@ def read_yaml(path: Path) -> Tree:
         VaderError: Not there, not YAML, or not a mapping.
     """
     try:
-        tree = read_document(path.read_text(encoding="utf-8"))
+        tree = read_settings(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise VaderError(f"--config {path}: cannot be read ({error})") from error
     except yaml.YAMLError as error:

@@ -15,6 +15,7 @@ from vader_core.method.guidance import Guidance
 from vader_core.method.model import Student
 from vader_core.method.options import RewardGradientOptions
 from vader_core.method.reward_gradient import RewardGradient
+from vader_core.run.directory import Run
 
 
 def with_student(registry):
@@ -118,3 +119,20 @@ def test_guidance_alone_is_a_way_of_its_own(vader, capsys):
     said = json.loads(capsys.readouterr().out)["store"]
     assert said.startswith("4 rollouts, each for 4 steps, made by the model (")
     assert said.endswith(" 3 steps, guidance 1.0)")
+
+
+def test_a_run_from_before_that_goes_on(vader, tmp_path):
+    """Runs wrote guidance 1 for the rollouts of a store although nothing of it was asked for."""
+    run = tmp_path / "run"
+    given = ["train", "--backbone", "tiny", "-o", "backbone.schedule=epsilon", "--reward", "motion", *STORE]
+    given += ["--prompts", "fixed", "--num-steps", "3", "--guidance-scale", "2", "--quiet"]
+    assert vader(*given, "--max-steps", 1, "--out", run) == 0
+    for name in ("config.yaml", "environment.json"):
+        text = (run / name).read_text()
+        at = text.index("rollout:")
+        old = text[:at] + text[at:].replace("guidance_scale: null", "guidance_scale: 1.0", 1)
+        assert old != text
+        (run / name).write_text(old)
+    assert vader("train", "--resume", run, "--allow-changes", "--max-steps", 2, "--quiet") == 0
+    assert "guidance_scale: null" in (run / "config.yaml").read_text().split("rollout:")[1]
+    assert Run(run).recorded().rollout.guidance_scale is None
