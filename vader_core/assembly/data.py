@@ -20,7 +20,7 @@ from vader_core.data.latents import CachedVideos
 from vader_core.data.plan import InBuckets, OneSize, Plan, StoredBuckets
 from vader_core.data.reader import Reader
 from vader_core.data.summary import Summary
-from vader_core.data.tables import read_folder, read_table
+from vader_core.data.tables import FORMATS, read_folder, read_table
 from vader_core.data.videos import Videos
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
@@ -116,6 +116,8 @@ def video_source(asked: DataSection, registry: Registry) -> PromptSource:
         raise VaderError("no data: give --data file:PATH, videos:FOLDER or NAME")
     form, rest = parse_data(asked.source)
     if form == "name":
+        if rest not in registry.components["prompt source"]:
+            _refuse_place(rest)
         component = registry.get("prompt source", rest)
         made: PromptSource = component.make(asked.options, device=torch.device("cpu"), dtype=torch.float32)
         if not made.clips():
@@ -125,6 +127,15 @@ def video_source(asked: DataSection, registry: Registry) -> PromptSource:
         raise VaderError(f"data.{next(iter(asked.options))}: no option of --data {form}:…")
     rows = read_table(Path(rest), asked.root) if form == "file" else read_folder(Path(rest))
     return Videos(examine(rows, check=asked.check), asked.held_out, name=f"--data {asked.source}")
+
+
+def _refuse_place(text: str) -> None:
+    """A path where a name belongs is led to the form that it needs."""
+    place = Path(text).expanduser()
+    if place.is_dir():
+        raise VaderError(f"--data {text}: a folder of clips is --data videos:{text}")
+    if place.is_file() or place.suffix in FORMATS:
+        raise VaderError(f"--data {text}: a table of clips is --data file:{text}")
 
 
 def _plan(config: RunConfig, source: PromptSource, rule: FrameRule, geometry: Geometry) -> Plan:
