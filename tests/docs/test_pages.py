@@ -194,7 +194,16 @@ def sentences(text: str) -> list[int]:
     return [len(words) for words in found if len(words) > 2]
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/learn/method.md", "docs/learn/glossary.md"])
+#: Pages that a newcomer reads.
+TAUGHT = ["README.md", *(f"docs/{name}.md" for name in ("index", "demo", "studio", "python", "fine-tuning"))]
+TAUGHT += [
+    str(page.relative_to(ROOT))
+    for kind in ("start", "learn", "do")
+    for page in sorted((DOCS / kind).glob("*.md"))
+]
+
+
+@pytest.mark.parametrize("name", TAUGHT)
 def test_sentences_are_short(name):
     lengths = sentences((ROOT / name).read_text(encoding="utf-8"))
     assert sum(lengths) / len(lengths) < 20
