@@ -20,10 +20,11 @@ from vader_core.data.latents import CachedVideos
 from vader_core.data.plan import InBuckets, OneSize, Plan, StoredBuckets
 from vader_core.data.reader import Reader
 from vader_core.data.summary import Summary
-from vader_core.data.tables import FORMATS, read_folder, read_table
+from vader_core.data.tables import FORMATS, MOVING, read_folder, read_table
 from vader_core.data.videos import Videos
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
+from vader_core.pictures import PICTURES
 from vader_core.prompts import Prompt, PromptSource, Shape
 from vader_core.registry import Registry
 from vader_core.run.config import DataSection, RunConfig
@@ -134,6 +135,10 @@ def _refuse_place(text: str) -> None:
     place = Path(text).expanduser()
     if place.is_dir():
         raise VaderError(f"--data {text}: a folder of clips is --data videos:{text}")
+    if place.suffix.lower() in (*MOVING, *PICTURES):
+        raise VaderError(
+            f"--data {text}: a clip is learned from with its folder: --data videos:{place.parent}"
+        )
     if place.is_file() or place.suffix in FORMATS:
         raise VaderError(f"--data {text}: a table of clips is --data file:{text}")
 

@@ -34,6 +34,8 @@ FAST = ["-o", "validation.prompts=0", "-o", "run.trackers=[]"]
         (["train", "--backbone", "tiny", "--prompts", "videos:x"], "clips to learn from are --data videos:x"),
         (["train", "--backbone", "tiny", "--data", "."], "a folder of clips is --data videos:."),
         (["train", "--backbone", "tiny", "--data", "shots.csv"], "a table of clips is --data file:shots.csv"),
+        (["train", "--backbone", "tiny", "--data", "a/b.mp4"], "with its folder: --data videos:a"),
+        (["train", "--backbone", "tiny", "--prompts", "a/b.png"], "pictures are --prompts images:a"),
         (["tune"], "to learn from your own clips: vader train --data"),
         (["weights", "--recipe", "nowhere"], "unknown recipe 'nowhere'"),
         (["bench", "--backbone", "tiny", "-o", "parallel.shard=2"], "only vader train shares a model"),
