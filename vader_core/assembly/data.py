@@ -133,14 +133,15 @@ def video_source(asked: DataSection, registry: Registry) -> PromptSource:
 def _refuse_place(text: str) -> None:
     """A path where a name belongs is led to the form that it needs."""
     place = Path(text).expanduser()
+    wanted = ""
     if place.is_dir():
-        raise VaderError(f"--data {text}: a folder of clips is --data videos:{text}")
-    if place.suffix.lower() in (*MOVING, *PICTURES):
-        raise VaderError(
-            f"--data {text}: a clip is learned from with its folder: --data videos:{place.parent}"
-        )
-    if place.is_file() or place.suffix in FORMATS:
-        raise VaderError(f"--data {text}: a table of clips is --data file:{text}")
+        wanted = f"a folder of clips is --data videos:{text}"
+    elif place.suffix.lower() in (*MOVING, *PICTURES):
+        wanted = f"a clip is learned from with its folder: --data videos:{place.parent}"
+    elif place.is_file() or place.suffix in FORMATS:
+        wanted = f"a table of clips is --data file:{text}"
+    if wanted:
+        raise VaderError(f"--data {text}: {wanted}")
 
 
 def _plan(config: RunConfig, source: PromptSource, rule: FrameRule, geometry: Geometry) -> Plan:
