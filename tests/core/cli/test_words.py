@@ -37,6 +37,7 @@ FAST = ["-o", "validation.prompts=0", "-o", "run.trackers=[]"]
         (["train", "--backbone", "tiny", "--data", "a/b.mp4"], "with its folder: --data videos:a"),
         (["train", "--backbone", "tiny", "--prompts", "a/b.png"], "pictures are --prompts images:a"),
         (["tune"], "to learn from your own clips: vader train --data"),
+        (["show", "rewards"], "which reward? Give its NAME; `vader plugins` lists them"),
         (["weights", "--recipe", "nowhere"], "unknown recipe 'nowhere'"),
         (["bench", "--backbone", "tiny", "-o", "parallel.shard=2"], "only vader train shares a model"),
         (["push", "nowhere", "me"], "'me' is no repository: write OWNER/NAME"),
