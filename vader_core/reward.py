@@ -229,18 +229,21 @@ def asked(
         raise
     except Exception as error:  # the plugin border: a stranger's code may raise anything
         place = line_in(error, reward.place.file) or reward.place
-        raise VaderError(f"reward {name!r} ({place}): {_why(error)}") from error
+        raise VaderError(f"reward {name!r} ({place}): {why(error)}") from error
     return output
 
 
-#: What turns pixels into something without a gradient, and what to do about it.
+#: How a gradient is lost between the pixels and the score.
+CUTS = "cuts the pixels off (NumPy, .detach(), .item(), torch.no_grad())"
+#: What to do about it.
 NO_GRADIENT = (
     "write it in torch from the pixels to the score; or make it a black box (`differentiable = False`, or in "
     "a function `frames: np.ndarray`), to be trained on with --objective nft or watched with --monitor"
 )
 
 
-def _why(error: Exception) -> str:
-    if isinstance(error, RuntimeError) and "numpy()" in str(error):  # torch advises .detach(), which cuts it
+def why(error: Exception) -> str:
+    """What a reward raised, in words; the advice that torch gives about NumPy would cut the gradient."""
+    if isinstance(error, RuntimeError) and "numpy()" in str(error):
         return f"NumPy has no gradient: {NO_GRADIENT}"
     return told(error)

@@ -140,6 +140,22 @@ def test_what_is_wrong_is_named_with_its_line_before_anything_is_sampled(
 
 
 @pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        ("in_numpy", "NumPy has no gradient: write it in torch"),
+        ("detached", "cuts the pixels off (NumPy, .detach(), .item(), torch.no_grad()): write it in torch"),
+    ],
+)
+def test_the_check_says_what_to_do_about_a_lost_gradient(vader, mine, capsys, function, said):
+    assert vader("check", "reward", f"{mine}:{function}") == 2
+    told = capsys.readouterr()
+    (line,) = (one for one in told.out.splitlines() if one.startswith("BROKEN  pixel_gradient"))
+    assert said in line
+    assert ".detach().numpy()" not in told.out + told.err
+    assert told.err.count("checking") == 1  # in a pipe one line, not one per clause
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         ("{mine}:rednes", "has no function 'rednes'; did you mean 'redness'? (functions in it: redness"),

@@ -88,7 +88,7 @@ def test_the_blocks_run(name, tmp_path, monkeypatch, capsys):
         if placed := re.search(r"file=(\S+)", attributes):
             Path(placed[1]).write_text(body, encoding="utf-8")
     for language, _, body in _BLOCK.findall((DOCS / name).read_text(encoding="utf-8")):
-        for line in body.splitlines() if language == "bash" else ():
+        for line in body.replace("\\\n", " ").splitlines() if language == "bash" else ():
             words = shlex.split(line, comments=True)
             few = ["--num-steps", "2"] if words[1] in ("train", "sample") and "--resume" not in words else []
             assert run([*words[1:], *few]) == 0, f"{line}\n{capsys.readouterr().err}"
@@ -194,7 +194,16 @@ def sentences(text: str) -> list[int]:
     return [len(words) for words in found if len(words) > 2]
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/learn/method.md", "docs/learn/glossary.md"])
+#: Pages that a newcomer reads.
+TAUGHT = ["README.md", *(f"docs/{name}.md" for name in ("index", "demo", "studio", "python", "fine-tuning"))]
+TAUGHT += [
+    str(page.relative_to(ROOT))
+    for kind in ("start", "learn", "do")
+    for page in sorted((DOCS / kind).glob("*.md"))
+]
+
+
+@pytest.mark.parametrize("name", TAUGHT)
 def test_sentences_are_short(name):
     lengths = sentences((ROOT / name).read_text(encoding="utf-8"))
     assert sum(lengths) / len(lengths) < 20

@@ -193,6 +193,20 @@ def test_listing_imports_nothing_heavy():
     assert found.stdout.strip() == "[]"
 
 
+def test_what_is_not_here_names_an_option_that_works(tmp_path, monkeypatch, capsys):
+    from vader_core.cli import run
+    from vader_core.video import write_video
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    write_video(torch.rand(8, 3, 64, 64), tmp_path / "clip.mp4", 8.0)
+    asked = ["score", str(tmp_path / "clip.mp4"), "--reward", "aesthetic_hps", "--prompt", "a cat"]
+    assert run(asked) == 2
+    assert "or give -o reward.aesthetic_hps.aesthetic.weights=PATH" in capsys.readouterr().err
+    nowhere = tmp_path / "nowhere.safetensors"
+    assert run([*asked, "-o", f"reward.aesthetic_hps.aesthetic.weights={nowhere}"]) == 2
+    assert f"weights '{nowhere}': no such file or folder" in capsys.readouterr().err  # the option is taken
+
+
 def test_the_counts_that_tell_a_size_are_those_of_the_models():
     from transformers import CLIPConfig, CLIPModel
 

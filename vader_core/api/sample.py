@@ -143,7 +143,7 @@ def check_sample(
 def _refuse_many(config: RunConfig, registry: Registry, most: int, count: int) -> None:
     """Nobody asked for a thousand clips: say how many there would be, before anything is loaded."""
     source = make_prompts(resolve(without_scores(config), registry, training=False), registry)
-    found = 0 if source is None else len(source.all())
+    found = 0 if source is None else len(getattr(source, "every", source.all)())
     if found > most:
         raise VaderError(
             f"this would make {found * count:,} clips: say how many prompts with --max-prompts N, or which "

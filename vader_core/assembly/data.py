@@ -20,10 +20,11 @@ from vader_core.data.latents import CachedVideos
 from vader_core.data.plan import InBuckets, OneSize, Plan, StoredBuckets
 from vader_core.data.reader import Reader
 from vader_core.data.summary import Summary
-from vader_core.data.tables import read_folder, read_table
+from vader_core.data.tables import FORMATS, MOVING, read_folder, read_table
 from vader_core.data.videos import Videos
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
+from vader_core.pictures import PICTURES
 from vader_core.prompts import Prompt, PromptSource, Shape
 from vader_core.registry import Registry
 from vader_core.run.config import DataSection, RunConfig
@@ -116,6 +117,8 @@ def video_source(asked: DataSection, registry: Registry) -> PromptSource:
         raise VaderError("no data: give --data file:PATH, videos:FOLDER or NAME")
     form, rest = parse_data(asked.source)
     if form == "name":
+        if rest not in registry.components["prompt source"]:
+            _refuse_place(rest)
         component = registry.get("prompt source", rest)
         made: PromptSource = component.make(asked.options, device=torch.device("cpu"), dtype=torch.float32)
         if not made.clips():
@@ -125,6 +128,20 @@ def video_source(asked: DataSection, registry: Registry) -> PromptSource:
         raise VaderError(f"data.{next(iter(asked.options))}: no option of --data {form}:…")
     rows = read_table(Path(rest), asked.root) if form == "file" else read_folder(Path(rest))
     return Videos(examine(rows, check=asked.check), asked.held_out, name=f"--data {asked.source}")
+
+
+def _refuse_place(text: str) -> None:
+    """A path where a name belongs is led to the form that it needs."""
+    place = Path(text).expanduser()
+    wanted = ""
+    if place.is_dir():
+        wanted = f"a folder of clips is --data videos:{text}"
+    elif place.suffix.lower() in (*MOVING, *PICTURES):
+        wanted = f"a clip is learned from with its folder: --data videos:{place.parent}"
+    elif place.is_file() or place.suffix in FORMATS:
+        wanted = f"a table of clips is --data file:{text}"
+    if wanted:
+        raise VaderError(f"--data {text}: {wanted}")
 
 
 def _plan(config: RunConfig, source: PromptSource, rule: FrameRule, geometry: Geometry) -> Plan:

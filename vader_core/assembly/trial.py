@@ -11,7 +11,7 @@ from vader_core.errors import VaderError
 from vader_core.method.frames import choose_frames
 from vader_core.method.mixture import Term
 from vader_core.randomness import Randomness
-from vader_core.reward import NO_GRADIENT, asked
+from vader_core.reward import CUTS, NO_GRADIENT, asked
 
 
 def try_rewards(assembly: Assembly) -> None:
@@ -42,10 +42,7 @@ def _try(assembly: Assembly, term: Term, *, gradient: bool) -> None:
         return
     where = f"reward {term.name!r} ({term.reward.place})"
     if not output.loss.requires_grad:
-        raise VaderError(
-            f"{where}: its loss has no gradient, for something in it cuts the pixels off (NumPy, .detach(), "
-            f".item(), torch.no_grad()): {NO_GRADIENT}"
-        )
+        raise VaderError(f"{where}: its loss has no gradient, for something in it {CUTS}: {NO_GRADIENT}")
     (found,) = torch.autograd.grad(output.loss.sum(), video, allow_unused=True)
     if found is None:
         raise VaderError(f"{where}: its loss does not depend on the pixels: {NO_GRADIENT}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 #: A command that people try -> what to do instead.
 COMMANDS: dict[str, str] = {
     **dict.fromkeys(
-        ("finetune", "fine-tune", "finetuning", "sft"),
+        ("finetune", "fine-tune", "finetuning", "tune", "fit", "sft"),
         "to learn from your own clips: vader train --data videos:FOLDER (docs/fine-tuning.md)",
     ),
     **dict.fromkeys(

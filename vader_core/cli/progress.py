@@ -34,7 +34,8 @@ class PhaseLine:
 
         self.console = Console(stderr=True, quiet=quiet)
         self._status: Any = None
-        self._doing, self._begun, self._told = "", 0.0, 0.0
+        self._what: tuple[str, int] = ("", 0)
+        self._begun = self._told = 0.0
 
     def __enter__(self) -> PhaseLine:
         self._status = self.console.status("starting …")
@@ -49,9 +50,11 @@ class PhaseLine:
     def __call__(self, doing: str, done: int, total: int) -> None:
         """As :data:`vader_core.progress.Progress`."""
         now = time.monotonic()
-        begins = doing != self._doing or done == 0
+        # "checking scores 5/15" goes on with "checking options 2/15"
+        what = (doing.partition(" ")[0], total) if total else (doing, 0)
+        begins = what != self._what or done == 0
         if begins:
-            self._doing, self._begun, self._told = doing, now, now
+            self._what, self._begun, self._told = what, now, now
         text = phase_words(doing, done, total, now - self._begun)
         if self.console.is_terminal:
             self._status.update(text)
@@ -74,7 +77,7 @@ class PhaseLine:
 
     def show(self, text: str) -> None:
         """The line as it is to be: in its place in a terminal, else a line of its own."""
-        self._doing = ""
+        self._what = ("", 0)
         if self.console.is_terminal:
             self._status.update(text)
         else:

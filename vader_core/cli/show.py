@@ -20,10 +20,19 @@ if TYPE_CHECKING:
     from vader_core.registry import Component
 
 
+class _Kind(click.Choice):  # type: ignore[type-arg]  # generic since click 8.2 alone
+    """The word of a kind; the plural, as `vader plugins` heads its lists, is taken too."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The singular."""
+        known = {f"{word}s": word for word in self.choices}
+        return super().convert(known.get(value, value), param, ctx)
+
+
 @click.command(
     "show", cls=GroupedCommand, examples=("vader show backbone opensora", "vader show run trainer")
 )
-@click.argument("kind", metavar="KIND", type=click.Choice([*(facts.word for facts in KINDS.values()), "run"]))
+@click.argument("kind", metavar="KIND", type=_Kind([*(facts.word for facts in KINDS.values()), "run"]))
 @click.argument("name", required=False, shell_complete=completion.names_of_kind)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(kind: str, name: str | None, as_json: bool) -> None:

@@ -395,7 +395,8 @@ def memory_facts(
                 "(pip install torch), which needs no GPU either",
             }
         reason = str(error).strip().partition("\n")[0][:200]
-        return {"estimated_peak_gib": None, "estimate": f"not possible: {type(error).__name__}: {reason}"}
+        kind = "" if isinstance(error, VaderError) else f"{type(error).__name__}: "
+        return {"estimated_peak_gib": None, "estimate": f"not possible: {kind}{reason}"}
     facts: dict[str, Any] = {
         "estimated_for": f"cuda, {found.precision}"
         + (", blocks not compiled" if config.performance.compile_blocks else ""),

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
-from vader_core.reward import Reward, RewardOutput
+from vader_core.reward import CUTS, NO_GRADIENT, Reward, RewardOutput, why
 from vader_core.testing.conformance import (
     Broken,
     Contract,
@@ -119,8 +119,12 @@ def _score(subject: RewardSubject, video: Tensor, rows: slice = slice(None)) -> 
 def gradient_at(subject: RewardSubject, video: Tensor) -> tuple[RewardOutput, Tensor]:
     """The output for ``video`` and the gradient of the summed loss at its pixels."""
     pixels = video.clone().requires_grad_(True)
-    output = _score(subject, pixels)
-    expect(output.loss.requires_grad, "the loss carries no gradient, yet the reward is `differentiable`")
+    try:
+        output = _score(subject, pixels)
+    except RuntimeError as error:
+        raise Broken(why(error)) from error
+    lost = f"the loss has no gradient, for something in the reward {CUTS}: {NO_GRADIENT}"
+    expect(output.loss.requires_grad, lost)
     (gradient,) = torch.autograd.grad(output.loss.sum(), pixels, allow_unused=True)
     if gradient is None:
         raise Broken("the loss does not depend on the pixels")

@@ -10,14 +10,15 @@ PAGE = Path(__file__).parents[3] / "docs" / "python.md"
 
 def test_the_blocks_of_the_page_run(tmp_path, monkeypatch, capsys):
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.S)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     monkeypatch.chdir(tmp_path)
     for block in blocks:
         exec(compile(block, str(PAGE), "exec"), {"__name__": "page"})
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "2 4"
-    assert printed[1].startswith("torch.Size([2, ")
-    assert float(printed[3]) > 0
+    assert printed[1].startswith("torch.Size([1, ")
+    assert printed[2].startswith("torch.Size([2, ")
+    assert float(printed[4]) > 0
     assert (tmp_path / "runs" / "from_python" / "report.html").is_file()
     assert len(list((tmp_path / "clips").glob("00-a-red-square-*-seed*.mp4"))) == 2
 

@@ -81,6 +81,16 @@ def test_the_folder_says_how_each_clip_is_made_again(config, registry, tmp_path,
     assert "--seed 8" in page
 
 
+def test_more_than_anybody_asked_for_is_not_begun(config, registry, tmp_path):
+    many = tmp_path / "many.txt"
+    many.write_text("\n".join(f"thing {number}" for number in range(7)))
+    many_asked = changed(config, prompts={"source": f"file:{many}"})
+    said = "this would make 14 clips: say how many prompts with --max-prompts N, or which with --prompts"
+    with pytest.raises(VaderError, match=said):
+        api.sample(many_asked, count=2, most_prompts=6, out=tmp_path / "clips", registry=registry)
+    assert not (tmp_path / "clips").exists()
+
+
 def test_clips_are_written_in_further_forms(config, registry, tmp_path):
     out = tmp_path / "clips"
     api.sample(asked(config, PROMPTS[0]), out=out, registry=registry)

@@ -32,6 +32,12 @@ FAST = ["-o", "validation.prompts=0", "-o", "run.trackers=[]"]
         (["train", "--backbone", "tiny", "--prompts", "a red star"], '--prompts "text:a red star"'),
         (["train", "--backbone", "tiny", "--prompts", "."], "images:."),
         (["train", "--backbone", "tiny", "--prompts", "videos:x"], "clips to learn from are --data videos:x"),
+        (["train", "--backbone", "tiny", "--data", "."], "a folder of clips is --data videos:."),
+        (["train", "--backbone", "tiny", "--data", "shots.csv"], "a table of clips is --data file:shots.csv"),
+        (["train", "--backbone", "tiny", "--data", "a/b.mp4"], "with its folder: --data videos:a"),
+        (["train", "--backbone", "tiny", "--prompts", "a/b.png"], "pictures are --prompts images:a"),
+        (["tune"], "to learn from your own clips: vader train --data"),
+        (["show", "rewards"], "which reward? Give its NAME; `vader plugins` lists them"),
         (["weights", "--recipe", "nowhere"], "unknown recipe 'nowhere'"),
         (["bench", "--backbone", "tiny", "-o", "parallel.shard=2"], "only vader train shares a model"),
         (["push", "nowhere", "me"], "'me' is no repository: write OWNER/NAME"),
@@ -323,3 +329,52 @@ def test_lists_in_a_pipe_keep_their_lines(capsys, monkeypatch):
     assert run(["doctor"]) == 0
     (line,) = (one for one in capsys.readouterr().out.splitlines() if one.startswith("files here"))
     assert "`vader weights` lists them" in line
+
+
+def test_what_is_optional_is_fetched_only_when_it_is_asked_for(monkeypatch):
+    from vader_core.cli import run
+
+    fetched = []
+    monkeypatch.setattr("vader_core.cli.weights.present", lambda wanted: None)
+    monkeypatch.setattr("vader_core.wanted.present", lambda wanted: None)
+    monkeypatch.setattr("vader_core.cli.weights.fetch", lambda wanted, **named: fetched.append(wanted.file))
+    assert run(["weights", "videocrafter", "--download", "--json"]) == 0
+    assert fetched == ["model.ckpt"]
+    assert run(["weights", "videocrafter", "--download", "--optional", "--json"]) == 0
+    assert "vader_videocrafter_pickscore.pt" in fetched
+
+
+def test_the_table_of_an_evaluation_is_whole_at_eighty_columns(capsys, monkeypatch):
+    from rich.console import Console
+
+    from vader_core.cli.evaluate import _print_table
+
+    monkeypatch.setattr("vader_core.cli.evaluate.console", lambda: Console(width=80, highlight=False))
+    row = {"base": 4.055, "tuned": 7.295, "difference": 3.24, "ci95": [2.5652, 3.218], "win_rate": 1.0}
+    names = ("demo_aesthetic", "demo_aesthetic_held_out")
+    _print_table({"lora": "runs/demo", "pairs": 64, "evaluation": {"1.0": dict.fromkeys(names, row)}})
+    told = capsys.readouterr().out
+    assert "…" not in told
+    assert told.count("+2.57 to +3.22") == 2
+    assert max(len(line) for line in told.splitlines()) <= 80
+    first = "".join(line[:24].strip() for line in told.splitlines()[2:])
+    assert first == "".join(names)
+
+
+def test_weights_of_another_size_are_told_in_a_line():
+    import torch
+
+    from vader_core.errors import VaderError
+    from vader_core.weights import load_exactly
+
+    def network(width):
+        return torch.nn.Sequential(*(torch.nn.Linear(width, width) for _ in range(8)))
+
+    with pytest.raises(VaderError) as caught:
+        load_exactly(network(4), network(5).state_dict(), what="backbone 'x'")
+    told = str(caught.value)
+    assert told.startswith("backbone 'x': 0 missing, 0 unexpected, 16 of another shape; shape: 0.bias (5,)")
+    assert "and 13 more" in told
+    assert told.endswith("it is of another architecture of the same model")
+    with pytest.raises(VaderError, match=r"tensors of a LoRA: give the file as --lora"):
+        load_exactly(network(4), {"blocks.0.q.lora_A.weight": torch.zeros(1)}, what="backbone 'x'")

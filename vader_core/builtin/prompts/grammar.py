@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vader_core.errors import VaderError
+from vader_core.pictures import PICTURES
 
 #: What stands before the colon -> the option of the source of that name that takes the rest.
 FORMS = {"file": "path", "text": "text", "images": "folder"}
@@ -49,6 +50,8 @@ def _refuse_other_forms(text: str) -> None:
     wanted = ""
     if place.is_dir():
         wanted = f"pictures are --prompts images:{text}, clips to learn from are --data videos:{text}"
+    elif place.suffix.lower() in PICTURES:
+        wanted = f"pictures are --prompts images:{place.parent}"
     elif place.is_file() or place.suffix in (".csv", ".txt", ".jsonl"):
         wanted = f"a file is --prompts file:{text}"
     elif " " in text.strip():
