@@ -1,6 +1,7 @@
 """Trackers are sent numbers, clips and the device's use."""
 
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -95,9 +96,10 @@ def test_a_disk_that_fails_is_told_where_the_run_is_and_not_in_a_thread(run):
     trackers = Trackers(run, ["tensorboard"])
     board = trackers.trackers[0]
     board._writer.close()
-    board._writer = type(board._writer)(open("/dev/full", "wb"))
-    with pytest.raises(OSError, match="No space left"):
-        trackers.record(TRAIN)
+    with Path("/dev/full").open("wb", buffering=0) as full:
+        board._writer = type(board._writer)(full)
+        with pytest.raises(OSError, match="No space left"):
+            trackers.record(TRAIN)
 
 
 def test_a_prompt_that_is_no_text_is_sent(run):
