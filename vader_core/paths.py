@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from vader_core.errors import VaderError, did_you_mean
 
+#: Bytes, of every file system in use.
+_LONGEST_NAME, _LONGEST_PATH = 255, 4095
 #: Prompt sources, and data, whose words are a path.
 _PROMPTS, _DATA = ("file:", "images:"), ("file:", "videos:", "cache:")
 
@@ -22,6 +25,14 @@ def entered(path: str | Path) -> Path:
         raise VaderError(f"{path}: there is no such home folder") from error
     if "\0" in str(found):
         raise VaderError(f"{str(path)!r}: a path holds no zero byte")
+    try:
+        longest = max((len(os.fsencode(part)) for part in found.parts), default=0)
+    except UnicodeEncodeError as error:
+        raise VaderError(f"{str(path)!r}: a path holds no half surrogate pair") from error
+    if longest > _LONGEST_NAME or len(os.fsencode(found)) > _LONGEST_PATH:
+        raise VaderError(
+            f"{str(path)[:60]}…: a name in a path has at most {_LONGEST_NAME} bytes, a path {_LONGEST_PATH}"
+        )
     return found
 
 

@@ -121,6 +121,21 @@ def kind_of(path: Path, *, needed_for: str = "weights") -> str:
     raise VaderError(f"{needed_for}: {path} holds no weights: it is {_described(start)}")
 
 
+def in_brackets(path: Path) -> str:
+    """What a file that is no weights is, for the end of a message about it; empty for weights and folders.
+
+    >>> in_brackets(Path("/nowhere"))
+    ''
+    """
+    try:
+        if path.is_file():
+            kind_of(path)
+    except VaderError as error:
+        said = str(error).partition("it is ")[2]
+        return f" (it is {said})" if said else ""
+    return ""
+
+
 def _described(start: bytes) -> str:
     words = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if words.startswith(b"version https://git-lfs"):

@@ -16,6 +16,8 @@ from pydantic import BaseModel
 
 from vader_core.errors import VaderError
 from vader_core.files import check_sha256, replacing
+from vader_core.paths import entered
+from vader_core.tensor_files import in_brackets as in_brackets
 from vader_core.tensor_files import load_tensors as load_tensors
 from vader_core.tensor_files import notes_of as notes_of
 from vader_core.tensor_files import tensor_names as tensor_names
@@ -98,7 +100,7 @@ def parse_weights(text: str) -> WeightSource:
         if not owner or not name:
             raise VaderError(f"weights {text!r}: write hub:OWNER/NAME, hub:OWNER/NAME/FILE or …@REVISION")
         return WeightSource("hub", repository=f"{owner}/{name}", file=file, revision=revision or None)
-    path = Path(text).expanduser()
+    path = entered(text)
     if not path.exists():
         raise VaderError(
             f"weights {text!r}: no such file or folder; allowed are `pretrained`, `random`, a path that "

@@ -130,10 +130,17 @@ def test_a_missing_shard_is_named(copied):
 
 def test_a_single_file_says_how_to_convert_it(tmp_path):
     path = tmp_path / "wan.safetensors"
-    path.write_bytes(b"")
+    path.write_bytes((2).to_bytes(8, "little") + b"{}")
     for where in (path, tmp_path):
         with pytest.raises(VaderError, match=r"single-file checkpoint.*from_single_file"):
             make("wan", weights=str(where))
+
+
+def test_a_pointer_in_place_of_a_folder_is_said_to_be_one(tmp_path):
+    pointer = tmp_path / "wan.safetensors"
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(VaderError, match="git-lfs pointer"):
+        make("wan", weights=str(pointer))
 
 
 def test_no_pipeline_at_all(tmp_path):

@@ -236,3 +236,29 @@ def test_hashed_words():
     assert rows[0, 3] == rows[1, 2]
     assert rows[2, -1] == 999
     assert (rows[2, :-1] == rows[2, 0]).all()
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "said"),
+    [
+        ("vae", None, "block_out_channels is no list"),
+        ("unet", {"in_channels": [4]}, r"in_channels is \[4\]"),
+        ("unet", {"down_block_types": ["NoSuchBlock"] * 2}, "no network can be built"),
+        ("text_encoder", {"vocab_size": None}, "vocab_size is None"),
+    ],
+)
+def test_a_folder_with_an_odd_config_is_refused_in_one_message(tmp_path, part, change, said):
+    for name in ("unet", "vae", "text_encoder"):
+        (tmp_path / name).mkdir()
+        parameters = TINY.part(name) | (change or {} if name == part else {})
+        held = {} if name == part and change is None else parameters
+        (tmp_path / name / "config.json").write_text(json.dumps(held))
+    with pytest.raises(VaderError, match=said):
+        make("random", architecture=str(tmp_path)).build_denoiser()
+
+
+def test_a_pointer_in_place_of_a_folder_is_said_to_be_one(tmp_path):
+    pointer = tmp_path / "model.safetensors"
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(VaderError, match="git-lfs pointer"):
+        CheckpointFiles(parse_weights(str(pointer)))

@@ -12,6 +12,8 @@ from vader_svd.checkpoint import PRETRAINED, locate_files, wanted_files
 from vader_core import VaderError
 from vader_core.weights import parse_weights
 
+TINY = NAMED["tiny"].model_dump()
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, make_backbone):
@@ -124,7 +126,8 @@ def test_only_the_files_that_are_read_are_wanted():
     [
         ('{"unet": {}}', "vae: Field required"),
         ("[", "not readable JSON"),
-        (json.dumps({"unet": {"channels": 3}, "vae": {}, "image_encoder": {}}), "unet.*channels"),
+        (json.dumps({"unet": {}, "vae": {}, "image_encoder": {}}), "block_out_channels is no list"),
+        (json.dumps({**TINY, "unet": {**TINY["unet"], "channels": 3}}), "unet.*channels"),
         (
             json.dumps({**NAMED["tiny"].model_dump(), "scheduler": {"prediction_type": "epsilon"}}),
             "prediction_type='epsilon' is not supported",
@@ -150,3 +153,35 @@ def test_networks_that_cannot_be_are_refused(make_backbone, tmp_path):
 def test_an_unknown_architecture_lists_the_known(make_backbone):
     with pytest.raises(VaderError, match="'huge' is not known: use full, xt, tiny"):
         make_backbone(load=False, architecture="huge")
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "said"),
+    [
+        ("vae", None, "block_out_channels is no list"),  # an empty config.json
+        ("vae", {"block_out_channels": 3}, "block_out_channels is no list"),
+        ("vae", {"latent_channels": "4"}, "latent_channels is '4'"),
+        ("unet", {"num_frames": None}, "num_frames is None"),
+        ("unet", {"down_block_types": ["NoSuchBlock"]}, "no network can be built"),
+        ("unet", {"block_out_channels": [[1]]}, "no network can be built"),
+        ("image_encoder", {"image_size": "big"}, "image_size is no whole number"),
+    ],
+)
+def test_a_folder_with_an_odd_config_is_refused_in_one_message(
+    folder, make_backbone, tmp_path, part, change, said
+):
+    import json
+    import shutil
+
+    other = shutil.copytree(folder, tmp_path / "other")
+    place = other / part / "config.json"
+    place.write_text(json.dumps({} if change is None else {**json.loads(place.read_text()), **change}))
+    with pytest.raises(VaderError, match=said):
+        make_backbone(weights=str(other), architecture=None)
+
+
+def test_a_pointer_in_place_of_a_folder_is_said_to_be_one(make_backbone, tmp_path):
+    pointer = tmp_path / "svd.safetensors"
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(VaderError, match="git-lfs pointer"):
+        make_backbone(weights=str(pointer))

@@ -151,10 +151,10 @@ def clip_entry(pair: Pair, position: int, settings: Mapping[str, Any], *, base: 
 def file_words(prompt: str) -> str:
     """A prompt as part of a file's name: plain letters, digits and hyphens, with one at the end.
 
-    >>> file_words("Ein Bär, tanzend!"), file_words("../../etc"), file_words("…")
-    ('ein-bar-tanzend-', 'etc-', '')
+    >>> file_words("Ein Bär, tanzend!"), file_words("../../etc"), file_words("…"), file_words("a\u2028b")
+    ('ein-bar-tanzend-', 'etc-', '', 'a-b-')
     """
-    plain = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode().lower()
+    plain = unicodedata.normalize("NFKD", " ".join(prompt.split())).encode("ascii", "ignore").decode().lower()
     words = re.sub("[^a-z0-9]+", "-", plain).strip("-")[:_LONGEST].strip("-")
     return f"{words}-" if words else ""
 

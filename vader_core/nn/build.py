@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.utils.weak import WeakIdKeyDictionary
 
+from vader_core.errors import VaderError
 from vader_core.randomness import Key, derive_seed
 
 M = TypeVar("M", bound=nn.Module)
+T = TypeVar("T")
 
 #: Standard deviation of random vectors: around 1 where they are a layer's ``weight``, else around 0.
 VECTOR_DEVIATION = 0.1
@@ -23,6 +25,26 @@ VECTOR_DEVIATION = 0.1
 def frozen(module: M) -> M:
     """``module`` itself, frozen and in eval mode."""
     return module.requires_grad_(False).eval()
+
+
+def built(make: Callable[[], T], *, what: str) -> T:
+    """What a library's class makes of a configuration that was read from somebody's file.
+
+    Args:
+        make: Calls the class.
+        what: Begins the message.
+
+    Raises:
+        VaderError: The class raised anything: they check little of what they are given.
+    """
+    try:
+        return make()
+    except VaderError:
+        raise
+    except Exception as error:
+        raise VaderError(
+            f"{what}: no network can be built from this configuration ({type(error).__name__}: {error})"
+        ) from error
 
 
 def empty_module(

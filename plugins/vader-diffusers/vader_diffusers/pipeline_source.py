@@ -10,7 +10,7 @@ from typing import Any
 
 from vader_core.errors import VaderError
 from vader_core.hub import guarded
-from vader_core.weights import WeightSource, parse_weights
+from vader_core.weights import WeightSource, in_brackets, parse_weights
 from vader_diffusers.options import PipelineOptions
 from vader_diffusers.published_models import Published, alike, named, published
 
@@ -223,7 +223,7 @@ def _json(path: Path, needed_for: str) -> dict[str, Any]:
 
 def _single_file(path: Path, needed_for: str) -> str:
     return (
-        f"{needed_for}: {path} is a single-file checkpoint; this backbone reads folders in diffusers' "
-        "layout. Convert it once: load its transformer with from_single_file of diffusers, put it into the "
-        "pipeline of the published repository, and save_pretrained(FOLDER)"
+        f"{needed_for}: {path} is a single-file checkpoint{in_brackets(path)}; this backbone reads folders in "
+        "diffusers' layout. Convert it once: load its transformer with from_single_file of diffusers, put it "
+        "into the pipeline of the published repository, and save_pretrained(FOLDER)"
     )

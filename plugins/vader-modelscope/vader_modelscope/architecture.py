@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from vader_core.errors import VaderError
 
@@ -74,6 +74,19 @@ class Architecture(BaseModel):
     unet: dict[str, Any]
     vae: dict[str, Any]
     text_encoder: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _holds_what_is_read(self) -> Self:
+        """A part of a folder that is not of this model, or is cut, lacks what is read here."""
+        levels = self.vae.get("block_out_channels")
+        if not (isinstance(levels, list | tuple) and levels):
+            raise ValueError("vae: block_out_channels is no list of numbers")
+        words = ("text_encoder", "max_position_embeddings"), ("text_encoder", "vocab_size")
+        for part, name in (("unet", "in_channels"), *words):
+            found = getattr(self, part).get(name)
+            if not isinstance(found, int) or found < 1:
+                raise ValueError(f"{part}: {name} is {found!r}, not a whole number above 0")
+        return self
 
     def part(self, name: Part) -> dict[str, Any]:
         """The parameters of one network, without the words that only files carry."""

@@ -22,7 +22,7 @@ from vader_core.backbone import Backbone, Defaults
 from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
-from vader_core.nn.build import empty_module, fill_randomly
+from vader_core.nn.build import built, empty_module, fill_randomly
 from vader_core.nn.fused_diffusers import fuse_decoder, fuse_denoiser
 from vader_core.nn.recompute import RecomputeSwitch, recompute_blocks
 from vader_core.precision import wide, without_autocast
@@ -38,6 +38,7 @@ from vader_modelscope.options import ModelScopeConfig
 from vader_modelscope.text_encoder import ClipTokenizer, HashedWords, Tokenizer, embed
 
 _Module = TypeVar("_Module", bound=nn.Module)
+_T = TypeVar("_T")
 
 #: The units of gradient checkpointing: every block of the U-Net between two skips.
 _BLOCKS = (ResnetBlock2D, TemporalConvLayer, Transformer2DModel, TransformerTemporalModel)
@@ -130,8 +131,7 @@ class ModelScope(Backbone):
 
     def build_denoiser(self) -> nn.Module:
         """A bare `UNet3DConditionModel` on torch's current default device."""
-        model: nn.Module = UNet3DConditionModel(**self.architecture.part("unet"))
-        return model
+        return self._built("unet", UNet3DConditionModel)
 
     # -- loading -----------------------------------------------------------------------------------------
 
@@ -154,10 +154,15 @@ class ModelScope(Backbone):
         recompute_blocks(self.autoencoder.decoder, (ResnetBlock2D,), self.recompute)
 
     def _build_autoencoder(self) -> AutoencoderKL:
-        return AutoencoderKL(**self.architecture.part("vae"))
+        return self._built("vae", AutoencoderKL)
 
     def _build_text_encoder(self) -> nn.Module:
-        return CLIPTextModel(CLIPTextConfig(**self.architecture.part("text_encoder")))
+        return CLIPTextModel(self._built("text_encoder", CLIPTextConfig))
+
+    def _built(self, part: Part, kind: type[_T]) -> _T:
+        """A library's class, made from a part of the architecture."""
+        parameters = self.architecture.part(part)
+        return built(lambda: kind(**parameters), what=f"backbone 'modelscope': architecture, {part}")
 
     def _made(
         self, part: Part, make: Callable[[], _Module], dtype: torch.dtype, files: CheckpointFiles | None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from vader_core.errors import VaderError
 from vader_core.nn.diffusers_names import modern_attention_names
-from vader_core.weights import WeightFile, WeightSource, fetch, load_tensors
+from vader_core.weights import WeightFile, WeightSource, fetch, in_brackets, load_tensors
 from vader_core.wrappings import unwrapped
 from vader_modelscope.architecture import Architecture, Part, read_json
 
@@ -72,6 +72,7 @@ class CheckpointFiles:
             raise VaderError(
                 f"{_NEEDED_FOR}: weights must be a folder in diffusers' layout or a whole hub repository "
                 f"(hub:OWNER/NAME), not the single file {source.file or self._folder}"
+                f"{in_brackets(self._folder or Path())}"
             )
 
     def find(self, *names: str) -> Path:

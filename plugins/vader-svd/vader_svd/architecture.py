@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from vader_core.errors import VaderError
 
@@ -106,6 +106,20 @@ class Architecture(BaseModel):
     image_encoder: dict[str, Any]
     scheduler: dict[str, Any] = Field(default_factory=dict)
 
+    @model_validator(mode="after")
+    def _holds_what_is_read(self) -> Self:
+        """A part of a folder that is not of this model, or is cut, lacks what is read here."""
+        levels = self.vae.get("block_out_channels")
+        if not (isinstance(levels, list | tuple) and levels):
+            raise ValueError("vae: block_out_channels is no list of numbers")
+        for part, name in (("vae", "latent_channels"), ("unet", "num_frames")):
+            found = getattr(self, part).get(name)
+            if not isinstance(found, int) or found < 1:
+                raise ValueError(f"{part}: {name} is {found!r}, not a whole number above 0")
+        if not isinstance(self.image_encoder.get("image_size", 224), int):
+            raise ValueError("image_encoder: image_size is no whole number")
+        return self
+
     @property
     def vae_factor(self) -> int:
         """Pixels to one latent position, along each side."""
@@ -156,14 +170,19 @@ def resolve_architecture(value: str) -> Architecture:
     if path.is_dir():
         parts = {part: read_config(path / part / "config.json") for part in PARTS}
         scheduler = path / "scheduler" / "scheduler_config.json"
-        return Architecture(**parts, scheduler=read_config(scheduler) if scheduler.is_file() else {})
+        settings = read_config(scheduler) if scheduler.is_file() else {}
+        return _checked({**parts, "scheduler": settings}, path)
     if not path.is_file():
         raise VaderError(
             f"backbone 'svd': architecture {value!r} is not known: use {', '.join(NAMED)}, "
             "a JSON file with the keys unet, vae and image_encoder, or a folder in diffusers' layout"
         )
+    return _checked(_read_json(path), path)
+
+
+def _checked(parts: Any, path: Path) -> Architecture:
     try:
-        return Architecture.model_validate(_read_json(path))
+        return Architecture.model_validate(parts)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vader_core.errors import VaderError
-from vader_core.weights import WeightFile, WeightSource, fetch, load_tensors
+from vader_core.weights import WeightFile, WeightSource, fetch, in_brackets, load_tensors
 from vader_core.wrappings import unwrapped
 from vader_svd.architecture import PARTS, Architecture, differences, read_config
 
@@ -86,8 +86,8 @@ def locate_files(source: WeightSource, architecture: str, variant: str | None) -
 def _in_folder(folder: Path, variant: str | None) -> dict[str, Path]:
     if not folder.is_dir():
         raise VaderError(
-            f"backbone 'svd': weights {folder} is not a folder: give one in diffusers' layout "
-            f"({', '.join(f'{part}/' for part in PARTS)})"
+            f"backbone 'svd': weights {folder} is not a folder{in_brackets(folder)}: give one in diffusers' "
+            f"layout ({', '.join(f'{part}/' for part in PARTS)})"
         )
     names = [name for part in PARTS for name in (f"{part}/config.json", tensor_file(part, variant))]
     missing = [name for name in names if not (folder / name).is_file()]

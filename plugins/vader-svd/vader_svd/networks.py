@@ -6,14 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from huggingface_hub import errors
 from torch import nn
 
-from vader_core.errors import VaderError
+from vader_core.nn.build import built
 from vader_svd.architecture import Architecture
-
-# What transformers' configurations raise, where the hub's library is new enough to have it.
-_STRICT_ERROR: type[Exception] = getattr(errors, "StrictDataclassError", ValueError)
 
 
 def build_unet(architecture: Architecture) -> nn.Module:
@@ -51,10 +47,7 @@ def recomputed_blocks() -> tuple[type[nn.Module], ...]:
 
 
 def _construct(part: str, factory: Callable[..., Any], parameters: dict[str, Any]) -> Any:
-    try:
-        made = factory(**parameters)
-    except (TypeError, ValueError, _STRICT_ERROR) as error:
-        raise VaderError(f"backbone 'svd': architecture, {part}: {error}") from error
+    made = built(lambda: factory(**parameters), what=f"backbone 'svd': architecture, {part}")
     if isinstance(made, nn.Module) and torch.get_default_device().type == "meta":
         # Diffusers makes a few scalars on the CPU whatever the default device is.
         return nn.Module.to(made, torch.get_default_device())

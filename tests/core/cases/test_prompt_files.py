@@ -1,5 +1,7 @@
 """Prompt files as other programs write them: read as a person reads them, or one message with the line."""
 
+import json
+
 import pytest
 
 from vader_core.builtin.prompts.file import read_prompts
@@ -65,3 +67,11 @@ def test_a_torn_picture_is_found_before_the_model_loads(tmp_path):
 def test_semicolons_within_a_text_are_text(tmp_path):
     path = written(tmp_path, "a.csv", 'text,negative\n"a cat; a prompt; a dog",blur\n')
     assert read_prompts(path)[0].text == "a cat; a prompt; a dog"
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a/" * 3000, "~nobody_here/a.png"])
+def test_a_picture_that_no_file_can_be_named_is_refused_with_its_line(tmp_path, name):
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps({"prompt": "a cat", "image": name}))
+    with pytest.raises(VaderError, match=r"line 1: .*(at most|no such home)"):
+        read_prompts(path)

@@ -14,6 +14,7 @@ from pydantic import Field
 from vader_core.builtin.prompts.listed import ListedPrompts
 from vader_core.builtin.prompts.options import OwnPromptOptions
 from vader_core.errors import VaderError
+from vader_core.paths import entered
 from vader_core.pictures import read_picture
 from vader_core.prompts import Prompt
 
@@ -199,9 +200,9 @@ def _image(path: Path, where: str, name: str) -> Path | None:
     if not name:
         return None
     try:
-        image = path.parent / Path(name).expanduser()
-    except RuntimeError as error:
-        raise VaderError(f"{where}: {name}: there is no such home folder") from error
+        image = entered(path.parent / entered(name))
+    except VaderError as error:
+        raise VaderError(f"{where}: {error}") from error
     if not image.is_file():
         raise VaderError(
             f"{where}: the image {name} does not exist; relative names start from {path.parent or Path()}"
