@@ -224,6 +224,6 @@ def _json(path: Path, needed_for: str) -> dict[str, Any]:
 def _single_file(path: Path, needed_for: str) -> str:
     return (
         f"{needed_for}: {path} is a single-file checkpoint{in_brackets(path)}; this backbone reads folders "
-        "in diffusers' layout. Convert it once: load its transformer with from_single_file of diffusers, put it "
-        "into the pipeline of the published repository, and save_pretrained(FOLDER)"
+        "in diffusers' layout. Convert it once: load its transformer with from_single_file of diffusers, put "
+        "it into the pipeline of the published repository, and save_pretrained(FOLDER)"
     )
