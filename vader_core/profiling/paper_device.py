@@ -24,7 +24,14 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vader_core.profiling.graph_walk import UsedOnce, walk_all_backward, walk_backward, walk_grad
+from vader_core.profiling.graph_walk import (
+    UsedOnce,
+    after_the_walk,
+    register_hook,
+    walk_all_backward,
+    walk_backward,
+    walk_grad,
+)
 
 #: The allocator hands out multiples of this many bytes.
 GRAIN = 512
@@ -353,6 +360,22 @@ def _without_launches(name: str) -> ModuleType:
                     places[place] = module
 
 
+_real_register_hook = torch.Tensor.register_hook
+
+
+def _register_hook(self: Tensor, hook: Callable[[Tensor], Tensor | None]) -> Any:
+    """A hook on a tensor on paper is the walk's to call."""
+    if not isinstance(self, FakeTensor) or self.grad_fn is None:
+        return _real_register_hook(self, hook)
+    return register_hook(self, hook)
+
+
+class _Engine:
+    """Autograd's engine, which is never asked to go back."""
+
+    queue_callback = staticmethod(after_the_walk)
+
+
 class _Generator(torch.Generator):
     """A generator on the CPU, whatever the device."""
 
@@ -390,6 +413,8 @@ _REPLACED: dict[str, Any] = {
     "torch.Tensor.backward": walk_backward,
     "torch.autograd.backward": walk_all_backward,
     "torch.autograd.grad": walk_grad,
+    "torch.Tensor.register_hook": _register_hook,
+    "torch.autograd.Variable._execution_engine": _Engine(),
     # checkpointed blocks ask which backward pass they are in
     "torch._C._current_graph_task_id": lambda: 0,
     # draws again until every number is within bounds, which numbers without values never are

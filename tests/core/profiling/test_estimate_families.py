@@ -19,17 +19,17 @@ SMALL = {"height": 64, "width": 64, "num_frames": 9}
 
 #: Each with what it needs beside random weights, and how two processes may share it.
 FAMILIES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-    "videocrafter": ({"backbone": TINY, "video": {"height": 64, "width": 64, "num_frames": 4}}, ()),
-    "modelscope": ({"backbone": TINY, "video": {"height": 64, "width": 64, "num_frames": 4}}, ()),
-    "svd": ({"backbone": TINY, "video": {"height": 64, "width": 64, "num_frames": 3}}, ()),
-    "opensora": ({"backbone": TINY, "video": {"height": 64, "width": 64, "num_frames": 17}}, ()),
-    "opensora11": ({"backbone": TINY, "video": {"height": 64, "width": 64, "num_frames": 4}}, ()),
-    "easyanimate": ({"backbone": TINY, "video": {"height": 64, "width": 64, "num_frames": 9}}, ()),
+    "videocrafter": ({"backbone": TINY, "video": {"height": 64, "width": 64, "num_frames": 4}}, ("shard",)),
+    "modelscope": ({"backbone": TINY, "video": {"height": 64, "width": 64, "num_frames": 4}}, ("shard",)),
+    "svd": ({"backbone": TINY, "video": {"height": 64, "width": 64, "num_frames": 3}}, ("shard",)),
+    "opensora": ({"backbone": TINY, "video": {"height": 64, "width": 64, "num_frames": 17}}, ("shard",)),
+    "opensora11": ({"backbone": TINY, "video": {"height": 64, "width": 64, "num_frames": 4}}, ("shard",)),
+    "easyanimate": ({"backbone": TINY, "video": {"height": 64, "width": 64, "num_frames": 9}}, ("shard",)),
     "wan": ({"backbone": TINY, "video": SMALL}, ("shard", "context")),
     "wan_i2v": ({"backbone": TINY, "video": SMALL}, ("shard", "context")),
     "ltx": ({"backbone": TINY, "video": SMALL}, ("shard", "context")),
     "ltx2": ({"backbone": TINY, "video": SMALL}, ("shard",)),
-    "cogvideox": ({"backbone": TINY, "video": SMALL}, ("shard", "context")),
+    "cogvideox": ({"backbone": TINY, "video": SMALL}, ("shard",)),
     "hunyuan_video": ({"backbone": TINY, "video": SMALL}, ("shard",)),
     "hunyuan_video15": ({"backbone": TINY, "video": SMALL}, ("shard",)),
 }
