@@ -51,7 +51,13 @@ def facts(name: str, folder: Path, processes: int = 1, **more: Any) -> dict[str,
     return found
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+#: Those that `make test` looks at: two streams, a mask of the text, a split of the sequence.
+QUICK = ("cogvideox", "ltx")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.soak) for name in FAMILIES]
+)
 def test_every_backbone_has_an_estimate(name: str, tmp_path: Path) -> None:
     alone = facts(name, tmp_path)
     assert alone["estimated_validation_gib"] > 0
