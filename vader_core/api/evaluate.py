@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from vader_core.api.open_model import open_assembly
+from vader_core.api.open_model import open_together
 from vader_core.assembly.levers import process_switches
-from vader_core.assembly.loading import load_rewards
+from vader_core.assembly.loading import cutting, load_rewards
 from vader_core.assembly.trial import try_rewards
 from vader_core.errors import VaderError
-from vader_core.evaluation.comparison import as_json
+from vader_core.evaluation.comparison import as_json, evaluation_pairs
 from vader_core.evaluation.comparison import evaluate as compare_pairs
 from vader_core.progress import Progress, unseen
 from vader_core.registry import Registry, load_registry
 from vader_core.run.config import RunConfig
 from vader_core.run.layers import changed
+from vader_core.training.texts import encode_each
 
 
 def evaluate(
@@ -29,6 +30,8 @@ def evaluate(
     progress: Progress = unseen,
 ) -> dict[str, Any]:
     """Compare the base model with an adapter: the same held-out prompts, the same noise.
+
+    In a process that a launcher started, the pairs are shared out, and every process has the result.
 
     Args:
         config: What was asked for, with rewards or monitors to score with.
@@ -55,13 +58,15 @@ def evaluate(
     if batch_size is not None:
         config = changed(config, validation={"batch": batch_size})
     progress("loading the model", 0, 0)
-    assembly = open_assembly(config, lora, registry)
+    assembly, processes = open_together(config, lora, registry)
     assembly.progress = progress
-    progress("loading the rewards", 0, 0)
-    load_rewards(assembly, training=False)
-    with process_switches(assembly.config):
+    with processes.together(), process_switches(assembly.config):
+        if assembly.config.parallel.shard_text_encoders:  # everyone's work at every text
+            encode_each(assembly, [pair.prompt for pair in evaluation_pairs(assembly, pairs)])
+        progress("loading the rewards", 0, 0)
+        load_rewards(assembly, training=False, then=cutting(assembly))
         try_rewards(assembly)
-        found = compare_pairs(assembly, pairs, list(scales) or [1.0])
+        found = compare_pairs(assembly, pairs, list(scales) or [1.0], processes)
     return {
         "lora": lora,
         "pairs": pairs,

@@ -10,10 +10,11 @@ from typing import Any
 
 from vader_core.api.configure import complete
 from vader_core.assembly.levers import process_switches
-from vader_core.assembly.loading import full_weights, load_backbone
+from vader_core.assembly.loading import full_weights, load_model
 from vader_core.assembly.parts import Assembly
 from vader_core.assembly.prepare import prepare
 from vader_core.errors import VaderError
+from vader_core.lora.formats import Adapter
 from vader_core.lora.tuning import Lora
 from vader_core.method.model import Model
 from vader_core.registry import Registry, load_registry
@@ -22,6 +23,8 @@ from vader_core.run.checkpoint import newest_whole
 from vader_core.run.config import RunConfig
 from vader_core.run.layers import changed
 from vader_core.run.stages import newest_trained
+from vader_core.training.joined import agree, join
+from vader_core.training.processes import SingleProcess
 from vader_core.tuning.full import Full, is_full, modules_of
 
 
@@ -64,8 +67,64 @@ class Opened:
     model: Model | None = None
 
 
+@dataclass(frozen=True)
+class Ready:
+    """A model that is checked and not loaded.
+
+    Args:
+        assembly: Prepared.
+        scaled: Places and strengths of what was asked for as ``--lora``.
+        full: The checkpoint of full weights, where that is what was asked for.
+        adapters: What was asked for else, by its words.
+    """
+
+    assembly: Assembly
+    scaled: tuple[tuple[str, float], ...]
+    full: Path | None
+    adapters: tuple[tuple[str, Adapter], ...]
+
+    def attach(self, assembly: Assembly) -> None:
+        """Put what was asked for on the loaded backbone."""
+        if self.full is not None:
+            weights = full_weights(assembly.backbone, modules_of(self.full))
+            weights.load(self.full)
+            assembly.model.tuning = weights
+        elif self.adapters:
+            (what, first), *others = self.adapters
+            tuning = Lora(assembly.backbone.denoiser, start=first, what=f"--lora {what}")
+            for number, (name, adapter) in enumerate(others, start=2):
+                tuning.add(f"lora{number}", adapter, 1.0, what=f"--lora {name}")
+            assembly.model.tuning = tuning
+
+
+def ready_to_open(config: RunConfig, lora: str | Sequence[str], registry: Registry) -> Ready:
+    """Check what can be checked of :func:`open_assembly` without weights.
+
+    Args:
+        config: What was asked for.
+        lora: As for :func:`open_model`.
+        registry: Where the components come from.
+
+    Raises:
+        VaderError: Anything that cannot be done.
+    """
+    given = [lora] if isinstance(lora, str) else list(lora)
+    # Read before the model is built: a file that is no adapter ends the command at once.
+    scaled = [scaled_lora(text) for text in given]
+    full = [place for text, _ in scaled if (place := full_checkpoint(text)) is not None]
+    if full and len(scaled) > 1:
+        raise VaderError("--lora: a run of --tune full is a whole model, so no adapter stands beside it")
+    adapters = [] if full else [(text, find_adapter(text, registry)) for text, _ in scaled]
+    config = changed(config, tuning={"kind": "lora", "modules": None})
+    assembly = prepare(complete(config, registry, training=False), registry)
+    return Ready(assembly, tuple(scaled), next(iter(full), None), tuple(adapters))
+
+
 def open_assembly(
-    config: RunConfig, lora: str | Sequence[str], registry: Registry, opened: Opened | None = None
+    config: RunConfig,
+    lora: str | Sequence[str],
+    registry: Registry,
+    opened: Opened | None = None,
 ) -> Assembly:
     """The loaded parts of ``config``, with the adapters attached; nothing is trained.
 
@@ -76,36 +135,49 @@ def open_assembly(
         opened: The model that it holds is taken where it is the one that is asked for; otherwise it is let go
             before this one is loaded, and holds this one afterwards.
     """
-    given = [lora] if isinstance(lora, str) else list(lora)
-    # Read before the model is built: a file that is no adapter ends the command at once.
-    scaled = [scaled_lora(text) for text in given]
-    full = [(place, scale) for text, scale in scaled if (place := full_checkpoint(text)) is not None]
-    if full and len(scaled) > 1:
-        raise VaderError("--lora: a run of --tune full is a whole model, so no adapter stands beside it")
-    adapters = [] if full else [(text, find_adapter(text, registry), scale) for text, scale in scaled]
-    config = changed(config, tuning={"kind": "lora", "modules": None})
-    assembly = prepare(complete(config, registry, training=False), registry)
-    key = _key(assembly, [place for place, _ in scaled])
+    return _loaded(ready_to_open(config, lora, registry), opened)
+
+
+def open_together(
+    config: RunConfig,
+    lora: str | Sequence[str],
+    registry: Registry,
+    opened: Opened | None = None,
+    *,
+    out: Path | None = None,
+) -> tuple[Assembly, SingleProcess]:
+    """The same with the processes that a launcher started, which share the work and perhaps the model.
+
+    Args:
+        config: What was asked for; its ``parallel`` says what is shared.
+        lora: As for :func:`open_assembly`.
+        registry: Where the components come from.
+        opened: Likewise; left alone where there are several processes.
+        out: Where the results go, the same everywhere.
+
+    Raises:
+        VaderError: They were not started with the same words.
+    """
+    ready = ready_to_open(config, lora, registry)
+    processes = join(ready.assembly)
+    agree(processes, ready.assembly.config, Path() if out is None else out)
+    ready.assembly.mesh = processes.mesh
+    with processes.together():
+        return _loaded(ready, opened if processes.layout.world == 1 else None), processes
+
+
+def _loaded(ready: Ready, opened: Opened | None) -> Assembly:
+    assembly, strengths = ready.assembly, [scale for _, scale in ready.scaled]
+    key = _key(assembly, [place for place, _ in ready.scaled])
     if opened is not None and opened.key == key and opened.model is not None:
         kept = opened.model
         assembly.model = replace(assembly.model, backbone=kept.backbone, tuning=kept.tuning)
-        set_strengths(assembly, [scale for _, scale in scaled])
+        set_strengths(assembly, strengths)
         return assembly
     if opened is not None:
         opened.key = opened.model = None
-    load_backbone(assembly)
-    for place, scale in full:
-        weights = full_weights(assembly.backbone, modules_of(place))
-        weights.load(place)
-        weights.set_strength(scale)
-        assembly.model.tuning = weights
-    if adapters:
-        (what, first, scale), *others = adapters
-        tuning = Lora(assembly.backbone.denoiser, start=first, what=f"--lora {what}")
-        tuning.set_strength(scale)
-        for number, (name, adapter, factor) in enumerate(others, start=2):
-            tuning.add(f"lora{number}", adapter, factor, what=f"--lora {name}")
-        assembly.model.tuning = tuning
+    load_model(assembly, ready.attach)
+    set_strengths(assembly, strengths)
     if opened is not None:
         opened.key, opened.model = key, assembly.model
     return assembly

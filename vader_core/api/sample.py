@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from vader_core.api.configure import complete
-from vader_core.api.open_model import Opened, all_off, full_checkpoint, open_assembly, scaled_lora
+from vader_core.api.open_model import Opened, all_off, full_checkpoint, open_together, scaled_lora
 from vader_core.assembly.levers import process_switches
-from vader_core.assembly.loading import load_rewards
+from vader_core.assembly.loading import cutting, load_rewards
 from vader_core.assembly.parts import Assembly
 from vader_core.assembly.prepare import make_prompts, prepare
 from vader_core.assembly.resolve import backbone_component, choose_device, resolve
@@ -32,6 +32,8 @@ from vader_core.run.adapters import find_adapter
 from vader_core.run.config import RunConfig, validated
 from vader_core.run.layers import changed
 from vader_core.run.tracking import Listener, Silence
+from vader_core.training.processes import SingleProcess
+from vader_core.training.texts import encode_each
 
 
 def sample(  # noqa: PLR0913 - what a person can ask for
@@ -58,6 +60,9 @@ def sample(  # noqa: PLR0913 - what a person can ask for
     A clip is a function of its settings, its prompt and its seed alone: the seeds of every prompt are
     ``trainer.seed``, ``trainer.seed + 1``, and so on. Each clip is written when it is done. Where ``out``
     holds clips of the same settings, those that are there are not made again, unless they are to be returned.
+
+    In a process that a launcher started, the clips are shared out, ``batch_size`` at once to each process;
+    the first one writes them, hears of them, and alone returns videos and scores.
 
     Args:
         config: What was asked for; its rewards are not used.
@@ -90,12 +95,20 @@ def sample(  # noqa: PLR0913 - what a person can ask for
     forms = checked_forms(also)
     if most_prompts is not None and max_prompts is None:
         _refuse_many(config, registry, most_prompts, count)
-    assembly = sampling_assembly(config, loras, registry, rewards, batch_size, opened)
+    place = None if out is None else entered(out)
+    assembly, processes = shared_assembly(config, loras, registry, rewards, batch_size, opened, out=place)
     settings = clip_settings(assembly, loras, lora_scale)
-    folder = None if out is None else ClipFolder(entered(out), settings, overwrite=overwrite, forms=forms)
-    pairs = pairs_of(assembly.every_prompt()[:max_prompts], first, count)
-    work = _Work(assembly, folder, settings, listener, pairs, base=base, keep_videos=keep_videos)
-    with process_switches(assembly.config), watched(assembly, listener):
+    listener = listener if processes.first else Silence()
+    with processes.together(), process_switches(assembly.config), watched(assembly, listener):
+        folder = None
+        if place is not None and processes.first:
+            folder = ClipFolder(place, settings, overwrite=overwrite, forms=forms)
+        pairs = pairs_of(assembly.every_prompt()[:max_prompts], first, count)
+        if assembly.config.parallel.shard_text_encoders:  # everyone's work at every text
+            encode_each(assembly, [pair.prompt for pair in pairs])
+        work = _Work(
+            assembly, processes, folder, settings, listener, pairs, base=base, keep_videos=keep_videos
+        )
         return work.make(batch_size)
 
 
@@ -160,6 +173,20 @@ def sampling_assembly(
     opened: Opened | None = None,
 ) -> Assembly:
     """The loaded parts to sample with; the noise of a clip is then a function of its pair's number alone."""
+    return shared_assembly(config, loras, registry, rewards, batch_size, opened)[0]
+
+
+def shared_assembly(
+    config: RunConfig,
+    loras: Sequence[str],
+    registry: Registry,
+    rewards: Sequence[str] = (),
+    batch_size: int = 1,
+    opened: Opened | None = None,
+    *,
+    out: Path | None = None,
+) -> tuple[Assembly, SingleProcess]:
+    """The same, with the processes that share the clips."""
     config = without_scores(config)
     if config.video.num_frames is None:
         config = changed(config, video={"num_frames": sample_frames(config, registry)})
@@ -170,9 +197,10 @@ def sampling_assembly(
         trainer={"seed": 0},
     )
     config = validated({**config.model_dump(), "monitor": [{"name": name} for name in rewards]})
-    assembly = open_assembly(config, loras, registry, opened)
-    load_rewards(assembly, training=False)
-    return assembly
+    assembly, processes = open_together(config, loras, registry, opened, out=out)
+    with processes.together():
+        load_rewards(assembly, training=False, then=cutting(assembly))
+    return assembly, processes
 
 
 def pairs_of(prompts: Sequence[Prompt], first: int, count: int) -> list[Pair]:
@@ -201,6 +229,7 @@ class _Work:
     def __init__(
         self,
         assembly: Assembly,
+        processes: SingleProcess,
         folder: ClipFolder | None,
         settings: dict[str, Any],
         listener: Listener,
@@ -210,17 +239,19 @@ class _Work:
         keep_videos: bool,
     ) -> None:
         self.assembly, self.folder, self.settings, self.listener = assembly, folder, settings, listener
+        self.processes = processes
         self.base, self.keep_videos = base, keep_videos
         distinct = dict.fromkeys(id(pair.prompt) for pair in pairs)
         self.positions = {found: number for number, found in enumerate(distinct)}
-        self.pairs = [pair for pair in pairs if keep_videos or not self._is_there(pair)]
+        there = processes.from_first([not keep_videos and self._is_there(pair) for pair in pairs])
+        self.pairs = [pair for pair, done in zip(pairs, there, strict=True) if not done]
 
     def make(self, size: int) -> Scored:
         """Sample, score and write what is not there; the videos of the tuned model where they are kept."""
         parts = []
         try:
-            for start in range(0, len(self.pairs), size):
-                scored = self._make_batch(self.pairs[start : start + size], start)
+            for start in range(0, len(self.pairs), size * self.processes.count):
+                scored = self._make_round(start, size)
                 parts.append(
                     scored if self.keep_videos else Scored(scored.pairs, torch.empty(0), scored.scores)
                 )
@@ -243,25 +274,32 @@ class _Work:
             self.folder.has(self._entry(pair, twin), names) for twin in twins
         )
 
-    def _make_batch(self, batch: Sequence[Pair], start: int) -> Scored:
+    def _make_round(self, start: int, size: int) -> Scored:
+        """``size`` clips of each process: made, and written by the first."""
         begun = time.perf_counter()
+        pairs = self.pairs[start : start + size * self.processes.count]
         with self.assembly.model.tuning.scaled(self.settings["lora_scale"]):
-            tuned = self._scored(batch)
-        entries = list(self._write(batch, tuned, base=False))
+            tuned = self._scored(pairs, size)
+        entries = list(self._write(pairs, tuned, base=False))
         if self.base:
             with all_off(self.assembly):
-                entries += self._write(batch, self._scored(batch), base=True)
-        seconds = (time.perf_counter() - begun) / len(batch)
-        facts = {"done": start + len(batch), "total": len(self.pairs), "seconds": seconds}
+                entries += self._write(pairs, self._scored(pairs, size), base=True)
+        seconds = (time.perf_counter() - begun) / len(pairs)
+        facts = {"done": start + len(pairs), "total": len(self.pairs), "seconds": seconds}
         for entry in entries:
             self.listener.record({"kind": "clip", **facts, "entry": entry})
         return tuned
 
-    def _scored(self, batch: Sequence[Pair]) -> Scored:
-        return score_pairs(self.assembly, batch, (self.assembly.monitors,), scope="sample")
+    def _scored(self, pairs: Sequence[Pair], size: int) -> Scored:
+        """The clips of all processes on the first one, none on the others."""
+        rank = self.processes.here[0]
+        own = pairs[rank * size : (rank + 1) * size]
+        # Of a model in pieces every call is everyone's work: a process without a clip makes one for nobody.
+        made = score_pairs(self.assembly, own or pairs[:1], (self.assembly.monitors,), scope="sample")
+        return _joined(self.processes.gather_first(made.first(len(own))))
 
     def _write(self, batch: Sequence[Pair], scored: Scored, *, base: bool) -> Iterator[Entry]:
-        for index, pair in enumerate(batch):
+        for index, pair in enumerate(batch if self.processes.first else ()):
             entry = self._entry(pair, base)
             entry["scores"] = {name: round(float(one[index]), 6) for name, one in scored.scores.items()}
             if self.folder is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -50,7 +50,7 @@ def load_parts(assembly: Assembly, encode: Callable[[], None]) -> None:
         offload = Offload(assembly.device)
         load_rewards(assembly, then=offload.reward)
     if mesh is not None and mesh.layout.shard > 1:
-        sharded = load_in_pieces(assembly, mesh)
+        sharded = load_in_pieces(assembly, mesh, attach)
     else:
         load_backbone(assembly)
     if offload is not None:
@@ -62,20 +62,48 @@ def load_parts(assembly: Assembly, encode: Callable[[], None]) -> None:
         share_sequence(assembly, mesh)
     assembly.progress("loading the rewards", 0, 0)
     if offload is None:
-        load_rewards(assembly, then=_cutting(assembly, mesh))
+        load_rewards(assembly, then=cutting(assembly))
     pull_levers(assembly, offload, sharded)
 
 
-def _cutting(assembly: Assembly, mesh: Mesh | None) -> Callable[[Reward], Reward]:
+def load_model(assembly: Assembly, attach: Callable[[Assembly], Any]) -> None:
+    """Load a model that samples alone, shared as its mesh says.
+
+    Args:
+        assembly: Prepared.
+        attach: Puts what was trained on the loaded backbone.
+    """
+    mesh = assembly.mesh
+    if mesh is not None and mesh.layout.shard > 1:
+        sharded = load_in_pieces(assembly, mesh, attach)
+        if assembly.config.parallel.keep_gathered:
+            from vader_core.parallel.shard import KeptGathered
+
+            assembly.model.levers = (KeptGathered(sharded),)
+    else:
+        load_backbone(assembly)
+        attach(assembly)
+    if mesh is not None and mesh.layout.context > 1:
+        share_sequence(assembly, mesh)
+
+
+def cutting(assembly: Assembly) -> Callable[[Reward], Reward]:
+    """What becomes of each reward before the next is made: it is cut, where that is asked for."""
+    mesh = assembly.mesh
     if mesh is None or not assembly.config.parallel.shard_rewards:
         return lambda reward: reward
     return lambda reward: cut_reward(reward, mesh)
 
 
-def load_in_pieces(assembly: Assembly, mesh: Mesh) -> Sharded:
+def load_in_pieces(assembly: Assembly, mesh: Mesh, attach: Callable[[Assembly], Any]) -> Sharded:
     """Load the backbone, one process of a machine after the other, and cut it.
 
     A model that no device holds whole is read into the CPU's memory, which so holds it once.
+
+    Args:
+        assembly: Prepared.
+        mesh: Who shares it.
+        attach: Puts what learns, or what was trained, on the loaded backbone.
     """
     backbone, device = assembly.backbone, assembly.device
     with mesh.own_turn():

@@ -147,6 +147,7 @@ def share_sequence(assembly: Assembly, mesh: Mesh) -> None:
 
     backbone = assembly.backbone
     backbone.split_sequence(mesh.sequence)
+    mesh.bound_waits()  # who splits it may have made further groups
     if backbone.decode_is_exact:
         group = mesh.sequence["ulysses"].get_group()
         backbone.decode = split_decode(backbone.decode, group)  # type: ignore[method-assign]

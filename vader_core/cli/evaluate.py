@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Any
 
 import click
 
 from vader_core.cli.console import console
 from vader_core.cli.help import GroupedCommand
-from vader_core.cli.options import config_alone, model_options, reward_options, run_base
+from vader_core.cli.launching import asked_processes, is_first, is_to_launch, launch, processes_option
+from vader_core.cli.options import config_shared, model_options, reward_options, run_base
 from vader_core.cli.paths import EnteredPath
 from vader_core.errors import VaderError
 from vader_core.progress import counted
@@ -40,23 +42,28 @@ from vader_core.registry import Registry, load_registry
 @click.option("--most-prompts", type=int, metavar="N", help="Prompts per dimension, for a quick look.")
 @click.option("--most-videos", type=int, metavar="N", help="Clips per prompt, for a quick look.")
 @click.option("--clips", type=EnteredPath(), metavar="DIR", help="Keep the suite's clips, with a page.")
+@processes_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--out", type=EnteredPath(), help="Also write the JSON to this file.")
-def command(**flags: Any) -> None:
+def command(**flags: Any) -> int:
     """Compare the base model with LORA (a run directory, a PATH or hub:REPO[/FILE]).
 
     Both are given the same held-out prompts and the same noise. Means, paired difference with its 95 %
     bootstrap interval, and win rate, for each reward and monitor.
     """
-    evaluate_command(flags, load_registry())
+    arguments = (click.get_current_context().find_root().obj or {}).get("arguments", ())
+    return evaluate_command({**flags, "arguments": arguments}, load_registry())
 
 
-def evaluate_command(flags: dict[str, Any], registry: Registry) -> None:
+def evaluate_command(flags: dict[str, Any], registry: Registry) -> int:
     """The command, over a given registry."""
     lora: str = flags.pop("lora")
     size = flags.pop("batch_size")
-    config = config_alone(flags, registry, base=run_base(lora))
+    config = config_shared(flags, registry, base=run_base(lora))
     _check_suite(flags)
+    processes = asked_processes(flags["num_processes"])
+    if processes is not None and is_to_launch(processes):
+        return launch(processes, config, flags["arguments"], shlex.join(["vader", *flags["arguments"]]))
     if flags["suite"]:
         from vader_core.api.suite import evaluate_suite
 
@@ -69,7 +76,7 @@ def evaluate_command(flags: dict[str, Any], registry: Registry) -> None:
         from vader_core.api.evaluate import evaluate
         from vader_core.cli.progress import PhaseLine
 
-        with PhaseLine() as progress:
+        with PhaseLine(quiet=not is_first()) as progress:
             result = evaluate(
                 config,
                 lora,
@@ -79,6 +86,8 @@ def evaluate_command(flags: dict[str, Any], registry: Registry) -> None:
                 registry=registry,
                 progress=progress,
             )
+    if not is_first():
+        return 0
     if flags["out"] is not None:
         from vader_core.files import replacing
 
@@ -86,8 +95,9 @@ def evaluate_command(flags: dict[str, Any], registry: Registry) -> None:
             beside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     if flags["as_json"]:
         click.echo(json.dumps(result))
-        return
+        return 0
     (_print_suite if flags["suite"] else _print_table)(result)
+    return 0
 
 
 def _check_suite(flags: dict[str, Any]) -> None:
@@ -99,6 +109,8 @@ def _check_suite(flags: dict[str, Any]) -> None:
             flag = "--dimension" if idle[0] == "dimensions" else "--" + idle[0].replace("_", "-")
             raise VaderError(f"{flag} belongs to --suite NAME: give it, or leave {flag} out")
         return
+    if (asked_processes(flags["num_processes"]) or 1) > 1:
+        raise VaderError("--suite makes its clips in one process: leave --num-processes out")
     if flags["suite_prompts"] is None:
         from vader_core.evaluation.suite import find_suite
 

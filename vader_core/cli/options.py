@@ -277,15 +277,28 @@ def config_alone(flags: dict[str, Any], registry: Registry, *, base: Tree | None
     """The same for a command that runs in one process: how a run was shared is left out.
 
     Raises:
-        VaderError: ``-o parallel.…``, which only training and its plan can follow.
+        VaderError: ``-o parallel.…``, which this command cannot follow.
     """
-    shared = sorted(key for key in keys_of(flags.get("options") or ()) if key.startswith("parallel."))
+    shared = _sharing(flags)
     if shared:
         raise VaderError(
-            f"-o {shared[0]}: this command runs in one process; only vader train shares a model. Leave it "
-            "out; for memory see performance.offload and performance.swap_blocks"
+            f"-o {shared[0]}: this command runs in one process; vader train, sample and evaluate share a "
+            "model. Leave it out; for memory see performance.offload and performance.swap_blocks"
         )
     return validated({**tree_of(flags, registry, base=base), "parallel": {}})
+
+
+def config_shared(flags: dict[str, Any], registry: Registry, *, base: Tree | None = None) -> RunConfig:
+    """The same for a command that may run in several: how a run was shared counts no more, ``-o`` does."""
+    tree = tree_of(flags, registry, base=base)
+    asked = {key.partition(".")[2] for key in _sharing(flags)}
+    held = tree.get("parallel", {})
+    return validated({**tree, "parallel": {name: held[name] for name in held if name in asked}})
+
+
+def _sharing(flags: dict[str, Any]) -> list[str]:
+    """The options of the command line that say what is shared."""
+    return sorted(key for key in keys_of(flags.get("options") or ()) if key.startswith("parallel."))
 
 
 def _scored(flags: dict[str, Any], tree: Tree, registry: Registry) -> Tree:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import click
 
 from vader_core.cli.help import GroupedCommand
-from vader_core.cli.options import config_alone, model_options, run_base
+from vader_core.cli.launching import asked_processes, is_first, is_to_launch, launch, processes_option
+from vader_core.cli.options import config_shared, model_options, run_base
 from vader_core.cli.overrides import parse_reward
 from vader_core.cli.paths import EnteredPath
 from vader_core.cli.progress import PhaseLine, clock
@@ -65,17 +67,18 @@ UNASKED = 64
 @click.option(
     "--also", multiple=True, type=click.Choice(FORMS), help="Write each clip in this form too (repeat)."
 )
-def command(**flags: Any) -> None:
+@processes_option
+def command(**flags: Any) -> int:
     """Sample videos from a base model, or from a tuned one with --lora.
 
     With --lora RUN the run's own settings hold, and flags change them. Every clip is written when it is done;
     the same command again makes what is missing. index.html in --out shows them.
     """
-    registry = load_registry()
-    sample_command(flags, registry)
+    arguments = (click.get_current_context().find_root().obj or {}).get("arguments", ())
+    return sample_command({**flags, "arguments": arguments}, load_registry())
 
 
-def sample_command(flags: dict[str, Any], registry: Registry) -> None:
+def sample_command(flags: dict[str, Any], registry: Registry) -> int:
     """The command, over a given registry."""
     lora: tuple[str, ...] = flags.pop("lora")
     size = flags.pop("batch_size")
@@ -83,12 +86,15 @@ def sample_command(flags: dict[str, Any], registry: Registry) -> None:
     base = run_base(lora[0] if lora else None)
     for section in ("reward", "monitor"):
         base.pop(section, None)
-    config = config_alone(flags, registry, base=base)
+    config = config_shared(flags, registry, base=base)
+    processes = asked_processes(flags["num_processes"])
+    if processes is not None and is_to_launch(processes):
+        return launch(processes, config, flags["arguments"], shlex.join(["vader", *flags["arguments"]]))
 
     from vader_core.api.sample import sample
 
     asked = flags["prompts"] is not None or flags["max_prompts"] is not None
-    with ClipProgress() as progress:
+    with ClipProgress(quiet=not is_first()) as progress:
         sample(
             config,
             out=flags["out"],
@@ -106,14 +112,18 @@ def sample_command(flags: dict[str, Any], registry: Registry) -> None:
             registry=registry,
             listener=progress,
         )
-    click.echo(f"{counted(progress.made, 'video')} in {flags['out']}; page: {flags['out'] / 'index.html'}")
+    if is_first():
+        click.echo(
+            f"{counted(progress.made, 'video')} in {flags['out']}; page: {flags['out'] / 'index.html'}"
+        )
+    return 0
 
 
 class ClipProgress(PhaseLine):
     """A live line: clips done, the step within the next, time per clip, time left."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, quiet: bool = False) -> None:
+        super().__init__(quiet=quiet)
         self.made = 0
         self._clips = ""
 

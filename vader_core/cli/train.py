@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from vader_core.cli.help import GroupedCommand
+from vader_core.cli.launching import asked_processes, is_to_launch, launch, processes_option
 from vader_core.cli.options import (
     config_of,
     is_bare,
@@ -58,7 +57,7 @@ class ResumePath(EnteredPath):
     help="Continue a run exactly; `auto`: the one in --out where there is one, else begin it.",
 )
 @click.option("--allow-changes", is_flag=True, help="Resume with a changed configuration.")
-@click.option("--num-processes", type=int, metavar="N", help="Number of processes, one per device.")
+@processes_option
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--quiet", is_flag=True, help="Print the result alone.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
@@ -76,27 +75,16 @@ def train_command(flags: dict[str, Any], registry: Registry) -> int:
     processes = _asked_processes(flags, out)
     if flags.get("dry_run"):
         return _print_plan(flags, config, out, registry, processes or 1)
-    if processes is not None and processes > 1 and "WORLD_SIZE" not in os.environ:
-        return _launch(processes, config, flags["arguments"], out)
+    if processes is not None and is_to_launch(processes):
+        return launch(processes, config, flags["arguments"], f"vader train --resume {out}")
     return _train(flags, config, out, registry)
 
 
 def _asked_processes(flags: dict[str, Any], out: Path) -> int | None:
     """How many processes are asked for: by flag, by a launcher, or by the run that is continued."""
-    from vader_core.parallel.layout import started_together
     from vader_core.run.directory import Run
 
-    processes: int | None = flags.get("num_processes")
-    if processes is not None and processes < 1:
-        raise VaderError(f"--num-processes {processes} is not allowed: use 1 or more")
-    if "WORLD_SIZE" in os.environ:
-        world = started_together()
-        if processes is not None and world != processes:
-            raise VaderError(
-                f"--num-processes {processes}, but WORLD_SIZE={world} says that a launcher or a scheduler "
-                f"started {world}: leave --num-processes out, or unset WORLD_SIZE, RANK and LOCAL_RANK"
-            )
-        return world
+    processes = asked_processes(flags.get("num_processes"))
     if processes is None and flags.get("resume") and (out / "config.yaml").is_file():
         return Run(out).processes()
     return processes
@@ -164,27 +152,6 @@ def _print_plan(
         as_json=bool(flags.get("as_json")),
     )
     return 0
-
-
-def _launch(processes: int, config: RunConfig, arguments: Sequence[str], out: Path) -> int:
-    """Start the same command once per device."""
-    import torch
-
-    from vader_core.cli.launcher import Launcher
-    from vader_core.parallel.layout import Layout
-
-    Layout(processes, config.parallel.shard, config.parallel.context).check()
-
-    on_cpu = config.trainer.device == "cpu" or not torch.cuda.is_available()
-    if not on_cpu and processes > torch.cuda.device_count():
-        raise VaderError(
-            f"--num-processes {processes}: there are {torch.cuda.device_count()} devices; use at most that "
-            "many, or --device cpu (a run that had more processes goes on with fewer by --allow-changes)"
-        )
-    environment = dict(os.environ)
-    if on_cpu:
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    return Launcher(arguments, processes, environment, f"vader train --resume {out}").run()
 
 
 def _restarted() -> bool:

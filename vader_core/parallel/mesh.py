@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 from torch import distributed as dist
+from torch.distributed import distributed_c10d
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from vader_core.parallel.layout import Layout
@@ -23,16 +25,31 @@ class Mesh:
         device: Where this process computes.
         turn: Which of its machine's processes this one is, and how many the largest machine has; asked of all
             of them by default.
+        timeout: Seconds that a process waits for the others of its groups; torch's own by default.
     """
 
-    def __init__(self, layout: Layout, device: torch.device, turn: tuple[int, int] | None = None) -> None:
-        self.layout, self.device = layout, device
+    def __init__(
+        self,
+        layout: Layout,
+        device: torch.device,
+        turn: tuple[int, int] | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        self.layout, self.device, self._timeout = layout, device, timeout
         self._turn, self._turns = self._asked() if turn is None else turn
         # At once: made within one's turn they would wait for processes that wait for theirs.
         if layout.shard > 1:
             self.weights = self._weights()
         if layout.context > 1:
             self.sequence = self._sequence()
+        self.bound_waits()
+
+    def bound_waits(self) -> None:
+        """Let every group that there is wait as long as all processes together do: torch's own are others."""
+        if self._timeout is None:
+            return
+        for group in list(distributed_c10d._world.pg_map):
+            distributed_c10d._set_pg_timeout(timedelta(seconds=self._timeout), group)
 
     def _asked(self) -> tuple[int, int]:
         turns = [0] * self.layout.world

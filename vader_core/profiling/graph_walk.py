@@ -6,7 +6,7 @@ Autograd's engine insists on a device's streams; a device on paper has none.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from typing import Any, ClassVar
 
@@ -67,6 +67,25 @@ def _walk(
     caught: dict[Any, dict[int, Tensor]],
 ) -> None:
     """Send gradients back until they are in the leaves, or at the nodes of ``caught``, which keeps them."""
+    _walks.append(_walk)
+    try:
+        _send_back(ends, gradients, caught)
+    finally:
+        _walks.pop()
+    while _afterwards and not _walks:
+        _afterwards.pop(0)()
+
+
+def is_walking() -> bool:
+    """Whether a backward pass is going on."""
+    return bool(_walks)
+
+
+def _send_back(
+    ends: Sequence[Tensor],
+    gradients: Sequence[Tensor | None],
+    caught: dict[Any, dict[int, Tensor]],
+) -> None:
     arrived: dict[Any, dict[int, Tensor]] = {}
     for end, gradient in zip(ends, gradients, strict=True):
         if end.grad_fn is None:
@@ -84,7 +103,7 @@ def _walk(
             if node in caught:
                 caught[node].update(arrived.pop(node))
                 continue
-            sent = _run(node, arrived.pop(node))
+            sent = _run(node, _hooked(node, arrived.pop(node)))
             for (following, place), value in zip(node.next_functions, sent, strict=False):
                 if following is None:
                     continue
@@ -97,6 +116,39 @@ def _walk(
                     del waiting[following]
                     heapq.heappush(ready, (-following._sequence_nr(), next(order), following))
             del sent, node
+
+
+def after_the_walk(work: Callable[[], None]) -> None:
+    """What the engine's ``queue_callback`` does: ``work`` is done once the walk is over."""
+    _afterwards.append(work)
+
+
+#: One entry for each walk within another.
+_walks: list[Any] = []
+#: What is to be done once the walk is over.
+_afterwards: list[Callable[[], None]] = []
+#: Where a node keeps the hooks of its outputs.
+_HOOKS = "hooks on paper"
+
+
+def register_hook(tensor: Tensor, hook: Callable[[Tensor], Tensor | None]) -> None:
+    """What ``Tensor.register_hook`` does, for a tensor in a graph: the walk calls ``hook`` with its gradient.
+
+    Args:
+        tensor: With a graph.
+        hook: Gives another gradient, or nothing.
+    """
+    hooks: dict[int, list[Any]] = tensor.grad_fn.metadata.setdefault(_HOOKS, {})  # type: ignore[union-attr]
+    hooks.setdefault(tensor.output_nr, []).append(hook)
+
+
+def _hooked(node: Any, arrived: dict[int, Tensor]) -> dict[int, Tensor]:
+    """The gradients that arrived, after the hooks of what they are of."""
+    for place, hooks in node.metadata.get(_HOOKS, {}).items():
+        for hook in hooks:
+            if place in arrived and (other := hook(arrived[place])) is not None:
+                arrived[place] = other
+    return arrived
 
 
 def _arrivals(roots: Iterable[Any]) -> dict[Any, int]:
@@ -129,10 +181,18 @@ def _run(node: Any, arrived: dict[int, Tensor]) -> tuple[Tensor | None, ...]:
         leaf.grad = arrived[0] if leaf.grad is None else leaf.grad + arrived[0]
         return ()
     given = [arrived.pop(place, None) for place in range(len(node._input_metadata))]
-    call = node if callable(node) else node.apply
-    found = call(*given)
+    found = node(*given) if callable(node) else node.apply(*given)
     UsedOnce.drop()
-    return found if isinstance(found, tuple) else (found,)
+    found = found if isinstance(found, tuple) else (found,)
+    return found if callable(node) else _of_tensors(node, found)
+
+
+def _of_tensors(node: Any, found: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    """Of what a function in Python gives for every argument, the gradients of those that are tensors."""
+    if len(found) == len(node.next_functions):
+        return found
+    wanted = iter([value for value, wants in zip(found, node.needs_input_grad, strict=False) if wants])
+    return tuple(None if following is None else next(wanted) for following, _ in node.next_functions)
 
 
 class UsedOnce:

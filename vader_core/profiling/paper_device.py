@@ -24,7 +24,15 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vader_core.profiling.graph_walk import UsedOnce, walk_all_backward, walk_backward, walk_grad
+from vader_core.profiling.convolutions import CONVOLUTIONS, beside, laid_out
+from vader_core.profiling.graph_walk import (
+    UsedOnce,
+    after_the_walk,
+    register_hook,
+    walk_all_backward,
+    walk_backward,
+    walk_grad,
+)
 
 #: The allocator hands out multiples of this many bytes.
 GRAIN = 512
@@ -41,7 +49,6 @@ _aten = torch.ops.aten
 _EMPTY = (_aten.empty.memory_format, _aten.empty_like.default, _aten.empty_strided.default)
 _HALF = (torch.bfloat16, torch.float16)
 _OPPOSITE = (_aten.bitwise_not.default, _aten.logical_not.default)
-_CONVOLUTIONS = (_aten.convolution.default, _aten.convolution_backward.default)
 
 
 class Ledger:
@@ -107,12 +114,12 @@ class PaperDevice(TorchDispatchMode):
         out = func(*args, **kwargs)
         self.exchanged += _exchanged(func, out)
         self._note_opposite(func, args, out)
-        if func in _CONVOLUTIONS:
-            out = _laid_out(func, args, out)
+        if func in CONVOLUTIONS:
+            out = laid_out(func, args, out)
         for leaf in out if isinstance(out, tuple | list) else (out,):
             self._book(leaf)
-        if func in _CONVOLUTIONS:
-            self.ledger.brush(_turned(args[0], out))
+        if func in CONVOLUTIONS:
+            self.ledger.brush(beside(func, args, out))
         return out
 
     def _book(self, tensor: Any) -> None:
@@ -180,35 +187,6 @@ def _exchanged(func: Any, out: Any) -> int:
     if func.namespace != "_c10d_functional" or func._opname == "wait_tensor":
         return 0
     return int(out.numel() * out.element_size())
-
-
-def _laid_out(func: Any, args: Any, out: Any) -> Any:
-    """A convolution's result as cuDNN lays it out: channels innermost where input or weight has them so."""
-    forward = func is _aten.convolution.default
-    given = args[:2] if forward else args[:3]
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    layout = formats.get(given[0].ndim)
-    if layout is None or not any(_innermost(one, layout) for one in given):
-        return out
-    if forward:
-        return out.contiguous(memory_format=layout)
-    return (None if out[0] is None else out[0].contiguous(memory_format=layout), *out[1:])
-
-
-def _turned(given: Any, out: Any) -> int:
-    """Bytes of the copies that cuDNN makes of what a convolution in 16 bits over three axes takes and gives.
-
-    Its kernels want channels innermost, and turn whatever lies otherwise in their workspace.
-    """
-    if not (_on_paper(given) and given.ndim == 5 and given.dtype in _HALF):
-        return 0
-    made = next((one for one in (out if isinstance(out, tuple) else (out,)) if one is not None), given)
-    parts = (given, made)
-    return sum(part.numel() * part.itemsize for part in parts if not _innermost(part, torch.channels_last_3d))
-
-
-def _innermost(tensor: Tensor, layout: torch.memory_format) -> bool:
-    return tensor.is_contiguous(memory_format=layout) and not tensor.is_contiguous()
 
 
 def _on_paper(given: Any) -> bool:
@@ -353,6 +331,22 @@ def _without_launches(name: str) -> ModuleType:
                     places[place] = module
 
 
+_real_register_hook = torch.Tensor.register_hook
+
+
+def _register_hook(self: Tensor, hook: Callable[[Tensor], Tensor | None]) -> Any:
+    """A hook on a tensor on paper is the walk's to call."""
+    if not isinstance(self, FakeTensor) or self.grad_fn is None:
+        return _real_register_hook(self, hook)
+    return register_hook(self, hook)
+
+
+class _Engine:
+    """Autograd's engine, which is never asked to go back."""
+
+    queue_callback = staticmethod(after_the_walk)
+
+
 class _Generator(torch.Generator):
     """A generator on the CPU, whatever the device."""
 
@@ -390,6 +384,8 @@ _REPLACED: dict[str, Any] = {
     "torch.Tensor.backward": walk_backward,
     "torch.autograd.backward": walk_all_backward,
     "torch.autograd.grad": walk_grad,
+    "torch.Tensor.register_hook": _register_hook,
+    "torch.autograd.Variable._execution_engine": _Engine(),
     # checkpointed blocks ask which backward pass they are in
     "torch._C._current_graph_task_id": lambda: 0,
     # draws again until every number is within bounds, which numbers without values never are

@@ -13,6 +13,7 @@ from vader_core.assembly.parts import Assembly
 from vader_core.parallel.layout import Layout
 from vader_core.parallel.mesh import Mesh
 from vader_core.parallel.whole import in_pieces
+from vader_core.profiling.graph_walk import is_walking
 
 
 @contextmanager
@@ -32,7 +33,7 @@ def processes_on_paper(layout: Layout) -> Iterator[Mesh | None]:
         place = "torch.distributed.fsdp._fully_shard._fsdp_param_group.is_bw"
         import torch.distributed.fsdp
 
-        stack.enter_context(patch(place, lambda: False, create=True))
+        stack.enter_context(patch(place, is_walking, create=True))
         dist.init_process_group("fake", rank=0, world_size=layout.world, store=FakeStore())
         stack.callback(dist.destroy_process_group)
         yield Mesh(layout, torch.device("cuda"), (0, 1))

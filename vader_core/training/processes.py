@@ -137,7 +137,7 @@ class SeveralProcesses(SingleProcess):
         if layout.shard > 1 or layout.context > 1:
             from vader_core.parallel.mesh import Mesh
 
-            self.mesh = Mesh(layout, device)
+            self.mesh = Mesh(layout, device, timeout=timeout)
 
     @property
     def rank(self) -> int:

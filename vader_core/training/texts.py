@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from vader_core.assembly.parts import Assembly
@@ -48,8 +49,13 @@ def encode_up_front(assembly: Assembly, processes: SingleProcess, before: int = 
     if validation.evaluation_pairs:
         pairs = evaluation_pairs(assembly, validation.evaluation_pairs)
         prompts += [pair.prompt for pair in own_share(pairs, *here)[0]]
+    encode_each(assembly, prompts)
+    assembly.backbone.release_text_encoder()
+
+
+def encode_each(assembly: Assembly, prompts: Sequence[Prompt]) -> None:
+    """Encode each distinct text once; the backbone keeps what it made."""
     distinct = list({(prompt.text, prompt.negative): prompt for prompt in prompts}.values())
     for start in range(0, len(distinct), _TEXTS_AT_ONCE):
         assembly.progress("encoding texts", start, len(distinct))
         assembly.backbone.encode_text(distinct[start : start + _TEXTS_AT_ONCE])
-    assembly.backbone.release_text_encoder()

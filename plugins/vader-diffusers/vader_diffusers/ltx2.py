@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from vader_core.backbone import Mixing
+from vader_core.backbone import Backbone, Mixing
 from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
@@ -177,6 +177,10 @@ class LTX2(PipelineBackbone):
             return_dict=False,
         )
         return self.joined(*found)
+
+    def check_sequence(self, parts: int, geometry: Geometry) -> None:
+        """Refused: picture and sound attend to each other, and diffusers' plan splits the picture alone."""
+        Backbone.check_sequence(self, parts, geometry)
 
     def split(self, latents: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
         """Tokens [B, n, features] of the picture and of the sound."""

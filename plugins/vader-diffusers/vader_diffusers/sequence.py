@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 from unittest.mock import patch
 
 import torch
+from torch import Tensor
 
 from vader_core.errors import VaderError
 from vader_diffusers.parts import model_class
 
+#: A network that is told this one masks its attention to the text, and no other.
+_MASK = "encoder_attention_mask"
 #: Attention backends that exchange heads and go backwards too.
 BACKENDS = (None, "native", "flash", "_native_cudnn")
 
@@ -77,9 +82,33 @@ def split(network: Any, mesh: Any) -> None:
     """
     from diffusers import ContextParallelConfig
 
-    parts = mesh["ulysses"].size()
+    parts, plan = mesh["ulysses"].size(), dict(network._cp_plan)
+    if _MASK in plan.get("", {}):
+        # Diffusers would exchange the heads of the attention to the text too, which does not go backwards.
+        plan[""] = {name: how for name, how in plan[""].items() if not name.startswith("encoder_")}
+        _keep_text_whole(sys.modules[type(network).__module__])
     with _a_device_to_count():
-        network.enable_parallelism(config=ContextParallelConfig(ulysses_degree=parts, mesh=mesh))
+        config = ContextParallelConfig(ulysses_degree=parts, mesh=mesh)
+        network.enable_parallelism(config=config, cp_plan=plan)
+
+
+def _keep_text_whole(module: Any) -> None:
+    """Let each process attend from its own tokens to the whole text: what has a mask exchanges nothing.
+
+    Args:
+        module: Of diffusers, whose attentions have a mask where they are to the text, and there alone.
+    """
+    plain = module.dispatch_attention_fn
+    if getattr(plain, "keeps_text_whole", False):
+        return
+
+    @wraps(plain)
+    def attend(*args: Any, attn_mask: Tensor | None = None, parallel_config: Any = None, **given: Any) -> Any:
+        config = parallel_config if attn_mask is None else None
+        return plain(*args, attn_mask=attn_mask, parallel_config=config, **given)
+
+    attend.keeps_text_whole = True  # type: ignore[attr-defined]
+    module.dispatch_attention_fn = attend
 
 
 @contextmanager

@@ -260,11 +260,31 @@ def full(registry: Registry) -> dict[str, Any]:
     }
 
 
+def waits(world: int, registry: Registry) -> list[float]:
+    """Seconds that each group of a process waits, where half a minute was asked for."""
+
+    def work() -> list[float]:
+        from torch.distributed import distributed_c10d
+
+        parallel = {"shard": 2, "context": 2, "timeout": 0.5}
+        assembly = prepare(complete(validated({**WAN, "parallel": parallel}), registry), registry)
+        processes = join(assembly)
+        assembly.mesh = processes.mesh
+        load_parts(assembly, lambda: None)
+        cpu = torch.device("cpu")
+        groups = list(distributed_c10d._world.pg_map)
+        return [group._get_backend(cpu).options._timeout.total_seconds() for group in groups]
+
+    found: list[float] = together(world, work)
+    return found
+
+
 def main() -> None:
     world, place, *names = int(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]
     registry = add_testing_plugin(load_registry())
+    others = {"full": lambda: full(registry), "waits": lambda: waits(world, registry)}
     found = {
-        name: full(registry) if name == "full" else compared(world, name, registry)
+        name: others[name]() if name in others else compared(world, name, registry)
         for name in names or [*CASES, "full"]
     }
     place.write_text(json.dumps(found, indent=1))

@@ -45,7 +45,10 @@ def check_full(found: dict[str, Any]) -> None:
 
 
 def test_two_processes_follow_the_gradient_of_one(tmp_path):
-    found = ranks(tmp_path, 2, "checkpointing", "folded", "full")
+    found = ranks(tmp_path, 2, "checkpointing", "folded", "full", "waits")
+    waits = found.pop("waits")
+    assert len(waits) > 1
+    assert set(waits) == {30.0}  # every group's, whoever made it
     check_full(found.pop("full"))
     check(found)
 
