@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import os
@@ -122,8 +123,7 @@ def material(tmp_path_factory):
     for place in ("my_clips", "clips"):
         (folder / place).mkdir()
         for number in range(6):
-            frames = torch.rand(64, 3, 72, 128, generator=torch.Generator().manual_seed(number))
-            write_video(frames, folder / place / f"{number}.mp4", 24)
+            write_video(torch.full((64, 3, 360, 640), 0.1 * number), folder / place / f"{number}.mp4", 24)
             (folder / place / f"{number}.txt").write_text("a red boat")
             rows.append({"file_path": f"{place}/{number}.mp4", "text": "a red boat", "type": "video"})
     (folder / "clips.json").write_text(json.dumps(rows))
@@ -135,6 +135,7 @@ def material(tmp_path_factory):
     (folder / "clips" / "opensora.csv").write_text(
         "path,text\n" + "\n".join(f"{n}.mp4,a boat" for n in range(6))
     )
+    (folder / "hps.json").write_text('["a red boat", "two gulls"]')
     (folder / "stills").mkdir()
     Image.new("RGB", (1024, 576), "teal").save(folder / "stills" / "lighthouse.jpg")
     for _, attributes, body in _BLOCK.findall((DOCS / "do/own-reward.md").read_text(encoding="utf-8")):
@@ -148,7 +149,11 @@ def material(tmp_path_factory):
 def test_every_training_on_a_page_can_be_planned(line, material, monkeypatch, capsys):
     from vader_core.cli import run
 
-    monkeypatch.setattr("vader_core.api.plan.memory_facts", lambda *given, **named: {})  # minutes for each
+    module = importlib.import_module("vader_core.api.plan")
+    monkeypatch.setattr(module, "memory_facts", lambda *given, **named: {})  # minutes for each
+    monkeypatch.setattr(
+        "vader_core.builtin.prompts.hps_v2.fetch", lambda *given, **named: material / "hps.json"
+    )
     monkeypatch.chdir(material)
     assert run([*shlex.split(line)[1:], "--dry-run"]) == 0, capsys.readouterr().err
     assert "writes" in capsys.readouterr().out

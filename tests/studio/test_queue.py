@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -70,6 +71,27 @@ def test_a_job_is_ended_while_its_worker_is_still_started(folders, asks, state, 
         getattr(served.studio.queue, asks)(job.name)
         leave.set()
         served.wait(job.name, state)
+
+
+def test_a_server_that_ends_while_a_worker_is_started_leaves_the_job_to_the_next(folders, monkeypatch):
+    entered, leave, made = threading.Event(), threading.Event(), []
+
+    def slow(*arguments, **options):
+        entered.set()
+        assert leave.wait(20)
+        made.append(subprocess.Popen(*arguments, **options))
+        return made[0]
+
+    monkeypatch.setattr("vader_studio.queue.subprocess", SimpleNamespace(Popen=slow, PIPE=subprocess.PIPE))
+    with Served(make_studio(folders)) as served:
+        job = served.studio.queue.add("sample", "a ball", {"prompt": "wait"})
+        assert entered.wait(20)
+    leave.set()
+    deadline = time.monotonic() + 20
+    while not (made and made[0].poll() is not None):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert {one.name: one.state for one in read_jobs(folders / "state" / "jobs")} == {job.name: "running"}
 
 
 def test_a_worker_that_dies_fails_its_job_and_not_the_next(served):

@@ -230,11 +230,17 @@ class _Worker:
         if self._asked:  # while the process was started
             self.queue.died(job, self._asked)
             return
+        if self.queue.closing:  # likewise: the next server takes the job up
+            _end(process, signal.SIGTERM)
+            return
         assert process.stdin is not None
         assert process.stdout is not None
         order = {"job": job.name, "kind": job.kind, "request": job.request}
-        process.stdin.write(json.dumps(order) + "\n")
-        process.stdin.flush()
+        try:
+            process.stdin.write(json.dumps(order) + "\n")
+            process.stdin.flush()
+        except ValueError as error:  # closed, for the server ends
+            raise BrokenPipeError(str(error)) from error
         for line in process.stdout:
             try:
                 event = json.loads(line)

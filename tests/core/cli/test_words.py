@@ -378,3 +378,16 @@ def test_weights_of_another_size_are_told_in_a_line():
     assert told.endswith("it is of another architecture of the same model")
     with pytest.raises(VaderError, match=r"tensors of a LoRA: give the file as --lora"):
         load_exactly(network(4), {"blocks.0.q.lora_A.weight": torch.zeros(1)}, what="backbone 'x'")
+
+
+def test_a_checkpoint_is_sampled_with_its_runs_settings(vader, tmp_path, capsys):
+    run, out = tmp_path / "run", tmp_path / "clips"
+    assert vader(*TRAIN, *FAST, "--prompts", "fixed", "--guidance-scale", "2.5", "--out", run) == 0
+    capsys.readouterr()
+    asked = ["sample", "--lora", run / "checkpoints" / "step-000001", "--max-prompts", "1", "--out", out]
+    assert vader(*asked) == 0
+    assert "1 video in" in capsys.readouterr().out
+    (entry,) = json.loads((out / "prompts.json").read_text())
+    assert entry["settings"]["backbone"]["name"] == "tiny"
+    assert entry["settings"]["sampler"]["num_steps"] == 2
+    assert entry["settings"]["sampler"]["guidance_scale"] == 2.5
