@@ -89,26 +89,16 @@ def sample(  # noqa: PLR0913 - what a person can ask for
     Raises:
         VaderError: Anything that cannot be done, before anything heavy where possible.
     """
-    registry, listener = registry or load_registry(), listener or Silence()
-    loras, first = [lora] if isinstance(lora, str) else list(lora), config.trainer.seed
+    registry, loras = registry or load_registry(), [lora] if isinstance(lora, str) else list(lora)
     _check_asked(loras, count, batch_size, base=base)
-    forms = checked_forms(also)
+    forms, place = checked_forms(also), None if out is None else entered(out)
     if most_prompts is not None and max_prompts is None:
         _refuse_many(config, registry, most_prompts, count)
-    place = None if out is None else entered(out)
     assembly, processes = shared_assembly(config, loras, registry, rewards, batch_size, opened, out=place)
-    settings = clip_settings(assembly, loras, lora_scale)
-    listener = listener if processes.first else Silence()
-    with processes.together(), process_switches(assembly.config), watched(assembly, listener):
-        folder = None
-        if place is not None and processes.first:
-            folder = ClipFolder(place, settings, overwrite=overwrite, forms=forms)
-        pairs = pairs_of(assembly.every_prompt()[:max_prompts], first, count)
-        if assembly.config.parallel.shard_text_encoders:  # everyone's work at every text
-            encode_each(assembly, [pair.prompt for pair in pairs])
-        work = _Work(
-            assembly, processes, folder, settings, listener, pairs, base=base, keep_videos=keep_videos
-        )
+    with processes.together(), process_switches(assembly.config):
+        pairs = pairs_of(assembly.every_prompt()[:max_prompts], config.trainer.seed, count)
+        work = _Work(assembly, processes, listener or Silence(), pairs, base=base, keep_videos=keep_videos)
+        work.keep_in(place, clip_settings(assembly, loras, lora_scale), overwrite=overwrite, forms=forms)
         return work.make(batch_size)
 
 
@@ -230,31 +220,43 @@ class _Work:
         self,
         assembly: Assembly,
         processes: SingleProcess,
-        folder: ClipFolder | None,
-        settings: dict[str, Any],
         listener: Listener,
         pairs: Sequence[Pair],
         *,
         base: bool,
         keep_videos: bool,
     ) -> None:
-        self.assembly, self.folder, self.settings, self.listener = assembly, folder, settings, listener
-        self.processes = processes
+        self.assembly, self.processes, self.pairs = assembly, processes, list(pairs)
+        self.listener = listener if processes.first else Silence()
         self.base, self.keep_videos = base, keep_videos
+        self.folder: ClipFolder | None = None
+        self.settings: dict[str, Any] = {}
         distinct = dict.fromkeys(id(pair.prompt) for pair in pairs)
         self.positions = {found: number for number, found in enumerate(distinct)}
-        there = processes.from_first([not keep_videos and self._is_there(pair) for pair in pairs])
-        self.pairs = [pair for pair, done in zip(pairs, there, strict=True) if not done]
+
+    def keep_in(
+        self, place: Path | None, settings: dict[str, Any], *, overwrite: bool, forms: Sequence[str]
+    ) -> None:
+        """Write the clips to ``place``, if there is one; those that it holds are not made again."""
+        self.settings = settings
+        if place is not None and self.processes.first:
+            self.folder = ClipFolder(place, settings, overwrite=overwrite, forms=forms)
+        mine = [not self.keep_videos and self._is_there(pair) for pair in self.pairs]
+        there = self.processes.from_first(mine)
+        self.pairs = [pair for pair, done in zip(self.pairs, there, strict=True) if not done]
 
     def make(self, size: int) -> Scored:
         """Sample, score and write what is not there; the videos of the tuned model where they are kept."""
         parts = []
+        if self.assembly.config.parallel.shard_text_encoders:  # everyone's work at every text
+            encode_each(self.assembly, [pair.prompt for pair in self.pairs])
         try:
-            for start in range(0, len(self.pairs), size * self.processes.count):
-                scored = self._make_round(start, size)
-                parts.append(
-                    scored if self.keep_videos else Scored(scored.pairs, torch.empty(0), scored.scores)
-                )
+            with watched(self.assembly, self.listener):
+                for start in range(0, len(self.pairs), size * self.processes.count):
+                    scored = self._make_round(start, size)
+                    parts.append(
+                        scored if self.keep_videos else Scored(scored.pairs, torch.empty(0), scored.scores)
+                    )
         except BaseException:
             with suppress(Exception):  # what went wrong first is what is told
                 self._show()
