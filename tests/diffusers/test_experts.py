@@ -36,6 +36,7 @@ def test_the_idle_expert_is_not_on_the_device(shift, num_steps):
     assert facts["estimated_parts_gib"].get("denoiser", 0.0) < 0.6 * both
 
 
+@pytest.mark.soak
 def test_steps_of_both_experts_are_extrapolated_exactly(monkeypatch):
     config = configure(
         registry=REGISTRY,

@@ -75,7 +75,7 @@ def video_data(config: RunConfig, registry: Registry, backbone: Backbone, geomet
     summary = plan.summary(dropped, len(held_out))
     summary.check(asked.unreadable_limit)
     for size in plan.geometries():
-        _check_size(backbone, size)
+        _check_size(backbone, size, config.parallel.context)
     fitting = [(prompt, shape) for prompt, shape in held_out if rule.fits(shape, geometry.num_frames)]
     return VideoData(source, plan, Reader(rule, asked.crop), summary, fitting)
 
@@ -186,8 +186,11 @@ def _plan(config: RunConfig, source: PromptSource, rule: FrameRule, geometry: Ge
     return InBuckets(clips, shapes, **others)
 
 
-def _check_size(backbone: Backbone, size: Geometry) -> None:
+def _check_size(backbone: Backbone, size: Geometry, parts: int) -> None:
+    """Refuse clips of a size that the model cannot make, or not split over so many processes."""
     try:
         backbone.validate(size)
+        if parts > 1:
+            backbone.check_sequence(parts, size)
     except VaderError as error:
         raise VaderError(f"--data: clips of {size} cannot be learned: {error}") from error

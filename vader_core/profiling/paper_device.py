@@ -337,7 +337,7 @@ _real_register_hook = torch.Tensor.register_hook
 def _register_hook(self: Tensor, hook: Callable[[Tensor], Tensor | None]) -> Any:
     """A hook on a tensor on paper is the walk's to call."""
     if not isinstance(self, FakeTensor) or self.grad_fn is None:
-        return _real_register_hook(self, hook)
+        return _real_register_hook(self, hook)  # type: ignore[no-untyped-call]
     return register_hook(self, hook)
 
 

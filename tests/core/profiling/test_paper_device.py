@@ -112,3 +112,15 @@ def test_a_convolution_over_three_axes_turns_what_lies_otherwise(innermost, dtyp
         size = out.numel() * out.itemsize
         assert device.ledger.live - before == size
         assert device.ledger.peak - device.ledger.live == turned * size
+
+
+def test_a_convolution_copies_what_lies_otherwise_first() -> None:
+    with on_paper() as device, torch.no_grad():
+        x = torch.empty(1, 6, 8, 16, 32, device="cuda", dtype=torch.bfloat16)
+        weight = torch.empty(8, 8, 1, 1, 1, device="cuda", dtype=torch.bfloat16)
+        for given, copied in ((x.transpose(1, 2), 1), (x.transpose(1, 2).contiguous(), 0)):
+            device.ledger.reset()
+            out = F.conv3d(given, weight)
+            size = out.numel() * out.itemsize
+            assert device.ledger.peak - device.ledger.live == (2 + copied) * size  # both sides are turned
+            del out
