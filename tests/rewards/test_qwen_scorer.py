@@ -191,7 +191,7 @@ def test_a_prompt_holds_no_reward_token():
 
 
 def test_a_frame_is_preferred_as_by_the_original(tmp_path):
-    model = official(hps_v3.PRESETS["tiny"], ranknet(32))
+    model = official(hps_v3.PRESETS["tiny"], ranknet(64))
     save_file(
         {older(name): value.clone() for name, value in model.state_dict().items()},
         tmp_path / "HPSv3.safetensors",
