@@ -194,6 +194,10 @@ def test_a_plan_needs_no_accelerator_and_says_where_and_what(vader, capsys, monk
     assert "device   cuda (none is here), fp16" in told
     assert "files    none from the hub" in told
     assert "writes   runs/tiny-brightness" in told
+    assert vader(*plan, "-o", "performance.offload_activations=true") == 0
+    assert "device   cuda (none is here)" in capsys.readouterr().out
+    assert vader(*plan, "-o", "performance.offload_activations=true", "--device", "cpu") == 2
+    assert "needs a CUDA device" in capsys.readouterr().err
     assert vader(*plan, "--json") == 0
     assert json.loads(capsys.readouterr().out)["out"] == "runs/tiny-brightness"
     assert vader("train", "--recipe", "videocrafter_pick_score", "--dry-run", "--json") == 0
