@@ -39,7 +39,10 @@ FAST = ["-o", "validation.prompts=0", "-o", "run.trackers=[]"]
         (["tune"], "to learn from your own clips: vader train --data"),
         (["show", "rewards"], "which reward? Give its NAME; `vader plugins` lists them"),
         (["weights", "--recipe", "nowhere"], "unknown recipe 'nowhere'"),
-        (["bench", "--backbone", "tiny", "-o", "parallel.shard=2"], "only vader train shares a model"),
+        (
+            ["bench", "--backbone", "tiny", "-o", "parallel.shard=2"],
+            "vader train, sample and evaluate share a model",
+        ),
         (["push", "nowhere", "me"], "'me' is no repository: write OWNER/NAME"),
         (["push", "nowhere", "me/it"], "is not a run directory"),
     ],
