@@ -123,7 +123,7 @@ def material(tmp_path_factory):
     for place in ("my_clips", "clips"):
         (folder / place).mkdir()
         for number in range(6):
-            write_video(torch.full((64, 3, 360, 640), 0.1 * number), folder / place / f"{number}.mp4", 24)
+            write_video(torch.full((130, 3, 360, 640), 0.1 * number), folder / place / f"{number}.mp4", 24)
             (folder / place / f"{number}.txt").write_text("a red boat")
             rows.append({"file_path": f"{place}/{number}.mp4", "text": "a red boat", "type": "video"})
     (folder / "clips.json").write_text(json.dumps(rows))

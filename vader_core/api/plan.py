@@ -20,12 +20,14 @@ from vader_core.profiling.estimate import memory_facts
 from vader_core.progress import Progress, unseen
 from vader_core.registry import Registry, load_registry
 from vader_core.run.adapters import find_adapter
-from vader_core.run.config import RunConfig
+from vader_core.run.config import PerformanceSection, RunConfig
 from vader_core.run.layers import changed
 from vader_core.run.stages import stages_of, total_steps
 from vader_core.training.optimizer import check_schedule
 from vader_core.tuning.full import chosen_weights
 
+#: Options of ``performance`` that only a CUDA device has; off by default.
+OF_CUDA = ("cuda_graphs", "compile_blocks", "offload_activations", "swap_blocks", "fp8")
 #: What an objective may need, the section that gives it, and the flag.
 _NEEDS = {
     "rewards": ("reward", "no reward: give --reward NAME (`vader plugins` lists them)"),
@@ -72,7 +74,7 @@ def plan(
     if elsewhere:
         config = changed(config, trainer={"device": None})
     settled = complete(config, registry, device=torch.device("cuda") if elsewhere else None)
-    assembly = prepare(settled, registry)
+    assembly = prepare(changed(settled, performance=_of_cuda_off()) if elsewhere else settled, registry)
     require_trainable(assembly)
     layout = Layout(processes, config.parallel.shard, config.parallel.context)
     layout.check()
@@ -94,7 +96,14 @@ def plan(
 def _for_an_absent_accelerator(config: RunConfig) -> bool:
     """Whether the run is for an accelerator and is only planned here: a plan needs none."""
     asked = config.trainer
-    return not torch.cuda.is_available() and (asked.device == "cuda" or asked.precision == "fp16")
+    wanted = asked.device == "cuda" or asked.precision == "fp16"
+    wanted = wanted or (asked.device is None and any(getattr(config.performance, name) for name in OF_CUDA))
+    return wanted and not torch.cuda.is_available()
+
+
+def _of_cuda_off() -> dict[str, Any]:
+    """What the machine that plans would refuse to be prepared with; the memory is estimated with it."""
+    return {name: PerformanceSection.model_fields[name].get_default() for name in OF_CUDA}
 
 
 def plan_facts(assembly: Assembly, processes: int) -> dict[str, Any]:

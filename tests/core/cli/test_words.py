@@ -39,7 +39,10 @@ FAST = ["-o", "validation.prompts=0", "-o", "run.trackers=[]"]
         (["tune"], "to learn from your own clips: vader train --data"),
         (["show", "rewards"], "which reward? Give its NAME; `vader plugins` lists them"),
         (["weights", "--recipe", "nowhere"], "unknown recipe 'nowhere'"),
-        (["bench", "--backbone", "tiny", "-o", "parallel.shard=2"], "only vader train shares a model"),
+        (
+            ["bench", "--backbone", "tiny", "-o", "parallel.shard=2"],
+            "vader train, sample and evaluate share a model",
+        ),
         (["push", "nowhere", "me"], "'me' is no repository: write OWNER/NAME"),
         (["push", "nowhere", "me/it"], "is not a run directory"),
     ],
@@ -194,6 +197,10 @@ def test_a_plan_needs_no_accelerator_and_says_where_and_what(vader, capsys, monk
     assert "device   cuda (none is here), fp16" in told
     assert "files    none from the hub" in told
     assert "writes   runs/tiny-brightness" in told
+    assert vader(*plan, "-o", "performance.offload_activations=true") == 0
+    assert "device   cuda (none is here)" in capsys.readouterr().out
+    assert vader(*plan, "-o", "performance.offload_activations=true", "--device", "cpu") == 2
+    assert "needs a CUDA device" in capsys.readouterr().err
     assert vader(*plan, "--json") == 0
     assert json.loads(capsys.readouterr().out)["out"] == "runs/tiny-brightness"
     assert vader("train", "--recipe", "videocrafter_pick_score", "--dry-run", "--json") == 0
