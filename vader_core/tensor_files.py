@@ -203,6 +203,7 @@ def _load_torch(path: Path, needed_for: str, *, device: str = "cpu") -> dict[str
     import torch
 
     _refuse_compressed(path, needed_for)
+    _refuse_scripted(path, needed_for)
     try:
         # an open file: by a path, torch goes by the name's ending
         with warnings.catch_warnings(), path.open("rb") as stream:
@@ -247,6 +248,19 @@ def _refuse_compressed(path: Path, needed_for: str) -> None:
         )
 
 
+def _refuse_scripted(path: Path, needed_for: str) -> None:
+    """A program of TorchScript has a folder of code beside its tensors."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    if any("/code/" in name for name in names):
+        raise VaderError(
+            f"{needed_for}: {path} was refused: it is a TorchScript program, not weights; save the module's "
+            "state_dict() as safetensors where you trust it"
+        )
+
+
 def _refuse_inflated(loaded: Mapping[Any, Any], path: Path, needed_for: str) -> None:
     """A tensor that claims more numbers than its storage holds would fill the memory once it is used."""
     import torch
@@ -259,7 +273,12 @@ def _refuse_inflated(loaded: Mapping[Any, Any], path: Path, needed_for: str) -> 
             continue
         seen.add(id(value))
         if isinstance(value, torch.Tensor):
-            if value.layout is torch.strided and not value.is_meta and not value.is_quantized:
+            if value.is_meta:
+                raise VaderError(
+                    f"{needed_for}: {path} holds no numbers: its tensors are on the meta device, as a model "
+                    "that was never loaded is saved; save it once its weights are there"
+                )
+            if value.layout is torch.strided and not value.is_quantized:
                 held = value.untyped_storage().nbytes()
                 if value.numel() * value.element_size() > max(held, 1 << 20):
                     raise VaderError(

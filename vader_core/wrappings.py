@@ -18,6 +18,7 @@ AVERAGES = (
     "model_ema",
     "params_ema",
     "state_dict_ema",
+    "generator_ema",
     "averaged_model",
     "shadow",
 )
@@ -31,10 +32,19 @@ CONTAINERS = (
     "params",
     "net",
     "network",
+    "generator",
     "weights",
 )
 #: What DistributedDataParallel, torch.compile, FSDP and Lightning's DeepSpeed put before every name.
-PREFIXES = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_forward_module.")
+PREFIXES = (
+    "module.",
+    "_orig_mod.",
+    "_fsdp_wrapped_module.",
+    "_checkpoint_wrapped_module.",
+    "_forward_module.",
+)
+#: What torch.compile, FSDP and activation checkpointing put within names, where they wrap single blocks.
+INNER = ("._orig_mod.", "._fsdp_wrapped_module.", "._checkpoint_wrapped_module.")
 #: Lightning's average beside the weights: every name without its dots.
 _FLAT_AVERAGE = "model_ema."
 _FLAT_COUNTERS = ("model_ema.decay", "model_ema.num_updates")
@@ -99,8 +109,7 @@ def without_prefixes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if prefix is None:
             break
         named = {name.removeprefix(prefix): value for name, value in named.items()}
-    inner = ("._orig_mod.", "._fsdp_wrapped_module.")
-    for part in inner:
+    for part in INNER:
         named = {name.replace(part, "."): value for name, value in named.items()}
     return named
 

@@ -264,3 +264,13 @@ def test_a_run_killed_before_its_first_checkpoint_records_its_first_validation_o
         ("train", 1),
         ("validation", 1),
     ]
+
+
+def test_what_could_not_be_pruned_is_removed_when_a_finished_run_is_resumed(vader, tmp_path):
+    """The last pruning met an I/O error, which ends no run."""
+    run = tmp_path / "run"
+    assert vader(*RUN, "--keep", "1", "--out", run) == 0
+    kept = run / "checkpoints"
+    shutil.copytree(kept / "step-000003", kept / "step-000002")
+    assert vader("train", "--resume", run, "--quiet") == 0
+    assert [path.name for path in sorted(kept.glob("step-*"))] == ["step-000003"]

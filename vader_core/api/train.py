@@ -239,6 +239,7 @@ def _train(
             f"{done['steps']}); vader evaluate {folder} compares it anew"
         )
         if run is not None:
+            prune(run.checkpoints, assembly.config.run.keep, newest=int(done["steps"]))
             write_report(folder)
         return done
     load_parts(assembly, lambda: encode_up_front(assembly, processes, begin.place.before))

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vader_core.errors import VaderError
+from vader_core.wrappings import INNER, PREFIXES
 
 #: Before a name, of no meaning for which module it is: wrappers of training code, peft and ComfyUI.
-_WRAPPERS = ("module.", "_orig_mod.", "base_model.model.", "model.diffusion_model.", "diffusion_model.")
+_WRAPPERS = (*PREFIXES, "base_model.model.", "model.diffusion_model.", "diffusion_model.")
 #: The pipeline's name of its denoiser, as diffusers writes it.
 COMPONENTS = ("transformer", "unet")
 #: Kohya writes module names without dots behind one of these.
@@ -111,7 +112,9 @@ def _without_wrappers(stem: str) -> tuple[str, str]:
             component = next((one for one in COMPONENTS if stem.startswith(f"{one}.")), "")
             prefix = f"{component}." if component else None
         if prefix is None:
-            return stem.replace("._orig_mod.", "."), component
+            for inner in INNER:
+                stem = stem.replace(inner, ".")
+            return stem, component
         stem = stem.removeprefix(prefix)
 
 

@@ -97,10 +97,11 @@ def check(adapter, scale):
         peft_names(),
         peft_names(middle=".default"),
         peft_names("base_model.model._orig_mod."),
+        peft_names("_fsdp_wrapped_module.base_model.model._checkpoint_wrapped_module."),
         peft_names("module.base_model.model."),
         peft_names("_orig_mod.module.base_model.model."),
     ],
-    ids=["plain", "default", "compiled", "ddp", "both"],
+    ids=["plain", "default", "compiled", "blocks", "ddp", "both"],
 )
 @pytest.mark.parametrize("ending", ["safetensors", "bin"])
 def test_pefts_folder_whatever_wrapped_the_model(tmp_path, tensors, ending):

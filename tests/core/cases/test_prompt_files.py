@@ -1,6 +1,7 @@
 """Prompt files as other programs write them: read as a person reads them, or one message with the line."""
 
 import json
+import os
 
 import pytest
 
@@ -75,3 +76,9 @@ def test_a_picture_that_no_file_can_be_named_is_refused_with_its_line(tmp_path, 
     path.write_text(json.dumps({"prompt": "a cat", "image": name}))
     with pytest.raises(VaderError, match=r"line 1: .*(at most|no such home)"):
         read_prompts(path)
+
+
+def test_a_pipe_in_place_of_a_prompt_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "p.txt")
+    with pytest.raises(VaderError, match="no regular file"):
+        read_prompts(tmp_path / "p.txt")

@@ -62,6 +62,10 @@ def same(found):
         {"ema": {"decay": 0.99, "num_updates": 3}, "state_dict": named()},
         {"ema": {"decay": 0.99, "shadow": named("module.")}, "model": {"x": torch.zeros(1)}},
         {"ema": 0.99, "net": named()},
+        {"generator": {"x": torch.zeros(1)}, "generator_ema": named(), "critic": {"y": torch.zeros(1)}},
+        {"model": {k.replace(".", "._checkpoint_wrapped_module.", 1): v for k, v in named().items()}},
+        {"model": {k.replace(".", "._fsdp_wrapped_module.", 1): v for k, v in named().items()}},
+        {"state_dict": named("_forward_module.module.")},
     ],
 )
 def test_what_training_code_wraps_weights_in_is_taken_off(tmp_path, wrapped):
@@ -196,3 +200,16 @@ def test_weights_that_are_not_finite_name_their_tensor(value):
     tensors["1.bias"][0] = value
     with pytest.raises(VaderError, match=r"1\.bias holds"):
         load_exactly(model(), tensors, what="a")
+
+
+def test_tensors_without_numbers_are_refused(tmp_path):
+    torch.save({name: value.to("meta") for name, value in named().items()}, tmp_path / "a.pt")
+    with pytest.raises(VaderError, match="holds no numbers: its tensors are on the meta device"):
+        load_tensors(tmp_path / "a.pt")
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_a_torchscript_program_is_said_to_be_one(tmp_path):
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(tmp_path / "a.pt"))
+    with pytest.raises(VaderError, match="it is a TorchScript program, not weights"):
+        load_tensors(tmp_path / "a.pt")

@@ -73,6 +73,8 @@ def read_prompts(path: Path, negative: str | None = None) -> list[Prompt]:
 
 
 def _content(path: Path) -> str:
+    if path.exists() and not path.is_file():  # a pipe or a device would be waited for without end
+        raise VaderError(f"{path}: the prompt file is no regular file")
     try:
         data = path.read_bytes()
     except OSError as error:
