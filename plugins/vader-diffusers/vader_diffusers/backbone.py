@@ -141,6 +141,7 @@ class PipelineBackbone(Backbone):
             sampler_options=options,
             gradient="last:2" if self._ends_in_a_sliver else "last",
             reward_frames=self.cheap_frames,
+            prompts=None if self.needs_image else "animal",
         )
 
     @property

@@ -89,6 +89,7 @@ class EasyAnimate(Backbone):
         chunk = self.architecture.vae.mini_batch_encoder
         full = share >= 1
         return Defaults(
+            prompts="animal",
             geometry=Geometry(height, width, num_frames=(5 if full else 2) * chunk, fps=24.0),
             num_steps=25,
             guidance_scale=6.0,

@@ -85,6 +85,7 @@ class OpenSora(OpenSoraFamily):
         """VADER's published Open-Sora run: 240p 3:4, 2 s at 24 frames a second, 30 steps, guidance 7."""
         height, width = image_size(self.options.resolution, self.options.aspect_ratio)
         return Defaults(
+            prompts="animal",
             geometry=Geometry(height, width, num_frames=51, fps=24.0),
             num_steps=30,
             guidance_scale=7.0,

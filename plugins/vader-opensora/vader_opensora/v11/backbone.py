@@ -79,6 +79,7 @@ class OpenSora11(OpenSoraFamily):
         """
         height, width = image_size(self.options.resolution, self.options.aspect_ratio)
         return Defaults(
+            prompts="animal",
             geometry=Geometry(height, width, num_frames=16, fps=8.0),
             num_steps=100,
             guidance_scale=7.0,
