@@ -1,7 +1,7 @@
 """A reward that is a function in a Python file: ``--reward FILE.py:FUNCTION``.
 
-The command line alone brings such a function into the registry. A run directory or a YAML file that names one
-imports nothing, so that nobody's code runs because a folder was opened.
+The command line and Python code bring such a function into the registry. A run directory or a YAML file that
+names one imports nothing, so that nobody's code runs because a folder was opened.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import ast
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from vader_core.component import Component
     from vader_core.registry import Registry
 
+#: What Python code of this process has named, by file and function.
+_NAMED: dict[tuple[str, str], FunctionFile] = {}
 #: What such a reward's place is among plugins.
 PLUGIN = "this command line"
 _FORM = re.compile(r"(?P<file>.*\.py)(?::(?P<function>[^:]*))?(?::(?P<weight>.*))?", re.DOTALL)
@@ -102,6 +104,31 @@ class FunctionFile:
         return {"name": self.function, "function_file": str(self.file), "function_sha256": self.checksum}
 
 
+def named_in_python(text: str) -> FunctionFile | None:
+    """Read ``FILE.py:FUNCTION[:WEIGHT]`` as Python code gives it, which permits the function from now on.
+
+    Raises:
+        VaderError: As :meth:`FunctionFile.parse`.
+    """
+    found = FunctionFile.parse(text)
+    if found is not None:
+        _NAMED[str(found.file), found.function] = found
+    return found
+
+
+def reward_names(rewards: Sequence[str], registry: Registry) -> list[str]:
+    """Rewards as names of ``registry``; those given as ``FILE.py:FUNCTION`` are brought into it.
+
+    Raises:
+        VaderError: As :meth:`FunctionFile.parse`.
+    """
+    names = []
+    for reward in rewards:
+        found = named_in_python(reward)
+        names.append(reward if found is None else str(found.add_to(registry)["name"]))
+    return names
+
+
 def functions_of(file: Path) -> list[str]:
     """The functions at the top level of a Python file, by reading it.
 
@@ -126,10 +153,14 @@ def permitted(registry: Registry, item: Mapping[str, Any]) -> Component:
     name, file = str(item["name"]), item.get("function_file")
     known = registry.components["reward"].get(name)
     if file is not None and (known is None or known.module != str(file)):
-        raise VaderError(
-            f"reward {name!r} is a function in {file}, and code is not run because a folder names it: if you "
-            f"trust that file, give --reward {file}:{name} (--monitor for a monitor)"
-        )
+        mine = _NAMED.get((str(file), name))
+        if mine is None:
+            raise VaderError(
+                f"reward {name!r} is a function in {file}, and code is not run because a folder names it: if "
+                f"you trust that file, give --reward {file}:{name} (--monitor for a monitor); in Python, "
+                f"configure(reward={f'{file}:{name}'!r}, …)"
+            )
+        mine.add_to(registry)
     return registry.get("reward", name)
 
 

@@ -10,6 +10,7 @@ import torch
 
 from vader_core.assembly.resolve import choose_device, resolve
 from vader_core.errors import VaderError
+from vader_core.function_files import named_in_python
 from vader_core.paths import entered
 from vader_core.profiling.estimate import decide_checkpointing
 from vader_core.registry import Registry, load_registry
@@ -35,7 +36,8 @@ def configure(
         registry: Where recipes come from; the installed plugins by default.
         **sections: Values by section, as in the run's YAML:
             ``backbone={"name": "demo"}, reward=["demo_aesthetic"], trainer={"lr": 1e-4}``. A backbone, a
-            sampler and prompts may be given by name alone, rewards and monitors as names.
+            sampler and prompts may be given by name alone, rewards and monitors as names or as
+            ``FILE.py:FUNCTION``, which permits that file's code in this process.
 
     Raises:
         VaderError: An unknown recipe, section or key, or a bad value.
@@ -87,8 +89,22 @@ def _spelled_out(section: str, value: Any) -> Any:
         return {"source": value}
     if section in ("reward", "monitor"):
         items = [value] if isinstance(value, str | Mapping) else list(value)
-        return [{"name": item} if isinstance(item, str) else dict(item) for item in items]
+        return [_term(item) if isinstance(item, str) else dict(item) for item in items]
     return value
+
+
+def _term(text: str) -> Tree:
+    """A reward by its name, or by ``FILE.py:FUNCTION[:WEIGHT]``."""
+    found = named_in_python(text)
+    if found is None:
+        return {"name": text}
+    entry: Tree = {
+        "name": found.function,
+        "function_file": str(found.file),
+        "function_sha256": found.checksum,
+    }
+    # A weight that is no number is refused with all other values.
+    return {**entry, "weight": found.weight} if found.weight else entry
 
 
 def complete(

@@ -22,6 +22,7 @@ from vader_core.clip_forms import checked_forms
 from vader_core.errors import VaderError
 from vader_core.evaluation.clip_folder import ClipFolder, Entry, clip_entry, clip_settings
 from vader_core.evaluation.validation import Pair, Scored, score_pairs
+from vader_core.function_files import reward_names
 from vader_core.lora.adapter import fitted, refuse_foreign, settings_of
 from vader_core.method.denoise import Seen
 from vader_core.paths import entered
@@ -73,7 +74,7 @@ def sample(  # noqa: PLR0913 - what a person can ask for
         max_prompts: Use at most this many prompts.
         most_prompts: Refuse to begin where there are more prompts and ``max_prompts`` is not given.
         batch_size: Videos sampled at once.
-        rewards: Rewards to score every clip with.
+        rewards: Rewards to score every clip with, by name or as ``FILE.py:FUNCTION``.
         base: Make the same clip with the model before tuning, beside each.
         keep_videos: Return the videos; without, memory does not grow with their number.
         overwrite: Replace videos in ``out``.
@@ -186,7 +187,8 @@ def shared_assembly(
         lora={"start": None},
         trainer={"seed": 0},
     )
-    config = validated({**config.model_dump(), "monitor": [{"name": name} for name in rewards]})
+    monitors = [{"name": name} for name in reward_names(rewards, registry)]
+    config = validated({**config.model_dump(), "monitor": monitors})
     assembly, processes = open_together(config, loras, registry, opened, out=out)
     with processes.together():
         load_rewards(assembly, training=False, then=cutting(assembly))

@@ -11,6 +11,7 @@ import torch
 
 from vader_core.errors import VaderError
 from vader_core.files import replacing
+from vader_core.function_files import reward_names
 from vader_core.method.frames import check_choice
 from vader_core.method.mixture import Mixture, Term
 from vader_core.paths import entered
@@ -42,7 +43,7 @@ def score(  # noqa: PLR0913 - what a person can ask for
 
     Args:
         videos: The files; a folder with clips in it stands for them all.
-        rewards: Registered names.
+        rewards: Registered names, or functions of your own as ``FILE.py:FUNCTION``.
         prompts: What the videos show: one for all, or one for each. Left out, a clip of a run's samples
             folder is given the prompt it was made for.
         reward_frames: The frame choice, in the words of ``--reward-frames``.
@@ -61,7 +62,7 @@ def score(  # noqa: PLR0913 - what a person can ask for
     registry = registry or load_registry()
     if len(set(rewards)) != len(rewards):
         raise VaderError("a --reward is given twice")
-    given = options or {}
+    given, rewards = options or {}, reward_names(rewards, registry)
     components = [(registry.get("reward", name), dict(given.get(name, {}))) for name in rewards]
     for component, own in components:
         component.options(own)
@@ -109,7 +110,7 @@ def score_clips(
 
     Args:
         folder: With ``prompts.json``.
-        rewards: Registered names.
+        rewards: Registered names, or functions of your own as ``FILE.py:FUNCTION``.
         device: ``cpu`` or ``cuda``; the GPU by default, where there is one.
         registry: Where the rewards come from; the installed plugins by default.
 

@@ -1,0 +1,52 @@
+"""A reward of one's own, by its file, from Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vader_core import api
+from vader_core.errors import VaderError
+from vader_core.registry import Registry
+
+SOURCE = "def red(frames):\n    return frames[:, 0].mean(dim=(1, 2))\n"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    found = tmp_path / "mine.py"
+    found.write_text(SOURCE)
+    return found
+
+
+def test_it_trains_scores_and_samples(registry: Registry, file: Path, tmp_path: Path) -> None:
+    config = api.configure(
+        registry=registry,
+        backbone="tiny",
+        reward=[f"{file}:red:2"],
+        prompts="fixed",
+        sampler={"num_steps": 2},
+        trainer={"max_steps": 1, "device": "cpu"},
+        validation={"prompts": 0},
+        run={"trackers": []},
+    )
+    assert config.reward[0].weight == 2
+    api.train(config, out=tmp_path / "run", registry=registry)
+    found = api.sample(config, rewards=[f"{file}:red"], max_prompts=1, registry=registry)
+    assert list(found.scores) == ["red"]
+    api.sample(config, out=tmp_path / "clips", max_prompts=1, registry=registry)
+    scored = api.score_clips(tmp_path / "clips", [f"{file}:red"], device="cpu", registry=registry)
+    assert all(0 <= one["red"] <= 1 for one in scored.values())
+
+
+def test_a_weight_that_is_no_number_is_refused(registry: Registry, file: Path) -> None:
+    with pytest.raises(VaderError, match="weight"):
+        api.configure(registry=registry, backbone="tiny", reward=[f"{file}:red:much"])
+
+
+def test_a_run_that_names_a_file_of_nobody_runs_no_code(registry: Registry, file: Path) -> None:
+    entry = {"name": "other", "function_file": str(file), "function_sha256": ""}
+    config = api.configure(registry=registry, backbone="tiny", reward=[entry], prompts="fixed")
+    with pytest.raises(VaderError, match=r"in Python, configure\(reward="):
+        api.plan(config, registry=registry)
