@@ -156,7 +156,7 @@ def test_show_tells_a_backbones_targets_and_defaults(registry):
         (["show", "sampler", "ddmi"], "did you mean 'ddim'?"),
         (["show", "modell", "tiny"], "backbone"),
         (["show", "sampler"], "NAME"),
-        (["weights", "hps_v3"], "did you mean 'hps_v2'?"),
+        (["weights", "hps_v9"], "did you mean 'hps_v"),
         (["score", "--reward", "brightnes", "a.mp4"], "did you mean 'brightness'?"),
         (["score", "a.mp4"], "--reward"),
         (["score", "--reward", "brightness", "absent.mp4"], "no such file or folder"),

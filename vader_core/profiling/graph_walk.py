@@ -131,15 +131,37 @@ _afterwards: list[Callable[[], None]] = []
 _HOOKS = "hooks on paper"
 
 
-def register_hook(tensor: Tensor, hook: Callable[[Tensor], Tensor | None]) -> None:
+class Handle:
+    """Takes a hook back.
+
+    Args:
+        hooks: Those of its tensor.
+        hook: One of them.
+    """
+
+    def __init__(self, hooks: list[Any], hook: Any) -> None:
+        self._hooks, self._hook = hooks, hook
+
+    def remove(self) -> None:
+        """Take the hook back; nothing where that was done."""
+        if self._hook in self._hooks:
+            self._hooks.remove(self._hook)
+
+
+def register_hook(tensor: Tensor, hook: Callable[[Tensor], Tensor | None]) -> Handle:
     """What ``Tensor.register_hook`` does, for a tensor in a graph: the walk calls ``hook`` with its gradient.
+
+    Hooks on several gradients at once ask the engine, which does not run here: they are left out.
 
     Args:
         tensor: With a graph.
         hook: Gives another gradient, or nothing.
     """
     hooks: dict[int, list[Any]] = tensor.grad_fn.metadata.setdefault(_HOOKS, {})  # type: ignore[union-attr]
-    hooks.setdefault(tensor.output_nr, []).append(hook)
+    mine = hooks.setdefault(tensor.output_nr, [])
+    if not getattr(hook, "__qualname__", "").startswith("register_multi_grad_hook."):
+        mine.append(hook)
+    return Handle(mine, hook)
 
 
 def _hooked(node: Any, arrived: dict[int, Tensor]) -> dict[int, Tensor]:

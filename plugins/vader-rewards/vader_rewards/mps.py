@@ -242,7 +242,7 @@ class Mps(ImageReward):
             option=f"-o reward.{self.name}.weights=PATH",
             convert=published,
         )
-        self.scale = float(model.model.logit_scale.detach().double().exp())
+        self.scale = model.model.logit_scale.detach().double().exp()
         self.model: Any = model.to(dtype)
         self.device, self.dtype, self.options = device, dtype, options
         self.size = int(layout["vision_config"]["image_size"])
