@@ -43,7 +43,8 @@ def near_words(found: tuple[str, list[str]] | None) -> str:
 
 def _strange(names: Sequence[str], knows: Callable[[Sequence[str]], bool]) -> list[str]:
     """The names that keep a file from being known, by halving; empty where there are none or too many."""
-    waiting, strange = [list(names)], []
+    waiting: list[list[str]] = [list(names)] if names else []
+    strange: list[str] = []
     while waiting:
         part = waiting.pop()
         if knows(part):

@@ -39,3 +39,8 @@ def test_what_is_no_lora_is_near_to_nothing(tmp_path):
     message = refused(tmp_path / "model.safetensors", [f"layer.{n}.weight" for n in range(40)])
     assert "a file of no known LoRA format: its first tensor is 'layer.0.weight'" in message
     assert "nearest" not in message
+
+
+@pytest.mark.timeout(30)
+def test_a_file_without_tensors_is_near_to_nothing(tmp_path):
+    assert "it holds no tensors by name" in refused(tmp_path / "empty.safetensors", [])
