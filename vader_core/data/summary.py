@@ -116,6 +116,8 @@ class Summary:
         lines = [f"{self.learned} of {self.rows} rows are learned from"]
         if self.held_out:
             lines[0] += f", {self.held_out} are held out for validation"
+        else:
+            lines[0] += ", none is held out (data.held_out=N holds N out)"
         lines.append(f"{'bucket':<10}{'frames':>7}{'size':>12}{'clips':>8}{'batch':>7}{'batches':>9}")
         for share in self.shares:
             size = f"{share.height}x{share.width}"

@@ -78,7 +78,7 @@ def test_a_thousand_clips_in_buckets(examined):
     assert sum(reasons.values()) == 20
     assert {row.path.rsplit("/", 1)[1].split("-")[0] for row in summary.unreadable} == {"broken"}
     table = summary.table()
-    assert "588 of 1000 rows are learned from" in table
+    assert "588 of 1000 rows are learned from, none is held out (data.held_out=N holds N out)" in table
     assert "412 rows are dropped:" in table
     assert "245  too small for every bucket: row" in table
     summary.check(0.05)
