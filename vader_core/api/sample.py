@@ -58,12 +58,10 @@ def sample(  # noqa: PLR0913 - what a person can ask for
 ) -> Scored:
     """Sample ``count`` videos of every prompt.
 
-    A clip is a function of its settings, its prompt and its seed alone: the seeds of every prompt are
-    ``trainer.seed``, ``trainer.seed + 1``, and so on. Each clip is written when it is done. Where ``out``
-    holds clips of the same settings, those that are there are not made again, unless they are to be returned.
-
-    In a process that a launcher started, the clips are shared out, ``batch_size`` at once to each process;
-    the first one writes them, hears of them, and alone returns videos and scores.
+    A clip is a function of its settings, its prompt and its seed alone; seeds count from ``trainer.seed``.
+    Each is written when it is done. What ``out`` holds of the same settings is not made again, unless it is
+    to be returned. In a process of a launcher the clips are shared out, ``batch_size`` at once to each; the
+    first one writes them, hears of them, and alone returns videos and scores.
 
     Args:
         config: What was asked for; its rewards are not used.
@@ -80,8 +78,7 @@ def sample(  # noqa: PLR0913 - what a person can ask for
         overwrite: Replace videos in ``out``.
         also: Forms in which each clip is written beside its mp4: ``gif``, ``webm``.
         registry: Where the components come from; the installed plugins by default.
-        listener: Told of each clip (``{"kind": "clip", "done", "total", "seconds", "entry"}``) and of each
-            step within one (``{"kind": "denoising", "step", "of"}``).
+        listener: Told of each ``clip`` (``done``, ``total``, ``seconds``, ``entry``) and each step in one.
         opened: Keeps the loaded model from one call to the next that asks for the same.
 
     Returns:
@@ -93,8 +90,7 @@ def sample(  # noqa: PLR0913 - what a person can ask for
     registry, loras = registry or load_registry(), [lora] if isinstance(lora, str) else list(lora)
     _check_asked(loras, count, batch_size, base=base)
     forms, place = checked_forms(also), None if out is None else entered(out)
-    if most_prompts is not None and max_prompts is None:
-        _refuse_many(config, registry, most_prompts, count)
+    _refuse_many(config, registry, most_prompts if max_prompts is None else None, count)
     assembly, processes = shared_assembly(config, loras, registry, rewards, batch_size, opened, out=place)
     with processes.together(), process_switches(assembly.config):
         pairs = pairs_of(assembly.every_prompt()[:max_prompts], config.trainer.seed, count)
@@ -144,8 +140,10 @@ def check_sample(
     return assembly.config
 
 
-def _refuse_many(config: RunConfig, registry: Registry, most: int, count: int) -> None:
+def _refuse_many(config: RunConfig, registry: Registry, most: int | None, count: int) -> None:
     """Nobody asked for a thousand clips: say how many there would be, before anything is loaded."""
+    if most is None:
+        return
     source = make_prompts(resolve(without_scores(config), registry, training=False), registry)
     found = 0 if source is None else len(getattr(source, "every", source.all)())
     if found > most:
