@@ -37,7 +37,7 @@ def test_runs_meet_faults_at_some_operations(tmp_path):
 
 
 def test_some_odd_inputs_end_in_one_message(tmp_path):
-    found = script("fuzz.py", tmp_path, what="weights:50,inputs:30,values:10,commands:6,runs:3")
+    found = script("fuzz.py", tmp_path, what="weights:50,inputs:30,values:30,commands:10,runs:3")
     assert found.count(", 0 wrong") == 5
 
 

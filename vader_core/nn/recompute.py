@@ -6,6 +6,7 @@ gradients are the same to the last bit, because the random state (dropout) is re
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -45,6 +46,14 @@ def _subclass(kind: type[nn.Module]) -> type[nn.Module]:
     own = {"forward": forward, "__doc__": kind.__doc__, "surround": None}
     subclass: type[nn.Module] = type(kind.__name__, (kind,), own)
     return subclass
+
+
+def surround(block: Any, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Put ``around`` about each run of ``block``, that in the backward pass too; changed in place."""
+    if hasattr(block, "surround"):  # it recomputes within its own forward pass
+        block.surround = around
+    else:
+        block.forward = around(block.forward)
 
 
 def recompute_blocks(module: nn.Module, kinds: tuple[type[nn.Module], ...], switch: RecomputeSwitch) -> int:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from vader_core.errors import VaderError
+from vader_core.nn.recompute import surround
 
 #: Shapes, dtypes and states of a block that are compiled before torch gives up; its own limit, 8, is fewer
 #: than the shapes that buckets have.
@@ -55,10 +56,7 @@ class CompiledBlocks:
 
             return call
 
-        if hasattr(block, "surround"):  # it recomputes within its own forward pass
-            block.surround = around
-        else:
-            block.forward = around(block.forward)
+        surround(block, around)
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vader_core.nn.recompute import surround
+
 #: Every tensor of a block begins at a multiple of this many bytes.
 ALIGNMENT = 256
 
@@ -139,10 +141,7 @@ class SwappedBlocks:
 
             return call
 
-        if hasattr(block, "surround"):  # it recomputes within its own forward pass
-            block.surround = around
-        else:
-            block.forward = around(block.forward)
+        surround(block, around)
 
     @contextmanager
     def _awake(self, number: int) -> Iterator[None]:

@@ -182,7 +182,7 @@ def test_operations_are_those_of_the_whole_optimizer_step(registry: Registry) ->
     few: dict[str, Any] = {"sampler": {"num_steps": 3}}
     one = count_operations(_config(**few), registry)
     assert one > 0
-    assert count_operations(_config(trainer={"accumulate": 2}, **few), registry) == 2 * one
+    assert count_operations(_config(trainer={"accumulate": 3}, **few), registry) == 3 * one
     assert count_operations(_config(trainer={"batch_size": 3}, **few), registry) == 3 * one
     inner = count_operations(_config(objective={"inner_updates": 2}, **few), registry)
     assert one < inner < 2 * one
