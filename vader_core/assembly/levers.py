@@ -109,7 +109,7 @@ def _check_device(assembly: Assembly) -> None:
     asked = assembly.config.performance
     for name, on in (
         ("cuda_graphs", asked.cuda_graphs),
-        ("compile_blocks", asked.compile_blocks),
+        ("compile_blocks", bool(asked.compile_blocks)),
         ("offload_activations", asked.offload_activations),
         ("swap_blocks", asked.swap_blocks > 0),
     ):
@@ -138,13 +138,18 @@ def _check_compiled(config: RunConfig) -> None:
             config.performance.offload_activations,
             "takes what a block saves out of the compiler's hands",
         ),
+        "performance.fp8": (
+            config.performance.fp8 and config.performance.compile_blocks == "all",
+            "takes the place of layers in the no-grad steps",
+        ),
         "parallel.shard": (config.parallel.shard > 1, "gathers weights around each block"),
         "parallel.context": (config.parallel.context > 1, "exchanges the sequence within a block"),
     }
     for name, (on, reason) in reasons.items():
         if on:
             raise VaderError(
-                f"{name} {reason}, so it does not go with performance.compile_blocks: leave one out"
+                f"{name} {reason}, so it does not go with performance.compile_blocks"
+                f"{'=all' if name == 'performance.fp8' else ''}: leave one out"
             )
 
 
@@ -202,7 +207,7 @@ def pull_levers(assembly: Assembly, offload: Offload | None = None, sharded: Sha
     if offload is not None:
         model.stages = Stages(offload.rewards_awake, offload.autoencoder.awake)
     if asked.compile_blocks:
-        _compile(backbone)
+        _compile(backbone, everywhere=asked.compile_blocks == "all")
     in_place = asked.fold_adapter or asked.fp8 or asked.cuda_graphs  # these need the weights where they are
     if asked.swap_blocks:
         _swap(backbone, asked.swap_blocks, assembly.device)
@@ -254,7 +259,7 @@ def _no_grad_levers(assembly: Assembly, sharded: Sharded | None) -> Iterator[Lev
         yield GraphedForward(denoiser, state)
 
 
-def _compile(backbone: Backbone) -> None:
+def _compile(backbone: Backbone, *, everywhere: bool) -> None:
     from vader_core.performance.compile_blocks import CompiledBlocks
 
     blocks = backbone.blocks()
@@ -262,7 +267,7 @@ def _compile(backbone: Backbone) -> None:
         raise VaderError(
             f"performance.compile_blocks: backbone {backbone.name!r} has no blocks to compile: leave it out"
         )
-    CompiledBlocks(blocks)
+    CompiledBlocks(blocks, everywhere=everywhere)
 
 
 def _swap(backbone: Backbone, count: int, device: torch.device) -> None:

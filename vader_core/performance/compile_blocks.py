@@ -1,4 +1,4 @@
-"""Blocks of the denoiser that torch compiles where a graph is recorded."""
+"""Blocks of the denoiser that torch compiles: where gradients are recorded, or everywhere."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_VARIANTS = 64
 
 
 class CompiledBlocks:
-    """Runs each block compiled while gradients are recorded, and as it is elsewhere.
+    """Runs each block compiled while gradients are recorded, and as it is elsewhere unless told otherwise.
 
     The compiler chooses what a block keeps for the backward pass: results of matrix products stay, what lies
     between them is computed again in the kernels that need it. So without gradient checkpointing a compiled
@@ -27,10 +27,15 @@ class CompiledBlocks:
     Args:
         blocks: None within another, each the unit of gradient checkpointing. Changed in place.
         backend: Of ``torch.compile``.
+        everywhere: Run them compiled in no-grad steps too. It pays for models without kernels of their own:
+            what lies between two matrix products becomes one kernel.
     """
 
-    def __init__(self, blocks: Sequence[nn.Module], backend: str = "inductor") -> None:
+    def __init__(
+        self, blocks: Sequence[nn.Module], backend: str = "inductor", *, everywhere: bool = False
+    ) -> None:
         self._backend = backend
+        self._everywhere = everywhere
         self._programs: dict[Any, Callable[..., Any]] = {}
         for block in blocks:
             self._surround(block)
@@ -43,7 +48,7 @@ class CompiledBlocks:
             program = self._programs[forward]
 
             def call(*args: Any, **kwargs: Any) -> Any:
-                if not torch.is_grad_enabled():
+                if not (self._everywhere or torch.is_grad_enabled()):
                     return plain(*args, **kwargs)
                 try:
                     return program(block, *args, **kwargs)
@@ -60,7 +65,7 @@ class CompiledBlocks:
 
 
 @contextmanager
-def compiler_settings(on: bool) -> Iterator[None]:
+def compiler_settings(on: bool | str) -> Iterator[None]:
     """Within, torch's compiler is set for blocks of many shapes if ``on``; before and after, as it was."""
     if not on:
         yield

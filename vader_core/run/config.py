@@ -218,8 +218,8 @@ class PerformanceSection(Section):
     fused_kernels: bool = Field(
         True, description="Use this toolkit's own kernels in the denoiser, on CUDA in 16 bits."
     )
-    compile_blocks: bool = Field(
-        False, description="Compile the denoiser's blocks where gradients are recorded, on CUDA."
+    compile_blocks: bool | Literal["all"] = Field(
+        False, description="Compile the denoiser's blocks in differentiated or `all` steps, on CUDA."
     )
     fold_adapter: bool = Field(
         False,

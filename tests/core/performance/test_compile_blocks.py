@@ -77,6 +77,17 @@ def test_blocks_of_one_class_are_compiled_once_and_run_as_they_are_without_a_gra
     assert all(block.compiled == -1 for block in blocks)
 
 
+def test_they_run_compiled_without_a_graph_too_where_that_is_asked_for() -> None:
+    torch._dynamo.reset()
+    expected = stack(recomputing=False)[0](torch.ones(1, 6))
+    blocks, _ = stack(recomputing=False)
+    CompiledBlocks(list(blocks), backend="aot_eager", everywhere=True)
+    with torch.no_grad():
+        found = blocks(torch.ones(1, 6))
+    assert all(block.compiled == 0 for block in blocks), "a block ran as it is"
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-6, atol=1e-6)
+
+
 def test_a_block_that_cannot_be_compiled_is_named() -> None:
     torch._dynamo.reset()
     block = Unfriendly()
