@@ -3,10 +3,11 @@
     python benchmarks/scale.py                       all rows, for a machine with two 80 GB devices
     python benchmarks/scale.py wan-1 wan-shard       some of them
     python benchmarks/scale.py --tiny                the same rows at tiny sizes on the CPU, over gloo
+    python benchmarks/scale.py --estimate            what the estimate says of them; no device is needed
 
-Weights are random and of the models' sizes; the reward is the mean of the pixels. Each row has its own
-processes and its own limit, and prints one JSON line when it is done. A row that names another one compares
-its gradient with that one's, which must have run before in the same call.
+Weights are random and of the models' sizes; the reward is the mean of the pixels where a row names no other.
+Each row has its own processes and its own limit, and prints one JSON line when it is done. A row that names
+another one compares its gradient with that one's, which must have run before in the same call.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import os
 import signal
 import socket
+import statistics
 import sys
 import tempfile
 import time
@@ -32,9 +34,10 @@ from vader_core.assembly.loading import load_parts
 from vader_core.assembly.parallel import in_processes
 from vader_core.assembly.prepare import prepare
 from vader_core.device import GIB
-from vader_core.profiling.estimate import without_files
-from vader_core.registry import load_registry
-from vader_core.run.layers import changed
+from vader_core.profiling.estimate import estimate, without_files
+from vader_core.registry import Registry, load_registry
+from vader_core.run.config import RunConfig
+from vader_core.run.layers import changed, merged
 from vader_core.testing.plugin import add_testing_plugin
 from vader_core.training.joined import join
 from vader_core.training.setup import make_trainer
@@ -50,6 +53,8 @@ class Row:
     Args:
         backbone: Its section of the configuration.
         tiny: The same at tiny size.
+        reward: Its section.
+        tiny_reward: The same at tiny size.
         world: Processes.
         steps: Optimizer steps; the first warms up, unless it is the only one.
         limit: Seconds until it is given up.
@@ -68,15 +73,42 @@ class Row:
     against: tuple[str, int] | None = None
     accumulate: int = 1
     given: dict[str, Any] = field(default_factory=dict)
+    reward: dict[str, Any] = field(default_factory=lambda: {"name": "brightness"})
+    tiny_reward: dict[str, Any] = field(default_factory=lambda: {"name": "brightness"})
 
 
 _WAN = {"name": "wan", "model": "2.1-1.3b"}
 _A14B = {"name": "wan", "model": "2.2-a14b"}
-_TINY, _PAIR, _VC = ({"name": "wan", "architecture": name} for name in ("tiny", "tiny-a14b", "tiny"))
+_VC = {"name": "videocrafter"}
+_TINY, _PAIR = ({"name": "wan", "architecture": name} for name in ("tiny", "tiny-a14b"))
+_TINY_VC = {"name": "videocrafter", "architecture": "tiny"}
 _LARGE = {"video": {"height": 480, "width": 832, "num_frames": 81}, "sampler": {"num_steps": 4}}
+#: A small clip: what the reward takes is what is looked at.
+_SHORT = {"video": {"height": 256, "width": 448, "num_frames": 17}, "sampler": {"num_steps": 4}}
 
 #: Else the pace is the processor's, which launches many small kernels.
 _GRAPHS = {"performance": {"cuda_graphs": True}}
+_FASTEST = {"performance": {"cuda_graphs": True, "fold_adapter": True, "gradient_checkpointing": False}}
+
+#: What a tiny model has no use for.
+_SIZES = ("video", "sampler")
+
+
+def _videocrafter(world: int, **given: Any) -> Row:
+    """One of VideoCrafter2's rows, with HPS as the reward."""
+    hps = {"name": "hps", "weights": "random"}
+    tiny = {**hps, "architecture": "tiny"}
+    return Row(_VC, _TINY_VC, world, steps=10, limit=120, given=given, reward=hps, tiny_reward=tiny)
+
+
+def _with_reward(world: int, **more: Any) -> Row:
+    """A small model with a reward of 7B, HPSv3."""
+    reward = {"name": "hps_v3", "weights": "random"}
+    tiny = {**reward, "architecture": "tiny"}
+    return Row(_WAN, _TINY, world, steps=3, given=_SHORT, reward=reward, tiny_reward=tiny, **more)
+
+
+_IN_PIECES = {"shard": 2, "shard_rewards": True}
 
 #: In the order of their worth.
 ROWS = {
@@ -85,31 +117,58 @@ ROWS = {
     "wan-context": Row(_WAN, _TINY, 2, parallel={"context": 2}, against=("wan-1", 1), given=_LARGE),
     "a14b-both": Row(_A14B, _PAIR, 2, steps=2, limit=150, parallel={"shard": 2, "context": 2}, given=_LARGE),
     "a14b-shard": Row(_A14B, _PAIR, 2, steps=1, limit=150, parallel={"shard": 2}, given=_LARGE),
-    "vc2-1": Row({"name": "videocrafter"}, _VC, steps=8, limit=110, given=_GRAPHS),
-    "vc2-2": Row({"name": "videocrafter"}, _VC, 2, steps=8, limit=110, given=_GRAPHS),
+    "vc2-1": _videocrafter(1, **_GRAPHS),
+    "vc2-2": _videocrafter(2, **_GRAPHS),
+    "vc2-fastest-1": _videocrafter(1, **_FASTEST),
+    "vc2-fastest-2": _videocrafter(2, **_FASTEST),
+    "vc2-plain-1": _videocrafter(1),
+    "vc2-plain-2": _videocrafter(2),
     "wan-data": Row(_WAN, _TINY, 2, against=("wan-1", 2), given=_LARGE),
     "wan-shard-kept": Row(
         _WAN, _TINY, 2, parallel={"shard": 2, "keep_gathered": True}, against=("wan-1", 2), given=_LARGE
     ),
+    "reward-1": _with_reward(1, accumulate=2),
+    "reward-shard": _with_reward(2, parallel={"shard": 2}, against=("reward-1", 2)),
+    "reward-pieces": _with_reward(2, parallel=_IN_PIECES, against=("reward-1", 2)),
 }
+
+
+def configured(row: Row, registry: Registry, *, tiny: bool) -> RunConfig:
+    """A row's configuration, complete."""
+    given = {name: section for name, section in row.given.items() if not tiny or name not in _SIZES}
+    config = configure(
+        registry=registry,
+        backbone=row.tiny if tiny else row.backbone,
+        prompts=f"text:{PROMPT}",
+        reward=[row.tiny_reward if tiny else row.reward],
+        objective={"reward_gradient": {"gradient": "last"}},
+        trainer={"max_steps": row.steps, "accumulate": row.accumulate},
+        validation={"prompts": 0},
+        **merged({"sampler": {"num_steps": 4}} if tiny else {}, given),
+    )
+    config = complete(without_files(config, registry), registry)
+    return changed(config, parallel=row.parallel)
+
+
+def estimated(name: str, row: Row, *, tiny: bool) -> dict[str, Any]:
+    """What the estimate says of a row, in GiB."""
+    registry = add_testing_plugin(load_registry())
+    found = estimate(configured(row, registry, tiny=tiny), registry, validation=False, processes=row.world)
+    return {
+        "row": name,
+        "estimated_peak_gib": found.peak,
+        "estimated_loading_gib": found.loading,
+        "parts_gib": found.parts,
+        "phases_gib": found.phases,
+        "sent_gib": found.traffic,
+    }
 
 
 def measured(row: Row, folder: Path, name: str, *, tiny: bool) -> dict[str, Any]:
     """Run a row in this process, which is one of its processes."""
     begun = time.perf_counter()
     registry = add_testing_plugin(load_registry())
-    given = {"sampler": {"num_steps": 4}} if tiny else row.given
-    config = configure(
-        registry=registry,
-        backbone=row.tiny if tiny else row.backbone,
-        prompts=f"text:{PROMPT}",
-        reward=[{"name": "brightness"}],
-        objective={"reward_gradient": {"gradient": "last"}},
-        trainer={"max_steps": row.steps, "accumulate": row.accumulate},
-        validation={"prompts": 0},
-        **given,
-    )
-    config = changed(complete(without_files(config, registry), registry), parallel=row.parallel)
+    config = configured(row, registry, tiny=tiny)
     assembly = prepare(config, registry)
     processes = join(assembly)
     assembly.mesh = processes.mesh
@@ -123,6 +182,8 @@ def measured(row: Row, folder: Path, name: str, *, tiny: bool) -> dict[str, Any]
             torch.cuda.empty_cache()
         loaded = time.perf_counter() - begun
         loading = torch.cuda.max_memory_allocated() / GIB if cuda else 0.0
+        if cuda:
+            torch.cuda.reset_peak_memory_stats()
         gradients = keep_gradients(trainer, processes)
         seconds, peaks = [], []
         for _ in range(row.steps):
@@ -137,12 +198,13 @@ def measured(row: Row, folder: Path, name: str, *, tiny: bool) -> dict[str, Any]
     if processes.first:
         torch.save(gradients, folder / f"{name}.pt")
     timed = seconds[1:] or seconds
-    per_step = sum(timed) / len(timed)
+    per_step = statistics.median(timed)
     videos = processes.count * row.accumulate
     found = {
         "row": name,
         "processes": row.world,
         "parallel": row.parallel,
+        "reward": assembly.config.reward[0].name,
         "video": str(assembly.geometry),
         "seconds_per_step": per_step,
         "warmed_up": row.steps > 1,
@@ -290,10 +352,15 @@ def main() -> None:
     )
     parser.add_argument("rows", nargs="*", metavar="ROW", help=", ".join(ROWS))
     parser.add_argument("--tiny", action="store_true", help="tiny sizes on the CPU")
+    parser.add_argument("--estimate", action="store_true", help="what the estimate says, without a device")
     asked = parser.parse_args()
     for name in asked.rows:
         if name not in ROWS:
             parser.error(f"no row {name!r} (rows: {', '.join(ROWS)})")
+    if asked.estimate:
+        for name in asked.rows or ROWS:
+            print(json.dumps(estimated(name, ROWS[name], tiny=asked.tiny)), flush=True)
+        return
     if asked.tiny:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     with tempfile.TemporaryDirectory() as folder:

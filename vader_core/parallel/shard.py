@@ -44,7 +44,8 @@ class Sharded:
         for parameter in ignored:
             parameter.data = parameter.data.to(device)
         for block in blocks:
-            fully_shard(block, mesh=mesh, ignored_params=ignored)
+            # Said, because torch keeps gathered what stands within no other module that it cut.
+            fully_shard(block, mesh=mesh, reshard_after_forward=True, ignored_params=ignored)
         roots = networks_called(module) if rest else []
         self.roots = [fully_shard(root, mesh=mesh, ignored_params=ignored) for root in roots]
         for tensor in (*module.parameters(), *module.buffers()):

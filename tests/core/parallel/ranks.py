@@ -2,9 +2,9 @@
 
     python ranks.py WORLD RESULT.json NAME…
 
-Imports once and forks the processes, which find each other over gloo. Every case is run by plain data
-parallel processes or by one, and by processes that share weights, a sequence, or both; what is written is how
-far apart the gradients are.
+Imports once and forks the processes, which find each other over gloo once and then run one case after the
+other. Every case is run by plain data parallel processes and by one, and by processes that share weights, a
+sequence, or both; what is written is how far apart the gradients are.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import socket
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from vader_core.registry import Registry, load_registry
 from vader_core.run.config import validated
 from vader_core.testing.plugin import add_testing_plugin
 from vader_core.training.joined import join
+from vader_core.training.processes import SingleProcess
 from vader_core.training.setup import make_trainer
 from vader_core.training.texts import encode_up_front
 
@@ -63,6 +64,7 @@ def objective(**options: Any) -> dict[str, Any]:
     return {f"objective__reward_gradient__{name}": value for name, value in options.items()}
 
 
+HPS = {"name": "hps", "weights": "random", "architecture": "tiny"}
 CASES: dict[str, dict[str, Any]] = {
     "last": varied(),
     "last:3": varied(**objective(gradient="last:3"), sampler__num_steps=4),
@@ -76,17 +78,24 @@ CASES: dict[str, dict[str, Any]] = {
     "kept": varied(parallel__keep_gathered=True, parallel__shard=2),
     "experts": varied(backbone__architecture="tiny-a14b"),
     "offload": varied(performance__offload=True),
+    "rewards": varied(parallel__shard_rewards=True) | {"reward": [HPS]},
     "all frames": varied(**objective(reward_frames="all")),
 }
 
 
+#: What is at rest between two cases: the groups of processes, by who shares what.
+_JOINED: dict[tuple[int, int], SingleProcess] = {}
+
+
 def gradient(tree: dict[str, Any], registry: Registry, *, reduced: bool = True) -> dict[str, torch.Tensor]:
     """What one update would follow: the reduced gradient of the adapter."""
-    if tree["trainer"].get("precision") != "bf16":
-        DTYPES["fp32"] = torch.float64  # what is left is no rounding
+    # What is left is no rounding; a network that scores takes the pictures as the autoencoder made them.
+    wide = tree["trainer"].get("precision") != "bf16" and tree["reward"] == WAN["reward"]
+    DTYPES["fp32"] = torch.float64 if wide else torch.float32
     config = complete(validated(tree), registry)
     assembly = prepare(config, registry)
-    processes = join(assembly)
+    layout = config.parallel.shard, config.parallel.context
+    processes = _JOINED[layout] if layout in _JOINED else _JOINED.setdefault(layout, join(assembly))
     assembly.mesh = processes.mesh
     assembly.config = in_processes(assembly.config, processes.layout)
     load_parts(assembly, lambda: encode_up_front(assembly, processes))
@@ -168,32 +177,40 @@ def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float
     return max(float((value - other[name]).abs().max()) for name, value in one.items()) / largest
 
 
-def compared(world: int, name: str, registry: Registry) -> dict[str, float]:
-    """How far the ways of sharing are from the plain ones."""
-    case = CASES[name]
-    plain = {**case, "parallel": {}}
-    halves = {"shard": 2, **case.get("parallel", {})}
+def compared(world: int, names: Sequence[str], registry: Registry) -> dict[str, dict[str, float]]:
+    """How far the ways of sharing are from the plain ones, by case and by way."""
+    plain = {name: {**CASES[name], "parallel": {}} for name in names}
 
-    def run(count: int, parallel: dict[str, Any]) -> dict[str, torch.Tensor]:
-        tree = {**plain, "parallel": parallel}
-        return together(count, lambda: gradient(tree, registry))
+    def batch(name: str, videos: int) -> dict[str, Any]:
+        return dict(plain[name], trainer={**plain[name]["trainer"], "batch_size": videos})
 
-    side_by_side = run(world, {})
-    found = {"shard": apart(side_by_side, run(world, halves))}
-    if name == "folded":
-        return found
-    batch = dict(plain, trainer={**plain["trainer"], "batch_size": world})
-    found["data"] = apart(together(1, lambda: gradient(batch, registry)), side_by_side)
-    # Two that share a sequence make one video, so with four of them there are two.
-    videos = world // 2
-    few = dict(plain, trainer={**plain["trainer"], "batch_size": videos})
-    alone = together(1, lambda: gradient(few, registry))
-    found["context"] = apart(alone, run(world, {"context": 2}))
-    found["both"] = apart(alone, run(world, {"context": 2, **halves}))
-    if world == 2:
-        tree = {**plain, "parallel": {"context": 2}}
-        own = together(world, lambda: gradient(tree, registry, reduced=False))
-        found["context, not summed"] = apart(alone, own)
+    def shared(name: str) -> dict[str, dict[str, torch.Tensor]]:
+        halves = {"shard": 2, **CASES[name].get("parallel", {})}
+        ways = {"plain": {}, "shard": halves, "context": {"context": 2}, "both": {"context": 2, **halves}}
+        found = {
+            way: gradient({**plain[name], "parallel": parallel}, registry) for way, parallel in ways.items()
+        }
+        tree = {**plain[name], "parallel": {"context": 2}}
+        return found | {"not summed": gradient(tree, registry, reduced=False)}
+
+    def alone(name: str) -> dict[str, dict[str, torch.Tensor]]:
+        # Two that share a sequence make one video, so with four of them there are two.
+        videos = {"all": world, "half": world // 2}
+        return {way: gradient(batch(name, count), registry) for way, count in videos.items()}
+
+    several = together(world, lambda: {name: shared(name) for name in names})
+    ones = together(1, lambda: {name: alone(name) for name in names})
+    found = {}
+    for name in names:
+        ways, one = several[name], ones[name]
+        found[name] = {
+            "shard": apart(ways["plain"], ways["shard"]),
+            "data": apart(one["all"], ways["plain"]),
+            "context": apart(one["half"], ways["context"]),
+            "both": apart(one["half"], ways["both"]),
+        }
+        if world == 2:
+            found[name]["context, not summed"] = apart(one["half"], ways["not summed"])
     return found
 
 
@@ -283,10 +300,10 @@ def main() -> None:
     world, place, *names = int(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]
     registry = add_testing_plugin(load_registry())
     others = {"full": lambda: full(registry), "waits": lambda: waits(world, registry)}
-    found = {
-        name: others[name]() if name in others else compared(world, name, registry)
-        for name in names or [*CASES, "full"]
-    }
+    names = names or [*CASES, "full"]
+    cases = [name for name in names if name in CASES]
+    found: dict[str, Any] = compared(world, cases, registry) if cases else {}
+    found |= {name: others[name]() for name in names if name in others}
     place.write_text(json.dumps(found, indent=1))
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -184,3 +187,69 @@ def test_torchrun_restarts_and_the_run_goes_on_by_itself(tmp_path):
     assert started.returncode == 0, said
     assert "continuing from" in said
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 12
+
+
+def below(pid: int) -> list[int]:
+    """A process and all that it started."""
+    try:
+        words = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return [pid]
+    return [pid, *(found for word in words for found in below(int(word)))]
+
+
+def until(happened: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as asking:
+        return asking.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.soak
+def test_a_machine_that_is_lost_and_started_again_takes_part_again(tmp_path):
+    """Two of torchrun's agents, as two machines have them."""
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    alone = torchrun(whole, "--standalone", "--nproc-per-node", "2")
+    said, _ = alone.communicate(timeout=200)
+    assert alone.returncode == 0, said
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = ["--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", "3", "--rdzv-id", "soak"]
+    options += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}"]
+
+    def agent() -> subprocess.Popen[str]:
+        # Else the agents share a store of which torch tells no machine that comes later.
+        environment = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "SLOW": "0.3"}
+        return torchrun(tmp_path, *options, words=("--resume", "auto"), **environment)
+
+    metrics = tmp_path / "run" / "metrics.jsonl"
+
+    def steps() -> int:
+        return metrics.read_text().count('"kind": "train"') if metrics.is_file() else 0
+
+    first = agent()
+    until(lambda: answers(port))  # the other is not the one that keeps the meeting place
+    other = agent()
+    until(lambda: steps() >= 3)
+    lost = time.monotonic()
+    for pid in below(other.pid):
+        os.kill(pid, signal.SIGKILL)
+    other.communicate()
+    before = steps()
+    assert before < 12
+    again = agent()
+    until(lambda: steps() > before)
+    print(f"lost at step {before}, going on after {time.monotonic() - lost:.1f} s")
+    (told, _), (said, _) = first.communicate(timeout=200), again.communicate(timeout=200)
+    assert [first.returncode, again.returncode] == [0, 0], told + said
+    assert "another of 2 processes ended" in told
+    assert "continuing from" in told + said
+    last = Path("checkpoints") / "step-000012" / "adapter_model.safetensors"
+    assert (tmp_path / "run" / last).read_bytes() == (whole / "run" / last).read_bytes()
