@@ -276,6 +276,7 @@ def tune(options: argparse.Namespace) -> None:
 
 def final(options: argparse.Namespace) -> None:
     """Every variant at its best learning rate, that times ``--share``, or ``--rates``; five fresh seeds."""
+    options.out.mkdir(parents=True, exist_ok=True)
     best = chosen_rates(_read_runs([*options.known, options.out]), TUNING_SEEDS)
     names = _variants(options)
     rates = {name: options.rates or [best[name] * options.share] for name in names}
