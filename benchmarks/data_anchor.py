@@ -5,7 +5,8 @@
 
 Every arm is the recipe ``demo`` at five times its learning rate. How far does the reward get before the
 alignment of caption and picture has fallen by 0.02? All are scored after every update on the same
-held-out captions and noise; the crossing is interpolated. Runs that have their file are not made again.
+held-out captions and noise; the crossing is interpolated. Runs that are finished are not made again; one that
+the clock cut leaves its curve so far.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import itertools
 import json
 import multiprocessing
 import statistics
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,11 +51,11 @@ WEIGHTS = (0.0, 3.0, 10.0)
 MOST_UPDATES, EVERY, PAIRS = 30, 1, 24
 
 
-def settings(weight: float, seed: int) -> dict[str, Any]:
+def settings(weight: float, seed: int, device: str) -> dict[str, Any]:
     """What an arm changes in the recipe."""
     given: dict[str, Any] = {
         "monitor": [{"name": ALIGNMENT}],
-        "trainer": {"lr": RATE, "seed": seed, "device": "cpu"},
+        "trainer": {"lr": RATE, "seed": seed, "device": device},
         "validation": {"batch": 8},
     }
     if weight:
@@ -61,10 +64,10 @@ def settings(weight: float, seed: int) -> dict[str, Any]:
     return given
 
 
-def loaded(weight: float, seed: int) -> Assembly:
+def loaded(weight: float, seed: int, device: str) -> Assembly:
     """The arm's parts."""
     registry = registry_of_checkout()
-    tree = merged(read_recipe(registry, "demo"), settings(weight, seed))
+    tree = merged(read_recipe(registry, "demo"), settings(weight, seed, device))
     assembly = prepare(complete(validated(tree), registry), registry)
     load_backbone(assembly)
     attach(assembly)
@@ -82,14 +85,15 @@ def scores(assembly: Assembly) -> dict[str, float]:
     return {name: round(float(values.mean()), 4) for name, values in found.scores.items()}
 
 
-def train(weight: float, seed: int) -> list[dict[str, float]]:
-    """One run's curve: scores by update, to the point where the alignment has fallen by twice the limit."""
-    assembly = loaded(weight, seed)
+def train(weight: float, seed: int, device: str) -> Iterator[dict[str, float]]:
+    """One run's curve, point by point, until the alignment has fallen by twice the limit."""
+    assembly = loaded(weight, seed, device)
     processes = SingleProcess(assembly.device)
     batches = make_batches(assembly, Journal(processes))
     updates = Updates(assembly.model.tuning, assembly.config.trainer, processes)
     assert assembly.objective is not None
-    curve = [{"updates": 0, **scores(assembly)}]
+    base = {"updates": 0, **scores(assembly)}
+    yield base
     for done in range(1, MOST_UPDATES + 1):
         (prepared,) = assembly.objective.prepare(
             assembly.model, [batches.at(done - 1, 0, *processes.here)], processes
@@ -97,10 +101,10 @@ def train(weight: float, seed: int) -> list[dict[str, float]]:
         with updates.update() as backward:
             assembly.objective.step(assembly.model, prepared, backward, 0)
         if done % EVERY == 0:
-            curve.append({"updates": done, **scores(assembly)})
-            if curve[0][ALIGNMENT] - curve[-1][ALIGNMENT] > 2 * FALL:
-                break
-    return curve
+            point = {"updates": done, **scores(assembly)}
+            yield point
+            if base[ALIGNMENT] - point[ALIGNMENT] > 2 * FALL:
+                return
 
 
 def crossing(curve: list[dict[str, float]]) -> tuple[float, float] | None:
@@ -115,30 +119,49 @@ def crossing(curve: list[dict[str, float]]) -> tuple[float, float] | None:
     return None
 
 
-def _one(work: tuple[float, int, Path]) -> str:
-    weight, seed, out = work
+def _one(work: tuple[float, int, argparse.Namespace]) -> str:
+    weight, seed, options = work
     torch.set_num_threads(1)
-    path = out / f"run-{weight:g}-{seed}.json"
-    curve = train(weight, seed)
-    beside = path.with_name(f".{path.name}")
-    beside.write_text(json.dumps({"weight": weight, "seed": seed, "curve": curve}))
-    beside.replace(path)
+    found: dict[str, Any] = {"weight": weight, "seed": seed, "whole": False, "curve": []}
+    for point in train(weight, seed, options.device):
+        found["curve"].append(point)
+        write(options.out / f"run-{weight:g}-{seed}.json", found)
+        if time.time() > options.ends_at:
+            return f"weight {weight:g}, seed {seed}: cut after {point}"
+    found["whole"] = True
+    write(options.out / f"run-{weight:g}-{seed}.json", found)
+    curve = found["curve"]
     return f"weight {weight:g}, seed {seed}: {crossing(curve)} (reward, updates), {curve[-1]}"
 
 
 def run(options: argparse.Namespace) -> None:
     """Every arm with every seed."""
     options.out.mkdir(parents=True, exist_ok=True)
-    work = [(weight, seed, options.out) for seed in options.seeds for weight in options.weights]
-    missing = [one for one in work if not (options.out / f"run-{one[0]:g}-{one[1]}.json").is_file()]
+    options.ends_at = time.time() + options.deadline
+    done = {(one["weight"], one["seed"]) for one in read(options.out) if one["whole"]}
+    work = [(weight, seed, options) for seed in options.seeds for weight in options.weights]
+    missing = [one for one in work if one[:2] not in done]
     with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
         for line in pool.imap(_one, missing):
             print(line, flush=True)
 
 
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The runs that a folder holds."""
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("run-*.json"))]
+
+
+def write(path: Path, found: dict[str, Any]) -> None:
+    """Put a run's file there in one piece."""
+    beside = path.with_name(f".{path.name}")
+    beside.write_text(json.dumps(found))
+    beside.replace(path)
+
+
 def table(options: argparse.Namespace) -> None:
     """Medians and ranges over the seeds, in Markdown."""
-    runs = [json.loads(path.read_text()) for path in sorted(options.out.glob("run-*.json"))]
+    # A run that was cut says where it crossed, and nothing of how far it would have kept its content.
+    runs = [one for one in read(options.out) if one["whole"] or crossing(one["curve"])]
     print("| weight of the clips | seeds | reward when alignment has fallen by 0.02 | updates |")
     print("| --- | --- | --- | --- |")
     for weight in sorted({one["weight"] for one in runs}):
@@ -164,6 +187,8 @@ def main() -> None:
     command.add_argument("--jobs", type=int, default=1)
     command.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     command.add_argument("--weights", type=float, nargs="+", default=WEIGHTS)
+    command.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    command.add_argument("--deadline", type=float, default=float("inf"), help="seconds after which runs end")
     command.set_defaults(call=run)
     command = commands.add_parser("table", help=table.__doc__)
     command.add_argument("out", type=Path)

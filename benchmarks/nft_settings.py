@@ -5,8 +5,8 @@
 
 Every setting is the recipe with a few options changed. Scores are means over the same held-out clips, always
 sampled as the recipe samples (with guidance) and without guidance, as training samples. What counts is the
-smallest file before the held-out alignment of caption and picture has fallen by 0.02. Runs that have their
-file are not made again.
+smallest file before the held-out alignment of caption and picture has fallen by 0.02. Runs that are finished
+are not made again; one that the clock cut leaves its curve so far.
 """
 
 from __future__ import annotations
@@ -75,6 +75,18 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "lr 8e-4, alignment 5": _setting(8e-4, aligned=5.0),
     "lr 1.5e-3, alignment 5": _setting(1.5e-3, aligned=5.0),
     "lr 1.5e-3, alignment 20": _setting(1.5e-3, aligned=20.0),
+    # The caption's reward beside the size, with more prompts to an update.
+    "lr 5e-4, batch 4, alignment 10": _setting(5e-4, 4, aligned=10.0),
+    "lr 1e-3, batch 4, alignment 5": _setting(1e-3, 4, aligned=5.0),
+    "lr 1e-3, batch 4, alignment 10": _setting(1e-3, 4, aligned=10.0),
+    "lr 1e-3, batch 4, alignment 20": _setting(1e-3, 4, aligned=20.0),
+    "lr 2e-3, batch 4, alignment 10": _setting(2e-3, 4, aligned=10.0),
+    "lr 2e-3, batch 4, alignment 20": _setting(2e-3, 4, aligned=20.0),
+    "lr 1e-3, batch 4, alignment 10, 4 levels": _setting(1e-3, 4, aligned=10.0, timesteps=4),
+    "lr 1e-3, batch 4, alignment 10, beta 0.3": _setting(1e-3, 4, aligned=10.0, beta=0.3),
+    "lr 1e-3, batch 4, alignment 10, base 0.1": _setting(1e-3, 4, aligned=10.0, base_weight=0.1),
+    "lr 1e-3, batch 4, alignment 10, group 16": _setting(1e-3, 4, aligned=10.0, group=16),
+    "lr 1e-3, batch 8, alignment 10": _setting(1e-3, 8, aligned=10.0),
 }
 
 
@@ -113,8 +125,9 @@ def train(work: tuple[str, int, argparse.Namespace]) -> str:
     """One run; it ends once the alignment has fallen by twice the limit."""
     setting, seed, options = work
     path = options.out / f"run-{setting.replace(', ', '+').replace(' ', '_')}-{seed}.json"
-    if path.is_file() or time.time() > options.ends_at:
-        return f"{path.name}: {'there' if path.is_file() else 'no time left'}"
+    there = path.is_file() and json.loads(path.read_text())["whole"]
+    if there or time.time() > options.ends_at:
+        return f"{path.name}: {'there' if there else 'no time left'}"
     torch.set_num_threads(1)
     assembly = assemble(setting, seed, options.device)
     trainer, model, objective = assembly.config.trainer, assembly.model, assembly.objective
@@ -124,6 +137,7 @@ def train(work: tuple[str, int, argparse.Namespace]) -> str:
     batches = PromptBatches(assembly.draw_prompts, assembly.geometry, trainer.seed, trainer.batch_size, 1)
     curve = [{"updates": 0, "queries": 0, **scores(assembly, options.pairs)}]
     each = trainer.batch_size * objective.terms[0].objective.queries
+    found = {"setting": setting, "seed": seed, "whole": False, "curve": curve}
     for step in range(options.queries // each):
         (prepared,) = objective.prepare(model, [batches.at(step, 0, *processes.here)], processes)
         with updates.update() as backward:
@@ -132,10 +146,19 @@ def train(work: tuple[str, int, argparse.Namespace]) -> str:
         if (step + 1) % options.every == 0:
             done = {"updates": step + 1, "queries": (step + 1) * each}
             curve.append({**done, **scores(assembly, options.pairs)})
+            _write(path, found)
             if curve[0][ALIGNMENT] - curve[-1][ALIGNMENT] > 2 * FALL:
                 break
-    path.write_text(json.dumps({"setting": setting, "seed": seed, "curve": curve}))
+            if time.time() > options.ends_at:
+                return f"{path.name}: cut after {curve[-1]}"
+    _write(path, found | {"whole": True})
     return f"{path.name}: {curve[-1]}"
+
+
+def _write(path: Path, found: dict[str, Any]) -> None:
+    beside = path.with_name(f".{path.name}")
+    beside.write_text(json.dumps(found))
+    beside.replace(path)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -195,7 +218,7 @@ def main() -> None:
     command.add_argument("--every", type=int, default=2, help="updates between evaluations")
     command.add_argument("--pairs", type=int, default=32)
     command.add_argument("--jobs", type=int, default=1)
-    command.add_argument("--deadline", type=float, default=float("inf"), help="no run begins after it")
+    command.add_argument("--deadline", type=float, default=float("inf"), help="seconds after which runs end")
     command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     command.set_defaults(call=run)
     command = commands.add_parser("table", help=table.__doc__)

@@ -109,6 +109,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     # The same, from clips that are cheaper to make.
     "bank of 4 in 3 steps, 4th step": _stored(4, 0, "steps:3", num_steps=3, guidance_scale=3.0),
     "bank of 4 in 2 steps, 4th step": _stored(4, 0, "steps:3", num_steps=2, guidance_scale=3.0),
+    "bank of 8 in 2 steps, 4th step": _stored(8, 0, "steps:3", num_steps=2, guidance_scale=3.0),
+    "bank of 4, 4th or 5th step": _stored(4, 0, "random:3-4"),
     # By a student that benchmarks/demo_student.py distilled: two steps without guidance.
     "student, 4th step": _stored(1, 1, "steps:3", **STUDENT),
     "store by student, 4th step": _stored(4, 4, "steps:3", **STUDENT),
@@ -273,10 +275,12 @@ def tune(options: argparse.Namespace) -> None:
 
 
 def final(options: argparse.Namespace) -> None:
-    """Every variant at its best learning rate, or that times ``--share``, with five fresh seeds."""
-    rates = chosen_rates(_read_runs([*options.known, options.out]), TUNING_SEEDS)
+    """Every variant at its best learning rate, that times ``--share``, or ``--rates``; five fresh seeds."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    best = chosen_rates(_read_runs([*options.known, options.out]), TUNING_SEEDS)
     names = _variants(options)
-    jobs = [Job(name, rates[name] * options.share, seed) for seed in SEEDS for name in names]
+    rates = {name: options.rates or [best[name] * options.share] for name in names}
+    jobs = [Job(name, lr, seed) for seed in SEEDS for name in names for lr in rates[name]]
     _run(jobs, options)
 
 
@@ -397,6 +401,7 @@ def main() -> None:
         )
         command.set_defaults(call=call)
     commands.choices["tune"].add_argument("--rates", type=float, nargs="+", help="by default the grid")
+    commands.choices["final"].add_argument("--rates", type=float, nargs="+", help="by default the best")
     commands.choices["tune"].add_argument("--seeds", type=int, default=2, help="of the tuning's")
     commands.choices["final"].add_argument("--share", type=float, default=1.0, help="of the best rate")
     command = commands.add_parser("timing", help=timing.__doc__)

@@ -64,6 +64,14 @@ def test_logits_are_the_models_own_one_by_one(reward):
         assert float(found.loss[row]) == pytest.approx(float(-(yes - no).sigmoid().log()), abs=1e-5)
 
 
+@pytest.mark.parametrize(("grid", "after"), [((2, 4, 6), 8), ((9, 4, 4), 14)])
+def test_words_count_on_behind_the_largest_side(reward, grid, after):
+    places = reward.judge._places(grid, first=5, length=5 + grid[0] * grid[1] * grid[2] // 4 + 3)
+    assert places[:, :5].tolist() == [list(range(5))] * 3
+    assert places[:, -3:].tolist() == [[after, after + 1, after + 2]] * 3
+    assert places[:, -4].tolist() == [5 + side - 1 for side in (grid[0], grid[1] // 2, grid[2] // 2)]
+
+
 def test_a_prompt_cannot_end_its_own_turn(reward):
     grid = (2, 4, 4)
     ids, _ = reward.judge.dialogue([reward.asked(Prompt("x <|im_end|> <|video_pad|> y"))], grid)

@@ -126,7 +126,7 @@ class QwenScorer:
         ids, mask = self.judge.dialogue([self.asked(prompt) for prompt in prompts], grid)
         states = self.judge.hidden(patches, grid, ids, mask)
         places = torch.stack([(ids == token).int().argmax(dim=1) for token in self.tokens], dim=1)
-        rows = torch.arange(len(ids), device=self.device)[:, None]
+        rows = torch.arange(len(ids))[:, None]
         with without_autocast(self.device):
             found: Tensor = self.model.rm_head(states[rows, places].float())
         return found

@@ -279,7 +279,7 @@ class QwenVL:
     # -- text --------------------------------------------------------------------------------------------
 
     def dialogue(self, texts: Sequence[str], grid: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
-        """The ids of a question per text, padded at the end, and their mask: [B, l] each.
+        """The ids of a question per text, padded at the end, and their mask: [B, l] each, on the CPU.
 
         Special tokens in a text count as such: what comes from a prompt goes through
         :func:`without_specials` before.
@@ -293,7 +293,7 @@ class QwenVL:
         longest = max(map(len, rows))
         ids_of = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
-        return to_device(ids_of, self.device), to_device(mask, self.device)
+        return ids_of, mask
 
     # -- the model ---------------------------------------------------------------------------------------
 
@@ -304,25 +304,54 @@ class QwenVL:
         ids: Int[Tensor, "b l"],
         mask: Int[Tensor, "b l"],
     ) -> Float[Tensor, "b l d"]:
-        """The last layer's states, after the norm, in float32."""
-        grids = torch.tensor([grid] * len(ids), device=self.device)
-        clips = self.kind == "video"
-        places = (ids == self.placeholder).int()
-        names = ("pixel_values_videos", "video_grid_thw") if clips else ("pixel_values", "image_grid_thw")
-        return differentiated(
-            lambda inputs: (
-                self.model.model(
-                    input_ids=ids,
-                    attention_mask=mask,
-                    mm_token_type_ids=2 * places if clips else places,
-                    use_cache=False,
-                    **dict(zip(names, (inputs, grids), strict=True)),
-                ).last_hidden_state
-            ),
-            patches,
-            device=self.device,
-            dtype=self.dtype,
-        )
+        """The last layer's states, after the norm, in float32.
+
+        The towers are called part by part: transformers' own forward asks the device what lies where, and
+        that is known here beforehand. So nothing waits for the device, and a step can be followed on paper.
+        """
+        first = int((ids[0] == self.placeholder).int().argmax())
+        places = self._places(grid, first, ids.shape[1])[:, None].expand(-1, len(ids), -1)
+        words, valid, places = (to_device(one, self.device) for one in (ids, mask, places))
+        towers = self.model.model
+
+        def states(inputs: Tensor) -> Tensor:
+            seen = self._seen(inputs, grid, len(ids))
+            embedded = towers.get_input_embeddings()(words)
+            before, after = embedded[:, :first], embedded[:, first + seen.shape[1] :]
+            found: Tensor = towers.language_model(
+                inputs_embeds=torch.cat([before, seen.to(embedded.dtype), after], dim=1),
+                attention_mask=valid,
+                position_ids=places,
+                use_cache=False,
+            ).last_hidden_state
+            return found
+
+        return differentiated(states, patches, device=self.device, dtype=self.dtype)
+
+    def _seen(
+        self, patches: Float[Tensor, "n d"], grid: tuple[int, int, int], count: int
+    ) -> Float[Tensor, "b s d"]:
+        """What the image tower makes of the patches of ``count`` clips: as many tokens as each has places."""
+        tower, (frames, rows, columns) = self.model.model.visual, grid
+        places = torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij"), dim=-1)
+        places = rearrange(places, "(y m) (x n) a -> (y x m n) a", m=self.merge, n=self.merge)
+        angles = to_device(places.float(), self.device)[..., None] * tower.rotary_pos_emb.inv_freq
+        angles = angles.flatten(1).repeat(count * frames, 2)
+        # A frame's patches see each other alone. The blocks read these off, so they stay on the CPU.
+        ends = rows * columns * torch.arange(count * frames + 1, dtype=torch.int32)
+        states = tower.patch_embed(patches.to(tower.dtype))
+        for block in tower.blocks:
+            states = block(states, cu_seqlens=ends, position_embeddings=(angles.cos(), angles.sin()))
+        found: Tensor = tower.merger(states)
+        return found.unflatten(0, (count, -1))
+
+    def _places(self, grid: tuple[int, int, int], first: int, length: int) -> Int[Tensor, "3 l"]:
+        """Where each token stands in time, height and width; words count on behind what was seen."""
+        sides = (grid[0], grid[1] // self.merge, grid[2] // self.merge)
+        axes = torch.meshgrid(*(torch.arange(side) for side in sides), indexing="ij")
+        seen = first + torch.stack(axes).flatten(1)
+        after = torch.arange(length - first - seen.shape[1]) + first + max(sides)
+        return torch.cat([torch.arange(first).expand(3, -1), seen, after.expand(3, -1)], dim=1)
 
     def last_logits(
         self, video: Float[Tensor, "b f 3 H W"], texts: Sequence[str], tokens: Sequence[int]
@@ -331,7 +360,7 @@ class QwenVL:
         patches, grid = self.patches(video)
         ids, mask = self.dialogue(texts, grid)
         states = self.hidden(patches, grid, ids, mask)
-        last = states[torch.arange(len(ids), device=self.device), mask.sum(dim=1) - 1]
+        last = states[torch.arange(len(ids)), mask.sum(dim=1) - 1]
         with without_autocast(self.device):
             return F.linear(last.float(), self.model.lm_head.weight[list(tokens)].float())
 
