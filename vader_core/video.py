@@ -32,21 +32,19 @@ def write_video(
         video: RGB in [0, 1]; clamped here. Odd sizes are padded to even ones by repeating the last row or
             column.
         path: Where to; written beside it and renamed into place. Its folder is made.
-        fps: Frames per second, above 0.
+        fps: Frames per second, as :func:`frame_rate` takes them.
         tags: The file's own words about itself, by mp4's names: ``title``, ``comment``.
 
     Raises:
-        VaderError: Not a video, or no rate.
+        VaderError: Not a video, or a rate that no file holds.
         MachineError: It cannot be written.
     """
     import av
 
     if video.ndim != 4 or video.shape[1] != 3 or not video.shape[0]:
         raise VaderError(f"{path}: a video is [F, 3, H, W] with F of 1 or more, not {tuple(video.shape)}")
-    if not fps > 0:
-        raise VaderError(f"{path}: fps={fps} is not allowed: use a number above 0")
+    rate = frame_rate(fps, f"{path}: ")
     pixels = _even(_bytes(video)).permute(0, 2, 3, 1).contiguous().numpy()
-    rate = Fraction(fps).limit_denominator(1001)
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
         replacing(path) as beside,
@@ -64,6 +62,17 @@ def write_video(
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             container.mux(stream.encode(frame.reformat(format="yuv420p", dst_colorspace=BT709)))
         container.mux(stream.encode())
+
+
+def frame_rate(fps: float, where: str = "") -> Fraction:
+    """Frames per second as a clip's file holds them: a fraction of a 32-bit number by at most 1001.
+
+    Raises:
+        VaderError: No such fraction is near; ``where`` is put before.
+    """
+    if not 1 / 1001 <= fps < 2**31:
+        raise VaderError(f"{where}fps={fps:g} is not allowed: use a number from 0.001 to 2147483647")
+    return Fraction(fps).limit_denominator(1001)
 
 
 def read_video(path: Path) -> Float[Tensor, "f 3 H W"]:

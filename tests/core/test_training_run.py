@@ -222,6 +222,7 @@ def test_two_processes_equal_one_with_twice_the_batch(vader, tmp_path):
         ([*RUN[1:], "-o", "rewards.brightness.cap=2"], "is now 'reward.brightness.cap'"),
         ([*RUN[1:], "--lr", "inf"], "finite"),
         ([*RUN[1:], "--fps", "nan"], "finite"),
+        ([*RUN[1:], "--fps", "1e19"], "from 0.001 to"),
         ([*RUN[1:], "-o", "sampler.guidance_scale=1:3:4"], "FIRST:LAST"),
         ([*RUN[1:], "--monitor", "motion", "--monitor", "motion"], "given twice"),
         ([*RUN[1:], "-o", "objective.policy.rate=1"], "does not run"),

@@ -68,7 +68,15 @@ def test_values_outside_are_clamped_and_graphs_are_left(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("shape", "fps"), [((3, 8, 8), 8), ((2, 1, 8, 8), 8), ((0, 3, 8, 8), 8), ((2, 3, 8, 8), 0)]
+    ("shape", "fps"),
+    [
+        ((3, 8, 8), 8),
+        ((2, 1, 8, 8), 8),
+        ((0, 3, 8, 8), 8),
+        ((2, 3, 8, 8), 0),
+        ((2, 3, 8, 8), 1e-9),
+        ((2, 3, 8, 8), 1e19),
+    ],
 )
 def test_what_is_no_video_is_refused(tmp_path, shape, fps):
     with pytest.raises(VaderError):

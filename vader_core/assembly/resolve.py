@@ -25,6 +25,7 @@ from vader_core.run.config import (
 )
 from vader_core.run.layers import changed
 from vader_core.run.section import Tree
+from vader_core.video import frame_rate
 
 _FRESH = LoraSection().model_dump()
 #: What runs where no objective is named: by what is given.
@@ -186,6 +187,7 @@ def _precision(config: RunConfig, default: Precision, device: torch.device) -> P
 def _geometry(config: RunConfig, backbone: Backbone) -> Tree:
     video = config.video
     found = backbone.resolve_geometry(GeometryRequest(video.height, video.width, video.num_frames, video.fps))
+    frame_rate(found.fps)  # before anything runs: its clips will be written
     return {
         "height": found.height,
         "width": found.width,

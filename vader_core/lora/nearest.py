@@ -61,10 +61,14 @@ def _strange(names: Sequence[str], knows: Callable[[Sequence[str]], bool]) -> li
 
 def _knows(format_: LoraFormat, folder: Path, names: Sequence[str]) -> bool:
     import torch
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path = folder / "names.safetensors"
-    save_file({name: torch.empty(0) for name in names}, path)
+    try:
+        save_file({name: torch.empty(0) for name in names}, path)
+    except (UnicodeEncodeError, SafetensorError):  # a pickle may hold names that no text can
+        return False
     try:
         return format_.recognises(path)
     except Exception:  # the plugin border: a broken format is no format that it is near to

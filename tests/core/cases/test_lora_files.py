@@ -217,6 +217,12 @@ def test_what_it_looks_like_is_said(tmp_path, name, words):
         read_lora(tmp_path / "a.safetensors")
 
 
+def test_a_name_that_is_no_text_is_shown_and_not_written(tmp_path, registry):
+    torch.save({**kohya_names(8), "\ud800": torch.ones(2)}, tmp_path / "a.bin")
+    with pytest.raises(VaderError, match="no tensor of a plain LoRA"):
+        read_adapter(tmp_path / "a.bin", registry)
+
+
 def test_a_pair_that_is_none_shows_both_shapes(tmp_path):
     tensors = kohya_names(8)
     name = next(name for name in tensors if name.endswith("lora_up.weight"))
