@@ -6,8 +6,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vader_core.component import KINDS
+
 if TYPE_CHECKING:
-    from vader_core.weights import WeightFile
+    from pydantic import BaseModel
+
+    from vader_core.component import Component
+    from vader_core.weights import WeightFile, WeightSource
 
 #: Repositories that are not on the hub begin so; their files are fetched by hand.
 _ELSEWHERE = ("github.com/", "http://", "https://")
@@ -37,6 +42,84 @@ def _changed(path: Path) -> float:
 def on_hub(wanted: WeightFile) -> bool:
     """Whether the hub's client can fetch it."""
     return not wanted.repository.startswith(_ELSEWHERE)
+
+
+def files_read(component: Component, given: Mapping[str, Any]) -> tuple[WeightFile, ...]:
+    """The files that a component reads with these options, the optional ones too.
+
+    Args:
+        component: With the files that it may want.
+        given: Its options, unchecked.
+
+    Raises:
+        VaderError: An option that it does not take.
+    """
+    from vader_core.weights import WeightFile
+
+    if not component.weights:
+        return ()
+    options = component.options(dict(given))
+    names = {"weights", *(name for wanted in component.weights for name, _ in wanted.when)}
+    sources = {name: _source(component, name, options) for name in names if name.endswith("weights")}
+    source = sources["weights"]
+    if source is None or source.kind == "pretrained":
+        return tuple(wanted for wanted in component.weights if _is_read(wanted, options))
+    if source.kind == "random":
+        return ()
+    beside = [wanted for wanted in component.weights if _has_own(wanted) and _is_read(wanted, options)]
+    if source.kind == "path":
+        return tuple(beside)
+    known = [wanted for wanted in component.weights if wanted.repository == source.repository]
+    if not known or source.file or source.revision:
+        known = [WeightFile(source.repository, source.file, source.revision)]
+    return (*known, *beside)
+
+
+def _has_own(wanted: WeightFile) -> bool:
+    """Whether an option beside ``weights`` says where the file comes from."""
+    return any(name.endswith("_weights") for name, _ in wanted.when)
+
+
+def _source(component: Component, name: str, options: BaseModel) -> WeightSource | None:
+    """What an option that ends in ``weights`` means; ``None`` where it is left out."""
+    from vader_core.errors import VaderError
+    from vader_core.weights import parse_weights
+
+    value = _value(options, name)
+    if value is None:
+        return None
+    try:
+        return parse_weights(str(value))
+    except VaderError as error:
+        key = KINDS[component.kind].key.format(name=component.name, option=name)
+        raise VaderError(f"{component} (-o {key}=PATH): {error}") from error
+
+
+def _value(options: BaseModel, name: str) -> Any:
+    found: Any = options
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found
+
+
+def _is_read(wanted: WeightFile, options: BaseModel) -> bool:
+    parts = {name.rpartition(".")[0] for name, _ in wanted.when if "." in name}
+    if any(_value(options, f"{part}.weights") == "random" for part in parts):
+        return False
+    return all(_value(options, name) in values for name, values in wanted.when)
+
+
+def when_words(component: Component, wanted: WeightFile) -> str:
+    """As ``-o`` has them, the options with which a component reads a file; empty where it does by default."""
+    if _is_read(wanted, component.options({})):
+        return ""
+    key = KINDS[component.kind].key
+    default = component.options({})
+    return " ".join(
+        f"-o {key.format(name=component.name, option=name)}={values[-1]}"
+        for name, values in wanted.when
+        if _value(default, name) not in values
+    )
 
 
 def file_facts(wanted: WeightFile) -> dict[str, Any]:

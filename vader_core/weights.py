@@ -48,6 +48,8 @@ class WeightFile:
         note: Anything a user must know, e.g. a second name of the repository.
         repository_type: ``model`` or ``dataset``.
         optional: Whether the component does without it; it is fetched only where it is asked for.
+        when: Options of the component, each with the values with which it reads the file; a dot leads into
+            an inner option. Empty: whenever its ``weights`` are ``pretrained``.
     """
 
     repository: str
@@ -61,6 +63,7 @@ class WeightFile:
     note: str = ""
     repository_type: str = "model"
     optional: bool = False
+    when: tuple[tuple[str, tuple[Any, ...]], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 from vader_core.progress import counted
 from vader_core.registry import Component, Registry, load_registry
 from vader_core.run.config import RunConfig
-from vader_core.wanted import file_facts, size_words, total_words
+from vader_core.wanted import file_facts, files_read, size_words, total_words
 
 
 def plan_words(
@@ -38,20 +38,16 @@ def plan_words(
 
 def wanted_files(config: RunConfig, registry: Registry) -> list[dict[str, Any]]:
     """The files that the run's components would read from the hub, and whether they are here."""
-    found = []
-    for component, options in _components(config, registry):
-        given = options.get("weights")
-        if given is not None and given != "pretrained":
-            continue
-        found += [
-            {"for": str(component), **file_facts(wanted)}
-            for wanted in component.weights
-            if not wanted.optional
-        ]
-    return found
+    return [
+        {"for": str(component), **file_facts(wanted)}
+        for component, options in components_of(config, registry)
+        for wanted in files_read(component, options)
+        if not wanted.optional
+    ]
 
 
-def _components(config: RunConfig, registry: Registry) -> Iterator[tuple[Component, Mapping[str, Any]]]:
+def components_of(config: RunConfig, registry: Registry) -> Iterator[tuple[Component, Mapping[str, Any]]]:
+    """Every component of a run that may want files, with its options."""
     if config.backbone.name is not None:
         yield registry.get("backbone", config.backbone.name), config.backbone.options
     for item in (*config.reward, *config.monitor):

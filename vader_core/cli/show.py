@@ -91,7 +91,7 @@ def _show_run(section: str | None, as_json: bool) -> None:
 
 def described(component: Component) -> dict[str, Any]:
     """A component as plain data. Only a backbone is constructed, without its weights."""
-    from vader_core.wanted import file_facts
+    from vader_core.wanted import file_facts, when_words
 
     options = [
         {
@@ -108,7 +108,9 @@ def described(component: Component) -> dict[str, Any]:
         "summary": component.summary,
         "plugin": component.plugin,
         "options": options,
-        "weights": [file_facts(wanted) for wanted in component.weights],
+        "weights": [
+            {**file_facts(wanted), "with": when_words(component, wanted)} for wanted in component.weights
+        ],
     }
     if component.kind == "backbone":
         facts |= _backbone_facts(component)

@@ -13,6 +13,7 @@ from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
 from vader_core.randomness import Randomness
 from vader_diffusers.backbone import PipelineBackbone
+from vader_diffusers.published_models import DEFAULT
 
 
 class CogVideoX(PipelineBackbone):
@@ -20,7 +21,7 @@ class CogVideoX(PipelineBackbone):
 
     name = "cogvideox"
     pipelines = ("CogVideoXPipeline",)
-    model = "2b"
+    model = DEFAULT["cogvideox"]
     cheap_frames = "first"
 
     @property

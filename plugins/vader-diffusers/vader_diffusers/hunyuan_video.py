@@ -13,6 +13,7 @@ from vader_core.backbone import Defaults
 from vader_core.conditioning import Conditioning
 from vader_core.geometry import Geometry
 from vader_diffusers.backbone import PipelineBackbone
+from vader_diffusers.published_models import DEFAULT
 
 
 class HunyuanVideo(PipelineBackbone):
@@ -20,7 +21,7 @@ class HunyuanVideo(PipelineBackbone):
 
     name = "hunyuan_video"
     pipelines = ("HunyuanVideoPipeline",)
-    model = "13b"
+    model = DEFAULT["hunyuan_video"]
     block_lists = ("transformer_blocks", "single_transformer_blocks")
     cheap_frames = "first"
 

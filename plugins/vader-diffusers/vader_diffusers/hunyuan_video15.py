@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vader_core.conditioning import Conditioning
 from vader_diffusers.backbone import PipelineBackbone
+from vader_diffusers.published_models import DEFAULT
 
 #: Tokens of a picture that there is none of.
 PICTURE_TOKENS = 729
@@ -19,7 +20,7 @@ class HunyuanVideo15(PipelineBackbone):
 
     name = "hunyuan_video15"
     pipelines = ("HunyuanVideo15Pipeline",)
-    model = "480p-t2v"
+    model = DEFAULT["hunyuan_video15"]
 
     @property
     def compression(self) -> tuple[int, int]:

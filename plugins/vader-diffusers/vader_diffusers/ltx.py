@@ -20,6 +20,7 @@ from vader_core.randomness import Randomness
 from vader_core.schedule import RectifiedFlow
 from vader_core.text import Text
 from vader_diffusers.backbone import PipelineBackbone
+from vader_diffusers.published_models import DEFAULT
 from vader_diffusers.scheduling import Scheduling
 
 #: What the authors decode with from 0.9.1 on, where a folder is like no published one: time and noise.
@@ -31,7 +32,7 @@ class LTX(PipelineBackbone):
 
     name = "ltx"
     pipelines = ("LTXPipeline", "LTXConditionPipeline")
-    model = "2b"
+    model = DEFAULT["ltx"]
 
     @property
     def conditioned(self) -> bool:

@@ -22,6 +22,7 @@ from vader_core.text import Text
 from vader_diffusers.backbone import PipelineBackbone
 from vader_diffusers.ltx import channel_statistics, rescaled
 from vader_diffusers.parts import autocast_for
+from vader_diffusers.published_models import DEFAULT
 
 #: What the pipeline takes where nothing is said.
 _USUAL = {
@@ -45,7 +46,7 @@ class LTX2(PipelineBackbone):
 
     name = "ltx2"
     pipelines = ("LTX2Pipeline",)
-    model = "2.0"
+    model = DEFAULT["ltx2"]
     encodes_video = False
     left_out_at_random = ("connectors", "vocoder")
     #: Of the videos of the last call: where the picture's tokens end, for the mixture of its branches.

@@ -15,7 +15,7 @@ from vader_diffusers.options import (
     TracedOptions,
     WanOptions,
 )
-from vader_diffusers.published_models import published
+from vader_diffusers.published_models import DEFAULT, published
 
 _BACKBONES: dict[str, tuple[str, type[PipelineOptions], str]] = {
     "wan": ("wan:Wan", WanOptions, "Wan 2.1 and 2.2, text to video: 1.3B, 14B, A14B, 5B"),
@@ -47,10 +47,16 @@ def _maker(where: str) -> Any:
 
 
 def _files(name: str) -> tuple[WeightFile, ...]:
-    """The repositories of a backbone's published models, once each."""
-    models = {model.repository: model for model in published(name).values() if model.repository}
+    """The repository of each of a backbone's published models, and which model it is read for."""
     return tuple(
-        WeightFile(repository, licence=model.licence, note=model.note) for repository, model in models.items()
+        WeightFile(
+            model.repository,
+            licence=model.licence,
+            note=model.note,
+            when=(("model", (None, model.name) if model.name == DEFAULT[name] else (model.name,)),),
+        )
+        for model in published(name).values()
+        if model.repository
     )
 
 

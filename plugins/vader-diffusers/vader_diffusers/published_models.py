@@ -17,6 +17,18 @@ from vader_core.errors import VaderError, near
 _FOLDER = Path(__file__).parent / "published"
 
 
+#: The model that ``pretrained`` means by itself, by backbone.
+DEFAULT = {
+    "wan": "2.1-1.3b",
+    "wan_i2v": "2.1-14b-480p",
+    "ltx": "2b",
+    "ltx2": "2.0",
+    "cogvideox": "2b",
+    "hunyuan_video": "13b",
+    "hunyuan_video15": "480p-t2v",
+}
+
+
 @dataclass(frozen=True)
 class Published:
     """A model that a backbone knows by name.

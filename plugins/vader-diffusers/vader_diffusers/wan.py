@@ -16,6 +16,7 @@ from vader_core.geometry import Geometry
 from vader_core.prediction import Prediction
 from vader_diffusers.backbone import PipelineBackbone
 from vader_diffusers.parts import bare
+from vader_diffusers.published_models import DEFAULT
 from vader_diffusers.wan_decoder import decode_frames
 
 #: The two experts of Wan 2.2 A14B, of high and of low noise.
@@ -27,7 +28,7 @@ class Wan(PipelineBackbone):
 
     name = "wan"
     pipelines = ("WanPipeline",)
-    model = "2.1-1.3b"
+    model = DEFAULT["wan"]
     block_lists = ("blocks",)
     own_times = True
     cheap_frames = "first"

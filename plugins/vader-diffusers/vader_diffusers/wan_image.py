@@ -16,6 +16,7 @@ from vader_core.randomness import Randomness
 from vader_core.text import Text
 from vader_diffusers.parts import autocast_for
 from vader_diffusers.pictures import encoder_pixels, first_frames, last_pictures, opened, squeezed
+from vader_diffusers.published_models import DEFAULT
 from vader_diffusers.wan import Wan
 
 #: Tokens of CLIP's ViT-H at its own size, for pipelines without weights.
@@ -27,7 +28,7 @@ class WanImage(Wan):
 
     name = "wan_i2v"
     pipelines = ("WanImageToVideoPipeline", "WanPipeline")
-    model = "2.1-14b-480p"
+    model = DEFAULT["wan_i2v"]
     needs_image = True
     takes_image = True
 

@@ -7,10 +7,14 @@ from vader_core.weights import WeightFile
 #: A whole model folder each: ``transformer``, ``vae``, ``text_encoder``, ``tokenizer``.
 MODELS = {
     "512": WeightFile(
-        "alibaba-pai/EasyAnimateV2-XL-2-512x512", note="transformer, MagViT autoencoder, T5-XXL; 16.2 GB"
+        "alibaba-pai/EasyAnimateV2-XL-2-512x512",
+        note="transformer, MagViT autoencoder, T5-XXL; 16.2 GB",
+        when=(("architecture", (None, "512")),),
     ),
     "768": WeightFile(
-        "alibaba-pai/EasyAnimateV2-XL-2-768x768", note="transformer, MagViT autoencoder, T5-XXL; 16.2 GB"
+        "alibaba-pai/EasyAnimateV2-XL-2-768x768",
+        note="transformer, MagViT autoencoder, T5-XXL; 16.2 GB",
+        when=(("architecture", ("768",)),),
     ),
 }
 

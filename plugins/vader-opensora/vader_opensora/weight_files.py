@@ -14,11 +14,15 @@ AUTOENCODER = WeightFile(
     "model.safetensors",
     numbers=393_341_007,
     note="image and temporal autoencoder",
+    when=(("vae_weights", (None, "pretrained")),),
 )
 
 
 TEXT_ENCODER = WeightFile(
-    "DeepFloyd/t5-v1_1-xxl", numbers=4_762_310_656, note="T5-XXL encoder; used before training only"
+    "DeepFloyd/t5-v1_1-xxl",
+    numbers=4_762_310_656,
+    note="T5-XXL encoder; used before training only",
+    when=(("text_encoder_weights", (None, "pretrained")),),
 )
 
 
@@ -33,4 +37,5 @@ AUTOENCODER_11 = WeightFile(
     numbers=83_653_863,
     licence="mit",
     note="image autoencoder",
+    when=(("vae_weights", (None, "pretrained")),),
 )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 from vader_core.weights import WeightFile
 
 CLIP_L14 = WeightFile("openai/clip-vit-large-patch14", "model.safetensors", numbers=427_616_513)
@@ -44,8 +47,10 @@ COMPRESSION_HEAD = WeightFile(
 #: Parameters of the CLIP model that HPS and PickScore were tuned from.
 _CLIP_H14 = 986_109_441
 HPS = {
-    "v2.0": WeightFile("xswu/HPSv2", "HPS_v2_compressed.pt", numbers=_CLIP_H14, licence="apache-2.0"),
-    "v2.1": WeightFile("xswu/HPSv2", "HPS_v2.1_compressed.pt", numbers=_CLIP_H14, licence="apache-2.0"),
+    version: WeightFile(
+        "xswu/HPSv2", file, numbers=_CLIP_H14, licence="apache-2.0", when=(("version", (version,)),)
+    )
+    for version, file in (("v2.0", "HPS_v2_compressed.pt"), ("v2.1", "HPS_v2.1_compressed.pt"))
 }
 PICK_SCORE = WeightFile("yuvalkirstain/PickScore_v1", "model.safetensors", numbers=_CLIP_H14)
 
@@ -60,15 +65,15 @@ _DETECTOR_REPOSITORIES = {
     "grounding_dino_tiny": "IDEA-Research/grounding-dino-tiny",
 }
 DETECTORS = {
-    name: WeightFile(place, "model.safetensors", licence="apache-2.0")
+    name: WeightFile(place, "model.safetensors", licence="apache-2.0", when=(("detector", (name,)),))
     for name, place in _DETECTOR_REPOSITORIES.items()
 }
 DETECTOR_CONFIGS = {
-    name: WeightFile(place, "config.json", licence="apache-2.0")
+    name: WeightFile(place, "config.json", licence="apache-2.0", when=(("detector", (name,)),))
     for name, place in _DETECTOR_REPOSITORIES.items()
 }
 DETECTOR_VOCABULARIES = {
-    name: WeightFile(place, "vocab.txt", licence="apache-2.0")
+    name: WeightFile(place, "vocab.txt", licence="apache-2.0", when=(("detector", (name,)),))
     for name, place in _DETECTOR_REPOSITORIES.items()
     if "dino" in name
 }
@@ -132,17 +137,33 @@ MPS = WeightFile(
 IMAGE_REWARD = WeightFile("THUDM/ImageReward", "ImageReward.pt", licence="apache-2.0")
 IMAGE_REWARD_VOCABULARY = WeightFile("google-bert/bert-base-uncased", "vocab.txt", licence="apache-2.0")
 
+_OF_HEAD = (("head_weights", (None, "pretrained")),)
+
+
+def _with_head(head: WeightFile) -> tuple[WeightFile, ...]:
+    return CLIP_L14, replace(head, when=_OF_HEAD)
+
+
+def _inner(part: str, files: Iterable[WeightFile]) -> tuple[WeightFile, ...]:
+    """The files of a part whose options lie in an option of that name."""
+    inner = []
+    for file in files:
+        own = (*(() if file.when == _OF_HEAD else (("weights", ("pretrained",)),)), *file.when)
+        inner.append(replace(file, when=tuple((f"{part}.{name}", values) for name, values in own)))
+    return tuple(inner)
+
+
 #: What ``vader weights`` lists, by reward.
 BY_REWARD: dict[str, tuple[WeightFile, ...]] = {
-    "aesthetic": (CLIP_L14, AESTHETIC_HEAD),
+    "aesthetic": _with_head(AESTHETIC_HEAD),
     "hps": tuple(HPS.values()),
     "pick_score": (PICK_SCORE,),
-    "aesthetic_hps": (CLIP_L14, AESTHETIC_HEAD, *HPS.values()),
+    "aesthetic_hps": (*_inner("aesthetic", _with_head(AESTHETIC_HEAD)), *_inner("hps", HPS.values())),
     "actpred": (ACTPRED, ACTPRED_CONFIG),
     "object_detection": (*DETECTORS.values(), *DETECTOR_CONFIGS.values(), *DETECTOR_VOCABULARIES.values()),
-    "compression": (CLIP_L14, COMPRESSION_HEAD),
-    "rainy": (CLIP_L14, RAINY_HEAD),
-    "snowy": (CLIP_L14, SNOWY_HEAD),
+    "compression": _with_head(COMPRESSION_HEAD),
+    "rainy": _with_head(RAINY_HEAD),
+    "snowy": _with_head(SNOWY_HEAD),
     "vjepa": (VJEPA, VJEPA_CONFIG),
     "viclip": (VICLIP,),
     "jpeg_size": (),

@@ -44,11 +44,13 @@ def tensor_file(part: str, variant: str | None) -> str:
 def wanted_files(repository: str, revision: str | None, variant: str | None) -> dict[str, WeightFile]:
     """Every file of a repository that is read, by its path in the layout; nothing else is downloaded."""
     found: dict[str, WeightFile] = {}
+    sizes = next((name for name, place in PRETRAINED.items() if place == repository), None)
+    when = (("architecture", (None, sizes) if sizes == "full" else (sizes,)), ("variant", (variant,)))
     for part in PARTS:
         for name, numbers in ((f"{part}/config.json", None), (tensor_file(part, variant), _NUMBERS[part])):
             gated = repository in PRETRAINED.values()
             found[name] = WeightFile(
-                repository, name, revision, numbers=numbers, licence=LICENCE, gated=gated
+                repository, name, revision, numbers=numbers, licence=LICENCE, gated=gated, when=when
             )
     return found
 

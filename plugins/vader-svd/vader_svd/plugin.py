@@ -22,7 +22,10 @@ def _demo_images(config: Any, *, device: Any, dtype: Any) -> object:
 def register_backbones(register: Register) -> None:
     """Announce ``svd``."""
     files = [
-        file for repository in PRETRAINED.values() for file in wanted_files(repository, None, None).values()
+        file
+        for repository in PRETRAINED.values()
+        for variant in (None, "fp16")
+        for file in wanted_files(repository, None, variant).values()
     ]
     register(
         "svd",

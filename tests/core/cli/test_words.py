@@ -351,6 +351,54 @@ def test_what_is_optional_is_fetched_only_when_it_is_asked_for(monkeypatch):
     assert "vader_videocrafter_pickscore.pt" in fetched
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "options", "files"),
+    [
+        ("backbone", "wan", {}, ["Wan2.1-T2V-1.3B-Diffusers"]),
+        ("backbone", "wan", {"model": "2.2-a14b"}, ["Wan2.2-T2V-A14B-Diffusers"]),
+        ("backbone", "wan", {"weights": "hub:me/mine"}, ["me/mine"]),
+        ("backbone", "wan", {"weights": "random"}, []),
+        ("backbone", "opensora", {"weights": "."}, ["OpenSora-VAE-v1.2", "t5-v1_1-xxl"]),
+        ("reward", "hps", {}, ["HPS_v2.1_compressed.pt"]),
+        ("reward", "hps", {"version": "v2.0"}, ["HPS_v2_compressed.pt"]),
+        ("reward", "aesthetic", {"weights": "."}, ["aesthetic-model.pth"]),
+        ("reward", "aesthetic", {"weights": "random"}, []),
+        ("reward", "aesthetic_hps", {"aesthetic": {"weights": "."}}, ["aesthetic-model", "HPS_v2.1"]),
+        ("prompt source", "hps_v2", {"style": "photo"}, ["benchmark/photo.json"]),
+    ],
+)
+def test_only_the_files_that_the_options_read_are_wanted(kind, name, options, files):
+    from vader_core.registry import load_registry
+    from vader_core.wanted import files_read
+
+    found = files_read(load_registry().get(kind, name), options)
+    assert len(found) == len(files)
+    for wanted, words in zip(found, files, strict=True):
+        assert words in f"{wanted.repository}/{wanted.file}"
+
+
+def test_a_download_fetches_what_is_read_and_the_list_says_how_to_get_the_rest(monkeypatch, capsys):
+    from vader_core.cli import run
+
+    fetched = []
+    monkeypatch.setattr("vader_core.cli.weights.present", lambda wanted: None)
+    monkeypatch.setattr("vader_core.wanted.present", lambda wanted: None)
+    monkeypatch.setattr("vader_core.cli.weights.fetch", lambda one, **named: fetched.append(one.repository))
+    assert run(["weights", "wan", "--download"]) == 0
+    assert "read with -o backbone.model=2.1-14b" in capsys.readouterr().out
+    assert run(["weights", "wan", "-o", "backbone.model=2.1-14b", "--download"]) == 0
+    assert "1.3B" not in capsys.readouterr().out
+    assert run(["weights", "--recipe", "wan_14b_hps", "--download"]) == 0
+    assert [place for place in fetched if "Wan" in place] == [
+        "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
+        "Wan-AI/Wan2.1-T2V-14B-Diffusers",
+        "Wan-AI/Wan2.1-T2V-14B-Diffusers",
+    ]
+    capsys.readouterr()
+    assert run(["weights", "wan", "-o", "reward.hps.version=v2.0"]) == 2
+    assert "write backbone.K=VALUE" in capsys.readouterr().err
+
+
 def test_the_table_of_an_evaluation_is_whole_at_eighty_columns(capsys, monkeypatch):
     from rich.console import Console
 

@@ -17,7 +17,13 @@ from vader_core.weights import WeightFile, fetch
 STYLES = ("anime", "concept-art", "paintings", "photo")
 #: One list of 800 texts a style.
 FILES = tuple(
-    WeightFile("zhwang/HPDv2", f"benchmark/{style}.json", repository_type="dataset") for style in STYLES
+    WeightFile(
+        "zhwang/HPDv2",
+        f"benchmark/{style}.json",
+        repository_type="dataset",
+        when=(("style", ("all", style)), ("folder", (None,))),
+    )
+    for style in STYLES
 )
 
 
