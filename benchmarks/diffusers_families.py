@@ -21,6 +21,12 @@ from typing import Any
 FAST = {"attention_backend": "_native_cudnn"}
 LEAN = {"offload": True, "offload_activations": True}
 COMPILED = {"performance": {"fold_adapter": True, "compile_blocks": "all"}}
+
+
+def _with(sections: dict[str, Any], **performance: Any) -> dict[str, Any]:
+    return {**sections, "performance": {**sections["performance"], **performance}}
+
+
 #: By name, in the order of their worth: backbone, its options, other sections, steps that are run (``None``
 #: is all), seconds that the row may take.
 ROWS: dict[str, tuple[str, dict[str, Any], dict[str, Any], int | None, int]] = {
@@ -60,6 +66,21 @@ ROWS: dict[str, tuple[str, dict[str, Any], dict[str, Any], int | None, int]] = {
     "ltx-2b-compiled": ("ltx", {"model": "2b"}, COMPILED, 6, 150),
     "ltx-2b-compiled-fast": ("ltx", {"model": "2b", **FAST}, COMPILED, 6, 150),
     "cogvideox-2b-compiled": ("cogvideox", {"model": "2b", **FAST}, COMPILED, 4, 170),
+    "ltx-2b-graphs": ("ltx", {"model": "2b"}, _with(COMPILED, cuda_graphs=True), 6, 150),
+    "ltx-2b-fastest": (
+        "ltx",
+        {"model": "2b"},
+        _with(COMPILED, cuda_graphs=True, gradient_checkpointing=False),
+        6,
+        150,
+    ),
+    "cogvideox-2b-fastest": (
+        "cogvideox",
+        {"model": "2b", **FAST},
+        _with(COMPILED, gradient_checkpointing=False),
+        4,
+        170,
+    ),
     "wan-1.3b-compiled": ("wan", {"model": "2.1-1.3b", **FAST}, COMPILED, 4, 150),
     "wan-1.3b-last-2": (
         "wan",

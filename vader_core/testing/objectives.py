@@ -180,9 +180,7 @@ def unloaded_model(
     """The kit's tiny model, not loaded, as ``check`` is given it."""
     config = TinyConfig.model_validate({"schedule": schedule})
     backbone = TinyBackbone(config, device=device, dtype=torch.float32)
-    made = (
-        load_registry().get("sampler", sampler).make(dict(options or {}), device=device, dtype=torch.float32)
-    )
+    made = _sampler(sampler).make(dict(options or {}), device=device, dtype=torch.float32)
     return Model(backbone, made, Guidance(2.0), num_steps, _GEOMETRY)
 
 
