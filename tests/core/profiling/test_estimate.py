@@ -75,7 +75,11 @@ def test_the_process_is_left_as_it_was(registry: Registry) -> None:
 def test_the_estimate_is_what_a_real_step_holds(
     registry: Registry, recomputing: bool, accumulate: int
 ) -> None:
-    config = _config(performance={"gradient_checkpointing": recomputing}, trainer={"accumulate": accumulate})
+    config = _config(
+        performance={"gradient_checkpointing": recomputing},
+        trainer={"accumulate": accumulate},
+        sampler={"num_steps": 2},
+    )
     found = estimate(config, registry)
     assert found.peak - WORKSPACE / GIB == pytest.approx(_held(registry, config), rel=0.05)
 
@@ -99,12 +103,13 @@ def _held(registry: Registry, config: RunConfig) -> float:
     "objective",
     [
         {"nft": {"weight": 1.0, "group": 2}},
-        {"reward_gradient": {"store": "rollouts", "gradient": "steps:3", "reward_frames": "all"}},
+        {"reward_gradient": {"store": "rollouts", "gradient": "steps:1", "reward_frames": "all"}},
     ],
     ids=["nft", "store"],
 )
 def test_every_objective_is_estimated(registry: Registry, objective: dict[str, Any]) -> None:
-    config = validated({**BASE, "objective": objective})
+    short = {**BASE["sampler"], "num_steps": 2}
+    config = validated({**BASE, "objective": objective, "sampler": short})
     found = estimate(config, registry)
     real = _held(registry, config)
     assert found.peak - WORKSPACE / GIB == pytest.approx(real, rel=0.05)
@@ -117,7 +122,8 @@ def test_a_black_box_counts_as_its_input(registry: Registry, monkeypatch: pytest
         assert frames.cpu().numpy() is not None
         return score(self, frames, prompts)
 
-    config = validated({**BASE, "objective": {"nft": {"weight": 1.0, "group": 2}}})
+    short = {**BASE["sampler"], "num_steps": 2}
+    config = validated({**BASE, "objective": {"nft": {"weight": 1.0, "group": 2}}, "sampler": short})
     traced = estimate(config, registry)
     monkeypatch.setattr(BrightnessReward, "score_frames", from_values)
     monkeypatch.setattr(BrightnessReward, "differentiable", False)
