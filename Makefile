@@ -30,9 +30,10 @@ help:
 demo: .venv/demo
 	$(BIN)/vader train --out runs/demo --overwrite
 
-# One thread a worker: the tests' tensors are too small to share.
-test: lint types
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q -m 'not gpu and not soak'
+# One thread a worker: the tests' tensors are too small to share. tests/conftest.py says which files go first;
+# the types are one of the tests.
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q -m 'not gpu and not soak'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --doctest-modules vader_core 
 
 soak: .venv/all
