@@ -92,8 +92,13 @@ def test_the_estimate_is_what_a_real_step_holds(
 def _held(registry: Registry, config: RunConfig) -> float:
     """GiB of tensors that a real step holds at most."""
 
-    def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # as CUDA takes three axes; the CPU's choice varies
-        return torch.ops.aten._scaled_dot_product_attention_math(q, k, v)[0]
+    fused = torch.nn.functional.scaled_dot_product_attention
+
+    def plain(q: Tensor, k: Tensor, v: Tensor, **more: Any) -> Tensor:
+        if q.ndim == 4:
+            return fused(q, k, v, **more)
+        # as CUDA takes three axes; the CPU's choice varies
+        return torch.ops.aten._scaled_dot_product_attention_math(q, k, v, **more)[0]
 
     cpu = torch.device("cpu")
     with Booked() as booked, patch("torch.nn.functional.scaled_dot_product_attention", plain):
