@@ -1,7 +1,8 @@
 """How far a reward without a gradient gets with the content kept: settings of the recipe `demo_nft`.
 
     python benchmarks/nft_settings.py run --out runs/nft_settings --jobs 2
-    python benchmarks/nft_settings.py table runs/nft_settings
+    python benchmarks/nft_settings.py collect runs/nft_settings benchmarks/results/nft_settings.json
+    python benchmarks/nft_settings.py table benchmarks/results/nft_settings.json
 
 Every setting is the recipe with a few options changed. Scores are means over the same held-out clips, always
 sampled as the recipe samples (with guidance) and without guidance, as training samples. What counts is the
@@ -23,6 +24,7 @@ from typing import Any
 
 import torch
 from checkout import registry_of_checkout, with_rewards
+from curves import collect, read, write
 from jaxtyping import Float
 from torch import Tensor
 
@@ -76,7 +78,13 @@ class Enough(Reward):
 
 
 def _setting(
-    lr: float, batch_size: int = 2, aligned: float = 0.0, *, floor: bool = False, **objective: Any
+    lr: float,
+    batch_size: int = 2,
+    aligned: float = 0.0,
+    *,
+    floor: bool = False,
+    wide: bool = False,
+    **objective: Any,
 ) -> dict[str, Any]:
     """What a setting changes in the recipe.
 
@@ -85,6 +93,7 @@ def _setting(
         batch_size: Prompts per update.
         aligned: Weight of the caption's reward beside the size; its judge is another net.
         floor: It counts up to :data:`FLOOR` alone.
+        wide: The adapter is on every layer that can have one, with rank 16.
         **objective: Options of the objective.
     """
     tree: dict[str, Any] = {
@@ -95,6 +104,8 @@ def _setting(
     }
     if aligned:
         tree["reward"].append({"name": "demo_alignment", "weight": aligned})
+    if wide:
+        tree["lora"] = {"rank": 16, "alpha": 16, "targets": ["all"]}
     return {"tree": tree, "floor": floor}
 
 
@@ -133,6 +144,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "lr 1e-3, batch 4, floor 10": _setting(1e-3, 4, aligned=10.0, floor=True),
     "lr 1e-3, batch 4, floor 20": _setting(1e-3, 4, aligned=20.0, floor=True),
     "lr 1e-3, batch 8, floor 20": _setting(1e-3, 8, aligned=20.0, floor=True),
+    "lr 1e-3, batch 4, floor 20, wide": _setting(1e-3, 4, aligned=20.0, floor=True, wide=True),
+    "lr 1e-3, batch 4, floor 20, group 16": _setting(1e-3, 4, aligned=20.0, floor=True, group=16),
 }
 
 
@@ -200,19 +213,13 @@ def train(work: tuple[str, int, argparse.Namespace]) -> str:
         if (step + 1) % options.every == 0:
             done = {"updates": step + 1, "queries": (step + 1) * each}
             curve.append({**done, **scores(assembly, options.pairs)})
-            _write(path, found)
+            write(path, found)
             if curve[0][ALIGNMENT] - curve[-1][ALIGNMENT] > 2 * FALL:
                 break
             if time.time() > options.ends_at:
                 return f"{path.name}: cut after {curve[-1]}"
-    _write(path, found | {"whole": True})
+    write(path, found | {"whole": True})
     return f"{path.name}: {curve[-1]}"
-
-
-def _write(path: Path, found: dict[str, Any]) -> None:
-    beside = path.with_name(f".{path.name}")
-    beside.write_text(json.dumps(found))
-    beside.replace(path)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -235,9 +242,14 @@ def kept(curve: list[dict[str, float]], prefix: str = "") -> dict[str, float]:
     return found
 
 
+def gather(options: argparse.Namespace) -> None:
+    """All runs as one file."""
+    collect(options.sources, options.file, "python benchmarks/nft_settings.py run", ("setting", "seed"))
+
+
 def table(options: argparse.Namespace) -> None:
     """Markdown: the smallest file with the content kept, medians and ranges over the seeds."""
-    runs = [json.loads(path.read_text()) for path in sorted(options.out.glob("run-*.json"))]
+    runs = read(options.source)
     print("| setting | seeds | smaller, with the content kept | queries | alignment | without guidance |")
     print("| --- | --- | --- | --- | --- | --- |")
     for setting in dict.fromkeys(one["setting"] for one in runs):
@@ -276,8 +288,12 @@ def main() -> None:
     command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     command.set_defaults(call=run)
     command = commands.add_parser("table", help=table.__doc__)
-    command.add_argument("out", type=Path)
+    command.add_argument("source", type=Path, help="a folder, or a file of collect")
     command.set_defaults(call=table)
+    command = commands.add_parser("collect", help=gather.__doc__)
+    command.add_argument("sources", type=Path, nargs="+")
+    command.add_argument("file", type=Path)
+    command.set_defaults(call=gather)
     options = parser.parse_args()
     options.call(options)
 
