@@ -1,7 +1,8 @@
 """The data anchor on the demo, pushed hard: a reward alone, and with clips of the model's world beside it.
 
     python benchmarks/data_anchor.py run --out runs/anchor --jobs 2
-    python benchmarks/data_anchor.py table runs/anchor
+    python benchmarks/data_anchor.py collect runs/anchor benchmarks/results/data_anchor.json
+    python benchmarks/data_anchor.py table benchmarks/results/data_anchor.json
 
 Every arm is the recipe ``demo`` at five times its learning rate. How far does the reward get before the
 alignment of caption and picture has fallen by 0.02? All are scored after every update on the same
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import multiprocessing
 import statistics
 import time
@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from checkout import registry_of_checkout
+from curves import collect, read, write
 
 from vader_core.api.configure import complete
 from vader_core.assembly.levers import pull_levers
@@ -146,22 +147,15 @@ def run(options: argparse.Namespace) -> None:
             print(line, flush=True)
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
-    """The runs that a folder holds."""
-    return [json.loads(path.read_text()) for path in sorted(folder.glob("run-*.json"))]
-
-
-def write(path: Path, found: dict[str, Any]) -> None:
-    """Put a run's file there in one piece."""
-    beside = path.with_name(f".{path.name}")
-    beside.write_text(json.dumps(found))
-    beside.replace(path)
+def gather(options: argparse.Namespace) -> None:
+    """All runs as one file."""
+    collect(options.sources, options.file, "python benchmarks/data_anchor.py run", ("weight", "seed"))
 
 
 def table(options: argparse.Namespace) -> None:
     """Medians and ranges over the seeds, in Markdown."""
     # A run that was cut says where it crossed, and nothing of how far it would have kept its content.
-    runs = [one for one in read(options.out) if one["whole"] or crossing(one["curve"])]
+    runs = [one for one in read(options.source) if one["whole"] or crossing(one["curve"])]
     print("| weight of the clips | seeds | reward when alignment has fallen by 0.02 | updates |")
     print("| --- | --- | --- | --- |")
     for weight in sorted({one["weight"] for one in runs}):
@@ -191,8 +185,12 @@ def main() -> None:
     command.add_argument("--deadline", type=float, default=float("inf"), help="seconds after which runs end")
     command.set_defaults(call=run)
     command = commands.add_parser("table", help=table.__doc__)
-    command.add_argument("out", type=Path)
+    command.add_argument("source", type=Path, help="a folder, or a file of collect")
     command.set_defaults(call=table)
+    command = commands.add_parser("collect", help=gather.__doc__)
+    command.add_argument("sources", type=Path, nargs="+")
+    command.add_argument("file", type=Path)
+    command.set_defaults(call=gather)
     options = parser.parse_args()
     options.call(options)
 

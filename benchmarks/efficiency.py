@@ -282,7 +282,9 @@ def sweep(options: argparse.Namespace) -> None:
         job_of(setting, seed, options.share)
         for seed in range(options.first_seed, options.first_seed + options.seeds)
         for setting in SWEEP
-        if setting[0] in options.methods and (not options.rates or setting[1] in options.rates)
+        if setting[0] in options.methods
+        and (not options.rates or setting[1] in options.rates)
+        and (not options.betas or setting[0] != "nft" or setting[4] in options.betas)
     ]
     # Seed by seed, so that a sweep that runs out of time has whole seeds.
     rest = (options.pairs, options.device, ends_at, str(options.out), options.until)
@@ -381,6 +383,7 @@ def main() -> None:
     one = commands.add_parser("sweep", help=sweep.__doc__)
     one.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     one.add_argument("--rates", type=float, nargs="+", help="learning rates; by default all")
+    one.add_argument("--betas", type=float, nargs="+", help="of nft; by default all")
     one.add_argument("--until", type=float, default=math.inf, help="a run ends at this reward")
     one.add_argument("--seeds", type=int, default=5)
     one.add_argument("--first-seed", type=int, default=0)

@@ -111,6 +111,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "bank of 4 in 2 steps, 4th step": _stored(4, 0, "steps:3", num_steps=2, guidance_scale=3.0),
     "bank of 8 in 2 steps, 4th step": _stored(8, 0, "steps:3", num_steps=2, guidance_scale=3.0),
     "bank of 4, 4th or 5th step": _stored(4, 0, "random:3-4"),
+    "bank of 4 in 3 steps, 4th or 5th step": _stored(4, 0, "random:3-4", num_steps=3, guidance_scale=3.0),
     # By a student that benchmarks/demo_student.py distilled: two steps without guidance.
     "student, 4th step": _stored(1, 1, "steps:3", **STUDENT),
     "store by student, 4th step": _stored(4, 4, "steps:3", **STUDENT),

@@ -15,7 +15,8 @@ def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     """``tensor`` on ``device``.
 
     From the CPU to a CUDA device it goes through pinned memory: a plain copy would first wait until the
-    device has done all its work, and the launches that follow could not run ahead.
+    device has done all its work, and the launches that follow could not run ahead. Pinned memory is laid out
+    as the tensor is, so an expanded one is written out before.
 
     Args:
         tensor: Anywhere.
@@ -23,7 +24,7 @@ def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     """
     device = torch.device(device)
     if device.type == "cuda" and tensor.device.type == "cpu":
-        return tensor.pin_memory().to(device, non_blocking=True)
+        return tensor.contiguous().pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
 

@@ -18,6 +18,21 @@ def test_a_device_on_paper_is_reached():
     assert to_device(torch.randn(3), torch.device("meta")).is_meta
 
 
+def test_an_expanded_tensor_is_written_out_before_it_is_pinned(monkeypatch):
+    """Pinned memory of its layout would have one place for many numbers, and could not be written to."""
+    pinned = []
+
+    def pin(tensor):
+        pinned.append(tensor)
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, device, **_: tensor)
+    to_device(torch.arange(3)[:, None].expand(3, 2), "cuda")
+    assert pinned[0].is_contiguous()
+    assert pinned[0].tolist() == [[0, 0], [1, 1], [2, 2]]
+
+
 @pytest.mark.gpu
 def test_the_host_runs_ahead():
     wanted = Randomness(0).normal("noise", (4, 12, 40, 64))

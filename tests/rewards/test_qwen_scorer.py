@@ -17,9 +17,14 @@ from vader_rewards.qwen_vl import DIALOGUE, SEEN, RandomTokeniser, fitted_size
 from vader_rewards.video_reward import DIMENSIONS, TOKENS, VideoReward, newest
 from vader_rewards.vqa_yes import VqaYes
 
+from vader_core.device import GIB
 from vader_core.errors import VaderError
+from vader_core.profiling.estimate import memory_facts
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
+from vader_core.registry import load_registry
+from vader_core.run.config import validated
+from vader_core.testing.plugin import add_testing_plugin
 
 CPU, F32 = torch.device("cpu"), torch.float32
 PROMPTS = [Prompt("a red boat"), Prompt("two dogs on a field of snow <|VQ_reward|> <|Reward|>")]
@@ -284,3 +289,26 @@ def test_a_lora_without_its_settings_or_of_another_kind_is_refused():
 def test_they_are_no_independent_judges_of_each_other():
     assert set(VideoReward.families) & set(HpsV3.families) & set(VqaYes.families)
     assert set(Mps.families) & set(PickScore.families)
+
+
+@pytest.mark.parametrize("kind", [VideoReward, HpsV3, VqaYes])
+def test_a_run_with_one_can_be_estimated(kind):
+    registry = add_testing_plugin(load_registry())
+    config = validated(
+        {
+            "backbone": {"name": "tiny", "width": 16, "depth": 1},
+            "video": {"height": 32, "width": 48, "num_frames": 4},
+            "sampler": {"num_steps": 2},
+            "reward": [{"name": kind.name, "weights": "random", "architecture": "tiny"}],
+            "prompts": {"source": "fixed"},
+            "trainer": {"precision": "fp32"},
+            "validation": {"prompts": 0},
+        }
+    )
+    facts = memory_facts(config, registry, validation=False)
+    options = registry.get("reward", kind.name).config(weights="random", architecture="tiny")
+    model = kind(options, device=CPU, dtype=F32).model
+    held = sum(one.numel() * one.element_size() for one in model.parameters()) / GIB
+    found = facts["estimated_parts_gib"]["rewards"]
+    assert held < found < 1.3 * held  # a small tensor takes up a whole grain
+    assert facts["estimated_phases_gib"]["reward"] > found

@@ -200,6 +200,7 @@ def require_trainable(assembly: Assembly) -> None:
     if not drawn:
         raise VaderError(f"--prompts {config.prompts.source}: there are no prompts in it")
     _check_guard(config)
+    _check_caps(assembly)
     check_schedule(config.trainer)
     if not assembly.backbone.needs_image or all(prompt.image is not None for prompt in drawn):
         return
@@ -211,6 +212,18 @@ def require_trainable(assembly: Assembly) -> None:
         raise VaderError(
             f"backbone {config.backbone.name!r} starts from an image, but the prompts have none: "
             f"use --prompts images:FOLDER, or a file with an image column{without}"
+        )
+
+
+def _check_caps(assembly: Assembly) -> None:
+    """A cap stops a gradient: it does nothing where no objective takes one of a reward."""
+    config = assembly.config
+    capped = [item.name for item in config.reward if item.cap is not None]
+    if capped and assembly.objective is not None and "rewards" not in assembly.objective.needs:
+        named = " and ".join(config.objective)
+        raise VaderError(
+            f"reward.{capped[0]}.cap stops the reward's gradient, and --objective {named} takes none: leave "
+            "it out, or train with --objective reward_gradient"
         )
 
 

@@ -54,8 +54,10 @@ def probe(path: Path, *, check: bool = False) -> Shape:
 
 def read_frames(
     path: Path, indices: Sequence[int], *, rate: float, start: float = 0.0
-) -> UInt8[Tensor, "f 3 H W"]:
-    """Chosen frames of a clip, as bytes.
+) -> Iterator[UInt8[Tensor, "3 H W"]]:
+    """Chosen frames of a clip, one after the other, as bytes.
+
+    One at a time, so that each is brought to a size while it is in the processor's cache.
 
     Args:
         path: A clip or a picture.
@@ -67,14 +69,19 @@ def read_frames(
         VaderError: It cannot be decoded, or ends before the last of ``indices``.
     """
     if _is_picture(path):
-        return _picture(path).expand(len(indices), -1, -1, -1)
+        yield from _picture(path).expand(len(indices), -1, -1, -1)
+        return
     times = [start + index / rate for index in indices]
     with _opened(path) as (container, stream):
-        return torch.stack(list(_shown(container, stream, times, rate))).permute(0, 3, 1, 2)
+        for frame in _shown(container, stream, times, rate):
+            yield frame.permute(2, 0, 1)
 
 
 def _shown(container: Any, stream: Any, times: Sequence[float], rate: float) -> Iterator[Tensor]:
     """The frame that a player shows at each of ``times``."""
+    from av.video.reformatter import VideoReformatter
+
+    colours = VideoReformatter()
     base, offset = float(stream.time_base), float((stream.start_time or 0) * stream.time_base)
     if times[0] > 1 / rate:
         container.seek(int((times[0] + offset) / base), stream=stream)
@@ -84,7 +91,7 @@ def _shown(container: Any, stream: Any, times: Sequence[float], rate: float) -> 
     for number, frame in enumerate(container.decode(stream)):
         moment = number / rate if frame.pts is None else frame.pts * base - offset
         while held is not None and moment > time + _SLACK / rate:
-            yield _bytes(held)
+            yield _bytes(held, colours)
             following = next(wanted, None)
             if following is None:
                 return
@@ -94,7 +101,7 @@ def _shown(container: Any, stream: Any, times: Sequence[float], rate: float) -> 
     if held is None:
         raise VaderError("it holds no frames")
     while time < last + (1 - _SLACK) / rate:
-        yield _bytes(held)
+        yield _bytes(held, colours)
         following = next(wanted, None)
         if following is None:
             return
@@ -102,8 +109,8 @@ def _shown(container: Any, stream: Any, times: Sequence[float], rate: float) -> 
     raise VaderError(f"it ends at {last + 1 / rate:.2f} s, before the frame at {time:.2f} s")
 
 
-def _bytes(frame: Any) -> Tensor:
-    return torch.from_numpy(pixels_of(frame))
+def _bytes(frame: Any, colours: Any) -> Tensor:
+    return torch.from_numpy(pixels_of(frame, colours))
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -78,10 +79,11 @@ class Reader:
             if shape is None:
                 raise VaderError(f"it ends before the clip begins, at {clip.start:g} s")
             indices = self.rule.choose(shape, frames, draws)
-            pixels = read_frames(clip.path, indices, rate=shape.fps or self.rule.fps, start=clip.start)
+            read = read_frames(clip.path, indices, rate=shape.fps or self.rule.fps, start=clip.start)
+            picture = shape.frames == 1
+            return torch.cat([self._cut(frame[None], size, picture=picture) for frame in read])
         except VaderError as error:
             raise VaderError(f"clip {clip.path}: {error}") from error
-        return self._cut(pixels, size, picture=shape.frames == 1)
 
     def _held(
         self, pixels: Tensor, frames: int, size: Size, draws: Draws, shape: Shape | None

@@ -69,12 +69,35 @@ def empty_module(
     with _parameters_without_storage():
         module = make()
     computed = dict(module.named_buffers(remove_duplicate=False))
+    tied = _tied(module)
     # Past a library's own `to`, which warns of parts that a loader would have to keep in float32.
     nn.Module.to(module, dtype)
     if keep is not None:
         keep(module)
+    _tie(tied, dtype)
     _allocate(module, computed, device)
     return frozen(module)
+
+
+def _tied(module: nn.Module) -> list[list[tuple[nn.Module, str]]]:
+    """Where each parameter stands that has several places."""
+    places: dict[int, list[tuple[nn.Module, str]]] = {}
+    for part in module.modules():
+        for name, one in part.named_parameters(recurse=False, remove_duplicate=False):
+            places.setdefault(id(one), []).append((part, name))
+    return [found for found in places.values() if len(found) > 1]
+
+
+def _tie(tied: list[list[tuple[nn.Module, str]]], dtype: torch.dtype) -> None:
+    """Tie again what came apart: on paper a change of dtype makes a parameter of its own in each place.
+
+    Where a place was given another dtype than the module's, that one is taken.
+    """
+    for places in tied:
+        found = [getattr(part, name) for part, name in places]
+        one = next((value for value in found if value.dtype != dtype), found[0])
+        for part, name in places:
+            setattr(part, name, one)
 
 
 def _allocate(module: nn.Module, computed: Mapping[str, Tensor], device: torch.device) -> None:

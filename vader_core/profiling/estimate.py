@@ -28,6 +28,7 @@ from vader_core.parallel.whole import own_piece
 from vader_core.performance.offload import modules_of
 from vader_core.profiling.bench import Bench, load
 from vader_core.profiling.paper_device import PaperDevice, on_paper
+from vader_core.profiling.paper_optimizer import PaperAdamW8bit
 from vader_core.profiling.paper_processes import processes_on_paper, traffic
 from vader_core.profiling.paper_rewards import on_paper_alone
 from vader_core.profiling.stopwatch import PHASES, Stopwatch, timed_parts
@@ -87,13 +88,15 @@ def estimate(
         validation: Look at a validation too, where the run has any.
         processes: How many train, each on a device of its own; the first one's is looked at.
     """
+    eight_bit = config.trainer.optimizer == "adamw8bit"
     config = without_files(config, registry)
     layout = Layout(processes, config.parallel.shard, config.parallel.context)
     layout.check()
     with on_paper() as device, processes_on_paper(layout) as mesh, process_switches(config):
         assembly = _on_cuda(config, registry)
         assembly.mesh = mesh
-        return _Paper(assembly, device, layout).estimate(validation=validation)
+        paper = _Paper(assembly, device, layout, eight_bit=eight_bit)
+        return paper.estimate(validation=validation)
 
 
 def _on_cuda(config: RunConfig, registry: Registry) -> Assembly:
@@ -117,9 +120,10 @@ def without_files(config: RunConfig, registry: Registry) -> RunConfig:
                 # what is free is asked of a real device
                 "gradient_checkpointing": True if checkpointing == "auto" else checkpointing,
             },
-            "trainer": {"optimizer": "adamw"},
         },
     )
+    if tree["trainer"]["optimizer"] == "adamw8bit":  # its kernels need the driver
+        tree["trainer"]["optimizer"] = "adamw"
     chosen: list[tuple[Kind, Any]] = [("backbone", tree["backbone"])] if config.backbone.name else []
     chosen += [("reward", item) for item in (*tree["reward"], *tree["monitor"])]
     own = set(RewardSection.model_fields)
@@ -217,7 +221,9 @@ class _PaperStopwatch(Stopwatch):
 class _Paper:
     """A run loaded on paper."""
 
-    def __init__(self, assembly: Assembly, device: PaperDevice, layout: Layout) -> None:
+    def __init__(
+        self, assembly: Assembly, device: PaperDevice, layout: Layout, *, eight_bit: bool = False
+    ) -> None:
         self.assembly, self.device, self.ledger = assembly, device, device.ledger
         self.layout = layout
         load(assembly)
@@ -229,6 +235,9 @@ class _Paper:
         self.loading = (self.ledger.peak + WORKSPACE) / GIB
         self.num_steps, self.sampler = assembly.model.num_steps, assembly.model.sampler
         self.bench = Bench(assembly)
+        if eight_bit:
+            updates = self.bench.trainer.updates
+            updates.optimizer = self.bench.optimizer = PaperAdamW8bit(updates.optimizer.param_groups)
         for parameter in self.bench.parameters:
             parameter.grad = torch.zeros_like(parameter)
         self.bench.optimizer.step()

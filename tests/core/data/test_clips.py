@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from vader_core.data.clips import probe, read_frames
+from vader_core.data.crops import cover_smooth, cover_video
 from vader_core.data.examine import within
 from vader_core.data.frame_masks import SeededDraws
 from vader_core.data.frame_rule import FrameRule
@@ -21,28 +22,36 @@ def test_a_header_says_what_a_file_holds(clip):
 
 @pytest.mark.parametrize("indices", [[0], [0, 1, 2], [29], [7, 8, 20], [12, 12, 13], list(range(30))])
 def test_the_frames_that_were_asked_for(clip, numbers, indices):
-    pixels = read_frames(clip, indices, rate=10)
+    pixels = torch.stack(list(read_frames(clip, indices, rate=10)))
     assert pixels.shape == (len(indices), 3, 32, 48)
     assert pixels.dtype == torch.uint8
     assert numbers(pixels) == indices
 
 
 def test_seconds_into_the_file(clip, numbers):
-    assert numbers(read_frames(clip, [0, 5], rate=10, start=1.2)) == [12, 17]
+    assert numbers(torch.stack(list(read_frames(clip, [0, 5], rate=10, start=1.2)))) == [12, 17]
 
 
 def test_a_frame_beyond_the_end(clip):
     with pytest.raises(VaderError, match=r"it ends at 3.00 s, before the frame at 3.00 s"):
-        read_frames(clip, [28, 30], rate=10)
+        list(read_frames(clip, [28, 30], rate=10))
+
+
+@pytest.mark.parametrize(("crop", "whole"), [("smooth", cover_smooth), ("open_sora", cover_video)])
+def test_frames_cut_one_by_one_are_those_of_the_whole_clip(clip, crop, whole):
+    rule = FrameRule("open_sora", 3, 24.0)
+    read = Reader(rule, crop).read(Clip(clip), 8, (20, 28), SeededDraws(4), probe(clip))
+    chosen = rule.choose(probe(clip), 8, SeededDraws(4))
+    assert torch.equal(read, whole(torch.stack(list(read_frames(clip, chosen, rate=10))), (20, 28)))
 
 
 def test_a_picture_is_a_clip_of_one_frame(tmp_path):
     path = tmp_path / "a.png"
     Image.new("RGB", (20, 10), (255, 0, 0)).save(path)
     assert probe(path) == Shape(1, 10, 20)
-    pixels = read_frames(path, [0], rate=24)
-    assert pixels.shape == (1, 3, 10, 20)
-    assert pixels[0, :, 0, 0].tolist() == [255, 0, 0]
+    (pixels,) = read_frames(path, [0], rate=24)
+    assert pixels.shape == (3, 10, 20)
+    assert pixels[:, 0, 0].tolist() == [255, 0, 0]
 
 
 def test_a_picture_stands_as_the_camera_was_held(tmp_path):
@@ -73,7 +82,7 @@ def test_a_file_that_was_cut_off(clip):
     ):
         probe(clip, check=True)
     with pytest.raises(VaderError, match=r"it ends at|it cannot be read"):
-        read_frames(clip, [0, 29], rate=10)
+        list(read_frames(clip, [0, 29], rate=10))
 
 
 def test_start_and_end_bound_the_clip():

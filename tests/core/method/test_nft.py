@@ -320,6 +320,15 @@ def test_a_decay_that_stays_0_is_refused(registry):
 # -- as a whole ----------------------------------------------------------------------------------------------
 
 
+def test_a_cap_is_refused_where_no_gradient_is_taken(vader, tmp_path, capsys):
+    (tmp_path / "capped.yaml").write_text("reward:\n  - {name: brightness, cap: 0.9}\n")
+    common = ("train", "--backbone", "tiny", "--prompts", "fixed", "--config", tmp_path / "capped.yaml")
+    assert vader(*common, "--objective", "nft", "--dry-run") == 2
+    said = capsys.readouterr().err
+    assert "reward.brightness.cap stops the reward's gradient, and --objective nft takes none" in said
+    assert vader(*common, "--dry-run") == 0
+
+
 @pytest.mark.parametrize("clause", objective_clauses(), ids=str)
 def test_conformance(clause):
     assert clause.require(objective_subject("nft", {"group": 2}))

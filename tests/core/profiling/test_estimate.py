@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
+import av
 import pytest
 import torch
 from booked import Booked
@@ -30,6 +34,7 @@ from vader_core.profiling.estimate import (
     estimate,
     memory_facts,
 )
+from vader_core.profiling.paper_optimizer import BLOCK, LEAST, PaperAdamW8bit
 from vader_core.profiling.stopwatch import Stopwatch
 from vader_core.registry import Registry
 from vader_core.run.config import RunConfig, validated
@@ -87,8 +92,13 @@ def test_the_estimate_is_what_a_real_step_holds(
 def _held(registry: Registry, config: RunConfig) -> float:
     """GiB of tensors that a real step holds at most."""
 
-    def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # as CUDA takes three axes; the CPU's choice varies
-        return torch.ops.aten._scaled_dot_product_attention_math(q, k, v)[0]
+    fused = torch.nn.functional.scaled_dot_product_attention
+
+    def plain(q: Tensor, k: Tensor, v: Tensor, **more: Any) -> Tensor:
+        if q.ndim == 4:
+            return fused(q, k, v, **more)
+        # as CUDA takes three axes; the CPU's choice varies
+        return torch.ops.aten._scaled_dot_product_attention_math(q, k, v, **more)[0]
 
     cpu = torch.device("cpu")
     with Booked() as booked, patch("torch.nn.functional.scaled_dot_product_attention", plain):
@@ -113,6 +123,81 @@ def test_every_objective_is_estimated(registry: Registry, objective: dict[str, A
     found = estimate(config, registry)
     real = _held(registry, config)
     assert found.peak - WORKSPACE / GIB == pytest.approx(real, rel=0.05)
+
+
+@pytest.fixture(scope="module")
+def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three short clips with captions."""
+    folder = tmp_path_factory.mktemp("footage")
+    for number in range(3):
+        frames = torch.full((8, 64, 64, 3), 60 * (1 + number), dtype=torch.uint8).numpy()
+        with av.open(str(folder / f"{number}.mp4"), "w") as container:
+            stream = container.add_stream("libx264", rate=8)
+            stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+            for frame in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode())
+        (folder / f"{number}.txt").write_text(f"clip {number}")
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_fine_tuning_is_estimated(registry: Registry, footage: Path, kind: str) -> None:
+    own = {"objective": {"supervised": {"weight": 1.0}}, "reward": [], "tuning": {"kind": kind}}
+    data = {"data": {"source": f"videos:{footage}", "held_out": 0}}
+    config = validated({**BASE, **own, **data, "prompts": {}})
+    found = estimate(config, registry)
+    assert found.peak - WORKSPACE / GIB == pytest.approx(_held(registry, config), rel=0.05)
+
+
+class _Kept(torch.optim.Optimizer):
+    """As a library's Lion: one state of a number's own width."""
+
+    def __init__(self, groups: Any, lr: float, betas: Any, weight_decay: float) -> None:
+        super().__init__(groups, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for parameter in (one for group in self.param_groups for one in group["params"]):
+            if parameter.grad is not None and not self.state[parameter]:
+                self.state[parameter]["exp_avg"] = torch.zeros_like(parameter)
+
+
+def test_the_states_are_those_of_the_optimizer_that_is_asked_for(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = ModuleType("pytorch_optimizer")
+    library.__spec__ = ModuleSpec("pytorch_optimizer", None)
+    library.Lion = _Kept  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pytorch_optimizer", library)
+
+    def states(optimizer: str) -> float:
+        changes = {"backbone": {"width": 256}, "tuning": {"kind": "full"}}
+        found = _found(registry, **changes, trainer={"optimizer": optimizer})
+        return found.parts["adapter and optimizer"] * GIB
+
+    none = {name: states(name) for name in ("adamw", "lion", "adamw8bit")}
+    numbers = (none["adamw"] - none["lion"]) / 4  # of two states, one is left
+    assert numbers == pytest.approx(none["adamw"] / 16, rel=0.02)  # with the weights and their gradient
+    # Most of the numbers lie in tensors large enough: two bytes and two shares of a block's scale for each.
+    saved = none["adamw"] - none["adamw8bit"]
+    assert 0.9 * numbers * (8 - 2 - 8 / 256) < saved <= numbers * (8 - 2 - 8 / 256)
+
+
+def test_eight_bits_are_kept_as_bitsandbytes_keeps_them() -> None:
+    small, large = (nn.Parameter(torch.ones(size)) for size in (LEAST - 1, LEAST + 1))
+    optimizer = PaperAdamW8bit([small, large])
+    small.grad, large.grad = torch.ones_like(small), torch.ones_like(large)
+    optimizer.step()
+    assert {name: (one.dtype, one.numel()) for name, one in optimizer.state[small].items()} == {
+        "state1": (torch.float32, LEAST - 1),
+        "state2": (torch.float32, LEAST - 1),
+    }
+    assert {name: (one.dtype, one.numel()) for name, one in optimizer.state[large].items()} == {
+        "state1": (torch.uint8, LEAST + 1),
+        "state2": (torch.uint8, LEAST + 1),
+        "absmax1": (torch.float32, LEAST // BLOCK + 1),
+        "absmax2": (torch.float32, LEAST // BLOCK + 1),
+    }
 
 
 def test_a_black_box_counts_as_its_input(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from vader_core.nn.build import empty_module
 from vader_core.profiling.paper_device import _REPLACED, on_paper
 
 
@@ -124,3 +125,33 @@ def test_a_convolution_copies_what_lies_otherwise_first() -> None:
             size = out.numel() * out.itemsize
             assert device.ledger.peak - device.ledger.live == (2 + copied) * size  # both sides are turned
             del out
+
+
+class Tied(nn.Module):
+    """Words in and out by one table, and a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.norm = nn.Embedding(100, 64), nn.LayerNorm(64)
+        self.out = nn.Linear(64, 100, bias=False)
+        self.out.weight = self.words.weight
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_tied_weights_are_one_on_paper_too(wide: bool) -> None:
+    half = torch.bfloat16
+
+    def keep(module: Tied) -> None:
+        if wide:
+            module.out.float()
+
+    with on_paper() as device:
+        module = empty_module(Tied, device=torch.device("cuda"), dtype=half, keep=keep)
+        assert module.out.weight is module.words.weight
+        assert module.words.weight.dtype == (torch.float32 if wide else half)
+        assert device.bytes_of(module.parameters()) == 100 * 64 * (4 if wide else 2) + 2 * 512
+    real = empty_module(Tied, device=torch.device("cpu"), dtype=half, keep=keep)
+    assert real.out.weight is real.words.weight
+    assert {name: one.dtype for name, one in real.named_parameters()} == {
+        name: one.dtype for name, one in module.named_parameters()
+    }
