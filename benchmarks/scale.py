@@ -147,7 +147,8 @@ def configured(row: Row, registry: Registry, *, tiny: bool) -> RunConfig:
         **merged({"sampler": {"num_steps": 4}} if tiny else {}, given),
     )
     config = complete(without_files(config, registry), registry)
-    return changed(config, parallel=row.parallel)
+    # Once more: on paper there are no graphs.
+    return changed(config, parallel=row.parallel, performance=row.given.get("performance", {}))
 
 
 def estimated(name: str, row: Row, *, tiny: bool) -> dict[str, Any]:
