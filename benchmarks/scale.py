@@ -147,8 +147,9 @@ def configured(row: Row, registry: Registry, *, tiny: bool) -> RunConfig:
         **merged({"sampler": {"num_steps": 4}} if tiny else {}, given),
     )
     config = complete(without_files(config, registry), registry)
-    # Once more: on paper there are no graphs.
-    return changed(config, parallel=row.parallel, performance=row.given.get("performance", {}))
+    # Once more: on paper there are no graphs, nor on a CPU.
+    performance = {} if tiny else row.given.get("performance", {})
+    return changed(config, parallel=row.parallel, performance=performance)
 
 
 def estimated(name: str, row: Row, *, tiny: bool) -> dict[str, Any]:
