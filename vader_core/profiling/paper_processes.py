@@ -34,6 +34,9 @@ def processes_on_paper(layout: Layout) -> Iterator[Mesh | None]:
         import torch.distributed.fsdp
 
         stack.enter_context(patch(place, is_walking, create=True))
+        # What is on the CPU has its values and stays there: sequences are cut by them.
+        place = "torch.distributed.fsdp._fully_shard._fsdp_state._to_kwargs"
+        stack.enter_context(patch(place, lambda args, kwargs, *_: ((args,), (kwargs,))))
         dist.init_process_group("fake", rank=0, world_size=layout.world, store=FakeStore())
         stack.callback(dist.destroy_process_group)
         yield Mesh(layout, torch.device("cuda"), (0, 1))
