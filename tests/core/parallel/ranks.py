@@ -277,6 +277,74 @@ def full(registry: Registry) -> dict[str, Any]:
     }
 
 
+FIGURES = {
+    **WAN,
+    "lora": {"rank": 2},
+    "sampler": {"num_steps": 2},
+    "trainer": {"device": "cpu", "lr": 0.05, "max_steps": 1, "global_batch": 4},
+    "validation": {"prompts": 3, "seeds": 1, "batch": 1, "evaluation_pairs": 3},
+    "run": {"trackers": []},
+    "reward": [HPS],
+}
+
+
+def judged(tree: dict[str, Any], registry: Registry, folder: Path) -> dict[str, Any]:
+    """What a run says of itself, and what is said of one adapter later: validation, evaluation, clips."""
+    from vader_core.api.evaluate import evaluate
+    from vader_core.api.sample import sample
+    from vader_core.api.train import train
+
+    DTYPES["fp32"] = torch.float32
+    config = validated(tree)
+    summary = train(config, out=folder / "run", registry=registry)
+    lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    lora = str(folder.parent / "alone" / "run")
+    made = sample(config, lora=lora, max_prompts=3, rewards=["brightness"], registry=registry)
+    return {
+        "validation": [line["watch"] | line["rewards"] for line in lines if line["kind"] == "validation"],
+        "run": summary["evaluation"]["hps"],
+        "evaluation": evaluate(config, lora, pairs=3, registry=registry)["evaluation"]["1"]["hps"],
+        "clips": made.videos,
+        "scores": made.scores,
+    }
+
+
+def figures(world: int, registry: Registry) -> dict[str, dict[str, float]]:
+    """How far the figures of processes that share something are from one process's, by way and by figure."""
+    pieces = {"shard": 2, "shard_rewards": True, "shard_text_encoders": True}
+    ways = {"shard": pieces, "context": {"context": 2}, "both": {"context": 2, **pieces}}
+    with tempfile.TemporaryDirectory() as place:
+
+        def of(way: str, count: int, parallel: dict[str, Any]) -> dict[str, Any]:
+            tree = {**FIGURES, "parallel": parallel}
+            found: dict[str, Any] = together(count, lambda: judged(tree, registry, Path(place) / way))
+            return found
+
+        alone = of("alone", 1, {})
+        assert alone["evaluation"]["tuned"] != alone["evaluation"]["base"]
+        assert len(alone["clips"]) == 3
+        return {way: _figures_apart(alone, of(way, world, parallel)) for way, parallel in ways.items()}
+
+
+def _figures_apart(one: dict[str, Any], other: dict[str, Any]) -> dict[str, float]:
+    found = {
+        "validation": max(
+            abs(value - theirs[name])
+            for mine, theirs in zip(one["validation"], other["validation"], strict=True)
+            for name, value in mine.items()
+        )
+    }
+    for name in ("run", "evaluation"):
+        numbers = [key for key, value in one[name].items() if isinstance(value, float)]
+        assert {"base", "tuned"} <= set(numbers)
+        found[name] = max(abs(one[name][key] - other[name][key]) for key in numbers)
+    found["clips"] = float((one["clips"] - other["clips"]).abs().max())
+    found["scores"] = max(
+        float((value - other["scores"][name]).abs().max()) for name, value in one["scores"].items()
+    )
+    return found
+
+
 def waits(world: int, registry: Registry) -> list[float]:
     """Seconds that each group of a process waits, where half a minute was asked for."""
 
@@ -300,6 +368,7 @@ def main() -> None:
     world, place, *names = int(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]
     registry = add_testing_plugin(load_registry())
     others = {"full": lambda: full(registry), "waits": lambda: waits(world, registry)}
+    others["figures"] = lambda: figures(world, registry)
     names = names or [*CASES, "full"]
     cases = [name for name in names if name in CASES]
     found: dict[str, Any] = compared(world, cases, registry) if cases else {}
