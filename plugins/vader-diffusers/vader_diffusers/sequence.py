@@ -93,7 +93,7 @@ def split(network: Any, mesh: Any) -> None:
 
 
 def _source_of(network: Any) -> Any:
-    """The module of diffusers that says how a network attends; cut into pieces it is of a class of torch's."""
+    """The file of diffusers that says how a network attends: in pieces it is of a class of torch's."""
     sources = [sys.modules[kind.__module__] for kind in type(network).__mro__]
     return next(source for source in sources if hasattr(source, "dispatch_attention_fn"))
 
