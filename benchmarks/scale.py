@@ -120,6 +120,7 @@ ROWS = {
     "vc2-fastest-2": _videocrafter(2, **_FASTEST),
     "vc2-plain-1": _videocrafter(1),
     "vc2-plain-2": _videocrafter(2),
+    "vc2-texts": Row(_VC, _TINY_VC, 2, steps=2, limit=80, parallel={"shard": 2, "shard_text_encoders": True}),
     "wan-data": Row(_WAN, _TINY, 2, against=("wan-1", 2), given=_LARGE),
     "wan-shard-kept": Row(
         _WAN, _TINY, 2, parallel={"shard": 2, "keep_gathered": True}, against=("wan-1", 2), given=_LARGE
