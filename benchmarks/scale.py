@@ -90,9 +90,6 @@ _SHORT = {"video": {"height": 256, "width": 448, "num_frames": 17}, "sampler": {
 _GRAPHS = {"performance": {"cuda_graphs": True}}
 _FASTEST = {"performance": {"cuda_graphs": True, "fold_adapter": True, "gradient_checkpointing": False}}
 
-#: What a tiny model has no use for.
-_SIZES = ("video", "sampler")
-
 
 def _videocrafter(world: int, **given: Any) -> Row:
     """One of VideoCrafter2's rows, with HPS as the reward."""
@@ -123,6 +120,7 @@ ROWS = {
     "vc2-fastest-2": _videocrafter(2, **_FASTEST),
     "vc2-plain-1": _videocrafter(1),
     "vc2-plain-2": _videocrafter(2),
+    "vc2-texts": Row(_VC, _TINY_VC, 2, steps=2, limit=80, parallel={"shard": 2, "shard_text_encoders": True}),
     "wan-data": Row(_WAN, _TINY, 2, against=("wan-1", 2), given=_LARGE),
     "wan-shard-kept": Row(
         _WAN, _TINY, 2, parallel={"shard": 2, "keep_gathered": True}, against=("wan-1", 2), given=_LARGE
@@ -133,9 +131,9 @@ ROWS = {
 }
 
 
-def configured(row: Row, registry: Registry, *, tiny: bool) -> RunConfig:
-    """A row's configuration, complete."""
-    given = {name: section for name, section in row.given.items() if not tiny or name not in _SIZES}
+def asked_for(row: Row, registry: Registry, *, tiny: bool) -> RunConfig:
+    """A row's configuration."""
+    given = {} if tiny else row.given
     config = configure(
         registry=registry,
         backbone=row.tiny if tiny else row.backbone,
@@ -146,14 +144,21 @@ def configured(row: Row, registry: Registry, *, tiny: bool) -> RunConfig:
         validation={"prompts": 0},
         **merged({"sampler": {"num_steps": 4}} if tiny else {}, given),
     )
-    config = complete(without_files(config, registry), registry)
     return changed(config, parallel=row.parallel)
+
+
+def configured(row: Row, registry: Registry, *, tiny: bool) -> RunConfig:
+    """The same, complete, with random weights."""
+    config = asked_for(row, registry, tiny=tiny)
+    graphs = config.performance.cuda_graphs  # on paper there are none
+    config = complete(without_files(config, registry), registry)
+    return changed(config, performance={"cuda_graphs": graphs})
 
 
 def estimated(name: str, row: Row, *, tiny: bool) -> dict[str, Any]:
     """What the estimate says of a row, in GiB."""
     registry = add_testing_plugin(load_registry())
-    found = estimate(configured(row, registry, tiny=tiny), registry, validation=False, processes=row.world)
+    found = estimate(asked_for(row, registry, tiny=tiny), registry, validation=False, processes=row.world)
     return {
         "row": name,
         "estimated_peak_gib": found.peak,

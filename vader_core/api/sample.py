@@ -295,10 +295,14 @@ class _Work:
     def _scored(self, pairs: Sequence[Pair], size: int) -> Scored:
         """The clips of all processes on the first one, none on the others."""
         rank = self.processes.here[0]
-        own = pairs[rank * size : (rank + 1) * size]
+        shares = [pairs[at : at + size] for at in range(0, self.processes.count * size, size)]
+        own = shares[rank]
         # Of a model in pieces every call is everyone's work: a process without a clip makes one for nobody.
         made = score_pairs(self.assembly, own or pairs[:1], (self.assembly.monitors,), scope="sample")
-        return _joined(self.processes.gather_first(made.first(len(own))))
+        made = made.first(len(own))
+        # All know what was asked for; a prompt with facts of its source's may not be able to travel.
+        told = self.processes.gather_first((made.videos, made.scores))
+        return _joined([Scored(tuple(share), *one) for share, one in zip(shares, told, strict=False)])
 
     def _write(self, batch: Sequence[Pair], scored: Scored, *, base: bool) -> Iterator[Entry]:
         for index, pair in enumerate(batch if self.processes.first else ()):

@@ -9,7 +9,13 @@ import torch
 from torch import nn
 
 from vader_core.assembly.levers import pull_levers
-from vader_core.assembly.parallel import cut_denoiser, cut_reward, cut_text_encoders, share_sequence
+from vader_core.assembly.parallel import (
+    check_rewards_cut,
+    cut_denoiser,
+    cut_reward,
+    cut_text_encoders,
+    share_sequence,
+)
 from vader_core.assembly.parts import ROLLOUT_ADAPTER, Assembly
 from vader_core.backbone import Backbone
 from vader_core.device import out_of_memory_named
@@ -186,12 +192,14 @@ def load_rewards(
         then: What becomes of each before the next is made.
 
     Raises:
-        VaderError: A reward without a gradient is to be trained on.
+        VaderError: A reward without a gradient is to be trained on, or none can be cut that should be.
     """
     objective = assembly.objective if training else None
     wants_gradient = objective is not None and "rewards" in objective.needs
     assembly.rewards = _mixture(assembly, assembly.config.reward, wants_gradient, then)
     assembly.monitors = _mixture(assembly, assembly.config.monitor, False, then)
+    if training and assembly.mesh is not None and assembly.config.parallel.shard_rewards:
+        check_rewards_cut(assembly)  # sampling may have other rewards, or none
     if objective is not None:
         objective.use(assembly.rewards)
 

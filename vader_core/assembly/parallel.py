@@ -9,6 +9,7 @@ from torch import nn
 from vader_core.assembly.parts import Assembly
 from vader_core.errors import VaderError
 from vader_core.parallel.layout import Layout
+from vader_core.parallel.whole import in_pieces
 from vader_core.run.config import RunConfig
 from vader_core.run.layers import changed
 
@@ -123,12 +124,42 @@ def _adapters(assembly: Assembly) -> list[nn.Parameter]:
 
 
 def cut_text_encoders(assembly: Assembly, mesh: Mesh) -> None:
-    """Cut the text encoders' layers into pieces."""
+    """Cut the text encoders' layers into pieces.
+
+    Raises:
+        VaderError: There is none to cut, though the weights are real.
+    """
     from vader_core.parallel.shard import Sharded, repeated_blocks
 
-    for role, module in assembly.backbone.modules().items():
-        if role.startswith("text_encoder"):
-            Sharded(module, repeated_blocks(module), mesh.weights, rest=False)
+    found = [one for role, one in assembly.backbone.modules().items() if role.startswith("text_encoder")]
+    for module in found:
+        Sharded(module, repeated_blocks(module), mesh.weights, rest=False)
+    section = assembly.config.backbone
+    if section.options.get("weights") != "random" and not any(map(_has_pieces, found)):
+        raise VaderError(
+            f"parallel.shard_text_encoders: backbone {section.name!r} has no text encoder at hand "
+            "that could be cut (some read theirs when the first text is encoded): leave it out"
+        )
+
+
+def check_rewards_cut(assembly: Assembly) -> None:
+    """Refuse ``parallel.shard_rewards`` where it changed nothing.
+
+    Raises:
+        VaderError: No reward has layers to cut.
+    """
+    from vader_core.performance.offload import modules_of
+
+    rewards = [term.reward for mixture in (assembly.rewards, assembly.monitors) for term in mixture.terms]
+    if not any(_has_pieces(module) for reward in rewards for module in modules_of(reward)):
+        raise VaderError(
+            "parallel.shard_rewards: none of the rewards and monitors has layers that could be cut: leave it "
+            "out"
+        )
+
+
+def _has_pieces(module: nn.Module) -> bool:
+    return any(in_pieces(one) for one in module.parameters())
 
 
 def cut_reward(reward: Reward, mesh: Mesh) -> Reward:

@@ -410,5 +410,6 @@ _REPLACED: dict[str, Any] = {
     "torch.cuda.Stream": _Idle,
     "torch.cuda.current_stream": _Idle,
     "torch.cuda.stream": _Idle,
+    "torch.accelerator.current_stream": _Idle,
     "torch.Tensor.record_stream": _nothing,
 }

@@ -13,6 +13,7 @@ from vader_core.assembly.parts import Assembly
 from vader_core.parallel.layout import Layout
 from vader_core.parallel.mesh import Mesh
 from vader_core.parallel.whole import in_pieces
+from vader_core.performance.offload import modules_of
 from vader_core.profiling.graph_walk import is_walking
 
 
@@ -34,6 +35,9 @@ def processes_on_paper(layout: Layout) -> Iterator[Mesh | None]:
         import torch.distributed.fsdp
 
         stack.enter_context(patch(place, is_walking, create=True))
+        # What is on the CPU has its values and stays there: sequences are cut by them.
+        place = "torch.distributed.fsdp._fully_shard._fsdp_state._to_kwargs"
+        stack.enter_context(patch(place, lambda args, kwargs, *_: ((args,), (kwargs,))))
         dist.init_process_group("fake", rank=0, world_size=layout.world, store=FakeStore())
         stack.callback(dist.destroy_process_group)
         yield Mesh(layout, torch.device("cuda"), (0, 1))
@@ -42,9 +46,10 @@ def processes_on_paper(layout: Layout) -> Iterator[Mesh | None]:
 def traffic(assembly: Assembly, layout: Layout, *, differentiated: int, exchanged: float) -> dict[str, float]:
     """Bytes that one process is sent in an optimizer step, by what they are.
 
-    Weights in pieces are gathered for every call of the denoiser, and once more for a call's backward pass. A
-    shared sequence is exchanged in every call, likewise backwards, and once more where activations are
-    recomputed. Gradients of what learns are reduced once.
+    Weights in pieces are gathered for every call of the denoiser, and once more for a call's backward pass;
+    those of the rewards for their one call and its backward pass. A shared sequence is exchanged in every
+    call, likewise backwards, and once more where activations are recomputed. Gradients of what learns are
+    reduced once.
 
     Args:
         assembly: Loaded on paper.
@@ -62,6 +67,8 @@ def traffic(assembly: Assembly, layout: Layout, *, differentiated: int, exchange
         found["weights"] = (
             micro * gathered * _others(_bytes_in_pieces(assembly.backbone.denoiser), layout.shard)
         )
+        scored = [part for term in assembly.rewards.terms for part in modules_of(term.reward)]
+        found["rewards"] = micro * 2 * _others(sum(map(_bytes_in_pieces, scored)), layout.shard)
     if layout.context > 1:
         times = plain + differentiated * (3 if config.performance.gradient_checkpointing else 2)
         found["sequence"] = micro * times * _others(exchanged, layout.context)
@@ -71,7 +78,7 @@ def traffic(assembly: Assembly, layout: Layout, *, differentiated: int, exchange
         found["gradients"] = 2 * _others(whole, layout.world)
     if any(in_pieces(one) for one in trained):
         found["gradients"] = micro * _others(_bytes_in_pieces(assembly.backbone.denoiser), layout.shard)
-    return found
+    return {name: size for name, size in found.items() if size}
 
 
 def _calls(assembly: Assembly) -> int:

@@ -86,10 +86,16 @@ def split(network: Any, mesh: Any) -> None:
     if _MASK in plan.get("", {}):
         # Diffusers would exchange the heads of the attention to the text too, which does not go backwards.
         plan[""] = {name: how for name, how in plan[""].items() if not name.startswith("encoder_")}
-        _keep_text_whole(sys.modules[type(network).__module__])
+        _keep_text_whole(_source_of(network))
     with _a_device_to_count():
         config = ContextParallelConfig(ulysses_degree=parts, mesh=mesh)
         network.enable_parallelism(config=config, cp_plan=plan)
+
+
+def _source_of(network: Any) -> Any:
+    """The file of diffusers that says how a network attends: in pieces it is of a class of torch's."""
+    sources = [sys.modules[kind.__module__] for kind in type(network).__mro__]
+    return next(source for source in sources if hasattr(source, "dispatch_attention_fn"))
 
 
 def _keep_text_whole(module: Any) -> None:

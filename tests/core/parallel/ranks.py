@@ -9,14 +9,17 @@ sequence, or both; what is written is how far apart the gradients are.
 
 from __future__ import annotations
 
+import bisect
 import json
 import os
 import pickle
 import socket
 import sys
 import tempfile
+import threading
+import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ from vader_core.assembly.loading import load_parts
 from vader_core.assembly.parallel import in_processes
 from vader_core.assembly.parts import DTYPES
 from vader_core.assembly.prepare import prepare
+from vader_core.parallel.whole import in_pieces, own_piece
 from vader_core.registry import Registry, load_registry
 from vader_core.run.config import validated
 from vader_core.testing.plugin import add_testing_plugin
@@ -277,6 +281,163 @@ def full(registry: Registry) -> dict[str, Any]:
     }
 
 
+FIGURES = {
+    **WAN,
+    "lora": {"rank": 2},
+    "sampler": {"num_steps": 2},
+    "trainer": {"device": "cpu", "lr": 0.05, "max_steps": 1, "global_batch": 4},
+    "validation": {"prompts": 3, "seeds": 1, "batch": 1, "evaluation_pairs": 3},
+    "run": {"trackers": []},
+    "reward": [HPS],
+}
+
+
+def judged(tree: dict[str, Any], registry: Registry, folder: Path) -> dict[str, Any]:
+    """What a run says of itself, and what is said of one adapter later: validation, evaluation, clips."""
+    from vader_core.api.evaluate import evaluate
+    from vader_core.api.sample import sample
+    from vader_core.api.train import train
+
+    DTYPES["fp32"] = torch.float32
+    config = validated(tree)
+    summary = train(config, out=folder / "run", registry=registry)
+    lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    lora = str(folder.parent / "alone" / "run")
+    made = sample(config, lora=lora, max_prompts=3, rewards=["brightness"], registry=registry)
+    return {
+        "validation": [line["watch"] | line["rewards"] for line in lines if line["kind"] == "validation"],
+        "run": summary["evaluation"]["hps"],
+        "evaluation": evaluate(config, lora, pairs=3, registry=registry)["evaluation"]["1"]["hps"],
+        "clips": made.videos,
+        "scores": made.scores,
+    }
+
+
+def figures(world: int, registry: Registry, *names: str) -> dict[str, dict[str, float]]:
+    """How far the figures of processes that share something are from one process's, by way and by figure."""
+    pieces = {"shard": 2, "shard_rewards": True, "shard_text_encoders": True}
+    ways = {"shard": pieces, "context": {"context": 2}, "both": {"context": 2, **pieces}}
+    with tempfile.TemporaryDirectory() as place:
+
+        def of(way: str, count: int, parallel: dict[str, Any]) -> dict[str, Any]:
+            tree = {**FIGURES, "parallel": parallel}
+            found: dict[str, Any] = together(count, lambda: judged(tree, registry, Path(place) / way))
+            return found
+
+        alone = of("alone", 1, {})
+        assert alone["evaluation"]["tuned"] != alone["evaluation"]["base"]
+        assert len(alone["clips"]) == 3
+        return {way: _figures_apart(alone, of(way, world, ways[way])) for way in names}
+
+
+def _figures_apart(one: dict[str, Any], other: dict[str, Any]) -> dict[str, float]:
+    found = {
+        "validation": max(
+            abs(value - theirs[name])
+            for mine, theirs in zip(one["validation"], other["validation"], strict=True)
+            for name, value in mine.items()
+        )
+    }
+    for name in ("run", "evaluation"):
+        numbers = [key for key, value in one[name].items() if isinstance(value, float)]
+        assert {"base", "tuned"} <= set(numbers)
+        found[name] = max(abs(one[name][key] - other[name][key]) for key in numbers)
+    found["clips"] = float((one["clips"] - other["clips"]).abs().max())
+    found["scores"] = max(
+        float((value - other["scores"][name]).abs().max()) for name, value in one["scores"].items()
+    )
+    return found
+
+
+class Watched:
+    """What of this process lies in the machine's memory, many times a second; of a shared page its part."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[float, int]] = []
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> Watched:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._over.wait(0.01):
+            lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+            held = next(line for line in lines if line.startswith("Pss:"))
+            self.seen.append((time.monotonic(), 1024 * int(held.split()[1])))
+
+
+def stored(world: int, registry: Registry) -> dict[str, float]:
+    """What loading a model from its files takes of the machine's memory, as shares of the model.
+
+    Its text encoder is real, and in pieces too.
+    """
+    sys.path.insert(0, str(Path(__file__).parents[2] / "diffusers"))
+    from tiny_pipelines import build
+
+    with tempfile.TemporaryDirectory() as place:
+        wide = {"num_layers": 6, "ffn_dim": 2**18}
+        folder = build("wan", "tiny", Path(place) / "model", network=wide)
+        tree = {**WAN, "backbone": {"name": "wan", "weights": str(folder), "max_sequence_length": 16}}
+
+        def loaded(parallel: dict[str, Any]) -> dict[str, Any]:
+            assembly = prepare(complete(validated({**tree, "parallel": parallel}), registry), registry)
+            processes = join(assembly)
+            assembly.mesh = processes.mesh
+            with Watched() as watched:
+                cut: dict[str, bool] = {}
+
+                def encode() -> None:
+                    encoder = assembly.backbone.modules()["text_encoder"]
+                    cut["before"] = any(map(in_pieces, encoder.parameters()))
+                    encode_up_front(assembly, processes)
+                    cut["after"] = any(map(in_pieces, encoder.parameters()))
+
+                load_parts(assembly, encode)
+            texts = assembly.backbone.encode_text(assembly.draw_prompts([0])).positive
+            held = sum(own_piece(one)[0].nbytes for one in assembly.backbone.denoiser.parameters())
+            told = {"seen": watched.seen, "held": held, "cut": cut}
+            every: list[Any] = [told] * processes.layout.world
+            if processes.layout.world > 1:
+                torch.distributed.all_gather_object(every, told)
+            return {"every": every, "texts": texts}
+
+        alone = together(1, lambda: loaded({}))
+        shared = together(world, lambda: loaded({"shard": world, "shard_text_encoders": True}))
+    size = alone["every"][0]["held"]
+    assert all(one["cut"] == {"before": True, "after": True} for one in shared["every"])
+    return {
+        "model, MiB": size / 2**20,
+        "kept by each": max(one["held"] for one in shared["every"]) / size,
+        "most in one process": max(map(_grown, (one["seen"] for one in shared["every"]))) / size,
+        "most on the machine": _together(one["seen"] for one in shared["every"]) / size,
+        "texts": max(
+            float((value - shared["texts"][name]).abs().max()) for name, value in alone["texts"].items()
+        ),
+    }
+
+
+def _grown(seen: list[tuple[float, int]]) -> float:
+    return max(held for _, held in seen) - seen[0][1]
+
+
+def _together(every: Iterable[list[tuple[float, int]]]) -> float:
+    """The most that several processes had at one time beyond what they began with."""
+    grown = [[(at, held - seen[0][1]) for at, held in seen] for seen in every]
+    moments = sorted(at for seen in grown for at, _ in seen)
+    return max(sum(_at(seen, moment) for seen in grown) for moment in moments)
+
+
+def _at(seen: list[tuple[float, int]], moment: float) -> int:
+    before = bisect.bisect_right(seen, (moment, sys.maxsize))
+    return seen[before - 1][1] if before else 0
+
+
 def waits(world: int, registry: Registry) -> list[float]:
     """Seconds that each group of a process waits, where half a minute was asked for."""
 
@@ -300,7 +461,10 @@ def main() -> None:
     world, place, *names = int(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]
     registry = add_testing_plugin(load_registry())
     others = {"full": lambda: full(registry), "waits": lambda: waits(world, registry)}
-    names = names or [*CASES, "full"]
+    others["stored"] = lambda: stored(world, registry)
+    others["figures"] = lambda: figures(world, registry, "shard", "context", "both")
+    others["figures of both"] = lambda: figures(world, registry, "both")
+    names = names or [*CASES, "full", "figures"]
     cases = [name for name in names if name in CASES]
     found: dict[str, Any] = compared(world, cases, registry) if cases else {}
     found |= {name: others[name]() for name in names if name in others}

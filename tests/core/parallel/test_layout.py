@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
+from vader_core.assembly.parallel import check_rewards_cut, cut_text_encoders
 from vader_core.errors import VaderError
+from vader_core.method.mixture import Mixture, Term
 from vader_core.parallel.context import shared_out
 from vader_core.parallel.layout import Layout, started_together
+from vader_core.testing.tiny import BrightnessReward
 
 TINY = ["train", "--backbone", "tiny", "--reward", "brightness", "--prompts", "fixed", "--device", "cpu"]
 WAN = ["train", "--backbone", "wan", "-o", "backbone.architecture=tiny", "--weights", "random"]
@@ -69,3 +75,22 @@ def test_what_cannot_work_together_is_refused_by_name(vader, tmp_path, capsys, w
     assert vader(*words, "--out", tmp_path / "run") == 2
     assert told in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_what_changes_nothing_is_refused():
+    rewards: Any = SimpleNamespace(
+        rewards=Mixture((Term("brightness", BrightnessReward()),)), monitors=Mixture(())
+    )
+    with pytest.raises(VaderError, match="none of the rewards and monitors has layers"):
+        check_rewards_cut(rewards)
+
+    def texts(weights: str) -> Any:
+        section = SimpleNamespace(name="opensora", options={"weights": weights})
+        return SimpleNamespace(
+            backbone=SimpleNamespace(modules=dict), config=SimpleNamespace(backbone=section)
+        )
+
+    mesh: Any = SimpleNamespace(weights=None)
+    with pytest.raises(VaderError, match="backbone 'opensora' has no text encoder at hand"):
+        cut_text_encoders(texts("pretrained"), mesh)
+    cut_text_encoders(texts("random"), mesh)  # its texts are numbers that depend on the words alone

@@ -1,6 +1,7 @@
 """Shared weights and shared sequences: the gradient of one process, over gloo on the CPU.
 
-In float64, so that what is left is no rounding; the autoencoder of the tiny Wan stays in float32.
+In float64, so that what is left is no rounding. The autoencoder of the tiny Wan stays in float32, and so does
+all of the case with a network that scores, where data parallel itself is 3e-5 off.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def ranks(folder: Path, world: int, *names: str) -> dict[str, Any]:
 
 def check(found: dict[str, Any]) -> None:
     for name, apart in found.items():
-        exact = {"bf16": 2e-2, "all frames": 2e-6, "rewards": 2e-6}.get(name, 1e-12)
+        exact = {"bf16": 2e-2, "all frames": 2e-6, "rewards": 1e-4}.get(name, 1e-12)
         assert apart["shard"] == 0.0, name  # bit-equal to data parallel
         for how in apart.keys() & {"data", "context", "both"}:
             assert apart[how] <= exact, (name, how)
@@ -46,8 +47,17 @@ def check_full(found: dict[str, Any]) -> None:
     assert found["validation"] < 1e-6
 
 
+def check_figures(found: dict[str, Any]) -> None:
+    """Scores of validation, evaluation and sampling are one process's to rounding, in float32."""
+    for way, apart in found.items():
+        assert apart.pop("clips") < 2e-4, way  # numbers from 0 to 1, written in 256 levels
+        for name, value in apart.items():
+            assert value < 1e-6, (way, name)
+
+
 def test_two_processes_follow_the_gradient_of_one(tmp_path):
-    found = ranks(tmp_path, 2, *QUICK, "full", "waits")
+    found = ranks(tmp_path, 2, *QUICK, "full", "waits", "figures of both")
+    check_figures(found.pop("figures of both"))
     waits = found.pop("waits")
     assert len(waits) > 1
     assert set(waits) == {30.0}  # every group's, whoever made it
@@ -60,5 +70,16 @@ def test_two_processes_follow_the_gradient_of_one(tmp_path):
 @pytest.mark.parametrize("world", [2, 4])
 def test_every_way_of_sharing_follows_the_gradient_of_one(tmp_path, world):
     found = ranks(tmp_path, world)
+    check_figures(found.pop("figures"))
     check_full(found.pop("full"))
     check(found)
+
+
+@pytest.mark.soak
+def test_a_machine_holds_a_model_that_is_cut_once(tmp_path):
+    """Read from its files, 300 MB; with the pieces of those that are done there is never twice the model."""
+    found = ranks(tmp_path, 2, "stored")["stored"]
+    assert found["texts"] == 0.0  # by a text encoder in pieces
+    assert found["kept by each"] < 0.51
+    assert found["most in one process"] < 1.3
+    assert found["most on the machine"] < 1.9

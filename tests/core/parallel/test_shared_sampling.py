@@ -63,7 +63,7 @@ def test_two_processes_make_the_files_of_one(adapter: Path, prompts: Path, tmp_p
     same(one, again)
 
 
-SHARD = ("-o", "parallel.shard=2", "-o", "parallel.keep_gathered=true", "-o", "parallel.shard_rewards=true")
+SHARD = ("-o", "parallel.shard=2", "-o", "parallel.keep_gathered=true")
 
 
 @pytest.mark.parametrize("parallel", [(), SHARD], ids=["whole", "pieces"])

@@ -170,8 +170,9 @@ def torchrun(
         "--num-steps", "2", "-o", "validation.prompts=0", "-o", "run.checkpoint_every=1",
         "-o", "run.trackers=[]", "--device", "cpu", "--quiet", "--out", str(tmp_path / "run"), *words,
     ]  # fmt: skip
+    here = ("--local-addr", "127.0.0.1")  # not every machine knows its own name
     return subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", *options, str(script), *command],
+        [sys.executable, "-m", "torch.distributed.run", *here, *options, str(script), *command],
         env=os.environ | environment | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
