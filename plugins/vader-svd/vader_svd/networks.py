@@ -31,7 +31,7 @@ def build_image_encoder(architecture: Architecture) -> nn.Module:
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     config = _construct("image_encoder", CLIPVisionConfig, architecture.image_encoder)
-    return CLIPVisionModelWithProjection(config)
+    return _construct("image_encoder", CLIPVisionModelWithProjection, {"config": config})
 
 
 def recomputed_blocks() -> tuple[type[nn.Module], ...]:
