@@ -113,7 +113,8 @@ class Summary:
         if len(bad) > limit * self.rows:
             raise VaderError(
                 f"{len(bad)} of {counted(self.rows, 'row')} cannot be read, more than "
-                f"data.unreadable_limit={limit:g} allows: {listed(bad)}. Repair or remove them, or raise the limit"
+                f"data.unreadable_limit={limit:g} allows: {listed(bad)}. Repair or remove them, or raise "
+                "the limit"
             )
         if not self.learned:
             why = ", ".join(f"{kind} ({count})" for kind, count in self.reasons.items()) or "it is empty"
