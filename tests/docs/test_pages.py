@@ -313,3 +313,11 @@ TAUGHT += [
 def test_sentences_are_short(name):
     lengths = sentences((ROOT / name).read_text(encoding="utf-8"))
     assert sum(lengths) / len(lengths) < 20
+
+
+def test_the_demos_page_lists_every_word_by_its_part():
+    from vader_demo.captions import ATTRIBUTES
+
+    page = (DOCS / "demo.md").read_text(encoding="utf-8")
+    for name, values in ATTRIBUTES.items():
+        assert f"| {name} | {', '.join(values)} |" in page
