@@ -198,6 +198,13 @@ class Backbone(ABC):
     def build_denoiser(self) -> nn.Module:
         """A fresh denoiser without weights, on torch's current default device (``meta`` for counting)."""
 
+    def check_text(self, text: str) -> None:  # noqa: B027 - most encoders take any text
+        """Called for every text of a run before anything is loaded.
+
+        Raises:
+            VaderError: The model cannot read it; says what it can read.
+        """
+
     # -- after load --------------------------------------------------------------------------------------
 
     @abstractmethod

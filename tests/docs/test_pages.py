@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import click
@@ -159,6 +160,106 @@ def test_every_training_on_a_page_can_be_planned(line, material, monkeypatch, ca
     assert "writes" in capsys.readouterr().out
 
 
+#: What a page's command needs that no machine without network and accelerator has, or another test holds.
+NOT_RUN = {
+    r"data run": "tests/data and tests/examples cut real footage",
+    r"vader studio": "a server: tests/studio",
+    r"--suite": "VBench's file of prompts: tests/rewards/test_vbench.py",
+    r"hub:": "the hub",
+    r"cuda_graphs": "a CUDA device",
+}
+#: What a model of full size is replaced by; everything else of the command stays.
+TINY = ["--weights", "random", "-o", "backbone.architecture=tiny"]
+#: The model of a run whose LoRA is written in a format.
+MODEL_OF = {
+    "easyanimate": "easyanimate",
+    "videocrafter": "videocrafter",
+    "diffusers": "wan",
+    "comfyui": "wan",
+}
+
+
+def others() -> list[tuple[str, str]]:
+    """Every other command of the pages, once each, with its page."""
+    done = {DOCS / name for name in RUN} | {DOCS / "writing-a-plugin.md"}
+    found: dict[str, str] = {}
+    for page in PAGES:
+        for line in commands(page) if page not in done else ():
+            if line.split()[1] != "train" and not any(re.search(one, line) for one in NOT_RUN):
+                found.setdefault(re.sub(r"\s*#.*", "", line), str(page.relative_to(ROOT)))
+    return [(page, line) for line, page in found.items()]
+
+
+def model_of(words: list[str]) -> str:
+    """The backbone that a command is for."""
+    given = dict(itertools.pairwise(words))
+    if "--backbone" in given:
+        return given["--backbone"]
+    return "opensora" if "opensora" in " ".join(words) else MODEL_OF.get(given.get("--to", ""), "demo")
+
+
+@pytest.fixture(scope="module")
+def trained(material):
+    """A function that puts a run of one step of a model into a place."""
+    from vader_core.cli import run
+
+    few = ["--max-steps", "1", "--num-steps", "3", "--quiet", "--lora-rank", "2"]
+    few += ["-o", "validation.prompts=0", "-o", "run.trackers=[]", "--reward", "example_redness"]
+
+    def put(backbone: str, place: Path) -> None:
+        source = material / "made" / backbone
+        if not source.is_dir():
+            tiny = [] if backbone == "demo" else [*TINY, "--prompts", "text:a boat"]
+            assert run(["train", "--backbone", backbone, *tiny, *few, "--out", str(source)]) == 0
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(source, place)
+
+    return put
+
+
+@pytest.fixture
+def written(material, trained, monkeypatch):
+    """A folder with what the commands read: clips, a sampled batch, a page."""
+    from vader_core.cli import run
+
+    monkeypatch.chdir(material)
+    if not Path("page.html").exists():
+        caption = "a red star spinning on a navy background"
+        Path("shots.csv").write_text(f"text\n{caption}\n")
+        trained("demo", Path("runs/first"))
+        asked = ["--prompts", f"text:{caption}", "--num-steps", "2"]
+        assert run(["sample", "--backbone", "demo", *asked, "--out", "clips/shots"]) == 0
+        assert run(["compare", "runs/first", "--max-prompts", "1", "--out", "page.html"]) == 0
+    return material
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("page", "line"), others())
+def test_every_other_command_on_a_page_runs(page, line, trained, written, monkeypatch, capsys):
+    from vader_core.cli import run
+
+    monkeypatch.setattr("vader_core.cli.weights.fetch", lambda *given, **named: written)
+    words = shlex.split(line)[1:]
+    backbone, places = model_of(words), re.findall(r"runs/[\w-]+", line)
+    for place in places:
+        trained(backbone, Path(place))
+    if not places and "--backbone" in words and backbone != "demo":
+        words += TINY
+    if words[0] == "bench":
+        words += ["-o", "reward.hps.weights=random", "-o", "reward.hps.architecture=tiny", "--steps", "1"]
+    if words[0] == "evaluate":
+        words += [] if "--pairs" in words else ["--pairs", "2"]
+        words = ["2" if before == "--pairs" else word for before, word in itertools.pairwise(["", *words])]
+    if words[0] == "export":  # its page trains the whole model
+        shutil.rmtree(places[0])
+        few = ["--max-steps", "1", "--num-steps", "2", "--quiet", "-o", "validation.prompts=0"]
+        full = ["train", "--backbone", "demo", "--reward", "demo_aesthetic", "--tune", "full", *few]
+        assert run([*full, "--out", places[0]]) == 0
+    shutil.rmtree("site", ignore_errors=True)
+    words += ["--overwrite"] if words[0] == "sample" else []
+    assert run(words) == 0, f"{page}: {line}\n{capsys.readouterr().err}"
+
+
 _LINK = re.compile(r"\]\(([^)#\s]+)?(#[^)\s]+)?\)")
 
 
@@ -212,3 +313,11 @@ TAUGHT += [
 def test_sentences_are_short(name):
     lengths = sentences((ROOT / name).read_text(encoding="utf-8"))
     assert sum(lengths) / len(lengths) < 20
+
+
+def test_the_demos_page_lists_every_word_by_its_part():
+    from vader_demo.captions import ATTRIBUTES
+
+    page = (DOCS / "demo.md").read_text(encoding="utf-8")
+    for name, values in ATTRIBUTES.items():
+        assert f"| {name} | {', '.join(values)} |" in page

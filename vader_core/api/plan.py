@@ -199,6 +199,7 @@ def require_trainable(assembly: Assembly) -> None:
     drawn = assembly.draw_prompts([0])
     if not drawn:
         raise VaderError(f"--prompts {config.prompts.source}: there are no prompts in it")
+    assembly.check_prompts()
     _check_guard(config)
     _check_caps(assembly)
     check_schedule(config.trainer)

@@ -76,8 +76,18 @@ def video_data(config: RunConfig, registry: Registry, backbone: Backbone, geomet
     summary.check(asked.unreadable_limit)
     for size in plan.geometries():
         _check_size(backbone, size, config.parallel.context)
+    _check_captions(backbone, plan)
     fitting = [(prompt, shape) for prompt, shape in held_out if rule.fits(shape, geometry.num_frames)]
     return VideoData(source, plan, Reader(rule, asked.crop), summary, fitting)
+
+
+def _check_captions(backbone: Backbone, plan: Plan) -> None:
+    for clip, prompt in enumerate(plan.clips):
+        if plan.why_dropped(clip) is None:
+            try:
+                backbone.check_text(prompt.text)
+            except VaderError as error:
+                raise VaderError(f"row {plan.numbers[clip]} of the data: {error}") from error
 
 
 def cache_identity(config: RunConfig, geometry: Geometry) -> dict[str, Any]:

@@ -132,7 +132,21 @@ class Assembly:
         if not prompts:
             source = self.config.prompts.source or self.config.data.source
             raise VaderError(f"--prompts {source}: there are no prompts to evaluate on")
+        self._check_texts(prompts)
         return prompts
+
+    def check_prompts(self) -> None:
+        """Look at every prompt before anything is loaded.
+
+        Raises:
+            VaderError: The model cannot read one.
+        """
+        self._check_texts(self.with_negative(getattr(self.prompts, "every", self.prompts.all)()))
+
+    def _check_texts(self, prompts: list[Prompt]) -> None:
+        for prompt in prompts:
+            for text in (prompt.text, prompt.negative):
+                self.backbone.check_text(text or "")
 
     def with_negative(self, prompts: list[Prompt]) -> list[Prompt]:
         """The prompts, with the run's negative prompt where one has none."""

@@ -145,7 +145,10 @@ class Buckets:
         if not lengths:
             return "a video, and no bucket of more than 1 frame for its size"
         if shape.frames <= min(lengths) * frame_interval:
-            return "shorter than every bucket of its size"
+            least = min(lengths) * frame_interval
+            return (
+                f"shorter than every bucket of its size: {shape.frames} frames, more than {least} are needed"
+            )
         return "not kept by chance"
 
     def _accepting(self, slots: tuple[Slot, ...], frames: int, interval: int, seed: int) -> Slot | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, replace
 
 from vader_core.data.frame_choice import (
     easyanimate_count,
@@ -56,6 +57,21 @@ class FrameRule:
             first, last = easyanimate_starts(shape.frames, wanted, self.interval or 1)
             return easyanimate_count(shape.frames, wanted) == wanted and first <= last
         return self.length(shape) >= (wanted - 1) * (self.interval or 1) + 1
+
+    def lacking(self, shape: Shape, wanted: int) -> str:
+        """How long a clip is that does not fit, and how long it would have to be.
+
+        >>> FrameRule(fps=8).lacking(Shape(4, 64, 64, fps=8), 8)
+        'it has 4 frames (0.50 s), and 8 (1.00 s) are needed'
+        """
+        longer = (replace(shape, frames=frames) for frames in itertools.count(shape.frames + 1))
+        least = next(one for one in longer if self.fits(one, wanted))
+        has, needed = (
+            f"{one.frames}{' frames' * (one is shape)}"
+            + (f" ({one.frames / one.fps:.2f} s)" if one.fps else "")
+            for one in (shape, least)
+        )
+        return f"it has {has}, and {needed} are needed"
 
     def choose(self, shape: Shape, wanted: int, draws: Draws) -> list[int]:
         """The chosen frames, counted from the clip's beginning in the file's own frames.

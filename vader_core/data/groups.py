@@ -168,7 +168,9 @@ class InGroups(Plan):
         """Too short for a single frame by the rule, or not repeated even once."""
         if self.shapes[clip].frames > 1 and not self.options.video_repeat:
             return "a video, and data.groups.video_repeat is 0"
-        return None if self._longest[clip] else "too short"
+        if self._longest[clip]:
+            return None
+        return f"too short: {self.rule.lacking(self.shapes[clip], 1)}"
 
     def geometries(self) -> Sequence[Geometry]:
         """Every size and number of frames that a batch may have."""

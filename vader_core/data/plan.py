@@ -176,7 +176,7 @@ class OneSize(Plan):
             return None
         if shape.frames == 1:
             return f"an image: the run's videos have {wanted} frames"
-        return f"too short: {wanted} frames are needed"
+        return f"too short: {self.rule.lacking(shape, wanted)}"
 
     def place_of(self, clip: int) -> tuple[Bucket | None, Geometry]:
         """No bucket, and the run's own size."""

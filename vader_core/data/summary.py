@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vader_core.errors import VaderError
+from vader_core.progress import counted
 
 # So many of the dropped rows are named in a message; all of them are in the data.
 _NAMED = 10
@@ -34,6 +35,13 @@ class Dropped:
     def kind(self) -> str:
         """The reason without its particulars."""
         return self.reason.split(":", 1)[0]
+
+    @property
+    def words(self) -> str:
+        """The row by its number and file, with the particulars."""
+        particulars = self.reason.partition(": ")[2]
+        name = Path(self.path).name
+        return f"row {self.number} ({name}: {particulars})" if particulars else f"row {self.number} ({name})"
 
 
 @dataclass(frozen=True)
@@ -104,8 +112,9 @@ class Summary:
         bad = self.unreadable
         if len(bad) > limit * self.rows:
             raise VaderError(
-                f"{len(bad)} of {self.rows} rows cannot be read, more than data.unreadable_limit={limit:g} "
-                f"allows: {listed(bad)}. Repair or remove them, or raise the limit"
+                f"{len(bad)} of {counted(self.rows, 'row')} cannot be read, more than "
+                f"data.unreadable_limit={limit:g} allows: {listed(bad)}. Repair or remove them, or raise "
+                "the limit"
             )
         if not self.learned:
             why = ", ".join(f"{kind} ({count})" for kind, count in self.reasons.items()) or "it is empty"
@@ -113,9 +122,10 @@ class Summary:
 
     def table(self) -> str:
         """Everything in one table of plain text."""
-        lines = [f"{self.learned} of {self.rows} rows are learned from"]
+        learned = f"{self.learned} of {counted(self.rows, 'row')}"
+        lines = [f"{learned} {'is' if self.learned == 1 else 'are'} learned from"]
         if self.held_out:
-            lines[0] += f", {self.held_out} are held out for validation"
+            lines[0] += f", {self.held_out} {'is' if self.held_out == 1 else 'are'} held out for validation"
         else:
             lines[0] += ", none is held out (data.held_out=N holds N out)"
         lines.append(f"{'bucket':<10}{'frames':>7}{'size':>12}{'clips':>8}{'batch':>7}{'batches':>9}")
@@ -126,9 +136,12 @@ class Summary:
                 f"{share.batches:>9}"
             )
         if self.repeating:
-            lines.append(f"{self.repeating} clips are slower than the model's fps: their frames repeat")
+            slower = f"{counted(self.repeating, 'clip')} {'are' if self.repeating > 1 else 'is'} slower"
+            lines.append(f"{slower} than the model's fps, so frames repeat")
         if self.dropped:
-            lines.append(f"{len(self.dropped)} rows are dropped:")
+            lines.append(
+                f"{counted(len(self.dropped), 'row')} {'is' if len(self.dropped) == 1 else 'are'} dropped:"
+            )
         for kind, count in self.reasons.items():
             lines.append(f"{count:>8}  {kind}: {listed([row for row in self.dropped if row.kind == kind])}")
         return "\n".join(lines)
@@ -150,7 +163,7 @@ def from_dict(found: Mapping[str, Any]) -> Summary:
 
 
 def listed(rows: Sequence[Dropped]) -> str:
-    """The first of ``rows``, by number and file name."""
-    shown = ", ".join(f"row {row.number} ({Path(row.path).name})" for row in rows[:_NAMED])
+    """The first of ``rows``, by number and file name, with what is wrong."""
+    shown = ", ".join(row.words for row in rows[:_NAMED])
     more = len(rows) - _NAMED
     return f"{shown} and {more} more" if more > 0 else shown

@@ -12,7 +12,7 @@ import csv
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -268,8 +268,11 @@ def _row(
 
 def _finished(row: Row) -> Row:
     """The row with its caption from beside the file, and its problem where it has one."""
-    text = row.text or _caption_beside(row.path)
-    problem = row.problem
+    text, problem = row.text, row.problem
+    try:
+        text = text or _caption_beside(row.path)
+    except VaderError as error:
+        return replace(row, problem=problem or str(error))
     if not is_file(row.path):
         problem = "no such file"
     elif row.start < 0 or (row.end is not None and row.end <= row.start):
@@ -283,8 +286,12 @@ def _caption_beside(path: Path) -> str:
     beside = path.with_suffix(".txt")
     try:
         return " ".join(beside.read_text(encoding="utf-8-sig").split())
-    except (OSError, UnicodeDecodeError):
+    except FileNotFoundError:
         return ""
+    except UnicodeDecodeError as error:
+        raise VaderError(f"its caption cannot be read: {beside.name} is not text in UTF-8") from error
+    except OSError as error:
+        raise VaderError(f"its caption cannot be read: {beside.name}: {error.strerror or error}") from error
 
 
 def _kind_of(path: Path) -> Kind:

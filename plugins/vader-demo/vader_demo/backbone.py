@@ -137,6 +137,13 @@ class DemoBackbone(Backbone):
             "text_encoder": self.text_encoder,
         }
 
+    def check_text(self, text: str) -> None:
+        """Refuse a word that the model does not know; the message lists those it knows."""
+        try:
+            tokenise(text)
+        except UnknownWordError as error:
+            raise VaderError(f"backbone 'demo': {error}") from error
+
     # -- conditioning ------------------------------------------------------------------------------------
 
     def encode_texts(self, texts: Sequence[str]) -> dict[str, Tensor]:
@@ -145,10 +152,9 @@ class DemoBackbone(Backbone):
         Raises:
             VaderError: A word that the model does not know; lists those it knows.
         """
-        try:
-            tokens = torch.tensor([tokenise(text) for text in texts], device=self.device)
-        except UnknownWordError as error:
-            raise VaderError(f"backbone 'demo': {error}") from error
+        for text in texts:
+            self.check_text(text)
+        tokens = torch.tensor([tokenise(text) for text in texts], device=self.device)
         return {"embeddings": self.text_encoder(tokens)}
 
     def condition(

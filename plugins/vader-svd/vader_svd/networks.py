@@ -31,7 +31,7 @@ def build_image_encoder(architecture: Architecture) -> nn.Module:
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     config = _construct("image_encoder", CLIPVisionConfig, architecture.image_encoder)
-    return CLIPVisionModelWithProjection(config)
+    return _construct("image_encoder", CLIPVisionModelWithProjection, {"config": config})
 
 
 def recomputed_blocks() -> tuple[type[nn.Module], ...]:
@@ -48,7 +48,7 @@ def recomputed_blocks() -> tuple[type[nn.Module], ...]:
 
 def _construct(part: str, factory: Callable[..., Any], parameters: dict[str, Any]) -> Any:
     made = built(lambda: factory(**parameters), what=f"backbone 'svd': architecture, {part}")
-    if isinstance(made, nn.Module) and torch.get_default_device().type == "meta":
+    if isinstance(made, nn.Module) and torch.empty(0).device.type == "meta":
         # Diffusers makes a few scalars on the CPU whatever the default device is.
-        return nn.Module.to(made, torch.get_default_device())
+        return nn.Module.to(made, "meta")
     return made

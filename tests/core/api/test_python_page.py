@@ -10,7 +10,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "python.md"
 
 def test_the_blocks_of_the_page_run(tmp_path, monkeypatch, capsys):
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.S)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     monkeypatch.chdir(tmp_path)
     for block in blocks:
         exec(compile(block, str(PAGE), "exec"), {"__name__": "page"})
@@ -18,7 +18,10 @@ def test_the_blocks_of_the_page_run(tmp_path, monkeypatch, capsys):
     assert printed[0] == "2 4"
     assert printed[1].startswith("torch.Size([1, ")
     assert printed[2].startswith("torch.Size([2, ")
-    assert float(printed[4]) > 0
+    base, tuned, low, high, rate = map(float, re.sub(r"[\[\],]", "", printed[4]).split())
+    assert low <= tuned - base <= high
+    assert 0 <= rate <= 1
+    assert float(printed[5]) > 0
     assert (tmp_path / "runs" / "from_python" / "report.html").is_file()
     assert len(list((tmp_path / "clips").glob("00-a-red-square-*-seed*.mp4"))) == 2
 

@@ -209,6 +209,36 @@ def test_a_plan_needs_no_accelerator_and_says_where_and_what(vader, capsys, monk
     assert not any("optional" in file["note"] for file in files)
 
 
+def test_a_plan_reads_the_captions_and_says_how_long_a_clip_must_be(tmp_path, capsys, monkeypatch):
+    import torch
+
+    from vader_core.cli import run
+    from vader_core.video import write_video
+
+    module = importlib.import_module("vader_core.api.plan")
+    monkeypatch.setattr(module, "memory_facts", lambda *given, **named: {})
+    known = "a red star spinning on a navy background"
+    captions = [known, "a red boat", known, "", None]
+    for number, (frames, caption) in enumerate(zip((8, 8, 4, 8, 8), captions, strict=True)):
+        write_video(torch.rand(frames, 3, 64, 64), tmp_path / f"{number}.mp4", 8.0)
+        (tmp_path / f"{number}.txt").write_bytes(b"caf\xe9" if caption is None else caption.encode())
+    planned = ["train", "--backbone", "demo", "--data", f"videos:{tmp_path}", "--dry-run"]
+    assert run(planned) == 2
+    assert (
+        "row 2 of the data: backbone 'demo': the demo model does not know 'boat'" in capsys.readouterr().err
+    )
+    (tmp_path / "1.txt").write_text(known)
+    assert run(planned) == 0
+    told = capsys.readouterr().out
+    assert "2 of 5 rows are learned from" in told
+    assert "row 3 (2.mp4: it has 4 frames (0.50 s), and 8 (1.00 s) are needed)" in told
+    assert "no caption: row 4 (3.mp4)" in told
+    assert "its caption cannot be read: row 5 (4.mp4: 4.txt is not text in UTF-8)" in told
+    for words in (["--prompts", "text:a boat"], ["--negative-prompt", "a boat"]):
+        assert run(["train", "--backbone", "demo", "--reward", "demo_aesthetic", *words, "--dry-run"]) == 2
+        assert "does not know 'boat'" in capsys.readouterr().err
+
+
 def test_lines_in_a_pipe_are_not_broken(capsys, monkeypatch):
     from vader_core.cli.progress import PhaseLine, phase_words
 

@@ -33,7 +33,7 @@ def test_the_table_says_what_the_files_hold(folder, monkeypatch, capsys, suffix)
     assert "2 of 4 rows can be used" in said
     assert "32x48 (2)" in said
     assert "1  no caption: row 4 (silent.mp4)" in said
-    assert "1  it cannot be read: row 3 (broken.mp4)" in said
+    assert "1  it cannot be read: row 3 (broken.mp4: it is none of mp4, mov" in said
     assert "clips/a.mp4" in table.read_text()
 
     def never(*_, **__):

@@ -78,11 +78,11 @@ def test_a_thousand_clips_in_buckets(examined):
     assert sum(reasons.values()) == 20
     assert {row.path.rsplit("/", 1)[1].split("-")[0] for row in summary.unreadable} == {"broken"}
     table = summary.table()
-    assert "588 of 1000 rows are learned from, none is held out (data.held_out=N holds N out)" in table
+    assert "588 of 1,000 rows are learned from, none is held out (data.held_out=N holds N out)" in table
     assert "412 rows are dropped:" in table
     assert "245  too small for every bucket: row" in table
     summary.check(0.05)
-    with pytest.raises(VaderError, match=r"20 of 1000 rows cannot be read.*unreadable_limit=0.01.*broken-"):
+    with pytest.raises(VaderError, match=r"20 of 1,000 rows cannot be read.*unreadable_limit=0.01.*broken-"):
         summary.check(0.01)
 
 
