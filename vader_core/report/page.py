@@ -25,6 +25,7 @@ from vader_core.report.figures import (
 )
 from vader_core.report.headline import GLOSSARY, aligned, cards, commands, facts, sentence
 from vader_core.report.numbers import number
+from vader_core.run.reader import clean
 from vader_core.run.record import Record
 from vader_core.run.staged_record import read_run
 
@@ -102,7 +103,10 @@ def rendered(template: str, **told: Any) -> str:
 
 @cache
 def _templates() -> Environment:
-    """The templates. Everything is escaped but ``Markup``, which is made of this package's own text alone."""
+    """The templates. Everything is escaped but ``Markup``, which is made of this package's own text alone.
+
+    What cannot stand in a page (half a surrogate pair of a file's name) is replaced, wherever it came from.
+    """
     environment = Environment(
         loader=PackageLoader("vader_core.report"),
         autoescape=True,
@@ -110,6 +114,7 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=lambda value: clean(value) if type(value) is str else value,
     )
     environment.filters["number"] = number
     environment.filters["breakable"] = breakable

@@ -114,7 +114,7 @@ class Places:
         found = [
             place
             for place in self.clips.iterdir()
-            if not place.is_symlink() and (place / "prompts.json").is_file()
+            if child(self.clips, place.name) is not None and (place / "prompts.json").is_file()
         ]
         return [place.name for place in sorted(found, key=_changed, reverse=True)]
 
