@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from vader_core.files import replacing
+from vader_core.printable import printable
 from vader_core.report.clips import Gallery, Source, embedded, gallery
 from vader_core.report.curves import breakable
 from vader_core.report.figures import (
@@ -25,7 +26,6 @@ from vader_core.report.figures import (
 )
 from vader_core.report.headline import GLOSSARY, aligned, cards, commands, facts, sentence
 from vader_core.report.numbers import number
-from vader_core.run.reader import clean
 from vader_core.run.record import Record
 from vader_core.run.staged_record import read_run
 
@@ -114,7 +114,7 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        finalize=lambda value: clean(value) if type(value) is str else value,
+        finalize=lambda value: printable(value) if type(value) is str else value,
     )
     environment.filters["number"] = number
     environment.filters["breakable"] = breakable

@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from vader_core.run.reader import clean
+from vader_core.printable import printable
 
 _PAGE = Markup(
     """<!doctype html>
@@ -40,4 +40,4 @@ def suite_page(result: Mapping[str, Any]) -> str:
         Markup("<li>{}: {}</li>\n").format(name, reason) for name, reason in result["left_out"].items()
     )
     title = escape(f"Suite {result['suite']}")
-    return clean(_PAGE.format(title=title, lora=escape(result["lora"]), rows=rows, left_out=left_out))
+    return printable(_PAGE.format(title=title, lora=escape(result["lora"]), rows=rows, left_out=left_out))

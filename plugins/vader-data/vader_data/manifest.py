@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from vader_core.errors import VaderError
 from vader_core.files import replacing
+from vader_core.paths import entered
 
 Row = dict[str, Any]
 
@@ -140,7 +141,7 @@ def read_manifest(path: Path) -> Manifest:
     Raises:
         VaderError: Nothing there, or not a manifest.
     """
-    path = Path(path).expanduser()
+    path = entered(path)
     if path.is_dir():
         path = path / "manifest.parquet"
     if not path.is_file():

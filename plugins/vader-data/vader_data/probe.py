@@ -13,6 +13,7 @@ from typing import Any
 import av
 
 from vader_core.clips import container_of
+from vader_core.paths import entered
 from vader_core.pictures import is_hidden
 
 from .errors import ClipError
@@ -183,7 +184,7 @@ FILMS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts"
 
 def films(folder: Path) -> list[Path]:
     """The films in a folder and below it, in the order of their names; a film itself is a list of one."""
-    folder = Path(folder).expanduser().resolve()
+    folder = entered(folder).resolve()
     if folder.is_file():
         return [folder]
     found = (path for path in folder.rglob("*") if path.suffix.lower() in FILMS and path.is_file())

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
+from vader_core.paths import entered
 from vader_core.pictures import read_picture
 from vader_core.prompts import Prompt
 
@@ -70,7 +71,7 @@ def last_pictures(prompts: Sequence[Prompt], *, needed_for: str) -> list[Image.I
             f"{needed_for}: {sum(map(bool, given))} of {len(given)} prompts of a batch have a last_image: "
             "give all one, or none"
         )
-    return [_opened(Path(str(place)).expanduser(), needed_for) for place in given]
+    return [_opened(entered(str(place)), needed_for) for place in given]
 
 
 def _opened(place: Path, needed_for: str) -> Image.Image:

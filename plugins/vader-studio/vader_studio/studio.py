@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse
 
 from vader_core import api
 from vader_core.errors import VaderError
-from vader_core.run.reader import clean
+from vader_core.printable import printable
 from vader_studio.answers import quoted
 from vader_studio.describer import Describer
 from vader_studio.places import Places
@@ -58,7 +58,7 @@ class Studio:
             undefined=StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
-            finalize=lambda value: clean(value) if type(value) is str else value,
+            finalize=lambda value: printable(value) if type(value) is str else value,
         )
         environment.filters["breakable"] = api.breakable
         environment.filters["number"] = api.number

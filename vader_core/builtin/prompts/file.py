@@ -59,7 +59,7 @@ def read_prompts(path: Path, negative: str | None = None) -> list[Prompt]:
     Raises:
         VaderError: Naming the file and the line.
     """
-    path = path.expanduser()
+    path = entered(path)
     readers = {".txt": _lines, ".csv": _table, ".jsonl": _objects}
     reader = readers.get(path.suffix.lower())
     if reader is None:

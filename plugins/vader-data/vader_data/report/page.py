@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from vader_core.errors import VaderError
 from vader_core.files import replacing
-from vader_core.run.reader import clean
+from vader_core.printable import printable
 
 from ..filtering import STAGE, passes
 from ..manifest import Manifest, Row, read_manifest, reasons
@@ -67,7 +67,7 @@ def page(manifest: Manifest, timings: dict[str, dict[str, float]]) -> str:
         raise VaderError(
             f"{manifest.folder}: the plan is none that a run wrote ({error.error_count()} mistakes)"
         ) from error
-    name = escape(clean(manifest.folder.resolve().name))
+    name = escape(printable(manifest.folder.resolve().name))
     sections = (
         _head(manifest, plan, name),
         _stages(manifest.rows),
