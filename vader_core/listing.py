@@ -8,6 +8,7 @@ each time.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -264,10 +265,14 @@ def _are_rows(rows: Any) -> bool:
 
 def answer(plugins: Iterable[tuple[str, str]]) -> None:
     """Print, as JSON, what each plugin announces; each is imported in a fork, all at the same time."""
-    import pydantic  # noqa: F401 - every plugin needs it: imported once, before the forks
+    gc.disable()  # collecting in a fork would copy what all forks share
 
+    # What most plugins need is imported once, before the forks.
+    import pydantic  # noqa: F401
+
+    import vader_core.builtin.plugin
     import vader_core.registration
-    import vader_core.weights  # noqa: F401 - likewise
+    import vader_core.weights  # noqa: F401
 
     begun = [_begin(name, value) for name, value in plugins]
     deadline = time.monotonic() + PATIENCE
