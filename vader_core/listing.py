@@ -210,10 +210,13 @@ def _write_cache(answers: dict[str, Any]) -> None:
 
 # -- asking --------------------------------------------------------------------------------------------------
 
+#: What most plugins need is imported once, before the forks; collecting in a fork would copy what all share.
 _PROGRAM = """
-import json, sys
+import gc, json, sys
+gc.disable()
 asked = json.load(sys.stdin)
 sys.path[:] = asked["path"]
+import pydantic, vader_core.builtin.plugin, vader_core.registration, vader_core.weights
 from vader_core.listing import answer
 answer(asked["plugins"])
 """
@@ -264,11 +267,6 @@ def _are_rows(rows: Any) -> bool:
 
 def answer(plugins: Iterable[tuple[str, str]]) -> None:
     """Print, as JSON, what each plugin announces; each is imported in a fork, all at the same time."""
-    import pydantic  # noqa: F401 - every plugin needs it: imported once, before the forks
-
-    import vader_core.registration
-    import vader_core.weights  # noqa: F401 - likewise
-
     begun = [_begin(name, value) for name, value in plugins]
     deadline = time.monotonic() + PATIENCE
     answers = [_end(child, pipe, deadline) for child, pipe in begun]

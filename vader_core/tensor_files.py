@@ -122,17 +122,31 @@ def kind_of(path: Path, *, needed_for: str = "weights") -> str:
 
 
 def in_brackets(path: Path) -> str:
-    """What a file that is no weights is, for the end of a message about it; empty for weights and folders.
+    """What is no weights is said to be, for the end of a message about it; empty for weights.
 
     >>> in_brackets(Path("/nowhere"))
     ''
     """
     try:
+        if path.is_dir():
+            return _of_training(path)
         if path.is_file():
             kind_of(path)
     except VaderError as error:
         said = str(error).partition("it is ")[2]
         return f" (it is {said})" if said else ""
+    return ""
+
+
+def _of_training(folder: Path) -> str:
+    """What training code left in a folder, where its weights are to be gathered first."""
+    if any(folder.glob("*.distcp")):
+        return (
+            " (it is a sharded checkpoint of torch.distributed, as FSDP writes it: gather it with "
+            "`python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE`)"
+        )
+    if any(folder.glob("*_optim_states.pt")) or (folder / "zero_to_fp32.py").is_file():
+        return " (it is a checkpoint of DeepSpeed: gather it with the zero_to_fp32.py in it or above it)"
     return ""
 
 

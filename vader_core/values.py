@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel
 
 from vader_core.errors import VaderError
+from vader_core.paths import entered
 
 _TRUE, _FALSE = ("true", "yes", "on"), ("false", "no", "off")
 _NULL = ("null", "~", "")
@@ -144,7 +145,7 @@ def _scalar_as(text: str, annotation: Any, origin: Any, arguments: Sequence[Any]
     if annotation in (str, Any):
         return str(text)
     if annotation is Path:
-        return Path(text).expanduser()
+        return entered(text)
     if not isinstance(text, Typed):
         return text
     if annotation is bool and text.lower() in (*_TRUE, *_FALSE):

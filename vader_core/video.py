@@ -14,6 +14,7 @@ from torch import Tensor
 from vader_core.clips import BT709, LIMITED_RANGE, container_of, decode
 from vader_core.errors import VaderError
 from vader_core.files import replacing
+from vader_core.paths import entered
 from vader_core.pictures import PICTURES, first_bytes, pictures_in, read_animation, read_picture, sniffed
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def read_video(path: Path) -> Float[Tensor, "f 3 H W"]:
     Raises:
         VaderError: Nothing there, nothing to decode, or pictures of different sizes.
     """
-    frames = list(_frames(Path(path).expanduser()))
+    frames = list(_frames(entered(path)))
     return as_video(frames)
 
 
@@ -94,7 +95,7 @@ def count_frames(path: Path) -> int:
     Raises:
         VaderError: As for :func:`read_video`.
     """
-    return sum(1 for _ in _frames(Path(path).expanduser()))
+    return sum(1 for _ in _frames(entered(path)))
 
 
 def read_frames(path: Path, indices: Sequence[int]) -> Float[Tensor, "n 3 H W"]:
@@ -106,7 +107,7 @@ def read_frames(path: Path, indices: Sequence[int]) -> Float[Tensor, "n 3 H W"]:
         VaderError: As for :func:`read_video`, or there are fewer frames.
     """
     wanted, held = set(indices), []
-    for index, frame in enumerate(_frames(Path(path).expanduser())):
+    for index, frame in enumerate(_frames(entered(path))):
         if index in wanted:
             held.append(frame)
         if len(held) == len(wanted):

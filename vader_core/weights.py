@@ -295,6 +295,6 @@ def _keep_architecture(model: type[BaseModel], options: dict[str, Any]) -> None:
     given = options.get("weights")
     if field is None or field.default is not None or options.get("architecture") is not None or given is None:
         return
-    folder = Path(str(given)).expanduser()
+    folder = entered(str(given))
     if any(folder.glob("*/config.json")):
         options["architecture"] = str(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -202,6 +203,31 @@ def test_a_run_that_was_only_begun_can_be_started_again(vader, tmp_path, capsys)
         Run.open(out)
     assert vader(*RUN, "--out", out) == 0
     assert not list(out.glob(".*.part"))
+
+
+@pytest.fixture
+def refusing(monkeypatch):
+    """Every run is refused once its folder is begun."""
+
+    def refused(*_):
+        raise VaderError("no gradient")
+
+    monkeypatch.setattr(sys.modules["vader_core.api.train"], "load_parts", refused)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_run_that_is_refused_leaves_nothing_behind(vader, tmp_path, refusing, there):
+    out = tmp_path / "run"
+    if there:
+        out.mkdir()
+    assert vader(*RUN, "--out", out) == 2
+    assert list(tmp_path.rglob("*")) == ([out] if there else [])
+
+
+def test_a_continuation_that_is_refused_leaves_the_run_as_it_was(vader, folder, refusing):
+    assert vader("train", "--resume", folder, "--quiet", "--max-steps", "3") == 2
+    assert (folder / "checkpoints").is_dir()
+    assert Run(folder).metrics()
 
 
 def test_an_overwriting_that_was_cut_off_can_be_started_again(vader, folder):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
-from html.parser import HTMLParser
 
 import pytest
 import yaml
+from hostile import PAYLOADS, Page
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,54 +16,6 @@ from vader_core.errors import VaderError
 from vader_core.report import write_report
 from vader_core.report.page import page
 from vader_core.run.record import read_record
-
-#: Each closes, opens or calls something in some context of a page: text, attribute, style, script, template.
-PAYLOADS = {
-    "tags": "</p></td></pre></li><script>alert(1)</script><img src=//evil.example/x.png onerror=alert(1)>",
-    "attributes": '" onfocus="alert(1)" x=\' onload=\'alert(1)\' style="background:url(//evil.example)"',
-    "head": "</title></style><link rel=stylesheet href=//evil.example><meta http-equiv=refresh content=0>",
-    "script": "</script><script src=//evil.example/x.js></script><!--<script>",
-    "drawing": "</title></svg><svg onload=alert(1)><a href=javascript:alert(1)><foreignObject>",
-    "template": "{{ 7 * 7 }}{% include 'style.css' %}{# gone #}{{ record.__class__ }}",
-    "entities": "&lt;script&gt;&#60;img src=x&#62;&amp;&quot;onload=&quot;",
-    "comments": "--><![CDATA[<base href=//evil.example>]]><?php <iframe srcdoc=x>",
-}
-
-
-class Page(HTMLParser):
-    """The page as its elements with attributes, and its text."""
-
-    def __init__(self, source):
-        super().__init__(convert_charrefs=True)
-        self.elements, self.text, self.others = [], "", []
-        self.feed(source)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        self.elements.append((f"/{tag}", {}))
-
-    def handle_data(self, data):
-        self.text += data
-
-    def handle_comment(self, data):
-        self.others.append(data)
-
-    def handle_decl(self, decl):
-        if decl.lower() != "doctype html":
-            self.others.append(decl)
-
-    handle_pi = unknown_decl = handle_comment
-
-    def skeleton(self):
-        """All but what is shown: labels for a screen reader are text too."""
-        return [
-            (tag, {name: value for name, value in attrs.items() if name not in ("aria-label", "data-copy")})
-            for tag, attrs in self.elements
-            if tag != "wbr"
-        ]
 
 
 def files(word):

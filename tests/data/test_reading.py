@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
+import av
 import footage
 import numpy as np
 import pytest
+from vader_data.clips import frames_of
 from vader_data.errors import ClipError
 from vader_data.probe import films, probe
 from vader_data.reading import read_frames
@@ -90,9 +94,49 @@ def test_what_is_no_film_is_named(tmp_path, content, message):
         probe(tmp_path / "absent.mp4")
 
 
-def test_sound_alone_is_no_film(tmp_path):
-    import av
+def test_a_playlist_leads_to_no_other_file(tmp_path):
+    footage.write(tmp_path / "private.mp4", footage.numbered(3))
+    path = tmp_path / "list.mp4"
+    path.write_text("ffconcat version 1.0\nfile private.mp4\n")
+    with pytest.raises(ClipError, match="none of the containers"):
+        probe(path)
 
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "film.mp4")
+    with pytest.raises(ClipError, match="not a regular file"):
+        probe(tmp_path / "film.mp4")
+
+
+def test_a_postscript_picture_starts_no_other_program(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    with pytest.raises(ClipError, match="none of PNG"):
+        frames_of({"type": "image", "path": "a.png"}, [0], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("form", "codec"),
+    [
+        ("mpeg", "mpeg1video"),
+        ("mpegts", "mpeg2video"),
+        ("asf", "wmv2"),
+        ("flv", "flv"),
+        ("avi", "mpeg4"),
+        ("matroska", "mpeg4"),
+    ],
+)
+def test_films_of_every_container_are_read_by_content(tmp_path, form, codec):
+    path = tmp_path / "film"
+    with av.open(str(path), "w", format=form) as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(5):
+            container.mux(stream.encode(av.VideoFrame(64, 48, "yuv420p")))
+        container.mux(stream.encode())
+    assert probe(path).num_frames == 5
+
+
+def test_sound_alone_is_no_film(tmp_path):
     path = tmp_path / "sound.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=16000)

@@ -9,12 +9,15 @@ import subprocess
 from html.parser import HTMLParser
 
 import footage
+import hostile
 import pytest
 from vader_data.manifest import new_row, rejected, write_manifest
 from vader_data.planning import make_plan
 from vader_data.report import write_report
 from vader_data.report.histogram import binned, histogram
 from vader_data.running import Settings, run
+
+from vader_core.errors import VaderError
 
 HOSTILE = "</q><script>document.title = 'owned'</script> \"quoted\" & 'more'"
 VOID = {"meta", "br", "img"}
@@ -162,6 +165,58 @@ def test_what_a_captioner_says_is_text(tmp_path):
     assert HOSTILE in "".join(page.text)
     assert "the film is not there any more" in "".join(page.text)
     assert opened(tmp_path / "report.html", tmp_path, 1280)["title"] != "owned"
+
+
+def manifest_of(folder, words):
+    """Sixty clips whose captions, names and fates are these words, and as many scores."""
+    folder.mkdir()
+    rows = []
+    for number, word in enumerate(words):
+        facts = {
+            "type": "video",
+            "source": f"/absent/{word}.mp4",
+            "start_frame": number,
+            "end_frame": number + 5,
+        }
+        row = new_row(id=f"{number} {word}", text=word, duration=0.2, **facts) | dict.fromkeys(words, 1.0)
+        rows += [row, rejected({**row, "id": f"{number} b"}, f"{word} {number}", word)]
+    write_manifest(folder / "manifest.parquet", rows, words, {"plan": {"preset": words[0]}})
+    return hostile.Page(write_report(folder).read_text(encoding="utf-8"))
+
+
+def test_sixty_hostile_captions_and_names_are_words(tmp_path):
+    words = [word.encode(errors="replace").decode() for word in hostile.WORDS]  # a table holds UTF-8
+    found = manifest_of(tmp_path / "a", words)
+    plain = manifest_of(tmp_path / "b", [f"word {number}" for number in range(len(words))])
+    assert found.shape() == plain.shape()
+    assert found.addresses() == found.others == []
+    assert {name for name in found.handlers() if name != "style"} == set()
+    assert [attrs["style"] for _, attrs in found.elements if "style" in attrs] == [
+        attrs["style"] for _, attrs in plain.elements if "style" in attrs
+    ]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("id", None, "has no id"),
+        ("reject_reason", "x", "no reject_stage"),
+        ("path", "/etc/private.png", "leads out"),
+        ("path", "clips/../../private.png", "leads out"),
+    ],
+)
+def test_a_row_that_no_run_writes_is_one_message(tmp_path, column, value, words):
+    row = new_row(id="a", type="image", source="/absent/a.mp4", start_frame=0, end_frame=1)
+    write_manifest(tmp_path / "manifest.parquet", [{**row, column: value}])
+    with pytest.raises(VaderError, match=words):
+        write_report(tmp_path)
+
+
+@pytest.mark.parametrize("plan", [[], "x", {"scorers": 3}, {"cut": {"min_seconds": "many"}}])
+def test_a_plan_that_no_run_writes_is_one_message(tmp_path, plan):
+    write_manifest(tmp_path / "manifest.parquet", [], facts={"plan": plan})
+    with pytest.raises(VaderError, match="plan is none that a run wrote"):
+        write_report(tmp_path)
 
 
 def test_an_empty_table_is_a_page(tmp_path):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vader_core.api.configure import run_settings
 from vader_core.api.open_model import full_checkpoint, scaled_lora, set_strengths
-from vader_core.api.sample import pairs_of, sampling_assembly, watched
+from vader_core.api.sample import MOST_SEEDS, pairs_of, sampling_assembly, watched
 from vader_core.assembly.levers import process_switches
 from vader_core.assembly.parts import Assembly
 from vader_core.errors import VaderError
@@ -83,6 +83,8 @@ def compare(  # noqa: PLR0913 - what a person can ask for
         raise VaderError("nothing to compare: give a run or an adapter")
     if count < 1 or max_prompts < 1 or batch_size < 1:
         raise VaderError("--count, --max-prompts and --batch-size must be 1 or more")
+    if count > MOST_SEEDS:
+        raise VaderError(f"--count {count} is not allowed: use at most {MOST_SEEDS:,} seeds per prompt")
     _check_backbones(subjects, config)
     own = [item.name for item in config.reward] + [item.name for item in config.monitor]
     names = list(rewards) or own

@@ -17,6 +17,7 @@ from vader_core.errors import VaderError
 from vader_core.lora.formats import Adapter
 from vader_core.lora.tuning import Lora
 from vader_core.method.model import Model
+from vader_core.paths import entered
 from vader_core.registry import Registry, load_registry
 from vader_core.run.adapters import find_adapter
 from vader_core.run.checkpoint import newest_whole
@@ -219,7 +220,7 @@ def _key(assembly: Assembly, places: Sequence[str]) -> tuple[Any, ...]:
 
 def _files_of(place: str) -> tuple[tuple[str, int, int], ...]:
     """Names, sizes and times of the files that an adapter is read from; empty for one of the hub."""
-    path = Path(place).expanduser()
+    path = entered(place)
     if place.startswith("hub:") or not path.exists():
         return ()
     root = path / "checkpoints" if (path / "checkpoints").is_dir() else path
@@ -229,7 +230,7 @@ def _files_of(place: str) -> tuple[tuple[str, int, int], ...]:
 
 def full_checkpoint(text: str) -> Path | None:
     """The checkpoint of full weights that a ``--lora`` value means: a folder of one, or a run's newest."""
-    folder = Path(text).expanduser()
+    folder = entered(text)
     if not folder.is_dir():
         return None
     place = folder if is_full(folder) else newest_whole(newest_trained(folder) / "checkpoints")[0]

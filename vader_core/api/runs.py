@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from vader_core.paths import entered
+from vader_core.printable import printable
 from vader_core.run.names import CONFIG, METRICS, SUMMARY
-from vader_core.run.reader import clean
 
 #: The end of ``metrics.jsonl`` that is read for the last step.
 _TAIL = 16_384
@@ -104,7 +104,7 @@ def _read(place: str, stamps: tuple[tuple[int, int] | None, ...]) -> RunFacts:
     step, pace = _progress(folder)
     evaluation = summary.get("evaluation")
     outcome = {
-        clean(str(name)): (float(row["base"]), float(row["tuned"]))
+        printable(str(name)): (float(row["base"]), float(row["tuned"]))
         for name, row in (evaluation.items() if isinstance(evaluation, dict) else ())
         if isinstance(row, dict) and _is_number(row.get("base")) and _is_number(row.get("tuned"))
     }
@@ -114,12 +114,12 @@ def _read(place: str, stamps: tuple[tuple[int, int] | None, ...]) -> RunFacts:
     )
     return RunFacts(
         folder=folder,
-        name=clean(folder.name),
+        name=printable(folder.name),
         state="finished" if summary else "stopped",
         step=step,
         max_steps=_whole(_get(tree, "trainer", "max_steps")),
-        backbone=clean(str(_get(tree, "backbone", "name") or "")),
-        rewards=tuple(clean(str(name)) for name in names if name),
+        backbone=printable(str(_get(tree, "backbone", "name") or "")),
+        rewards=tuple(printable(str(name)) for name in names if name),
         changed=max((stamp[0] / 1e9 for stamp in stamps if stamp is not None), default=0.0),
         outcome=outcome,
         pace=pace,

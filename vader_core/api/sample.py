@@ -36,6 +36,9 @@ from vader_core.run.tracking import Listener, Silence
 from vader_core.training.processes import SingleProcess
 from vader_core.training.texts import encode_each
 
+#: Videos of one prompt that a command makes; a longer list would not end.
+MOST_SEEDS = 100_000
+
 
 def sample(  # noqa: PLR0913 - what a person can ask for
     config: RunConfig,
@@ -102,6 +105,8 @@ def sample(  # noqa: PLR0913 - what a person can ask for
 def _check_asked(loras: Sequence[str], count: int, batch_size: int, *, base: bool) -> None:
     if count < 1 or batch_size < 1:
         raise VaderError("--count and --batch-size must be 1 or more")
+    if count > MOST_SEEDS:
+        raise VaderError(f"--count {count} is not allowed: use at most {MOST_SEEDS:,} videos per prompt")
     if base and not loras:
         raise VaderError("--base shows the model before tuning beside the tuned one: give --lora L as well")
 

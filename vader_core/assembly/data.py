@@ -24,6 +24,7 @@ from vader_core.data.tables import FORMATS, MOVING, read_folder, read_table
 from vader_core.data.videos import Videos
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
+from vader_core.paths import entered
 from vader_core.pictures import PICTURES
 from vader_core.prompts import Prompt, PromptSource, Shape
 from vader_core.registry import Registry
@@ -114,7 +115,7 @@ def _cached(config: RunConfig, geometry: Geometry) -> CachedVideos:
         if getattr(asked, name) is not None:
             raise VaderError(f"data.{name} has no effect on --data {asked.source}: it is encoded already")
     _, rest = parse_data(str(asked.source))
-    return CachedVideos(Path(rest).expanduser(), cache_identity(config, geometry))
+    return CachedVideos(entered(rest), cache_identity(config, geometry))
 
 
 def video_source(asked: DataSection, registry: Registry) -> PromptSource:
@@ -142,7 +143,7 @@ def video_source(asked: DataSection, registry: Registry) -> PromptSource:
 
 def _refuse_place(text: str) -> None:
     """A path where a name belongs is led to the form that it needs."""
-    place = Path(text).expanduser()
+    place = entered(text)
     wanted = ""
     if place.is_dir():
         wanted = f"a folder of clips is --data videos:{text}"

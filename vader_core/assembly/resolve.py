@@ -27,6 +27,8 @@ from vader_core.run.layers import changed
 from vader_core.run.section import Tree
 from vader_core.video import frame_rate
 
+#: No model makes more, and no machine holds it.
+_MOST = {"height": 32_768, "width": 32_768, "num_frames": 100_000}
 _FRESH = LoraSection().model_dump()
 #: What runs where no objective is named: by what is given.
 IMPLIED = {"reward": "reward_gradient", "data": "supervised"}
@@ -188,6 +190,9 @@ def _geometry(config: RunConfig, backbone: Backbone) -> Tree:
     video = config.video
     found = backbone.resolve_geometry(GeometryRequest(video.height, video.width, video.num_frames, video.fps))
     frame_rate(found.fps)  # before anything runs: its clips will be written
+    for name, most in _MOST.items():
+        if getattr(found, name) > most:
+            raise VaderError(f"{name}={getattr(found, name)} is not allowed: use at most {most:,}")
     return {
         "height": found.height,
         "width": found.width,

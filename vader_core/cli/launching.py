@@ -79,7 +79,10 @@ def launch(processes: int, config: RunConfig, arguments: Sequence[str], again: s
             f"--num-processes {processes}: there are {torch.cuda.device_count()} devices; use at most that "
             "many, or --device cpu (a run that had more processes goes on with fewer by --allow-changes)"
         )
-    environment = dict(os.environ)
+    environment, cores = dict(os.environ), os.cpu_count() or 1
     if on_cpu:
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+        most = max(8, 2 * cores)
+        if processes > most:
+            raise VaderError(f"--num-processes {processes}: there are {cores} cores; use at most {most}")
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
     return Launcher(arguments, processes, environment, again).run()

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from vader_core.archives import TAR, is_file, open_bytes, samples
 from vader_core.clips import VIDEOS
 from vader_core.errors import MissingDependencyError, VaderError
+from vader_core.paths import entered
 from vader_core.pictures import PICTURES, is_hidden
 from vader_core.prompts import Shape
 
@@ -70,7 +71,7 @@ def read_table(path: Path, root: Path | None = None) -> list[Row]:
         VaderError: No such file, another format, no row, a missing column, or a line that cannot be read.
         MissingDependencyError: A Parquet file without pyarrow.
     """
-    path = Path(path).expanduser()
+    path = entered(path)
     if is_webdataset(path):
         return _webdataset(path)
     if not path.is_file():
@@ -87,7 +88,7 @@ def read_table(path: Path, root: Path | None = None) -> list[Row]:
             f"(the table has {', '.join(columns)})"
         )
     text_column = _column(path, columns, _TEXT)
-    folder = (root or path.parent).expanduser()
+    folder = entered(root or path.parent)
     return [_row(n, record, folder, file_column, text_column) for n, record in enumerate(records, start=1)]
 
 
@@ -99,7 +100,7 @@ def read_folder(folder: Path) -> list[Row]:
     Raises:
         VaderError: No such folder, or neither clip nor picture in it.
     """
-    folder = Path(folder).expanduser()
+    folder = entered(folder)
     if not folder.is_dir():
         raise VaderError(f"videos:{folder}: no such folder")
     files = sorted(
@@ -256,7 +257,7 @@ def _row(
     text = _cell(record.get(text_column)) if text_column else ""
     if not name:
         return Row(number, folder, text, "video", problem=f"no file in column {file_column}")
-    path = folder / Path(name).expanduser()
+    path = folder / entered(name)
     try:
         kind = _kind(_cell(record.get("type")), path)
         start, end = _number(record, "start"), _number(record, "end")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -111,26 +112,33 @@ def _draw(parameter: nn.Parameter, seed: int) -> None:
     parameter.data.copy_((2 * drawn - 1) * bound)
 
 
-def _resolve_targets(denoiser: nn.Module, targets: tuple[str, ...]) -> list[str]:
+def _resolve_targets(denoiser: nn.Module, targets: tuple[str, ...]) -> list[str] | str:
+    """What peft is told: ends of names, or a pattern of whole names where a block has such an end too."""
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
     candidates = [name for name, module in denoiser.named_modules() if isinstance(module, kinds)]
-    if targets == ("all",):
-        return candidates
-    found: list[str] = []
+    others = [name for name, module in denoiser.named_modules() if not isinstance(module, kinds)]
+    everything = targets == ("all",)
+    ends: list[str] = []
+    meant: list[str] = []
     for target in targets:
-        if "*" in target:
-            hits = [name for name in candidates if fnmatchcase(name, target)]
-        else:
-            hits = [target] if any(named_by(target, name) for name in candidates) else []
-        found += hits
+        hits = [name for name in candidates if everything or named_by(target, name)]
+        ends += hits if everything or "*" in target else [target]
+        meant += hits
         if not hits:
-            ends = sorted({part for name in candidates for part in (name.rpartition(".")[2], name)})
-            close = near(target, ends) or sorted({name.rpartition(".")[2] for name in candidates})[:12]
+            near_ones = sorted({part for name in candidates for part in (name.rpartition(".")[2], name)})
+            close = near(target, near_ones) or sorted({name.rpartition(".")[2] for name in candidates})[:12]
             raise VaderError(
                 f"LoRA target {target!r} names no linear or convolution of the denoiser; "
                 f"near or possible: {', '.join(close)} (`all` is every one)"
             )
-    return found
+    if any(_ends_of(name).intersection(ends) for name in others):
+        return "|".join(map(re.escape, meant))
+    return ends
+
+
+def _ends_of(name: str) -> set[str]:
+    parts = name.split(".")
+    return {".".join(parts[start:]) for start in range(len(parts))}
 
 
 def named_by(target: str, name: str) -> bool:

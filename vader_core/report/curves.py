@@ -10,6 +10,7 @@ from html import escape
 
 from markupsafe import Markup
 
+from vader_core.printable import printable
 from vader_core.report.numbers import number, tick
 from vader_core.run.record import Curve
 
@@ -46,7 +47,7 @@ def breakable(text: object) -> Markup:
     >>> breakable("demo_aesthetic <b>")
     Markup('demo_<wbr>aesthetic &lt;b&gt;')
     """
-    return Markup(_BREAKS.sub(r"\1<wbr>", escape(str(text), quote=True)))
+    return Markup(_BREAKS.sub(r"\1<wbr>", escape(printable(str(text)), quote=True)))
 
 
 def chart(title: str, lines: Sequence[Line], marks: Sequence[float] = ()) -> Markup:

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from vader_core.files import replacing
+from vader_core.printable import printable
 from vader_core.report.clips import Gallery, Source, embedded, gallery
 from vader_core.report.curves import breakable
 from vader_core.report.figures import (
@@ -102,7 +103,10 @@ def rendered(template: str, **told: Any) -> str:
 
 @cache
 def _templates() -> Environment:
-    """The templates. Everything is escaped but ``Markup``, which is made of this package's own text alone."""
+    """The templates. Everything is escaped but ``Markup``, which is made of this package's own text alone.
+
+    What cannot stand in a page (half a surrogate pair of a file's name) is replaced, wherever it came from.
+    """
     environment = Environment(
         loader=PackageLoader("vader_core.report"),
         autoescape=True,
@@ -110,6 +114,7 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
     )
     environment.filters["number"] = number
     environment.filters["breakable"] = breakable

@@ -7,6 +7,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from vader_core.printable import printable
+
 _PAGE = Markup(
     """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
@@ -37,11 +39,5 @@ def suite_page(result: Mapping[str, Any]) -> str:
     left_out = Markup("").join(
         Markup("<li>{}: {}</li>\n").format(name, reason) for name, reason in result["left_out"].items()
     )
-    return str(
-        _PAGE.format(
-            title=escape(f"Suite {result['suite']}"),
-            lora=escape(result["lora"]),
-            rows=rows,
-            left_out=left_out,
-        )
-    )
+    title = escape(f"Suite {result['suite']}")
+    return printable(_PAGE.format(title=title, lora=escape(result["lora"]), rows=rows, left_out=left_out))

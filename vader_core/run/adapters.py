@@ -16,7 +16,7 @@ from vader_core.lora.reader import CONFIG_FILE, TENSORS_FILES, is_lora, read_lor
 from vader_core.paths import entered
 from vader_core.registry import Registry
 from vader_core.tensor_files import kind_of
-from vader_core.weights import WeightFile, fetch, parse_weights, tensor_names
+from vader_core.weights import WeightFile, fetch, in_brackets, parse_weights, tensor_names
 from vader_core.wrappings import refuse_not_finite
 
 #: Diffusers puts its pipeline's component before every name.
@@ -131,7 +131,7 @@ def _folder_of(path: Path) -> Path:
         detail = f" ({'; '.join(faults)})" if faults else ""
         raise VaderError(
             f"--lora {path}: neither a LoRA ({', '.join(TENSORS_FILES)}) nor a whole checkpoint is in "
-            f"it{detail}"
+            f"it{detail}{in_brackets(path)}"
         )
     return place
 

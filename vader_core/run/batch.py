@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vader_core.errors import VaderError
-from vader_core.run.reader import Reader, clean
+from vader_core.printable import printable
+from vader_core.run.reader import Reader
 
 LISTED = "prompts.json"
 
@@ -58,7 +59,7 @@ class Batch:
     @property
     def name(self) -> str:
         """Name of the folder."""
-        return clean(self.folder.resolve().name)
+        return printable(self.folder.resolve().name)
 
 
 def read_batch(folder: Path) -> Batch:

@@ -43,7 +43,7 @@ class SamplerSection(ComponentSection):
     """How videos are sampled; the sampler's own options stand beside its name."""
 
     name: str | None = Field(None, description="Registered name of the sampler.")
-    num_steps: int | None = Field(None, ge=1, description="Sampling steps S.")
+    num_steps: int | None = Field(None, ge=1, le=10_000, description="Sampling steps S.")
     guidance_scale: float | str | None = Field(None, description="A number, or FIRST:LAST over the frames.")
     split_guidance: bool = Field(
         False, description="Run the guidance branches one after the other: less memory, the same result."
@@ -111,7 +111,9 @@ class TuningSection(Section):
 class LoraSection(Section):
     """The adapter."""
 
-    rank: int | None = Field(None, ge=1, description="Rank r; 16 by default, with `start` the adapter's own.")
+    rank: int | None = Field(
+        None, ge=1, le=32_768, description="Rank r; 16 by default, with `start` the adapter's own."
+    )
     alpha: float | None = Field(
         None, gt=0, description="The update is scaled by alpha / r; alpha = r by default."
     )
@@ -133,7 +135,7 @@ class RolloutSection(ComponentSection):
     )
     sampler: str | None = Field(None, description="Registered name of the sampler; the run's by default.")
     num_steps: int | None = Field(
-        None, ge=1, description="Sampling steps; 4 by default with `lora`, else the run's."
+        None, ge=1, le=10_000, description="Sampling steps; 4 by default with `lora`, else the run's."
     )
     guidance_scale: float | str | None = Field(None, description="A number, or FIRST:LAST; 1 by default.")
 

@@ -23,7 +23,7 @@ from vader_core.files import replacing, strange_in, sync, unfinished_in
 from vader_core.run.checkpoint import step_name, sweep
 from vader_core.run.config import RunConfig, validated
 from vader_core.run.layers import read_settings, to_yaml
-from vader_core.run.names import CONFIG, ENVIRONMENT, METRICS, STAGES, SUMMARY
+from vader_core.run.names import ABOUT, CONFIG, ENVIRONMENT, METRICS, STAGES, SUMMARY
 from vader_core.tokens import without_tokens
 
 #: Held by the process that writes the run.
@@ -48,6 +48,7 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._made = False
         self._lock: IO[str] | None = None
 
     # -- opening -----------------------------------------------------------------------------------------
@@ -73,8 +74,10 @@ class Run:
                     raise VaderError(
                         f"--out {folder} is not a run directory, so --overwrite does not touch it"
                     )
+            made = not folder.exists()
             folder.mkdir(parents=True, exist_ok=True)
             run = cls(folder)
+            run._made = made
             run.acquire()
             try:
                 if not overwrite and (folder / CONFIG).exists() and not run.is_unbegun:
@@ -184,6 +187,19 @@ class Run:
             with suppress(OSError):  # what could not be written could not be flushed either
                 self._lock.close()
             self._lock = None
+
+    def discard(self) -> None:
+        """Take away a new run that was refused before it had written more than what was asked for."""
+        names = [LOCK, ENVIRONMENT, ABOUT, CONFIG]
+        with suppress(OSError):  # what is left is a run that was only begun, or empty
+            if not {path.name for path in self.folder.iterdir()} <= {*names, STAGES}:
+                return
+            if (self.folder / STAGES).is_dir():
+                (self.folder / STAGES).rmdir()
+            for name in reversed(names):
+                (self.folder / name).unlink(missing_ok=True)
+            if self._made:
+                self.folder.rmdir()
 
     def __enter__(self) -> Run:
         if self._lock is None:

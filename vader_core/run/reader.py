@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from vader_core.errors import VaderError
+from vader_core.printable import printable
 
 #: No figure of a run lies beyond float32; more would overflow what is computed from it.
 LARGEST = 3.4e38
@@ -19,9 +19,6 @@ MOST = 10**15
 MOST_NAMED = 12
 #: What was left out is said in at most so many characters: the names in it may be of any length.
 _LONGEST = 200
-
-#: Control characters, and halves of surrogate pairs: neither can stand in a web page.
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 #: What PyYAML's safe loader raises on malformed scalars, beside its own errors.
 _MALFORMED = (ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError)
@@ -63,9 +60,9 @@ class Reader:
         """What was left out so far, one sentence each, file by file."""
         found = []
         for file, things in self._left_out.items():
-            found += [f"{clean(file)}: {_short(clean(thing))}" for thing in list(things)[:MOST_NAMED]]
+            found += [f"{printable(file)}: {_short(printable(thing))}" for thing in list(things)[:MOST_NAMED]]
             if len(things) > MOST_NAMED:
-                found.append(f"{clean(file)}: {len(things) - MOST_NAMED:,} more")
+                found.append(f"{printable(file)}: {len(things) - MOST_NAMED:,} more")
         return found
 
     # -- files -------------------------------------------------------------------------------------------
@@ -171,7 +168,7 @@ class Reader:
             tree = yaml.safe_load(text)
         except yaml.MarkedYAMLError as error:
             line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-            raise VaderError(f"{path} is not YAML{line}: {clean(str(error.problem))}") from error
+            raise VaderError(f"{path} is not YAML{line}: {printable(str(error.problem))}") from error
         except (yaml.YAMLError, *_MALFORMED) as error:
             raise VaderError(f"{path} is not YAML that a run writes: {type(error).__name__}") from error
         if not isinstance(tree, dict | None):
@@ -260,22 +257,13 @@ class Reader:
         self.leave_out(file, f"{where} must be {wanted}, not {_kind(value)}")
 
 
-def clean(text: str) -> str:
-    r"""``text`` with U+FFFD in place of what cannot stand in a page.
-
-    >>> clean("a\x00b") == "a\ufffdb"
-    True
-    """
-    return _UNPRINTABLE.sub("\ufffd", text)
-
-
 def _short(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
 
 
 def _word(value: Any) -> str | None:
     if isinstance(value, str):
-        return clean(value)
+        return printable(value)
     if isinstance(value, int) and value.bit_length() > 1024:  # Python refuses to write out very long ones
         return None
     return str(value) if isinstance(value, int | float | date | None) else None

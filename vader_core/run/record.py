@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from vader_core.errors import VaderError
+from vader_core.printable import printable
 from vader_core.run.names import ABOUT, CONFIG, ENVIRONMENT, METRICS, SUMMARY
-from vader_core.run.reader import Reader, clean
+from vader_core.run.reader import Reader
 
 #: One curve: (step, value), finite, ascending.
 Curve = list[tuple[float, float]]
@@ -175,12 +176,12 @@ class Record:
     @property
     def shown_folder(self) -> str:
         """The run directory, as a command line names it from beside it."""
-        return clean(self.folder.as_posix() if not self.folder.is_absolute() else self.name)
+        return printable(self.folder.as_posix() if not self.folder.is_absolute() else self.name)
 
     @property
     def name(self) -> str:
         """Name of the run directory."""
-        return clean(self.folder.resolve().name)
+        return printable(self.folder.resolve().name)
 
     @property
     def rewards(self) -> list[str]:
@@ -267,10 +268,12 @@ def read_record(folder: Path) -> Record:
     environment = _environment(reader)
     summary = _summary(reader)
     metrics = _metrics(reader)
-    about = {clean(name): reader.word(line, ABOUT, name) for name, line in reader.json_object(ABOUT).items()}
+    about = {
+        printable(name): reader.word(line, ABOUT, name) for name, line in reader.json_object(ABOUT).items()
+    }
     return Record(
         folder=folder,
-        config=clean(config),
+        config=printable(config),
         setup=setup,
         environment=environment,
         summary=summary,
@@ -320,7 +323,7 @@ def _setup(reader: Reader, tree: dict[Any, Any]) -> Setup:
 
 def _environment(reader: Reader) -> dict[str, str]:
     found = {
-        clean(name): reader.words(value, ENVIRONMENT, name)
+        printable(name): reader.words(value, ENVIRONMENT, name)
         for name, value in reader.json_object(ENVIRONMENT).items()
     }
     return {name: value for name, value in found.items() if value}
@@ -337,7 +340,7 @@ def _summary(reader: Reader) -> Summary:
         for name, value in reader.mapping(found.get("evaluation"), SUMMARY, "evaluation").items()
     }
     durations = {
-        clean(name).removesuffix("_seconds"): reader.number(value, SUMMARY, name)
+        printable(name).removesuffix("_seconds"): reader.number(value, SUMMARY, name)
         for name, value in found.items()
         if name.endswith("_seconds") and name != "train_seconds"
     }

@@ -30,4 +30,6 @@ class FixedConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    count: int = Field(8, ge=1, description="number of training prompts; as many more are held out")
+    count: int = Field(
+        8, ge=1, le=10_000, description="number of training prompts; as many more are held out"
+    )

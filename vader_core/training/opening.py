@@ -39,6 +39,8 @@ class Opening:
     def opened(self, config: RunConfig, processes: SingleProcess, listener: Listener) -> Iterator[Run | None]:
         """Within, the first process holds the run directory; the others have ``None``.
 
+        A new run that is refused before its first record leaves nothing behind.
+
         Raises:
             VaderError: It cannot be had, or is another's.
         """
@@ -47,6 +49,10 @@ class Opening:
         try:
             self.resume = processes.from_first(self.resume)
             yield run
+        except VaderError as error:
+            if run is not None and not self.resume and error.exit_code == VaderError.exit_code:
+                run.discard()
+            raise
         finally:
             if run is not None:
                 run.release()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from vader_core.assembly.parts import Assembly
 from vader_core.data.latents import TEXT
 from vader_core.evaluation.comparison import evaluation_pairs
 from vader_core.evaluation.validation import own_share, validation_pairs
+from vader_core.paths import entered
 from vader_core.prompts import Prompt
 from vader_core.training.batches import own_samples
 from vader_core.training.processes import SingleProcess
@@ -30,7 +30,7 @@ def encode_up_front(assembly: Assembly, processes: SingleProcess, before: int = 
     trainer, validation = assembly.config.trainer, assembly.config.validation
     cached = assembly.config.data.source or ""
     if cached.startswith("cache:"):
-        assembly.backbone.text_cache.directory = Path(cached.removeprefix("cache:")).expanduser() / TEXT
+        assembly.backbone.text_cache.directory = entered(cached.removeprefix("cache:")) / TEXT
     needs = assembly.objective.needs if assembly.objective is not None else frozenset()
     # An encoder in pieces is everyone's work at every text.
     here = (0, 1) if assembly.config.parallel.shard_text_encoders else processes.here

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from vader_core import Conditioning, Geometry, Prompt, Randomness, Text, VaderEr
 from vader_core.backbone import Backbone, Defaults
 from vader_core.nn.build import frozen
 from vader_core.prediction import Prediction
-from vader_core.weights import parse_weights
+from vader_core.weights import in_brackets, parse_weights
 
 from vader_latte.options import LatteOptions
 
@@ -101,12 +102,15 @@ class Latte(Backbone):
 
     def _stored(self, where: str) -> tuple[Any, ...]:
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(where, subfolder="tokenizer")
+            self.tokenizer = AutoTokenizer.from_pretrained(
+                where, subfolder="tokenizer", trust_remote_code=False
+            )
             transformer = LatteTransformer3DModel.from_pretrained(where, subfolder="transformer")
             vae = AutoencoderKL.from_pretrained(where, subfolder="vae")
             return transformer, vae, T5EncoderModel.from_pretrained(where, subfolder="text_encoder")
         except (OSError, ValueError) as error:
-            raise VaderError(f"backbone 'latte': weights {where} cannot be read: {error}") from error
+            told = in_brackets(Path(where))
+            raise VaderError(f"backbone 'latte': weights {where} cannot be read{told}: {error}") from error
 
     def modules(self) -> dict[str, torch.nn.Module]:
         """Transformer, autoencoder and text encoder."""

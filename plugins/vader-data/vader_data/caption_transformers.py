@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from PIL import Image
 
 from vader_core.errors import MissingDependencyError, VaderError
 from vader_core.model_folder import from_folder
+from vader_core.paths import entered
 
 from .captions import prompt_text
 from .contracts import Captioner, Clip
@@ -68,13 +68,13 @@ def _loaded(options: TransformersOptions) -> tuple[Any, Any]:
             "transformers", "captioner 'transformers'", "pip install transformers torchvision"
         ) from error
     where = options.weights.removeprefix("hub:")
-    if where == options.weights and not Path(where).expanduser().is_dir():
+    if where == options.weights and not entered(where).is_dir():
         raise VaderError(
             f"captioner 'transformers': weights {options.weights!r}: no such folder; give the folder of a "
             "vision-language model, or hub:OWNER/NAME"
         )
     if where == options.weights:
-        where = str(Path(where).expanduser())
+        where = str(entered(where))
     what, dtype = "captioner 'transformers'", getattr(torch, options.dtype)
     processor = from_folder(AutoProcessor, where, what=what)
     model = from_folder(AutoModelForImageTextToText, where, what=what, dtype=dtype)

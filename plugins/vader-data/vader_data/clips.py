@@ -8,6 +8,9 @@ from typing import TypeVar
 
 import numpy as np
 
+from vader_core.errors import VaderError
+from vader_core.pictures import read_picture
+
 from .contracts import Clip
 from .errors import ClipError, stops_the_run
 from .manifest import Row
@@ -57,13 +60,10 @@ def _film_is_gone(row: Row) -> bool:
 
 
 def _picture(path: Path) -> np.ndarray:
-    from PIL import Image, UnidentifiedImageError
-
     try:
-        with Image.open(path) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
-        raise ClipError(f"picture cannot be read: {error}") from error
+        return np.asarray(read_picture(path))
+    except VaderError as error:
+        raise ClipError(str(error)) from error
 
 
 def length_of(row: Row) -> tuple[int, float]:

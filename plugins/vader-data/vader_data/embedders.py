@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from vader_core.paths import entered
+
 from .contracts import Clip, Embedder
 from .options import ClipEmbedderOptions, ThumbnailOptions
 from .sampling import at_points
@@ -51,7 +53,7 @@ class ClipEmbedder(Embedder):
 
         from .device import chosen_device
 
-        folder = options.weights.expanduser()
+        folder = entered(options.weights)
         if not folder.is_dir():
             raise VaderError(
                 f"embedder 'clip': weights {folder}: no such folder; give a CLIP, SigLIP or DINOv2 model's"

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from vader_core.errors import VaderError
 from vader_core.files import replacing
+from vader_core.paths import entered
 
 Row = dict[str, Any]
 
@@ -140,7 +141,7 @@ def read_manifest(path: Path) -> Manifest:
     Raises:
         VaderError: Nothing there, or not a manifest.
     """
-    path = Path(path).expanduser()
+    path = entered(path)
     if path.is_dir():
         path = path / "manifest.parquet"
     if not path.is_file():
@@ -164,7 +165,23 @@ def read_manifest(path: Path) -> Manifest:
     except (pa.ArrowException, ValueError, TypeError, KeyError, RecursionError, VaderError) as error:
         first = (str(error).splitlines() or [""])[0]
         raise VaderError(f"{path} is not a manifest that a run wrote: {first}") from error
+    for number, row in enumerate(rows, 1):
+        wrong = _wrong_in(row)
+        if wrong:
+            raise VaderError(f"{path} is not a manifest that a run wrote: row {number}: {wrong}")
     return Manifest(rows, scores, path.parent, facts)
+
+
+def _wrong_in(row: Row) -> str:
+    """What no run writes; empty where there is nothing. A table may come from somebody else."""
+    missing = [name for name in ("id", "type", "source") if row[name] is None]
+    if missing:
+        return f"it has no {missing[0]}"
+    if row["reject_reason"] and row["reject_stage"] is None:
+        return "it has a reject_reason and no reject_stage"
+    if row["path"] and (Path(row["path"]).is_absolute() or ".." in Path(row["path"]).parts):
+        return f"path {row['path']!r} leads out of the manifest's folder"
+    return ""
 
 
 def reasons(rows: Sequence[Row]) -> list[tuple[str, str, int]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin
 
@@ -13,6 +12,7 @@ import yaml
 from pydantic import BaseModel
 
 from vader_core.errors import VaderError, did_you_mean, unknown
+from vader_core.paths import entered
 from vader_core.registry import checked
 
 from .components import Kind, component
@@ -44,7 +44,7 @@ def read_preset(name: str) -> Tree:
         VaderError: No such preset, or not of that form.
     """
     if name.endswith((".yaml", ".yml")):
-        path = Path(name).expanduser()
+        path = entered(name)
         if not path.is_file():
             raise VaderError(f"preset {name!r}: no such file")
         text = path.read_text(encoding="utf-8")

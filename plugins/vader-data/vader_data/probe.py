@@ -12,6 +12,8 @@ from typing import Any
 
 import av
 
+from vader_core.clips import container_of
+from vader_core.paths import entered
 from vader_core.pictures import is_hidden
 
 from .errors import ClipError
@@ -111,11 +113,13 @@ def _first_frame(path: Path) -> Any:
 def opened(path: Path) -> Iterator[tuple[Any, Any]]:
     """The container and its first video stream.
 
+    FFmpeg is told what the first bytes say: a playlist would have it read other files.
+
     Raises:
         ClipError: Also in place of any of FFmpeg's errors inside the block.
     """
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path.absolute()), format=_container_of(path)) as container:
             if not container.streams.video:
                 raise ClipError("there is no video in it")
             yield container, container.streams.video[0]
@@ -125,13 +129,62 @@ def opened(path: Path) -> Iterator[tuple[Any, Any]]:
         raise ClipError(f"cannot be read: {error}") from error
 
 
+#: FFmpeg's names of containers that footage comes in beside the core's, by their first bytes.
+_CONTAINERS = {
+    b"\x00\x00\x01\xba": "mpeg",
+    b"\x00\x00\x01\xb3": "mpegvideo",
+    b"\x30\x26\xb2\x75": "asf",
+    b"FLV\x01": "flv",
+    b"OggS": "ogg",
+    b"\x06\x0e\x2b\x34": "mxf",
+    b"YUV4": "yuv4mpegpipe",
+    b"GIF8": "gif",
+}
+#: Those whose files may begin in the middle of something.
+_BY_ENDING = {
+    ".ts": "mpegts",
+    ".mpg": "mpeg",
+    ".mpeg": "mpeg",
+    ".h264": "h264",
+    ".264": "h264",
+    ".h265": "hevc",
+    ".hevc": "hevc",
+}
+#: A transport stream's packets of 188 bytes begin with this; on some cameras behind four bytes of time.
+_PACKET, _SYNC = 188, b"G"
+
+
+def _container_of(path: Path) -> str:
+    """The container by content.
+
+    Raises:
+        ClipError: Not a regular file, or none that films come in.
+    """
+    if not path.is_file():  # a pipe or a device would be waited for
+        raise ClipError("cannot be read: it is not a regular file")
+    with path.open("rb") as stream:
+        start = stream.read(_PACKET + 9)
+    found = container_of(start) or _CONTAINERS.get(start[:4])
+    if found is None and any(
+        start[at : at + 1] == start[at + step : at + step + 1] == _SYNC
+        for at, step in ((0, _PACKET), (4, _PACKET + 4))
+    ):
+        found = "mpegts"
+    found = found or _BY_ENDING.get(path.suffix.lower())
+    if found is None:
+        raise ClipError(
+            "cannot be decoded: it is none of the containers that films come in, whatever its name says"
+        )
+    return found
+
+
 #: What is taken for a film in a folder of footage.
 FILMS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv")
 
 
 def films(folder: Path) -> list[Path]:
     """The films in a folder and below it, in the order of their names; a film itself is a list of one."""
-    folder = Path(folder).expanduser().resolve()
+    folder = entered(folder).resolve()
     if folder.is_file():
         return [folder]
     found = (path for path in folder.rglob("*") if path.suffix.lower() in FILMS and path.is_file())

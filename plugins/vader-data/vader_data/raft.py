@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from vader_core.errors import MissingDependencyError, VaderError
+from vader_core.paths import entered
 from vader_core.weights import load_exactly, load_tensors
 
 from .contracts import Clip, Scorer
@@ -81,7 +81,7 @@ def _network(options: RaftOptions) -> Any:
         torch.manual_seed(0)
         network = make(weights=None).eval().requires_grad_(False)
     if options.weights != "random":
-        path = Path(options.weights).expanduser()
+        path = entered(options.weights)
         if not path.is_file():
             raise VaderError(
                 f"scorer 'raft': weights {options.weights!r}: no such file; give the state dict of "

@@ -10,6 +10,7 @@ import yaml
 
 from vader_core.errors import VaderError
 from vader_core.files import replacing
+from vader_core.paths import entered
 
 from . import __version__
 from .manifest import Row, read_manifest
@@ -24,7 +25,7 @@ def begin(footage: Path, out: Path, plan: Plan, shard_size: int) -> None:
     Raises:
         VaderError: No films, another plan, or other films than when the run began.
     """
-    footage = Path(footage).expanduser().resolve()
+    footage = entered(footage).resolve()
     if not footage.exists():
         raise VaderError(f"footage {footage}: no such file or folder")
     found = films(footage)

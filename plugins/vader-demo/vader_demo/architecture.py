@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from vader_core.errors import VaderError, did_you_mean
+from vader_core.paths import entered
 from vader_demo.autoencoder import AutoEncoder
 from vader_demo.denoiser import Denoiser
 from vader_demo.text_encoder import TextEncoder
@@ -77,7 +78,7 @@ def resolve_architecture(text: str) -> Architecture:
     """
     if text in ("full", "tiny"):
         return FULL if text == "full" else TINY
-    path = Path(text).expanduser()
+    path = entered(text)
     try:
         given = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
+from vader_core.paths import entered
+from vader_core.pictures import read_picture
 from vader_core.prompts import Prompt
 
 #: What CLIP's picture encoders are given where a folder does not say.
@@ -69,17 +71,14 @@ def last_pictures(prompts: Sequence[Prompt], *, needed_for: str) -> list[Image.I
             f"{needed_for}: {sum(map(bool, given))} of {len(given)} prompts of a batch have a last_image: "
             "give all one, or none"
         )
-    return [_opened(Path(str(place)).expanduser(), needed_for) for place in given]
+    return [_opened(entered(str(place)), needed_for) for place in given]
 
 
 def _opened(place: Path, needed_for: str) -> Image.Image:
     try:
-        with Image.open(place) as found:
-            return found.convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise VaderError(
-            f"{needed_for}: {place} is not a readable picture ({type(error).__name__})"
-        ) from error
+        return read_picture(place)
+    except VaderError as error:
+        raise VaderError(f"{needed_for}: last_image: {error}") from error
 
 
 def squeezed(picture: Image.Image, geometry: Geometry) -> Tensor:

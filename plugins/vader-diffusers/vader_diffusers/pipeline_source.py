@@ -10,6 +10,7 @@ from typing import Any
 
 from vader_core.errors import VaderError
 from vader_core.hub import guarded
+from vader_core.paths import entered
 from vader_core.weights import WeightSource, in_brackets, parse_weights
 from vader_diffusers.options import PipelineOptions
 from vader_diffusers.published_models import Published, alike, named, published
@@ -100,7 +101,7 @@ def _refuse_contradictions(backbone: str, options: PipelineOptions, source: Weig
 
 
 def _architecture(backbone: str, architecture: str) -> PipelineSource:
-    path = Path(architecture).expanduser()
+    path = entered(architecture)
     if path.is_dir():
         folder = read_folder(path, needed_for=f"backbone {backbone!r}")
         return PipelineSource(None, None, folder, alike(backbone, folder, place=architecture))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 from vader_core.errors import VaderError, unknown
+from vader_core.paths import entered
 
 #: Pixels along a side of one latent element.
 SPATIAL = 8
@@ -229,7 +229,7 @@ def check_architecture(given: str | Mapping[str, Any]) -> None:
     Raises:
         VaderError: Saying what is wrong.
     """
-    if not (isinstance(given, str) and (Path(given).expanduser() / "transformer" / "config.json").is_file()):
+    if not (isinstance(given, str) and (entered(given) / "transformer" / "config.json").is_file()):
         resolve_architecture(given)
 
 

@@ -22,6 +22,7 @@ from vader_core.geometry import Geometry
 from vader_core.nn.build import empty_module
 from vader_core.nn.recompute import RecomputeSwitch, recompute_blocks
 from vader_core.nn.t5 import T5TextEncoder, WordVectors
+from vader_core.paths import entered
 from vader_core.precision import wide, without_autocast
 from vader_core.prediction import Prediction
 from vader_core.prompts import Prompt
@@ -229,7 +230,7 @@ class EasyAnimate(Backbone):
         words: list[object] = [weights, sizes.text_tokens, sizes.denoiser.caption_channels]
         words += [options.text_encoder_dtype, options.text_lora, options.text_lora_scale]
         for path in (weights, f"{weights}/text_encoder", options.text_lora):
-            found = Path(path).expanduser() if path is not None else None
+            found = entered(path) if path is not None else None
             if found is not None and found.exists():
                 files = sorted(found.iterdir()) if found.is_dir() else [found]
                 words += [(one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in files]
@@ -237,11 +238,11 @@ class EasyAnimate(Backbone):
 
     def _text_folder(self) -> Path | None:
         if self.options.text_cache is not None:
-            return self.options.text_cache.expanduser()
+            return entered(self.options.text_cache)
         if self._part(self.options.text_encoder_weights, "text_encoder") == "random":
             return None
         root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        return Path(root).expanduser() / "vader" / "easyanimate-text"
+        return entered(root) / "vader" / "easyanimate-text"
 
     def encode_texts(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Run T5 on texts as they are: ``embeddings`` [n, 120, 4096] and ``mask`` [n, 120]."""
@@ -267,7 +268,7 @@ class EasyAnimate(Backbone):
             label="backbone 'easyanimate' (text encoder)",
         )
         if options.text_lora is not None:
-            merge_text_lora(encoder.model, options.text_lora.expanduser(), options.text_lora_scale)
+            merge_text_lora(encoder.model, entered(options.text_lora), options.text_lora_scale)
         return encoder
 
     @torch.no_grad()

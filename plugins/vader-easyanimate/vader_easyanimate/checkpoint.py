@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vader_core.errors import VaderError
 from vader_core.nn.build import fill_randomly
+from vader_core.paths import entered
 from vader_core.weights import WeightSource, load_exactly, load_tensors, locate
 from vader_core.wrappings import unwrapped
 from vader_easyanimate.architecture import Architecture, resolve_architecture
@@ -51,7 +52,7 @@ def architecture_of(given: str | Mapping[str, Any] | None, weights: str) -> Arch
     Raises:
         VaderError: Sizes that this model cannot have.
     """
-    folder = Path(weights if given is None else given).expanduser() if isinstance(given, str | None) else None
+    folder = entered(weights if given is None else given) if isinstance(given, str | None) else None
     if folder is not None and (folder / "transformer" / CONFIG).is_file():
         return _folder_architecture(folder)
     return resolve_architecture("512" if given is None else given)

@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from vader_core.errors import VaderError
+from vader_core.paths import entered
 
 Part = Literal["unet", "vae", "text_encoder"]
 PARTS: tuple[Part, ...] = ("unet", "vae", "text_encoder")
@@ -155,7 +156,7 @@ def find_architecture(asked: str | dict[str, Any] | None, weights_folder: Path |
         return _checked(asked, "architecture")
     if asked in _NAMED:
         return _NAMED[asked]
-    path = Path(asked).expanduser()
+    path = entered(asked)
     if path.is_dir():
         return read_folder(path)
     if path.is_file():

@@ -9,7 +9,7 @@ from torch import nn
 
 from vader_core.errors import VaderError
 from vader_core.nn.build import fill_randomly
-from vader_core.weights import WeightSource, load_exactly, load_tensors, locate
+from vader_core.weights import WeightSource, in_brackets, load_exactly, load_tensors, locate
 from vader_core.wrappings import unwrapped
 from vader_opensora.embeddings import RotaryFrequencies
 
@@ -30,11 +30,15 @@ def weight_file(source: WeightSource, pretrained: WeightFile, *, label: str, opt
     Raises:
         VaderError: It is not there.
     """
-    path = locate(source, pretrained, needed_for=label, option=option)
+    place = locate(source, pretrained, needed_for=label, option=option)
+    path = place
     if path.is_dir() and not any(path.glob("*.index.json")):
         path = path / pretrained.file
     if not path.exists():
-        raise VaderError(f"{label}: {path} is not a file; give a file, or a folder with {pretrained.file}")
+        raise VaderError(
+            f"{label}: {path} is not a file{in_brackets(place)}; give a file, or a folder with "
+            f"{pretrained.file}"
+        )
     return path
 
 

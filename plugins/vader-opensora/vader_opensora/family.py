@@ -22,6 +22,7 @@ from vader_core.geometry import Geometry, GeometryRequest
 from vader_core.nn.build import empty_module
 from vader_core.nn.recompute import RecomputeSwitch
 from vader_core.nn.t5 import T5TextEncoder, WordVectors
+from vader_core.paths import entered
 from vader_core.precision import wide
 from vader_core.prompts import Prompt
 from vader_core.text import Text, TextCache
@@ -171,7 +172,7 @@ class OpenSoraFamily(Backbone):
     def _text_key(self) -> str:
         weights = self.source_of(self.options.text_encoder_weights)
         words: list[object] = [weights, *self.text_size, self.options.text_encoder_dtype]
-        folder = Path(weights).expanduser()
+        folder = entered(weights)
         if folder.is_dir():
             files = sorted(file for file in folder.iterdir() if file.is_file())
             words += [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
@@ -181,9 +182,9 @@ class OpenSoraFamily(Backbone):
         if self.source_of(self.options.text_encoder_weights) == "random":
             return self.options.text_cache
         if self.options.text_cache is not None:
-            return self.options.text_cache.expanduser()
+            return entered(self.options.text_cache)
         root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        return Path(root).expanduser() / "vader" / "opensora-text"
+        return entered(root) / "vader" / "opensora-text"
 
     def encode_texts(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Run T5 on texts as they are: ``embeddings`` [n, l, 4096] and ``mask`` [n, l]."""
@@ -350,7 +351,7 @@ class OpenSoraFamily(Backbone):
         return Request(said.text, path, strategy or ("0" if path else ""))
 
     def _read(self, request: Request, geometry: Geometry) -> list[Tensor]:
-        paths = [Path(part).expanduser() for part in request.reference_path.split(";") if part]
+        paths = [entered(part) for part in request.reference_path.split(";") if part]
         latents = []
         for path in paths:
             frames = read_reference(path, geometry.height, geometry.width)

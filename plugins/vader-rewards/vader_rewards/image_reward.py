@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vader_core.device import to_device
 from vader_core.errors import MissingDependencyError
+from vader_core.paths import entered
 from vader_core.precision import without_autocast
 from vader_core.prompts import Prompt
 from vader_core.reward import ImageReward
@@ -146,7 +147,7 @@ class ImageRewardModel(ImageReward):
             own = options.vocabulary or str(
                 companion(options.weights, IMAGE_REWARD_VOCABULARY, needed_for=what, hint=hint)
             )
-            self._tokeniser = word_pieces(Path(own).expanduser())
+            self._tokeniser = word_pieces(entered(own))
 
     def pixels(self, frames: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 h w"]:
         """Frames as the image tower wants them: short side 224 bicubic, centre crop, CLIP's statistics."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vader_core.errors import VaderError
 from vader_core.nn.build import empty_module, fill_randomly
+from vader_core.paths import entered
 from vader_core.weights import (
     WeightFile,
     WeightSource,
@@ -42,7 +43,7 @@ def architecture(
         return dict(option)
     if option in presets:
         return dict(presets[option])
-    return read_config(Path(option).expanduser(), needed_for=needed_for, allowed=sorted(presets))
+    return read_config(entered(option), needed_for=needed_for, allowed=sorted(presets))
 
 
 def read_config(path: Path, *, needed_for: str, allowed: list[str] | None = None) -> dict[str, Any]:

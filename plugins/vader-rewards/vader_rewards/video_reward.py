@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vader_core.device import to_device
 from vader_core.errors import VaderError
+from vader_core.paths import entered
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.reward import ClipReward, FramesNeeded, clip
@@ -97,7 +98,7 @@ class VideoReward(ClipReward):
 
 def newest(weights: str) -> str:
     """The file that a folder as the hub lays it out stands for: the latest checkpoint's model.pth."""
-    folder = Path(weights).expanduser()
+    folder = entered(weights)
     if weights in ("pretrained", "random") or not folder.is_dir():
         return weights
     steps = {int(one.name.rpartition("-")[2]): one for one in folder.glob("checkpoint-*[0-9]")}

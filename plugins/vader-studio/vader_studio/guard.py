@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hmac
+import os
 from collections.abc import Iterable
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, unquote_to_bytes, urlencode, urlsplit
 
 from starlette.responses import PlainTextResponse, RedirectResponse
 
@@ -47,6 +48,8 @@ class Guard:
                 await self.app(scope, receive, send)
             return
         headers = {name.lower(): value for name, value in scope["headers"]}
+        if "raw_path" in scope:  # a folder's name need not be UTF-8
+            scope = {**scope, "path": os.fsdecode(unquote_to_bytes(scope["raw_path"]))}
 
         async def guarded(message: Any) -> None:
             if message["type"] == "http.response.start":

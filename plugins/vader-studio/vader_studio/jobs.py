@@ -67,7 +67,7 @@ class Job:
             "result": self.result,
         }
         with replacing(self.folder / "job.json") as beside:
-            beside.write_text(json.dumps(tree, ensure_ascii=False), encoding="utf-8")
+            beside.write_text(json.dumps(tree), encoding="utf-8")
 
     def shown(self) -> dict[str, Any]:
         """What a page is told."""

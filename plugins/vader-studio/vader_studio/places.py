@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vader_core.errors import VaderError
+from vader_core.paths import entered
 
 #: Files that are adapters or weights, by their ending.
 TENSORS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
@@ -78,8 +79,8 @@ class Places:
     def holds(self, place: str) -> bool:
         """Whether a path, its links followed, lies within one of the folders."""
         try:
-            found = Path(place).expanduser().resolve()
-        except (OSError, RuntimeError, ValueError):
+            found = entered(place).resolve()
+        except (OSError, RuntimeError, ValueError, VaderError):
             return False
         return any(found == folder or found.is_relative_to(folder) for folder in self.all)
 
@@ -114,7 +115,7 @@ class Places:
         found = [
             place
             for place in self.clips.iterdir()
-            if not place.is_symlink() and (place / "prompts.json").is_file()
+            if child(self.clips, place.name) is not None and (place / "prompts.json").is_file()
         ]
         return [place.name for place in sorted(found, key=_changed, reverse=True)]
 

@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from vader_core.errors import VaderError
+from vader_studio.answers import Json
 from vader_studio.describer import FieldError
 from vader_studio.guard import Guard
 from vader_studio.pages import batches, compare, files, generate, label, runs
@@ -71,7 +72,7 @@ def _mistake(request: Request, error: Exception) -> Response:
         )
     # The page shows the mistake beside its field; to its console it would be a failure of the server's.
     own = request.headers.get("x-vader-studio") == "page"
-    return JSONResponse({"error": str(error), "key": key}, 200 if own else 400)
+    return Json({"error": str(error), "key": key}, 200 if own else 400)
 
 
 def _http(request: Request, error: Exception) -> Response:

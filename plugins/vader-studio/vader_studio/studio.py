@@ -15,6 +15,8 @@ from starlette.responses import HTMLResponse
 
 from vader_core import api
 from vader_core.errors import VaderError
+from vader_core.printable import printable
+from vader_studio.answers import quoted
 from vader_studio.describer import Describer
 from vader_studio.places import Places
 from vader_studio.queue import Queue
@@ -49,16 +51,18 @@ class Studio:
 
     @cached_property
     def templates(self) -> Environment:
-        """Everything is escaped but what the core's report made."""
+        """Everything is escaped but what the core's report made, and replaced where no page can hold it."""
         environment = Environment(
             loader=PackageLoader("vader_studio"),
             autoescape=True,
             undefined=StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
+            finalize=lambda value: printable(value) if type(value) is str else value,
         )
         environment.filters["breakable"] = api.breakable
         environment.filters["number"] = api.number
+        environment.filters["urlencode"] = quoted
         environment.globals["read_only"] = self.read_only
         environment.globals["version"] = self.version
         return environment

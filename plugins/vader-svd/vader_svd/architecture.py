@@ -13,6 +13,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from vader_core.errors import VaderError
+from vader_core.paths import entered
 
 _UNET = {
     "sample_size": 96,
@@ -166,7 +167,7 @@ def resolve_architecture(value: str) -> Architecture:
     """
     if value in NAMED:
         return NAMED[value]
-    path = Path(value).expanduser()
+    path = entered(value)
     if path.is_dir():
         parts = {part: read_config(path / part / "config.json") for part in PARTS}
         scheduler = path / "scheduler" / "scheduler_config.json"

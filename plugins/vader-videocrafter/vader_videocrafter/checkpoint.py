@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vader_core.errors import VaderError
-from vader_core.weights import load_tensors, misfit_message
+from vader_core.weights import in_brackets, load_tensors, misfit_message
 from vader_core.wrappings import unwrapped
 from vader_videocrafter.architecture import Architecture, TextArchitecture
 from vader_videocrafter.autoencoder import build_autoencoder
@@ -208,7 +208,8 @@ def read_checkpoint(path: Path, architecture: Architecture, *, what: str) -> Par
         found = [candidate for candidate in candidates if candidate.is_file()]
         if not found:
             raise VaderError(
-                f"{what}: {path} holds neither model.ckpt nor model.safetensors; name the file itself"
+                f"{what}: {path} holds neither model.ckpt nor model.safetensors{in_brackets(path)}; "
+                "name the file itself"
             )
         path = found[0]
     loaded = load_tensors(path, needed_for=what)

@@ -91,6 +91,11 @@ def test_more_than_anybody_asked_for_is_not_begun(config, registry, tmp_path):
     assert not (tmp_path / "clips").exists()
 
 
+def test_more_than_could_ever_be_made_is_not_begun(config, registry, tmp_path):
+    with pytest.raises(VaderError, match="use at most 100,000 videos per prompt"):
+        api.sample(config, count=10**20, out=tmp_path / "clips", registry=registry)
+
+
 def test_clips_are_written_in_further_forms(config, registry, tmp_path):
     out = tmp_path / "clips"
     api.sample(asked(config, PROMPTS[0]), out=out, registry=registry)

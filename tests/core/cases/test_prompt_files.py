@@ -45,6 +45,8 @@ def test_separators_within_json_are_text(tmp_path, mark):
             "line 1: the columns are separated by semicolons",
         ),
         ("a.csv", "text\tnegative\na cat\tblur\n", "line 1: the columns are separated by tabs"),
+        ("a.csv", "sep=;\nprompt;negative\na cat;blur\n", "line 1: `sep=;` says"),
+        ("a.jsonl", '{"text": "a"}\n{"text": "b", "x": {"y": 1, "y": 2}}\n', "line 2: 'y' is given twice"),
         ("a.txt", "a cat\na dog\n".encode("utf-16"), "line 1: this is UTF-16"),
         ("a.txt", "a cat\n".encode("utf-16-le"), "line 1: there is a zero byte"),
         ("a.csv", "text\na cat\n".encode("utf-32"), "line 1: this is UTF-32"),
@@ -56,6 +58,11 @@ def test_what_cannot_be_read_names_file_line_and_reason(tmp_path, name, content,
     with pytest.raises(VaderError, match=words) as caught:
         read_prompts(path)
     assert str(path) in str(caught.value)
+
+
+def test_a_spreadsheets_line_that_names_the_comma_is_no_header(tmp_path):
+    path = written(tmp_path, "a.csv", "\ufeffsep=,\nprompt,negative\na cat,blur\n")
+    assert [(prompt.text, prompt.negative) for prompt in read_prompts(path)] == [("a cat", "blur")]
 
 
 def test_a_torn_picture_is_found_before_the_model_loads(tmp_path):

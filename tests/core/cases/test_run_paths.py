@@ -7,12 +7,22 @@ import click
 import pytest
 from click.testing import CliRunner
 
+import vader_core
 from vader_core.cli.options import run_base
 from vader_core.cli.paths import EnteredPath
 from vader_core.errors import VaderError
 from vader_core.paths import entered, kept_place, kept_source, run_of
 from vader_core.run.config import validated
 from vader_core.run.directory import Run
+
+
+def test_a_path_is_entered_in_one_place_alone():
+    """``Path.expanduser`` raises RuntimeError where there is no such home folder."""
+    root = Path(vader_core.__file__).parents[1]
+    sources = [*root.glob("vader_core/**/*.py"), *root.glob("plugins/*/vader_*/**/*.py")]
+    assert len(sources) > 300
+    found = [path for path in sources if ".expanduser(" in path.read_text(encoding="utf-8")]
+    assert [path.name for path in found] == ["paths.py"]
 
 
 @pytest.fixture

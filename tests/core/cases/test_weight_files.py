@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import zipfile
 from contextlib import suppress
 
@@ -12,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from vader_core.errors import VaderError
-from vader_core.weights import load_exactly, load_tensors, tensor_names
+from vader_core.weights import in_brackets, load_exactly, load_tensors, tensor_names
 from vader_core.wrappings import unwrapped
 
 
@@ -124,6 +125,20 @@ def test_what_is_no_weights_is_said_to_be_what_it_is(tmp_path, ending, content, 
     with pytest.raises(VaderError, match=words) as caught:
         load_tensors(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("__0_0.distcp", "torch.distributed, as FSDP writes it"),
+        ("zero_pp_rank_0_mp_rank_00_optim_states.pt", "a checkpoint of DeepSpeed"),
+        ("zero_to_fp32.py", "a checkpoint of DeepSpeed"),
+        ("model.safetensors", "^$"),
+    ],
+)
+def test_what_training_code_left_sharded_is_to_be_gathered(tmp_path, name, words):
+    (tmp_path / name).touch()
+    assert re.search(words, in_brackets(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.pt"])

@@ -21,6 +21,7 @@ static size_t root_length;
 #define MOST 4096
 static char watched[MOST]; /* file descriptors of files and folders within the root */
 static int unsynced[MOST]; /* duplicates of those that were written to and not synced since */
+static off_t synced[MOST]; /* how much of each is on the disk for sure */
 static int unsynced_count;
 
 #define REAL(type, name, ...)                                   \
@@ -49,7 +50,8 @@ static int within(int file) { return mode != OFF && file >= 0 && file < MOST && 
 static void lose_unsynced(void) {
     for (int i = 0; i < unsynced_count; i++) {
         struct stat facts;
-        if (!fstat(unsynced[i], &facts)) (void)!ftruncate(unsynced[i], facts.st_size / 2);
+        if (!fstat(unsynced[i], &facts) && facts.st_size > synced[i])
+            (void)!ftruncate(unsynced[i], synced[i] + (facts.st_size - synced[i]) / 2);
     }
 }
 
@@ -68,12 +70,20 @@ static int fails(int grows) {
     return 0;
 }
 
-static void dirty(int file) {
+/* Bytes from `where` on are to be written: they, and what stands behind them, may be lost. */
+static void dirty(int file, off_t where) {
     struct stat one, other;
     if (mode != POWER || fstat(file, &one)) return;
+    off_t sure = where < one.st_size ? where : one.st_size;
     for (int i = 0; i < unsynced_count; i++)
-        if (!fstat(unsynced[i], &other) && one.st_ino == other.st_ino) return;
-    if (unsynced_count < MOST) unsynced[unsynced_count++] = fcntl(file, F_DUPFD_CLOEXEC, 1024);
+        if (!fstat(unsynced[i], &other) && one.st_ino == other.st_ino) {
+            if (sure < synced[i]) synced[i] = sure;
+            return;
+        }
+    if (unsynced_count < MOST) {
+        synced[unsynced_count] = sure;
+        unsynced[unsynced_count++] = fcntl(file, F_DUPFD_CLOEXEC, 1024);
+    }
 }
 
 static void clean(int file) {
@@ -82,7 +92,8 @@ static void clean(int file) {
     for (int i = 0; i < unsynced_count; i++)
         if (!fstat(unsynced[i], &other) && one.st_ino == other.st_ino) {
             close(unsynced[i]);
-            unsynced[i--] = unsynced[--unsynced_count];
+            synced[i] = synced[--unsynced_count];
+            unsynced[i--] = unsynced[unsynced_count];
         }
 }
 
@@ -140,7 +151,7 @@ ssize_t write(int file, const void *bytes, size_t size) {
             return real(file, bytes, size / 2);
         }
         if (fails(1)) return -1;
-        dirty(file);
+        dirty(file, lseek(file, 0, SEEK_CUR));
     }
     return real(file, bytes, size);
 }
@@ -150,7 +161,7 @@ ssize_t write(int file, const void *bytes, size_t size) {
         REAL(ssize_t, #name, int, const void *, size_t, kind);                 \
         if (within(file)) {                                                    \
             if (fails(1)) return -1;                                           \
-            dirty(file);                                                       \
+            dirty(file, where);                                                \
         }                                                                      \
         return real(file, bytes, size, where);                                 \
     }
@@ -161,7 +172,7 @@ ssize_t writev(int file, const struct iovec *parts, int number) {
     REAL(ssize_t, "writev", int, const struct iovec *, int);
     if (within(file)) {
         if (fails(1)) return -1;
-        dirty(file);
+        dirty(file, lseek(file, 0, SEEK_CUR));
     }
     return real(file, parts, number);
 }

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 from levered import Net, adapted, example
+from torch import nn
 
-from vader_core.lora.adapter import adapter_parameters
+from vader_core.lora.adapter import LoraSettings, adapter_parameters, attach_lora
 
 
 def test_short_lora_is_base_plus_scaled_product(net: Net) -> None:
@@ -28,3 +29,11 @@ def test_lora_after_no_grad_under_autocast_still_learns(net: Net) -> None:
             net(example(torch.float32))
         net(example(torch.float32)).float().square().mean().backward()
     assert all(value.grad is not None and value.grad.any() for value in adapter_parameters(net).values())
+
+
+def test_a_target_that_a_block_is_named_by_too_means_the_layers_alone() -> None:
+    net = nn.Sequential(
+        nn.Linear(4, 4), nn.Sequential(nn.ReLU(), nn.Linear(4, 4)), nn.Sequential(nn.Linear(4, 4))
+    )
+    found = attach_lora(net, LoraSettings(rank=2, alpha=2.0, targets=("0", "1")))
+    assert found.modules == ("0", "1.1", "2.0")

@@ -59,7 +59,7 @@ def read_prompts(path: Path, negative: str | None = None) -> list[Prompt]:
     Raises:
         VaderError: Naming the file and the line.
     """
-    path = path.expanduser()
+    path = entered(path)
     readers = {".txt": _lines, ".csv": _table, ".jsonl": _objects}
     reader = readers.get(path.suffix.lower())
     if reader is None:
@@ -111,6 +111,14 @@ def _table(path: Path, content: str) -> Iterator[Row]:
         for cells in reader:
             if not any(cell.strip() for cell in cells):
                 continue
+            mark = _separator(cells)
+            if mark and not header:
+                if mark != ",":
+                    raise VaderError(
+                        f"{path}, line {reader.line_num}: `sep={mark}` says that {mark!r} separates the "
+                        "columns; save the table with commas and leave this line out"
+                    )
+                continue
             if not header:
                 header = _header(path, reader.line_num, cells)
                 continue
@@ -123,6 +131,16 @@ def _table(path: Path, content: str) -> Iterator[Row]:
             yield reader.line_num, {name: cell for name, cell in row.items() if cell.strip()}
     except csv.Error as error:
         raise VaderError(f"{path}, line {reader.line_num}: not a CSV line: {error}") from error
+
+
+def _separator(cells: list[str]) -> str:
+    """What a spreadsheet's first line ``sep=;`` names; empty where it is no such line.
+
+    >>> _separator(["sep=;"]), _separator(["sep=", ""]), _separator(["prompt"])
+    (';', ',', '')
+    """
+    line = ",".join(cells)
+    return line[4:] if line.startswith("sep=") and len(line) == 5 else ""
 
 
 def _header(path: Path, line: int, cells: list[str]) -> list[str]:
@@ -145,14 +163,28 @@ def _header(path: Path, line: int, cells: list[str]) -> list[str]:
     return names
 
 
+class _TwiceError(Exception):
+    """A name of an object, given twice: JSON's readers differ in which value they take."""
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise _TwiceError(next(repr(name) for name in names if names.count(name) > 1))
+    return found
+
+
 def _objects(path: Path, content: str) -> Iterator[Row]:
     for number, line in enumerate(_split(content), start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_named_once)
         except json.JSONDecodeError as error:
             raise VaderError(f"{path}, line {number}: not JSON: {error.msg}") from error
+        except _TwiceError as error:
+            raise VaderError(f"{path}, line {number}: {error} is given twice; keep one") from error
         except (RecursionError, ValueError) as error:  # a number of more digits than Python reads
             reason = "nested too deep" if isinstance(error, RecursionError) else "a number is too long"
             raise VaderError(f"{path}, line {number}: not a prompt: {reason}") from error

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from vader_core.errors import VaderError
+from vader_core.paths import entered
 from vader_core.pictures import PICTURES
 
 #: What stands before the colon -> the option of the source of that name that takes the rest.
@@ -46,7 +46,7 @@ def parse_prompts(text: str) -> tuple[str, dict[str, Any]]:
 
 def _refuse_other_forms(text: str) -> None:
     """A path or a sentence where a name belongs is led to the form that it needs."""
-    place = Path(text).expanduser()
+    place = entered(text)
     wanted = ""
     if place.is_dir():
         wanted = f"pictures are --prompts images:{text}, clips to learn from are --data videos:{text}"

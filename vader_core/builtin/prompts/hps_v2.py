@@ -11,6 +11,7 @@ from pydantic import Field
 from vader_core.builtin.prompts.listed import ListedPrompts
 from vader_core.builtin.prompts.options import PromptOptions
 from vader_core.errors import VaderError
+from vader_core.paths import entered
 from vader_core.prompts import Prompt
 from vader_core.weights import WeightFile, fetch
 
@@ -47,7 +48,7 @@ def make_hps_v2(config: Any, *, device: object, dtype: object) -> ListedPrompts:
         if config.folder is None:
             path = fetch(wanted, needed_for="prompts 'hps_v2'", option="-o prompts.folder=FOLDER")
         else:
-            path = config.folder.expanduser() / f"{style}.json"
+            path = entered(config.folder) / f"{style}.json"
         prompts += [Prompt(text, config.negative, None, {"style": style}) for text in _read(path)]
     return ListedPrompts(prompts, config.held_out, name="hps_v2")
 

@@ -10,6 +10,7 @@ from pydantic import Field
 from vader_core.builtin.prompts.listed import ListedPrompts
 from vader_core.builtin.prompts.options import OwnPromptOptions
 from vader_core.errors import VaderError
+from vader_core.paths import entered
 from vader_core.pictures import PICTURES, pictures_in, read_picture
 from vader_core.prompts import Prompt
 
@@ -25,7 +26,7 @@ class ImagesOptions(OwnPromptOptions):
 
 def make_images(config: Any, *, device: object, dtype: object) -> ListedPrompts:
     """The source ``images``."""
-    folder = config.folder.expanduser()
+    folder = entered(config.folder)
     if not folder.is_dir():
         raise VaderError(f"prompts images:{config.folder}: there is no such folder")
     pictures = pictures_in(folder)

@@ -10,6 +10,7 @@ from pydantic import Field
 from vader_core.builtin.prompts.listed import ListedPrompts
 from vader_core.builtin.prompts.options import OwnPromptOptions
 from vader_core.errors import VaderError
+from vader_core.paths import entered
 from vader_core.pictures import read_picture
 from vader_core.prompts import Prompt
 
@@ -26,7 +27,7 @@ def make_text(config: Any, *, device: object, dtype: object) -> ListedPrompts:
     texts = [config.text] if isinstance(config.text, str) else config.text
     if not texts or any(not text.strip() for text in texts):
         raise VaderError("prompts 'text': a prompt is empty; write text:… or -o prompts.text=…")
-    image = None if config.image is None else config.image.expanduser().absolute()
+    image = None if config.image is None else entered(config.image).absolute()
     if image is not None:
         read_picture(image)
     prompts = [Prompt(text.strip(), config.negative, image) for text in texts]

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from vader_core.errors import VaderError
+from vader_core.paths import entered
 
 from . import options
 
@@ -27,7 +28,7 @@ def command(footage: Path, out: Path, overwrite: bool, **flags: Any) -> None:
     from ..stages import cut_rows, film_rows
 
     plan = options.plan_of(flags)
-    footage = footage.expanduser().resolve()
+    footage = entered(footage).resolve()
     found = films(footage) if footage.exists() else []
     if not found:
         raise VaderError(f"footage {footage}: there is no film there")

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from vader_core.errors import VaderError
+from vader_core.paths import entered
 
 from ..plan import Plan
 from ..planning import make_plan, presets
@@ -82,7 +83,7 @@ def ready(out: Path, overwrite: bool) -> Path:
     """
     import shutil
 
-    out = Path(out).expanduser()
+    out = entered(out)
     if not out.exists():
         return out
     ours = {"plan.yaml", "sources.json", "log.jsonl", "manifest.parquet", "report.html", "shards", "clips"}

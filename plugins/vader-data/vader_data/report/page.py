@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
+from vader_core.errors import VaderError
 from vader_core.files import replacing
+from vader_core.printable import printable
 
 from ..filtering import STAGE, passes
 from ..manifest import Manifest, Row, read_manifest, reasons
@@ -54,9 +57,17 @@ def page(manifest: Manifest, timings: dict[str, dict[str, float]]) -> str:
     Args:
         manifest: With the plan among its facts, where a run wrote it.
         timings: Seconds, seconds of decoding, frames and clips by step; may be empty.
+
+    Raises:
+        VaderError: The plan is none.
     """
-    plan = Plan.model_validate(manifest.facts.get("plan", {}))
-    name = escape(manifest.folder.resolve().name)
+    try:
+        plan = Plan.model_validate(manifest.facts.get("plan", {}))
+    except ValidationError as error:
+        raise VaderError(
+            f"{manifest.folder}: the plan is none that a run wrote ({error.error_count()} mistakes)"
+        ) from error
+    name = escape(printable(manifest.folder.resolve().name))
     sections = (
         _head(manifest, plan, name),
         _stages(manifest.rows),

@@ -7,9 +7,10 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
+from vader_studio.answers import Json
 from vader_studio.describer import FieldError
 from vader_studio.pages.generate import sample_request
 from vader_studio.places import child
@@ -88,7 +89,7 @@ def _add(studio: Studio, asked: dict[str, Any]) -> Response:
     title = " and ".join(Path(place).name for place, _ in subjects)
     clips = studio.places.clips
     job = studio.queue.add("compare", title, told, lambda name: clips / name / "compare.html")
-    return JSONResponse({"job": job.shown()})
+    return Json({"job": job.shown()})
 
 
 def _run_of(place: Path) -> Path | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import threading
 from pathlib import Path
-from urllib.parse import quote
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -13,6 +12,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from vader_core.clip_forms import FORMS, convert
+from vader_studio.answers import quoted
 from vader_studio.places import Places, child
 from vader_studio.studio import studio_of
 
@@ -35,7 +35,7 @@ _SANDBOX = (
 
 def address_in(root: str, folder: Path, base: Path) -> str:
     """The address of a file below ``base``, which is served as ``root``."""
-    return "/files/" + "/".join(quote(part, safe="") for part in (root, *folder.relative_to(base).parts))
+    return "/files/" + "/".join(quoted(part) for part in (root, *folder.relative_to(base).parts))
 
 
 def file(request: Request) -> Response:

@@ -10,12 +10,13 @@ from typing import Any
 from markupsafe import Markup
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from vader_core import api
 from vader_core.errors import VaderError
 from vader_core.pictures import first_bytes, read_picture, sniffed
+from vader_studio.answers import Json
 from vader_studio.describer import FieldError
 from vader_studio.pages.batches import clips_of
 from vader_studio.studio import Studio, studio_of
@@ -90,7 +91,7 @@ def _add(studio: Studio, asked: dict[str, Any]) -> Response:
     studio.describer.ask("check", request=request)
     title = request["prompt"] or "(no text)"
     job = studio.queue.add("sample", title, request, lambda name: studio.places.clips / name)
-    return JSONResponse({"job": job.shown()})
+    return Json({"job": job.shown()})
 
 
 def sample_request(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
@@ -99,9 +100,8 @@ def sample_request(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     Raises:
         FieldError: With the field.
     """
-    values = {
-        str(key): str(value) for key, value in _mapping(asked.get("values")).items() if str(value) != ""
-    }
+    given = _mapping(asked.get("values"))
+    values = {str(key): _text(value, str(key)) for key, value in given.items() if str(value) != ""}
     for key in values:
         section = key.partition(".")[0]
         if section not in ("backbone", "video", "sampler", "trainer", "performance"):
@@ -109,11 +109,11 @@ def sample_request(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     _check(studio, values)
     loras = [_lora(studio, one) for one in asked.get("loras") or () if one and one[0]]
     count = _whole(asked.get("count", 1), "count", 1, _MOST_CLIPS)
-    prompt = str(asked.get("prompt") or "").strip()
+    prompt = _text(asked.get("prompt") or "", "prompt").strip()
     request: dict[str, Any] = {
         "values": values,
         "prompt": _with_reference(studio, prompt, asked),
-        "negative": str(asked.get("negative") or ""),
+        "negative": _text(asked.get("negative") or "", "negative"),
         "loras": loras,
         "count": count,
         "base": asked.get("base") is True,
@@ -128,6 +128,15 @@ def sample_request(studio: Studio, asked: dict[str, Any]) -> dict[str, Any]:
     if not request["prompt"]:
         raise FieldError("write a prompt", "prompt")
     return request
+
+
+def _text(value: Any, key: str) -> str:
+    text = str(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise FieldError("there is half a surrogate pair in it, as a cut emoji leaves it", key) from error
+    return text
 
 
 def _with_reference(studio: Studio, prompt: str, asked: dict[str, Any]) -> str:
@@ -218,7 +227,7 @@ async def upload(request: Request) -> Response:
             path.unlink()
             raise FieldError(str(error), "image") from error
     first_bytes(path)
-    return JSONResponse({"name": name})
+    return Json({"name": name})
 
 
 def _uploaded(studio: Studio, name: str, key: str) -> Path:
@@ -238,10 +247,10 @@ def jobs(request: Request) -> Response:
     queue = studio_of(request).queue
     since = request.query_params.get("since")
     if since == str(queue.revision):
-        return JSONResponse({"revision": queue.revision})
+        return Json({"revision": queue.revision})
     revision, found = queue.snapshot()
     waiting = sum(1 for job in found if job["state"] == "queued")
-    return JSONResponse({"revision": revision, "waiting": waiting, "jobs": found})
+    return Json({"revision": revision, "waiting": waiting, "jobs": found})
 
 
 def job_body(request: Request) -> Response:
@@ -266,14 +275,14 @@ def again(request: Request) -> Response:
     asked = {key: job.request.get(key) for key in ("values", "prompt", "negative", "loras", "count", "base")}
     image = job.request.get("image")
     extra = {"image": Path(image).name if image else "", "rewards": job.request.get("rewards") or []}
-    return JSONResponse({**asked, **extra, "run": job.request.get("run") or ""})
+    return Json({**asked, **extra, "run": job.request.get("run") or ""})
 
 
 def cancel(request: Request) -> Response:
     """End a job."""
     queue = studio_of(request).queue
     queue.cancel(request.path_params["name"])
-    return JSONResponse({"job": queue.get(request.path_params["name"]).shown()})
+    return Json({"job": queue.get(request.path_params["name"]).shown()})
 
 
 async def score(request: Request) -> Response:
@@ -289,7 +298,7 @@ async def score(request: Request) -> Response:
             raise FieldError("choose a reward", "rewards")
         told = {"out": str(folder), "rewards": names, "device": studio.device}
         job = studio.queue.add("score", f"{', '.join(names)} of {folder.name}", told)
-        return JSONResponse({"job": job.shown()})
+        return Json({"job": job.shown()})
 
     return await run_in_threadpool(queued)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import threading
 import time
@@ -10,11 +11,12 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from vader_core.errors import VaderError
 from vader_core.files import replacing
+from vader_studio.answers import Json
 from vader_studio.describer import FieldError
 from vader_studio.pages.files import address_in
 from vader_studio.places import child
@@ -48,7 +50,9 @@ def _next(studio: Studio) -> tuple[str, str, str] | None:
             ]
             if pairs:
                 first, second = pairs[0]
-                if random.Random(first + second).random() < 0.5:  # no side is always the tuned one
+                if (
+                    random.Random(os.fsencode(first + second)).random() < 0.5
+                ):  # no side is always the tuned one
                     first, second = second, first
                 return prompt, first, second
     return None
@@ -100,8 +104,8 @@ async def choose(request: Request) -> Response:
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
         with _writing, (studio.places.clips / TABLE).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-        return JSONResponse({"judged": len(_judged(studio))})
+            stream.write(json.dumps(row) + "\n")
+        return Json({"judged": len(_judged(studio))})
 
     return await run_in_threadpool(written)
 
@@ -118,7 +122,7 @@ async def undo(request: Request) -> Response:
                 raise VaderError("there is no answer to take back")
             with replacing(path) as beside:
                 beside.write_text("".join(f"{line}\n" for line in lines[:-1]), encoding="utf-8")
-        return JSONResponse({"judged": len(_judged(studio))})
+        return Json({"judged": len(_judged(studio))})
 
     return await run_in_threadpool(undone)
 

@@ -9,11 +9,12 @@ from typing import Any
 from markupsafe import Markup
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from vader_core import api
 from vader_core.errors import VaderError
+from vader_studio.answers import Json
 from vader_studio.describer import FieldError
 from vader_studio.pages.files import address_in
 from vader_studio.places import child
@@ -62,12 +63,12 @@ def state(request: Request) -> Response:
     name = request.path_params["name"]
     run, job = child(studio.places.runs, name), _job(studio, name)
     if run is None or not (run / "config.yaml").is_file():
-        return JSONResponse({"state": "absent", "job": job})
+        return Json({"state": "absent", "job": job})
     facts = api.run_facts(run)
     told = {"state": facts.state, "step": facts.step, "max_steps": facts.max_steps, "job": job}
     if facts.state == "running" and facts.pace is not None and facts.max_steps:
         told["left"] = facts.pace * max(0, facts.max_steps - facts.step)
-    return JSONResponse(told)
+    return Json(told)
 
 
 def _body(studio: Studio, name: str) -> str:
@@ -119,7 +120,7 @@ async def start(request: Request) -> Response:
         if told != studio.planned:
             studio.planner.ask("plan", request=told)
         job = studio.queue.add("train", name, told)
-        return JSONResponse({"job": job.shown(), "run": name})
+        return Json({"job": job.shown(), "run": name})
 
     return await run_in_threadpool(queued)
 
@@ -158,7 +159,7 @@ async def stop(request: Request) -> Response:
     if job is None:
         raise VaderError("this run is not trained by this studio")
     studio.queue.stop(job.name)
-    return JSONResponse({"job": job.shown()})
+    return Json({"job": job.shown()})
 
 
 async def resume(request: Request) -> Response:
@@ -177,7 +178,7 @@ async def resume(request: Request) -> Response:
             values["trainer.max_steps"] = str(asked["max_steps"])
         told = {"out": str(run), "resume": True, "values": values, "device": studio.device}
         job = studio.queue.add("train", name, told)
-        return JSONResponse({"job": job.shown()})
+        return Json({"job": job.shown()})
 
     return await run_in_threadpool(queued)
 
