@@ -14,13 +14,27 @@ if _FOLDER not in sys.path:
 
 #: Files of 20 seconds and more. They are handed out first, so that no worker ends alone with one of them.
 LONGEST = (
-    "core/parallel/test_shared_sampling.py", "workspace/test_types.py", "core/test_resume.py",
-    "core/profiling/test_estimate.py", "core/parallel/test_parallel.py", "core/test_conformance.py",
-    "core/training/test_processes.py", "rewards/test_conformance.py", "demo/test_exactness.py",
-    "core/test_faults.py", "parity/test_diffusers.py", "core/test_training_run.py", "diffusers/test_backbones.py",
-    "parity/test_data.py", "videocrafter/test_end_to_end.py", "docs/test_pages.py", "opensora/test_text_encoder.py",
-    "rewards/test_batching.py", "workspace/test_wheels.py", "core/nn/test_functional.py",
-)  # fmt: skip
+    "core/parallel/test_shared_sampling.py",
+    "workspace/test_types.py",
+    "core/test_resume.py",
+    "core/profiling/test_estimate.py",
+    "core/parallel/test_parallel.py",
+    "core/test_conformance.py",
+    "core/training/test_processes.py",
+    "rewards/test_conformance.py",
+    "demo/test_exactness.py",
+    "core/test_faults.py",
+    "parity/test_diffusers.py",
+    "core/test_training_run.py",
+    "diffusers/test_backbones.py",
+    "parity/test_data.py",
+    "videocrafter/test_end_to_end.py",
+    "docs/test_pages.py",
+    "opensora/test_text_encoder.py",
+    "rewards/test_batching.py",
+    "workspace/test_wheels.py",
+    "core/nn/test_functional.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
