@@ -30,11 +30,10 @@ help:
 demo: .venv/demo
 	$(BIN)/vader train --out runs/demo --overwrite
 
-# One thread a worker: the tests' tensors are too small to share. tests/conftest.py says which files go first;
-# the types are one of the tests.
+# One thread per worker: the tests' tensors are too small to share. tests/conftest.py says which files go first;
+# the types and the doctests are among the tests.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q -m 'not gpu and not soak'
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --doctest-modules vader_core 
 
 soak: .venv/all
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m soak --timeout 7200 -s

@@ -71,7 +71,7 @@ def _tiny(published: Mapping[str, Any]) -> dict[str, Any]:
 
 
 L14_PRESETS = {"full": CLIP_L14, "tiny": _tiny(CLIP_L14)}
-H14_PRESETS = {"full": CLIP_H14, "tiny": _tiny(CLIP_H14)}
+H14_PRESETS = {"full": CLIP_H14, "tiny": {**_tiny(CLIP_H14), "projection_dim": 64}}
 
 
 def clip_config(architecture: Mapping[str, Any]) -> Any:
