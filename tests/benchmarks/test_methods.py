@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 
 from vader_core.assembly.prepare import prepare
 from vader_core.registry import load_registry
+from vader_core.reward import RewardOutput
 from vader_core.run.config import validated
 from vader_core.run.layers import merged, read_recipe
 
@@ -44,20 +46,32 @@ def test_the_table_of_settings(tmp_path, capsys):
         ]
         text = json.dumps({"setting": "lr 1e-3", "seed": seed, "curve": rows})
         (tmp_path / f"run-{seed}.json").write_text(text)
-    nft_settings.table(type("Options", (), {"out": tmp_path}))
+    nft_settings.table(type("Options", (), {"source": tmp_path}))
     assert "| lr 1e-3 | 2 | 30% (20% to 40%) | 16 | -0.005 | 30% (20% to 40%) |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("setting", nft_settings.SETTINGS)
 def test_every_setting_can_be_trained(setting):
-    own, registry = nft_settings.SETTINGS[setting], load_registry()
+    own, registry = nft_settings.SETTINGS[setting]["tree"], load_registry()
     tree = merged(read_recipe(registry, "demo_nft"), {"trainer": {"device": "cpu"}}, own)
     assembly = prepare(complete(validated(tree), registry), registry)
     assert assembly.config.trainer.lr == own["trainer"]["lr"]
     for name, value in own["objective"]["nft"].items():
         assert getattr(assembly.objective.terms[0].objective.config, name) == value
     weights = {item.name: item.weight for item in assembly.config.reward}
-    assert weights.get("demo_alignment", 0) == (float(setting.split()[-1]) if "alignment" in setting else 0)
+    asked = re.search(r"(?:alignment|floor) (\d+)", setting)
+    assert weights.get("demo_alignment", 0) == (float(asked[1]) if asked else 0)
+    assert nft_settings.SETTINGS[setting]["floor"] == ("floor" in setting)
+
+
+def test_enough_of_the_caption_is_enough():
+    class Cosines:
+        def __call__(self, video, prompts, rng):
+            return RewardOutput(torch.tensor([0.5, nft_settings.FLOOR, 0.9]), torch.zeros(3))
+
+    found = nft_settings.Enough(Cosines())(torch.zeros(3, 1, 3, 4, 4), [], None)
+    assert found.score.tolist() == pytest.approx([0.5, nft_settings.FLOOR, 0.9])
+    assert found.loss.tolist() == pytest.approx([nft_settings.FLOOR - 0.5, 0, 0])
 
 
 def test_a_sweep_has_every_method_and_a_file_for_every_run():
