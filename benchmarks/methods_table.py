@@ -6,9 +6,10 @@
 
 The curves are those of ``benchmarks/efficiency.py``. Of a method's settings the one counts that has the
 highest median reward at the budget with the held-out alignment no more than 0.02 below the base model's, or,
-where none has, the one that lost least. Seconds are those of an update on two threads of a CPU, measured
-alone (``efficiency.py timing``), times the updates; what fine-tuning spends on choosing its clips is among
-them. A method without curves, or for the seconds without a timing, has no row.
+where none has, the one that lost least; settings with fewer seeds than another's do not count. Seconds are
+those of an update on two threads of a CPU, measured alone (``efficiency.py timing``), times the updates; what
+fine-tuning spends on choosing its clips is among them. A method without curves, or for the seconds without a
+timing, has no row.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ def chosen(runs: Iterable[Run], curves: Any, name: str, budget: float) -> tuple[
         kept = fall <= FALL
         return kept, statistics.median(point[REWARD] for point, _ in rows) if kept else -fall
 
-    best = max(found, key=worth)
+    most = max(len(rows) for rows in found.values())
+    best = max((setting for setting, rows in found.items() if len(rows) == most), key=worth)
     return best, [point for point, _ in found[best]], len(found[best])
 
 
