@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -196,9 +197,11 @@ def load_rewards(
     """
     objective = assembly.objective if training else None
     wants_gradient = objective is not None and "rewards" in objective.needs
-    assembly.rewards = _mixture(assembly, assembly.config.reward, wants_gradient, then)
-    assembly.monitors = _mixture(assembly, assembly.config.monitor, False, then)
-    if training and assembly.mesh is not None and assembly.config.parallel.shard_rewards:
+    mesh = assembly.mesh if assembly.config.parallel.shard_rewards else None
+    with nullcontext() if mesh is None else mesh.own_turn():
+        assembly.rewards = _mixture(assembly, assembly.config.reward, wants_gradient, then)
+        assembly.monitors = _mixture(assembly, assembly.config.monitor, False, then)
+    if training and mesh is not None:
         check_rewards_cut(assembly)  # sampling may have other rewards, or none
     if objective is not None:
         objective.use(assembly.rewards)

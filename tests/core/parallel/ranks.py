@@ -194,8 +194,10 @@ def compared(world: int, names: Sequence[str], registry: Registry) -> dict[str, 
         found = {
             way: gradient({**plain[name], "parallel": parallel}, registry) for way, parallel in ways.items()
         }
-        tree = {**plain[name], "parallel": {"context": 2}}
-        return found | {"not summed": gradient(tree, registry, reduced=False)}
+        if name == names[0]:
+            tree = {**plain[name], "parallel": {"context": 2}}
+            found["not summed"] = gradient(tree, registry, reduced=False)
+        return found
 
     def alone(name: str) -> dict[str, dict[str, torch.Tensor]]:
         # Two that share a sequence make one video, so with four of them there are two.
@@ -213,7 +215,7 @@ def compared(world: int, names: Sequence[str], registry: Registry) -> dict[str, 
             "context": apart(one["half"], ways["context"]),
             "both": apart(one["half"], ways["both"]),
         }
-        if world == 2:
+        if world == 2 and "not summed" in ways:
             found[name]["context, not summed"] = apart(one["half"], ways["not summed"])
     return found
 
