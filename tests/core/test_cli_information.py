@@ -164,7 +164,7 @@ def test_show_tells_a_backbones_targets_and_defaults(registry):
         (["score", "--reward", "brightness", "-o", "reward.brightness.x=1", "a.mp4"], "no option 'x'"),
         (
             ["score", "--reward", "brightness", "--prompt", "a", "--prompt", "b", "a.mp4"],
-            "2 prompts, but 1 videos",
+            "2 prompts, but 1 video: give --prompt once",
         ),
         (["lora", "convert", "absent", "out", "--to", "peft"], "no such file or folder"),
         (["lora", "convert", "absent", "out", "--to", "pefft"], "did you mean 'peft'?"),

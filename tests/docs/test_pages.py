@@ -125,18 +125,18 @@ def material(tmp_path_factory):
         (folder / place).mkdir()
         for number in range(6):
             write_video(torch.full((130, 3, 360, 640), 0.1 * number), folder / place / f"{number}.mp4", 24)
-            (folder / place / f"{number}.txt").write_text("a red boat")
-            rows.append({"file_path": f"{place}/{number}.mp4", "text": "a red boat", "type": "video"})
+            (folder / place / f"{number}.txt").write_text("a red star")
+            rows.append({"file_path": f"{place}/{number}.mp4", "text": "a red star", "type": "video"})
     (folder / "clips.json").write_text(json.dumps(rows))
     (folder / "my_clips" / "prompts.json").write_text(
-        json.dumps([{"file": f"{number}.mp4", "prompt": "a red boat"} for number in range(6)])
+        json.dumps([{"file": f"{number}.mp4", "prompt": "a red star"} for number in range(6)])
     )
     lines = [f"{row['file_path']},{row['text']}" for row in rows]
     (folder / "clips.csv").write_text("\n".join(["video,text", *lines]))
     (folder / "clips" / "opensora.csv").write_text(
-        "path,text\n" + "\n".join(f"{n}.mp4,a boat" for n in range(6))
+        "path,text\n" + "\n".join(f"{n}.mp4,a red star" for n in range(6))
     )
-    (folder / "hps.json").write_text('["a red boat", "two gulls"]')
+    (folder / "hps.json").write_text('["a red star", "two gulls"]')
     (folder / "stills").mkdir()
     Image.new("RGB", (1024, 576), "teal").save(folder / "stills" / "lighthouse.jpg")
     for _, attributes, body in _BLOCK.findall((DOCS / "do/own-reward.md").read_text(encoding="utf-8")):

@@ -15,7 +15,7 @@ from vader_core.function_files import reward_names
 from vader_core.method.frames import check_choice
 from vader_core.method.mixture import Mixture, Term
 from vader_core.paths import entered
-from vader_core.progress import Progress, unseen
+from vader_core.progress import Progress, counted, unseen
 from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.registry import Registry, load_registry
@@ -163,7 +163,8 @@ def clips_of(path: Path) -> list[Path]:
 def _prompts(videos: Sequence[Path], given: Sequence[str]) -> list[str]:
     if len(given) > 1 and len(given) != len(videos):
         raise VaderError(
-            f"{len(given)} prompts, but {len(videos)} videos: give --prompt once for all, or once for each"
+            f"{len(given)} prompts, but {counted(len(videos), 'video')}: give --prompt once for all, or once "
+            "for each"
         )
     if given:
         return list(given) if len(given) > 1 else list(given) * len(videos)

@@ -27,7 +27,7 @@ def command(run: str, out: str, dtype: str, overwrite: bool, as_json: bool) -> i
     if as_json:
         click.echo(json.dumps(found))
         return 0
-    click.echo(f"{found['tensors']} tensors, {found['parameters']:,} numbers: {', '.join(found['files'])}")
+    click.echo(f"{found['tensors']} tensors, {found['parameters']:,} parameters: {', '.join(found['files'])}")
     if not found["config"]:
         click.echo("config.json is the official model's: copy it beside the weights")
     return 0

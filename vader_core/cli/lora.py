@@ -73,7 +73,7 @@ def converted(source: str, target: Path, to: str, *, overwrite: bool, registry: 
     check_equal(adapter, held, what=str(target))
     modules = {name.rpartition(".lora_")[0] for name in adapter.tensors}
     numbers = sum(value.numel() for value in adapter.tensors.values())
-    size = f"rank {adapter.rank}, alpha {adapter.alpha:g}, {numbers:,} numbers"
+    size = f"rank {adapter.rank}, alpha {adapter.alpha:g}, {numbers:,} parameters"
     if held.alpha * adapter.rank != adapter.alpha * held.rank:
         size += (
             f"; the format has alpha {held.alpha:g}, so the file's matrices carry the rest: nothing is lost"
