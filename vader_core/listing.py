@@ -115,6 +115,8 @@ def _core_version_error(distribution: metadata.Distribution | None) -> str | Non
     except Exception as error:  # metadata that somebody else wrote
         return f"its metadata cannot be read: {told(error)}"
     for line in lines:
+        if not line.lower().replace("_", "-").startswith("vader-core"):  # most are not, and parsing is slow
+            continue
         try:
             requirement = Requirement(line)
         except InvalidRequirement:

@@ -10,6 +10,8 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 from vader_opensora.architecture import TINY
 
 from vader_core.errors import VaderError
+from vader_core.nn import long_texts
+from vader_core.nn.t5 import T5TextEncoder
 from vader_core.prompts import Prompt
 
 WORDS = ["<pad>", "</s>", "<unk>", "a", "cat", "dog", "red", "aesthetic", "score", ":", "6", ".", "5"]
@@ -31,6 +33,19 @@ def folder(tmp_path_factory):
         config = T5Config(vocab_size=len(WORDS), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
         T5EncoderModel(config).save_pretrained(path)
     return path
+
+
+def test_a_text_that_is_cut_is_said_once(folder, recwarn, monkeypatch):
+    monkeypatch.setattr(long_texts, "_SAID", set())
+    facts = {"device": torch.device("cpu"), "dtype": torch.float32, "channels": 32}
+    encoder = T5TextEncoder(folder, max_length=5, label="this model", **facts)
+    encoder(["a cat", "a red red dog"])  # four words and the end: just full
+    assert not recwarn.list
+    encoder(["a cat", "a red red red dog", "a cat a cat a cat"])
+    encoder(["a dog a dog a dog a dog"])
+    (said,) = [str(one.message) for one in recwarn.list]
+    assert "this model: texts are cut to 5 tokens; the first that is longer has 6" in said
+    assert "'a red red red dog'" in said
 
 
 def test_t5_is_run_padded_and_its_padding_dropped(folder, tmp_path):

@@ -9,6 +9,7 @@ from vader_videocrafter.lora_format import PREFIX, VideoCrafterLora, from_offici
 from vader_core.errors import VaderError
 from vader_core.lora.adapter import LoraSettings, adapter_of, adapter_parameters, attach_adapter, attach_lora
 from vader_core.lora.formats import Adapter
+from vader_core.tensor_files import kind_of
 
 FORMAT = VideoCrafterLora()
 
@@ -62,14 +63,18 @@ def test_another_alpha_is_folded_in_and_changes_no_prediction(backbone, tmp_path
     torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("alpha", "said"), [(16.0, "alpha 16, "), (8.0, "alpha 8, ")])
-def test_a_conversion_says_where_the_alpha_went(backbone, tmp_path, monkeypatch, alpha, said):
+@pytest.mark.parametrize(
+    ("alpha", "said", "name", "kind"),
+    [(16.0, "alpha 16, ", "x.pt", "torch"), (8.0, "alpha 8, ", "x.safetensors", "safetensors")],
+)
+def test_a_conversion_says_where_the_alpha_went(backbone, tmp_path, monkeypatch, alpha, said, name, kind):
     from vader_core.cli.lora import converted
     from vader_core.registry import load_registry
 
     adapter = trained_adapter(backbone, alpha=alpha)
     monkeypatch.setattr("vader_core.run.adapters.find_adapter", lambda source, registry: adapter)
-    told = converted("run", tmp_path / "x.pt", "videocrafter", overwrite=False, registry=load_registry())
+    told = converted("run", tmp_path / name, "videocrafter", overwrite=False, registry=load_registry())
+    assert kind_of(tmp_path / name) == kind  # the ending says what is in it
     assert f"rank 4, {said}" in told
     assert ("the format has alpha 8, so the file's matrices carry the rest" in told) is (alpha != 8)
 

@@ -6,7 +6,10 @@ import errno
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
@@ -116,7 +119,18 @@ def cli(ctx: click.Context, debug: bool) -> None:
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line; a mistake ends in one message and exit code 2 (1 for the machine's failures)."""
     arguments = list(sys.argv[1:] if args is None else args)
+    warnings.showwarning = partial(_show_warning, warnings.showwarning)
     sys.exit(run(arguments))
+
+
+def _show_warning(
+    others: Callable[..., None], message: Warning | str, category: type[Warning], file: str, *rest: Any
+) -> None:
+    """What our own packages warn a person of, as a line; other packages' warnings as Python shows them."""
+    if issubclass(category, UserWarning) and any(part.startswith("vader_") for part in Path(file).parts):
+        click.echo(f"warning: {message}", err=True)
+    else:
+        others(message, category, file, *rest)
 
 
 def run(arguments: list[str]) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vader_core.errors import VaderError
 from vader_core.model_folder import from_folder
+from vader_core.nn.long_texts import say_cut
 from vader_core.precision import without_autocast
 from vader_core.randomness import derive_seed
 
@@ -54,7 +55,7 @@ class T5TextEncoder:
             )
         self.model: Any = model.requires_grad_(False).eval()
         self.device = device
-        self.max_length = max_length
+        self.max_length, self.label = max_length, label
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> dict[str, Tensor]:
@@ -73,6 +74,10 @@ class T5TextEncoder:
             return_attention_mask=True,
             return_tensors="pt",
         )
+        for text, row in zip(texts, tokens.attention_mask, strict=True):
+            if bool(row.all()):  # full: it may have been longer
+                whole = self.tokenizer(text, verbose=False).input_ids
+                say_cut(text, len(whole), self.max_length, label=self.label)
         ids, mask = tokens.input_ids.to(self.device), tokens.attention_mask.to(self.device)
         # Autocast would change what is cached with the run's precision.
         with without_autocast(ids.device):

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vader_core.model_folder import from_folder
+from vader_core.nn.long_texts import say_cut
 
 
 class Tokenizer(Protocol):
@@ -37,10 +38,14 @@ class ClipTokenizer:
         self._length = length
 
     def __call__(self, texts: Sequence[str]) -> Int[Tensor, "n l"]:
-        """Token numbers, int64; what is too long is cut."""
+        """Token numbers, int64; what is too long is cut, and said once."""
         tokens = self._tokenizer(
             list(texts), padding="max_length", truncation=True, max_length=self._length, return_tensors="pt"
         )
+        for text, row in zip(texts, tokens["attention_mask"], strict=True):
+            if bool(row.all()):  # full: it may have been longer
+                whole = self._tokenizer(text, verbose=False)["input_ids"]
+                say_cut(text, len(whole), self._length, label="backbone 'modelscope'")
         return torch.as_tensor(tokens["input_ids"])
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from vader_core.nn.long_texts import say_cut
 from vader_videocrafter.architecture import TextArchitecture
 
 
@@ -47,13 +48,18 @@ def tokenize(texts: Sequence[str], context_length: int = 77) -> Tensor:
     """Tokens by OpenCLIP's rules: lower case, start 49406, end 49407, zeros after it.
 
     Args:
-        texts: Any strings; what does not fit is cut and the last position set to the end token.
+        texts: Any strings; what does not fit is cut, said once, and the last position set to the end token.
         context_length: Tokens of a row.
 
     Returns:
         `[len(texts), context_length]`, int64.
     """
-    tokens: Tensor = _tokenizer()(list(texts), context_length=context_length)
+    tokenizer = _tokenizer()
+    tokens: Tensor = tokenizer(list(texts), context_length=context_length)
+    for text, row in zip(texts, tokens, strict=True):
+        if int(row[-1]):  # full: it may have been longer
+            whole = len(tokenizer.encode(text)) + 2
+            say_cut(text, whole, context_length, label="backbone 'videocrafter'")
     return tokens
 
 

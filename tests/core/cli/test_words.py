@@ -5,9 +5,12 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
+
+from vader_core.cli import main
 
 TRAIN = "train --backbone tiny --reward brightness --num-steps 2 --lora-rank 2 --quiet --max-steps 1".split()
 FAST = ["-o", "validation.prompts=0", "-o", "run.trackers=[]"]
@@ -50,6 +53,19 @@ FAST = ["-o", "validation.prompts=0", "-o", "run.trackers=[]"]
 def test_what_is_said(vader, capsys, arguments, said):
     assert vader(*arguments) == 2
     assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_our_own_warnings_are_a_line_and_others_are_pythons(capsys, monkeypatch):
+    monkeypatch.setattr(warnings, "showwarning", lambda *_: print("as Python shows it"))
+    monkeypatch.setattr(sys, "argv", ["vader", "--version"])
+    with pytest.raises(SystemExit):
+        main()
+    capsys.readouterr()
+    warnings.showwarning("texts are cut", UserWarning, "/x/vader_core/nn/t5.py", 3)
+    warnings.showwarning("anything", UserWarning, "/x/torch/nn.py", 3)
+    warnings.showwarning("soon gone", DeprecationWarning, "/x/vader_core/nn/t5.py", 3)
+    said = capsys.readouterr()
+    assert (said.err, said.out) == ("warning: texts are cut\n", "as Python shows it\n" * 2)
 
 
 def test_help_is_in_groups_with_defaults_and_examples(capsys):
