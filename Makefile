@@ -43,7 +43,7 @@ lint: .venv/all
 	$(BIN)/ruff format --check .
 
 types: .venv/all
-	$(BIN)/mypy vader_core $(wildcard plugins/*/*/plugin.py plugins/*/*/backbone.py)
+	$(BIN)/mypy vader_core $(wildcard plugins/*/vader_*)
 
 wheels: .venv/all
 	rm -rf dist

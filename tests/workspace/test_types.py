@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("vader_core", "plugins/*/*/plugin.py", "plugins/*/*/backbone.py")
+PARTS = ("vader_core", "plugins/*/vader_*")
 
 
 @pytest.mark.timeout(600)

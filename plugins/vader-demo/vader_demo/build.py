@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -190,7 +191,7 @@ class _Loop:
         self.optimizer.step()
         keep = min(self.recipe.averaging, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            torch._foreach_lerp_(self.average, self.parameters, 1 - keep)
+            torch._foreach_lerp_(self.average, [*self.parameters], 1 - keep)
         self.step += 1
         return value.detach()
 
@@ -292,7 +293,7 @@ def train_autoencoder(job: Job, pool: Pool) -> AutoEncoder:
     leaves behind.
     """
     torch.manual_seed(job.seed)
-    model = AutoEncoder().to(job.device, memory_format=torch.channels_last)
+    model = AutoEncoder().to(job.device).to(memory_format=torch.channels_last)
 
     def loss(generator: torch.Generator) -> Tensor:
         frames = pool.frames(job.scale.frames, generator).contiguous(memory_format=torch.channels_last)
@@ -431,7 +432,7 @@ def caption_tokens() -> Tensor:
     table = torch.zeros(sizes[0], sizes[1] + 1, sizes[2] + 1, sizes[3] + 1, CAPTION_TOKENS, dtype=torch.int64)
     for index in torch.cartesian_prod(*(torch.arange(size) for size in table.shape[:4])).tolist():
         named = [value if value < size else None for value, size in zip(index, sizes, strict=True)]
-        table[tuple(index)] = torch.tensor(tokenise(Attributes(*named).caption))
+        table[tuple(index)] = torch.tensor(tokenise(Attributes(int(index[0]), *named[1:]).caption))
     return table
 
 
@@ -454,7 +455,7 @@ def silence(combination: Tensor, chances: Tensor, generator: torch.Generator) ->
 
 
 def contrastive_loss(
-    net: nn.Module, video: Tensor, combination: Tensor, tokens: Tensor, generator: torch.Generator
+    net: Any, video: Tensor, combination: Tensor, tokens: Tensor, generator: torch.Generator
 ) -> Tensor:
     """InfoNCE over the batch's captions and, for each clip, its own caption with one attribute changed.
 

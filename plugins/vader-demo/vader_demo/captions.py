@@ -129,7 +129,8 @@ def tokenise(caption: str) -> list[int]:
 @cache
 def combinations() -> tuple[tuple[int, int, int, int], ...]:
     """All 3,840 combinations of shape, colour, background and motion, as indices."""
-    return tuple(itertools.product(*(range(len(values)) for values in ATTRIBUTES.values())))
+    shapes, colours, backgrounds, motions = (range(len(values)) for values in ATTRIBUTES.values())
+    return tuple(itertools.product(shapes, colours, backgrounds, motions))
 
 
 @cache

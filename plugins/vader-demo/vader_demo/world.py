@@ -100,7 +100,8 @@ def draw_factors(combination: Tensor, generator: torch.Generator, *, dullness: f
     u = torch.rand(10, count, generator=generator, device=device)
     hidden = u[:3] ** dullness
     direction = torch.where(u[9] < 0.5, -1.0, 1.0)
-    return Factors(*combination.unbind(1), *hidden, *u[3:9], direction)
+    fields = (*combination.unbind(1), *hidden, *u[3:9], direction)
+    return Factors(*fields)
 
 
 def draw_combinations(pool: Tensor, count: int, generator: torch.Generator) -> Tensor:

@@ -121,7 +121,7 @@ class OwnNames(LoraFormat):
         return whole
 
     def _named(self, pairs: Mapping[str, Pair], scale: float) -> dict[str, Tensor]:
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for module, (down, up) in pairs.items():
             if self.kohya:
                 name = f"lora_unet_{module.replace('.', '_')}"

@@ -170,9 +170,9 @@ def read_folder(path: Path, *, needed_for: str) -> Folder:
     index = _json(path / f"{INDEX}.json", needed_for)
     folder: dict[str, Mapping[str, Any]] = {INDEX: index}
     for component in components(index):
-        files = [path / component / name for name in _CONFIGS if (path / component / name).is_file()]
-        if files:
-            folder[component] = _json(files[0], needed_for)
+        configs = [path / component / name for name in _CONFIGS if (path / component / name).is_file()]
+        if configs:
+            folder[component] = _json(configs[0], needed_for)
         elif not (path / component).is_dir():
             raise VaderError(
                 f"{needed_for}: {path} is half a download: {INDEX}.json names {component!r}, but there is no "

@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ class Traced(PipelineBackbone):
     """
 
     name = "diffusers"
-    pipelines = ()
+    pipelines: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: TracedOptions, *, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(config, device=device, dtype=dtype)
@@ -228,11 +228,10 @@ class Traced(PipelineBackbone):
             return self.per_channel(config["latents_mean"], like), self.per_channel(
                 config["latents_std"], like
             )
-        held = getattr(self.vae, "latents_mean", None), getattr(self.vae, "latents_std", None)
-        if held[0] is None or held[1] is None:
+        mean, std = (getattr(self.vae, name, None) for name in ("latents_mean", "latents_std"))
+        if mean is None or std is None:
             return like.new_zeros(1), like.new_ones(1)
-        mean, std = (value.to(like).view(1, -1, 1, 1, 1) for value in held)
-        return mean, std
+        return mean.to(like).view(1, -1, 1, 1, 1), std.to(like).view(1, -1, 1, 1, 1)
 
     def decoded(self, latents: Tensor, wanted: list[int], geometry: Geometry) -> Tensor:
         """All frames, of which some are kept; Wan's decoder, which many share, goes frame by frame."""

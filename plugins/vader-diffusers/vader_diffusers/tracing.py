@@ -53,7 +53,8 @@ def trace(pipe: Any, words: Mapping[str, Any], *, needed_for: str) -> Trace:
     Raises:
         VaderError: The call ended without the denoiser, or it takes no latents and time.
     """
-    network, seen = pipe.transformer, {}
+    network = pipe.transformer
+    seen: dict[str, Any] = {}
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         bound = inspect.signature(type(network).forward).bind(self, *args, **kwargs)

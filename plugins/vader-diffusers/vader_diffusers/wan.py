@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ class Wan(PipelineBackbone):
     """Wan 2.1 1.3B and 14B, Wan 2.2 A14B with its two experts, and TI2V 5B from text alone."""
 
     name = "wan"
-    pipelines = ("WanPipeline",)
+    pipelines: ClassVar[tuple[str, ...]] = ("WanPipeline",)
     model = DEFAULT["wan"]
     block_lists = ("blocks",)
     own_times = True
@@ -173,7 +173,7 @@ class Wan(PipelineBackbone):
             tokens = latents.shape[2] * (latents.shape[3] // 2) * (latents.shape[4] // 2)
             timestep = timestep[:, None].expand(-1, tokens)
         text = conditioning.tensors["text"]
-        return network(latents, timestep, text, return_dict=False)[0]  # type: ignore[no-any-return]
+        return network(latents, timestep, text, return_dict=False)[0]
 
     def unscaled(self, latents: Tensor) -> Tensor:
         """Times the deviations, plus the means."""

@@ -117,7 +117,7 @@ class WanImage(Wan):
         else:
             given = self.pipe.image_processor(images=list(files), return_tensors="pt").pixel_values
         out = encoder(pixel_values=given.to(self.device, encoder.dtype), output_hidden_states=True)
-        return out.hidden_states[-2].to(self.dtype)  # type: ignore[no-any-return]
+        return out.hidden_states[-2].to(self.dtype)
 
     def _preprocessor(self) -> dict[str, Any]:
         processor = self.pipe.image_processor
@@ -135,12 +135,12 @@ class WanImage(Wan):
                 self._tokens(given.get("seen")),
                 return_dict=False,
             )
-            return out[0]  # type: ignore[no-any-return]
+            return out[0]
         frames, places = latents.shape[2], (latents.shape[3] // 2) * (latents.shape[4] // 2)
         times = timestep[:, None].expand(-1, frames * places).clone()
         times[:, :places] = 0.0
         placed = torch.cat([picture, latents[:, :, 1:]], dim=2)
-        return network(placed, times, given["text"], return_dict=False)[0]  # type: ignore[no-any-return]
+        return network(placed, times, given["text"], return_dict=False)[0]
 
     def _tokens(self, seen: Tensor | None) -> Tensor | None:
         """What CLIP saw; of two pictures per video, one after the other along the batch."""

@@ -57,7 +57,13 @@ def transformer_config(official: Mapping[str, Any]) -> TransformerConfig:
             f"{what}: motion_module_type={official['motion_module_type']!r} is not supported: "
             "Vanilla (V2) and VanillaGrid (V1) are"
         )
-    same = ("num_attention_heads", "attention_head_dim", "in_channels", "out_channels", "num_layers")
+    same: tuple[str, ...] = (
+        "num_attention_heads",
+        "attention_head_dim",
+        "in_channels",
+        "out_channels",
+        "num_layers",
+    )
     same += ("sample_size", "patch_size", "caption_channels", "norm_eps", "enable_uvit")
     given = {name: official[name] for name in same if official.get(name) is not None}
     sizes = TransformerConfig(
@@ -80,7 +86,13 @@ def transformer_config(official: Mapping[str, Any]) -> TransformerConfig:
 def official_transformer(sizes: TransformerConfig) -> dict[str, Any]:
     """The inverse of :func:`transformer_config`: what the official loader reads beside the weights."""
     motion = sizes.motion
-    same = ("num_attention_heads", "attention_head_dim", "in_channels", "out_channels", "num_layers")
+    same: tuple[str, ...] = (
+        "num_attention_heads",
+        "attention_head_dim",
+        "in_channels",
+        "out_channels",
+        "num_layers",
+    )
     same += ("sample_size", "patch_size", "caption_channels", "norm_eps", "enable_uvit")
     return {
         "_class_name": "Transformer3DModel",
@@ -117,7 +129,14 @@ def autoencoder_config(official: Mapping[str, Any]) -> AutoencoderConfig:
             f"{what}: down_block_types={official['down_block_types']} with "
             f"up_block_types={official['up_block_types']} is not supported"
         )
-    names = ("in_channels", "out_channels", "ch", "ch_mult", "layers_per_block", "latent_channels")
+    names: tuple[str, ...] = (
+        "in_channels",
+        "out_channels",
+        "ch",
+        "ch_mult",
+        "layers_per_block",
+        "latent_channels",
+    )
     names += ("norm_num_groups", "slice_compression_vae", "mini_batch_encoder", "mini_batch_decoder")
     given = {name: official[name] for name in names if name in official}
     return AutoencoderConfig(**given, temporal_levels=tuple(bool(one) for one in temporal))

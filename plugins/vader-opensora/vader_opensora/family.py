@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from jaxtyping import Bool
@@ -158,7 +158,7 @@ class OpenSoraFamily(Backbone):
             self.build_denoiser,
             device=self.device,
             dtype=self.dtype,
-            keep=lambda model: model.keep_time_wide(wider),  # type: ignore[attr-defined]
+            keep=lambda model: cast(Any, model).keep_time_wide(wider),
         )
 
     def held_text_encoder(self) -> dict[str, nn.Module]:
