@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 import traceback
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import torch
@@ -98,7 +99,9 @@ def main() -> int:
     log = given.folder / "log.txt"
     whole = given.folder / "whole"
     begun = time.perf_counter()
-    assert run(["train", *SETTINGS, "--out", str(whole), "--quiet"]) == 0  # here: no child imports anything
+    with log.open("a") as stream, redirect_stdout(stream), redirect_stderr(stream):
+        code = run(["train", *SETTINGS, "--out", str(whole), "--quiet"])  # here: no child imports anything
+    assert code == 0, log.read_text()
     seconds = time.perf_counter() - begun
     expected = adapter_bytes(whole)
 
