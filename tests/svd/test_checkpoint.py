@@ -146,7 +146,7 @@ def test_networks_that_cannot_be_are_refused(make_backbone, tmp_path):
     parts["image_encoder"]["num_attention_heads"] = 5
     path = tmp_path / "architecture.json"
     path.write_text(json.dumps(parts))
-    with pytest.raises(VaderError, match=r"image_encoder: [\s\S]*heads"):
+    with pytest.raises(VaderError, match=r"image_encoder: [\s\S]*(number of attention heads|num_heads)"):
         make_backbone(architecture=str(path))
 
 

@@ -20,6 +20,11 @@ _FIXED: Mapping[str, Any] = {
     "basic_block_type": "motionmodule",
     "time_position_encoding_before_transformer": False,
 }
+#: Sizes that have one name in the official file and in ours.
+_SAME = (
+    "num_attention_heads", "attention_head_dim", "in_channels", "out_channels", "num_layers",
+    "sample_size", "patch_size", "caption_channels", "norm_eps", "enable_uvit",
+)  # fmt: skip
 _MOTION_FIXED: Mapping[str, Any] = {"temporal_position_encoding": True}
 _VAE_FIXED: Mapping[str, Any] = {
     "mid_block_type": "MidBlock3D",
@@ -57,15 +62,7 @@ def transformer_config(official: Mapping[str, Any]) -> TransformerConfig:
             f"{what}: motion_module_type={official['motion_module_type']!r} is not supported: "
             "Vanilla (V2) and VanillaGrid (V1) are"
         )
-    same: tuple[str, ...] = (
-        "num_attention_heads",
-        "attention_head_dim",
-        "in_channels",
-        "out_channels",
-        "num_layers",
-    )
-    same += ("sample_size", "patch_size", "caption_channels", "norm_eps", "enable_uvit")
-    given = {name: official[name] for name in same if official.get(name) is not None}
+    given = {name: official[name] for name in _SAME if official.get(name) is not None}
     sizes = TransformerConfig(
         **{"enable_uvit": False, **given},
         motion=MotionConfig(
@@ -86,18 +83,10 @@ def transformer_config(official: Mapping[str, Any]) -> TransformerConfig:
 def official_transformer(sizes: TransformerConfig) -> dict[str, Any]:
     """The inverse of :func:`transformer_config`: what the official loader reads beside the weights."""
     motion = sizes.motion
-    same: tuple[str, ...] = (
-        "num_attention_heads",
-        "attention_head_dim",
-        "in_channels",
-        "out_channels",
-        "num_layers",
-    )
-    same += ("sample_size", "patch_size", "caption_channels", "norm_eps", "enable_uvit")
     return {
         "_class_name": "Transformer3DModel",
         **_FIXED,
-        **{name: getattr(sizes, name) for name in same},
+        **{name: getattr(sizes, name) for name in _SAME},
         "norm_num_groups": 32,
         "num_embeds_ada_norm": 1000,
         "cross_attention_dim": sizes.width,

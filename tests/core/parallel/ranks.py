@@ -194,9 +194,8 @@ def compared(world: int, names: Sequence[str], registry: Registry) -> dict[str, 
         found = {
             way: gradient({**plain[name], "parallel": parallel}, registry) for way, parallel in ways.items()
         }
-        if name == names[0]:
-            tree = {**plain[name], "parallel": {"context": 2}}
-            found["not summed"] = gradient(tree, registry, reduced=False)
+        tree = {**plain[name], "parallel": {"context": 2}}
+        found["not summed"] = gradient(tree, registry, reduced=False)
         return found
 
     def alone(name: str) -> dict[str, dict[str, torch.Tensor]]:
@@ -215,7 +214,7 @@ def compared(world: int, names: Sequence[str], registry: Registry) -> dict[str, 
             "context": apart(one["half"], ways["context"]),
             "both": apart(one["half"], ways["both"]),
         }
-        if world == 2 and "not summed" in ways:
+        if world == 2:
             found[name]["context, not summed"] = apart(one["half"], ways["not summed"])
     return found
 

@@ -85,7 +85,7 @@ def test_two_processes_make_the_files_of_one(adapter: Path, prompts: Path, tmp_p
 SHARD = ("-o", "parallel.shard=2", "-o", "parallel.keep_gathered=true")
 
 
-EVALUATION = ("--pairs", 3, "--batch-size", 1, *SIZE, "--json")
+EVALUATION = ("--pairs", 5, "--batch-size", 1, *SIZE, "--json")
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_two_processes_find_the_figures_of_one(
     adapter: Path, figures: dict[str, Any], parallel: tuple[str, ...]
 ) -> None:
     two = json.loads(by_two("evaluate", adapter, *EVALUATION, *parallel))  # the first process alone speaks
-    assert two["pairs"] == figures["pairs"] == 3
+    assert two["pairs"] == figures["pairs"] == 5
     (rewards,), (others,) = figures["evaluation"].values(), two["evaluation"].values()
     for name, found in rewards.items():
         assert found["tuned"] != found["base"]
