@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from vader_core.errors import MachineError
 from vader_core.parallel.layout import Layout, started_together
-from vader_core.parallel.news import agree_on_attempt, attempt, lost
+from vader_core.parallel.news import agree_on_attempt, attempt, lost, meeting_store
 
 if TYPE_CHECKING:
     from vader_core.parallel.mesh import Mesh
@@ -128,7 +128,11 @@ class SeveralProcesses(SingleProcess):
             # Objects travel as bytes over gloo, whatever the gradients do.
             backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
             try:
-                dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+                store = meeting_store(timeout)
+                told = {"store": store, "rank": int(os.environ["RANK"]), "world_size": layout.world}
+                dist.init_process_group(
+                    backend, timeout=timedelta(seconds=timeout), **(told if store is not None else {})
+                )
             except (RuntimeError, ValueError) as error:
                 place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
                 reason = str(error).strip().partition("\n")[0][:200]
