@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from vader_core.parallel.whole import own_piece, piece_of_rows
+from vader_core.parallel.whole import in_pieces, own_piece, piece_of_rows
 
 #: Which file a weight lies in, by its name there.
 Files = Mapping[str, Path]
@@ -58,7 +58,7 @@ class Unread:
                 self._cut.append((part, name, self._places[stand_in]))
 
     def read(self, device: torch.device) -> None:
-        """Read this process's rows of every weight that :meth:`on_meta` saw, now cut, onto ``device``."""
+        """Read every weight that :meth:`on_meta` saw, or this process's rows of it, onto ``device``."""
         made: dict[Tensor, nn.Parameter] = {}
         for part, name, (path, key) in self._cut:
             bare = getattr(part, name)
@@ -66,7 +66,8 @@ class Unread:
                 own, rows = own_piece(bare)
                 piece = read_rows(path, key, rows if own.numel() else None)
                 held = torch.empty(piece.shape, dtype=bare.dtype, device=device).copy_(piece)
-                made[bare] = nn.Parameter(piece_of_rows(held, bare), requires_grad=False)
+                found = piece_of_rows(held, bare) if in_pieces(bare) else held
+                made[bare] = nn.Parameter(found, requires_grad=False)
             # Torch looks again for what it cut, before the first call.
             setattr(part, name, made[bare])
         self._cut = []

@@ -128,11 +128,14 @@ class SeveralProcesses(SingleProcess):
             # Objects travel as bytes over gloo, whatever the gradients do.
             backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
             try:
-                store = meeting_store(timeout)
-                told = {"store": store, "rank": int(os.environ["RANK"]), "world_size": layout.world}
-                dist.init_process_group(
-                    backend, timeout=timedelta(seconds=timeout), **(told if store is not None else {})
-                )
+                limit, store = timedelta(seconds=timeout), meeting_store(timeout)
+                if store is None:
+                    dist.init_process_group(backend, timeout=limit)
+                else:
+                    rank = int(os.environ["RANK"])
+                    dist.init_process_group(
+                        backend, timeout=limit, store=store, rank=rank, world_size=layout.world
+                    )
             except (RuntimeError, ValueError) as error:
                 place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
                 reason = str(error).strip().partition("\n")[0][:200]
