@@ -36,7 +36,7 @@ class Folding:
         self._layers: list[Any] = [layer for _, layer in lora_layers(denoiser)]
         self._part = part
         part()
-        pieces = [own_piece(layer.get_base_layer().weight.data) for layer in self._layers]
+        pieces = [own_piece(layer.base_layer.weight.data) for layer in self._layers]
         self._weights: list[Tensor] = [weight for weight, _ in pieces]
         self._rows = [rows for _, rows in pieces]
         self.originals = [weight.clone() for weight in self._weights]
@@ -50,7 +50,7 @@ class Folding:
     @torch.no_grad()
     def on(self) -> None:
         """Fold; does nothing where that is so already, or where the adapter is switched off."""
-        if self.folded or any(layer._disable_adapters for layer in self._layers):
+        if self.folded or any(layer.switched_off for layer in self._layers):
             return
         self._part()
         kept = zip(self._layers, self._weights, self.originals, self._rows, strict=True)
