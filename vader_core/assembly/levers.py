@@ -180,7 +180,7 @@ def process_switches(config: RunConfig) -> Iterator[None]:
     asked = config.performance
     with fused_kernels(asked.fused_kernels), compiler_settings(asked.compile_blocks):
         # cuDNN's search must be over before a graph is captured.
-        torch.backends.cudnn.benchmark = before or asked.cuda_graphs
+        torch.backends.cudnn.benchmark = before or bool(asked.cuda_graphs)
         try:
             yield
         finally:
@@ -256,7 +256,11 @@ def _no_grad_levers(assembly: Assembly, sharded: Sharded | None) -> Iterator[Lev
             kept = None if cache is None else cache.state
             return adapter_state(model), kept, fp8 is not None and fp8.active
 
-        yield GraphedForward(denoiser, state)
+        gradients = asked.cuda_graphs == "all"
+        yield GraphedForward(denoiser, state, gradients=gradients)
+        if gradients:
+            for decoder in assembly.backbone.decoders():
+                GraphedForward(decoder, lambda: None, gradients=True)
 
 
 def _compile(backbone: Backbone, *, everywhere: bool) -> None:

@@ -1,12 +1,16 @@
-"""CUDA graphs for the denoiser's no-grad calls: one launch instead of thousands."""
+"""CUDA graphs: one launch instead of thousands, for calls without a gradient and for those with one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.func import functional_call
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 #: Calls before a capture: library handles, kernel choices and compilation happen outside the graph.
@@ -22,6 +26,7 @@ class GraphedForward:
     Args:
         module: Its ``forward`` is replaced.
         state: Whatever else the result depends on; part of the key.
+        gradients: Replay calls that autograd records too, and their backward pass.
     """
 
     #: Validation and sampling use it too.
@@ -29,10 +34,13 @@ class GraphedForward:
     #: What it holds beside the model.
     holds = "CUDA graphs"
 
-    def __init__(self, module: nn.Module, state: Callable[[], Any]) -> None:
+    def __init__(self, module: nn.Module, state: Callable[[], Any], *, gradients: bool = False) -> None:
         self.plain = module.forward
         self.state = state
+        self.gradients = gradients
+        self._module = module
         self._graphs: dict[Any, _Graph] = {}
+        self._recorded: dict[Any, list[_RecordedGraph]] = {}
         self._pool: Any = None
         self._active = False
         module.forward = self
@@ -53,8 +61,11 @@ class GraphedForward:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The module's output; a copy where it came from a graph."""
         leaves, spec = tree_flatten((args, kwargs))
-        idle = torch.is_grad_enabled() or not self._active
-        if idle or not any(isinstance(leaf, Tensor) and leaf.is_cuda for leaf in leaves):
+        if not any(isinstance(leaf, Tensor) and leaf.is_cuda for leaf in leaves):
+            return self.plain(*args, **kwargs)
+        if torch.is_grad_enabled():
+            return self._with_gradient(leaves, spec)
+        if not self._active:
             return self.plain(*args, **kwargs)
         key = (spec, tuple(_signature(leaf) for leaf in leaves), self.state())
         if key not in self._graphs:
@@ -63,30 +74,180 @@ class GraphedForward:
             self._graphs[key] = _Graph(self.plain, leaves, spec, self._pool)
         return self._graphs[key](leaves)
 
+    def _with_gradient(self, leaves: list[Any], spec: Any) -> Any:
+        learned = {name: one for name, one in self._module.named_parameters() if one.requires_grad}
+        wanted = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad]
+        if not (self.gradients and (learned or wanted)):
+            args, kwargs = tree_unflatten(leaves, spec)
+            return self.plain(*args, **kwargs)
+        key = (spec, tuple(_signature(leaf, gradient=True) for leaf in leaves), self.state())
+        graphs = self._recorded.setdefault(key, [])
+        free = next((graph for graph in graphs if not graph.awaited), None)
+        if free is None:  # none yet, or each one's backward pass is still to come
+            free = _RecordedGraph(self._module, self.plain, leaves, spec, learned)
+            graphs.append(free)
+        found = _Replayed.apply(free, leaves, *wanted, *learned.values())
+        return tree_unflatten(list(found), free.spec)
+
 
 class _Graph:
     def __init__(self, function: Callable[..., Any], leaves: list[Any], spec: Any, pool: Any) -> None:
         self.inputs = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         args, kwargs = tree_unflatten(self.inputs, spec)
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        with _beside():
             for _ in range(WARM_UP):
                 function(*args, **kwargs)
-        torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph, pool=pool):
             output = function(*args, **kwargs)
         self.outputs, self.spec = tree_flatten(output)
 
     def __call__(self, leaves: list[Any]) -> Any:
-        for held, given in zip(self.inputs, leaves, strict=True):
-            if isinstance(held, Tensor):
-                held.copy_(given)
+        _fill(self.inputs, leaves)
         self.graph.replay()
         copies = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in self.outputs]
         return tree_unflatten(copies, self.spec)
 
 
-def _signature(leaf: Any) -> Any:
-    return (tuple(leaf.shape), leaf.dtype, leaf.device) if isinstance(leaf, Tensor) else leaf
+class _RecordedGraph:
+    """A call and its backward pass, a graph each; what the first saves for the second stays in their memory.
+
+    What learns stands in it as leaves of its own on the same storage: autograd ties a leaf to the stream on
+    which it was first used, and that must be the one that captures.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        function: Callable[..., Any],
+        leaves: list[Any],
+        spec: Any,
+        learned: dict[str, Tensor],
+    ) -> None:
+        self._ticket: weakref.ref[_Ticket] | None = None
+        self.inputs = [_standing(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        around = _Around(module, function)
+        args, kwargs = tree_unflatten(self.inputs, spec)
+
+        def call() -> tuple[list[Any], Any, list[Tensor]]:
+            own = {name: _alias(one) for name, one in learned.items()}
+            given = {f"module.{name}": one for name, one in own.items()}
+            outputs, spec = tree_flatten(functional_call(around, given, args, kwargs))
+            inputs = [one for one in self.inputs if isinstance(one, Tensor) and one.requires_grad]
+            return outputs, spec, [*inputs, *own.values()]
+
+        def back(outputs: list[Tensor], given: list[Tensor], sources: list[Tensor]) -> Sequence[Any]:
+            return torch.autograd.grad(outputs, sources, given, allow_unused=True)
+
+        pool = torch.cuda.graph_pool_handle()
+        with _without_cast_cache():
+            with _beside():
+                for _ in range(WARM_UP):
+                    outputs, self.spec, sources = call()
+                    back(outputs, [torch.zeros_like(one) for one in outputs], sources)
+                    del outputs, sources
+            self._forward, self._backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._forward, pool=pool, capture_error_mode="thread_local"):
+                outputs, _, sources = call()
+            self._given = [torch.zeros_like(one) for one in outputs]
+            with torch.cuda.graph(self._backward, pool=pool, capture_error_mode="thread_local"):
+                self._gradients = back(outputs, self._given, sources)
+        self._outputs = [one.detach() for one in outputs]
+
+    @property
+    def awaited(self) -> bool:
+        """Whether a backward pass of the last call may still come."""
+        return self._ticket is not None and self._ticket() is not None
+
+    def replay(self, leaves: list[Any], ticket: _Ticket) -> tuple[Tensor, ...]:
+        """The outputs."""
+        self._ticket = weakref.ref(ticket)
+        with torch.no_grad():
+            _fill(self.inputs, leaves)
+        self._forward.replay()
+        return tuple(one.clone() for one in self._outputs)
+
+    def send_back(self, given: Sequence[Tensor]) -> list[Tensor | None]:
+        """The gradients of what was given and of what learns."""
+        self._ticket = None
+        for held, new in zip(self._given, given, strict=True):
+            held.copy_(new)
+        self._backward.replay()
+        found = [one for one in self._gradients if one is not None]
+        copies = [torch.empty_like(one) for one in found]
+        torch._foreach_copy_(copies, found)
+        each = iter(copies)
+        return [None if one is None else next(each) for one in self._gradients]
+
+
+class _Ticket:
+    """Lives as long as the graph of one call."""
+
+
+class _Replayed(torch.autograd.Function):
+    """A recorded call."""
+
+    @staticmethod
+    def forward(ctx: Any, graph: _RecordedGraph, leaves: list[Any], *sources: Tensor) -> tuple[Tensor, ...]:
+        """The outputs, copied."""
+        ctx.graph, ctx.ticket = graph, _Ticket()
+        return graph.replay(leaves, ctx.ticket)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *given: Tensor) -> Any:
+        """Of the sources."""
+        return None, None, *ctx.graph.send_back(given)
+
+
+class _Around(nn.Module):
+    """A module whose weights can be swapped for a call of a function that reads them."""
+
+    def __init__(self, module: nn.Module, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.module, self._function = module, function
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self._function(*args, **kwargs)
+
+
+@contextmanager
+def _beside() -> Iterator[None]:
+    """Within, work goes to a stream of its own, as it does in a capture."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        yield
+    torch.cuda.current_stream().wait_stream(stream)
+
+
+@contextmanager
+def _without_cast_cache() -> Iterator[None]:
+    """Within, autocast keeps no cast weight: one that was made outside would be replayed as it was then."""
+    before = torch.is_autocast_cache_enabled()
+    torch.clear_autocast_cache()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(before)
+
+
+def _fill(inputs: list[Any], leaves: list[Any]) -> None:
+    for held, given in zip(inputs, leaves, strict=True):
+        if isinstance(held, Tensor):
+            held.copy_(given)
+
+
+def _standing(leaf: Tensor) -> Tensor:
+    return leaf.detach().clone().requires_grad_(leaf.requires_grad)
+
+
+def _alias(parameter: Tensor) -> Tensor:
+    return parameter.detach().requires_grad_()
+
+
+def _signature(leaf: Any, *, gradient: bool = False) -> Any:
+    if not isinstance(leaf, Tensor):
+        return leaf
+    return tuple(leaf.shape), leaf.dtype, leaf.device, gradient and leaf.requires_grad
