@@ -61,7 +61,7 @@ class GraphedForward:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The module's output; a copy where it came from a graph."""
         leaves, spec = tree_flatten((args, kwargs))
-        if not any(isinstance(leaf, Tensor) and leaf.is_cuda for leaf in leaves):
+        if not _on_device(leaves):
             return self.plain(*args, **kwargs)
         if torch.is_grad_enabled():
             return self._with_gradient(leaves, spec)
@@ -70,7 +70,7 @@ class GraphedForward:
         key = (spec, tuple(_signature(leaf) for leaf in leaves), self.state())
         if key not in self._graphs:
             if self._pool is None:
-                self._pool = torch.cuda.graph_pool_handle()
+                self._pool = _pool()
             self._graphs[key] = _Graph(self.plain, leaves, spec, self._pool)
         return self._graphs[key](leaves)
 
@@ -94,17 +94,18 @@ class _Graph:
     def __init__(self, function: Callable[..., Any], leaves: list[Any], spec: Any, pool: Any) -> None:
         self.inputs = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         args, kwargs = tree_unflatten(self.inputs, spec)
+
+        def call() -> None:
+            self.outputs, self.spec = tree_flatten(function(*args, **kwargs))
+
         with _beside():
             for _ in range(WARM_UP):
-                function(*args, **kwargs)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, pool=pool):
-            output = function(*args, **kwargs)
-        self.outputs, self.spec = tree_flatten(output)
+                call()
+        self._replay = _captured(call, pool)
 
     def __call__(self, leaves: list[Any]) -> Any:
         _fill(self.inputs, leaves)
-        self.graph.replay()
+        self._replay()
         copies = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in self.outputs]
         return tree_unflatten(copies, self.spec)
 
@@ -126,33 +127,34 @@ class _RecordedGraph:
     ) -> None:
         self._ticket: weakref.ref[_Ticket] | None = None
         self.inputs = [_standing(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        around = _Around(module, function)
-        args, kwargs = tree_unflatten(self.inputs, spec)
-
-        def call() -> tuple[list[Any], Any, list[Tensor]]:
-            own = {name: _alias(one) for name, one in learned.items()}
-            given = {f"module.{name}": one for name, one in own.items()}
-            outputs, spec = tree_flatten(functional_call(around, given, args, kwargs))
-            inputs = [one for one in self.inputs if isinstance(one, Tensor) and one.requires_grad]
-            return outputs, spec, [*inputs, *own.values()]
-
-        def back(outputs: list[Tensor], given: list[Tensor], sources: list[Tensor]) -> Sequence[Any]:
-            return torch.autograd.grad(outputs, sources, given, allow_unused=True)
-
-        pool = torch.cuda.graph_pool_handle()
+        self._around, self._learned = _Around(module, function), learned
+        self._args, self._kwargs = tree_unflatten(self.inputs, spec)
+        self._live: tuple[list[Tensor], list[Tensor]] | None = None
+        pool = _pool()
         with _without_cast_cache():
             with _beside():
                 for _ in range(WARM_UP):
-                    outputs, self.spec, sources = call()
-                    back(outputs, [torch.zeros_like(one) for one in outputs], sources)
-                    del outputs, sources
-            self._forward, self._backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._forward, pool=pool, capture_error_mode="thread_local"):
-                outputs, _, sources = call()
-            self._given = [torch.zeros_like(one) for one in outputs]
-            with torch.cuda.graph(self._backward, pool=pool, capture_error_mode="thread_local"):
-                self._gradients = back(outputs, self._given, sources)
+                    self._call()
+                    self._given = [torch.zeros_like(one) for one in self._outputs]
+                    self._back()
+            self._forward = _captured(self._call, pool)
+            self._given = [torch.zeros_like(one) for one in self._outputs]
+            self._backward = _captured(self._back, pool)
+
+    def _call(self) -> None:
+        own = {name: one.detach().requires_grad_() for name, one in self._learned.items()}
+        given = {f"module.{name}": one for name, one in own.items()}
+        output = functional_call(self._around, given, self._args, self._kwargs)
+        outputs, self.spec = tree_flatten(output)
+        inputs = [one for one in self.inputs if isinstance(one, Tensor) and one.requires_grad]
+        self._live = outputs, [*inputs, *own.values()]
         self._outputs = [one.detach() for one in outputs]
+
+    def _back(self) -> None:
+        assert self._live is not None
+        outputs, sources = self._live
+        self._live = None  # the graph's own leaves and nodes are not needed again
+        self._gradients = torch.autograd.grad(outputs, sources, self._given, allow_unused=True)
 
     @property
     def awaited(self) -> bool:
@@ -164,7 +166,7 @@ class _RecordedGraph:
         self._ticket = weakref.ref(ticket)
         with torch.no_grad():
             _fill(self.inputs, leaves)
-        self._forward.replay()
+        self._forward()
         return tuple(one.clone() for one in self._outputs)
 
     def send_back(self, given: Sequence[Tensor]) -> list[Tensor | None]:
@@ -172,7 +174,7 @@ class _RecordedGraph:
         self._ticket = None
         for held, new in zip(self._given, given, strict=True):
             held.copy_(new)
-        self._backward.replay()
+        self._backward()
         found = [one for one in self._gradients if one is not None]
         copies = [torch.empty_like(one) for one in found]
         torch._foreach_copy_(copies, found)
@@ -211,6 +213,24 @@ class _Around(nn.Module):
         return self._function(*args, **kwargs)
 
 
+def _on_device(leaves: list[Any]) -> bool:
+    return any(isinstance(leaf, Tensor) and leaf.is_cuda for leaf in leaves)
+
+
+def _pool() -> Any:
+    return torch.cuda.graph_pool_handle()
+
+
+def _captured(function: Callable[[], None], pool: Any) -> Callable[[], None]:
+    """What ``function`` does on the device, as one launch; its Python runs once."""
+    graph = torch.cuda.CUDAGraph()
+    # Other threads may go on allocating; the backward pass runs in one of torch's own.
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        function()
+    replay: Callable[[], None] = graph.replay
+    return replay
+
+
 @contextmanager
 def _beside() -> Iterator[None]:
     """Within, work goes to a stream of its own, as it does in a capture."""
@@ -241,10 +261,6 @@ def _fill(inputs: list[Any], leaves: list[Any]) -> None:
 
 def _standing(leaf: Tensor) -> Tensor:
     return leaf.detach().clone().requires_grad_(leaf.requires_grad)
-
-
-def _alias(parameter: Tensor) -> Tensor:
-    return parameter.detach().requires_grad_()
 
 
 def _signature(leaf: Any, *, gradient: bool = False) -> Any:
