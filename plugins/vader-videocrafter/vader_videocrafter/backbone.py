@@ -196,8 +196,8 @@ class VideoCrafter(Backbone):
         return [part for part in self._unet.modules() if isinstance(part, ResidualBlock | TransformerBlock)]
 
     def decoders(self) -> list[nn.Module]:
-        """The half of the autoencoder that is given the chosen frames."""
-        return [self.autoencoder.get_submodule("decoder")]
+        """The half of the autoencoder that is given the chosen frames; none where its weights are moved."""
+        return [] if self.options.offload_autoencoder else [self.autoencoder.get_submodule("decoder")]
 
     # Text.
 

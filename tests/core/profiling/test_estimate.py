@@ -113,9 +113,20 @@ def _held(registry: Registry, config: RunConfig) -> float:
     "objective",
     [
         {"nft": {"weight": 1.0, "group": 2}},
+        {"nft": {"weight": 1.0, "group": 2, "loss": "awm"}},
+        {
+            "nft": {
+                "weight": 1.0,
+                "group": 3,
+                "loss": "awm",
+                "old_weight": 0.1,
+                "base_weight": 0.1,
+                "timesteps": 6,
+            }
+        },
         {"reward_gradient": {"store": "rollouts", "gradient": "steps:1", "reward_frames": "all"}},
     ],
-    ids=["nft", "store"],
+    ids=["nft", "awm", "awm that stays near", "store"],
 )
 def test_every_objective_is_estimated(registry: Registry, objective: dict[str, Any]) -> None:
     short = {**BASE["sampler"], "num_steps": 2}
@@ -231,6 +242,21 @@ def test_the_estimate_follows_the_levers(registry: Registry) -> None:
     assert "folded copy" not in plain.parts
     assert "autoencoder" in plain.parts
     assert "autoencoder" not in offloaded.parts
+
+
+def test_a_captured_step_holds_what_it_saves_all_the_time(registry: Registry) -> None:
+    lean = {"gradient_checkpointing": False}
+    plain, graphed = _performance(registry, **lean), _performance(registry, cuda_graphs="all", **lean)
+    assert plain.saved > 0
+    for name, peak in plain.phases.items():
+        more = plain.saved if name in ("text", "no-grad steps", "optimizer") else 0.0
+        assert graphed.phases[name] == pytest.approx(peak + more)
+    watched = {"performance": lean, "validation": {"prompts": 2}}
+    held = _found(registry, **merged(watched, {"performance": {"cuda_graphs": "all"}})).validation
+    looked_at = _found(registry, **watched).validation
+    assert held is not None
+    assert looked_at is not None
+    assert held == pytest.approx(looked_at + plain.saved)
 
 
 def test_the_estimate_follows_the_segments(registry: Registry, tmp_path: Path) -> None:
