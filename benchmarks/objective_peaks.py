@@ -21,7 +21,7 @@ from vader_core.api.configure import configure
 from vader_core.profiling.estimate import memory_facts
 from vader_core.registry import Registry, load_registry
 
-NFT = {"group": 2, "timesteps": 1}
+NFT = {"weight": 1.0, "group": 2, "timesteps": 1}
 #: A sampler whose steps are random, as a policy gradient needs it.
 DDIM = {"name": "ddim", "eta": 1.0}
 #: Objective, backbone, and what else a row asks for.
@@ -32,9 +32,9 @@ ROWS: dict[str, dict[str, Any]] = {
         "objective": {"nft": {**NFT, "loss": "awm", "old_weight": 0.1}},
         "performance": {"gradient_checkpointing": False},
     },
-    "policy gradient": {"objective": {"policy_gradient": {"group": 2}}, "sampler": DDIM},
+    "policy gradient": {"objective": {"policy_gradient": {"weight": 1.0, "group": 2}}, "sampler": DDIM},
     "policy gradient, group of 4, 3 steps": {
-        "objective": {"policy_gradient": {"group": 4}},
+        "objective": {"policy_gradient": {"weight": 1.0, "group": 4}},
         "sampler": {**DDIM, "num_steps": 3},
     },
 }
