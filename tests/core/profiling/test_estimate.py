@@ -10,12 +10,11 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from unittest.mock import patch
 
 import av
 import pytest
 import torch
-from booked import Booked
+from booked import held
 from PIL import Image
 from torch import Tensor, nn
 
@@ -25,7 +24,6 @@ from vader_core.device import GIB
 from vader_core.errors import VaderError
 from vader_core.nn.functional import Switch
 from vader_core.profiling import estimate as estimates
-from vader_core.profiling.bench import Bench, load
 from vader_core.profiling.estimate import (
     WORKSPACE,
     Estimate,
@@ -35,7 +33,6 @@ from vader_core.profiling.estimate import (
     memory_facts,
 )
 from vader_core.profiling.paper_optimizer import BLOCK, LEAST, PaperAdamW8bit
-from vader_core.profiling.stopwatch import Stopwatch
 from vader_core.registry import Registry
 from vader_core.run.config import RunConfig, validated
 from vader_core.run.layers import changed, merged
@@ -86,27 +83,7 @@ def test_the_estimate_is_what_a_real_step_holds(
         sampler={"num_steps": 2},
     )
     found = estimate(config, registry)
-    assert found.peak - WORKSPACE / GIB == pytest.approx(_held(registry, config), rel=0.05)
-
-
-def _held(registry: Registry, config: RunConfig) -> float:
-    """GiB of tensors that a real step holds at most."""
-
-    fused = torch.nn.functional.scaled_dot_product_attention
-
-    def plain(q: Tensor, k: Tensor, v: Tensor, **more: Any) -> Tensor:
-        if q.ndim == 4:
-            return fused(q, k, v, **more)
-        # as CUDA takes three axes; the CPU's choice varies
-        return torch.ops.aten._scaled_dot_product_attention_math(q, k, v, **more)[0]
-
-    cpu = torch.device("cpu")
-    with Booked() as booked, patch("torch.nn.functional.scaled_dot_product_attention", plain):
-        bench = Bench(load(prepare(complete(config, registry, device=cpu), registry, device=cpu)))
-        for number in range(2):  # the first makes the optimizer's states
-            booked.ledger.reset()
-            bench.step(number, Stopwatch(cpu))
-    return booked.ledger.peak / GIB
+    assert found.peak - WORKSPACE / GIB == pytest.approx(held(registry, config), rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +109,7 @@ def test_every_objective_is_estimated(registry: Registry, objective: dict[str, A
     short = {**BASE["sampler"], "num_steps": 2}
     config = validated({**BASE, "objective": objective, "sampler": short})
     found = estimate(config, registry)
-    real = _held(registry, config)
+    real = held(registry, config)
     assert found.peak - WORKSPACE / GIB == pytest.approx(real, rel=0.05)
 
 
@@ -158,7 +135,7 @@ def test_fine_tuning_is_estimated(registry: Registry, footage: Path, kind: str) 
     data = {"data": {"source": f"videos:{footage}", "held_out": 0}}
     config = validated({**BASE, **own, **data, "prompts": {}})
     found = estimate(config, registry)
-    assert found.peak - WORKSPACE / GIB == pytest.approx(_held(registry, config), rel=0.05)
+    assert found.peak - WORKSPACE / GIB == pytest.approx(held(registry, config), rel=0.05)
 
 
 class _Kept(torch.optim.Optimizer):
