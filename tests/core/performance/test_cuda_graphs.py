@@ -1,0 +1,161 @@
+"""CUDA graphs with a gradient: all that surrounds a capture, without a device; and on one, the capture."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vader_core.performance import cuda_graphs
+from vader_core.performance.cuda_graphs import GraphedForward
+
+
+class Net(nn.Module):
+    """A frozen layer, a trained one, and an input that may be left out of the gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen = nn.Linear(6, 8).requires_grad_(False)
+        self.trained = nn.Linear(8, 6)
+        self.calls = 0
+
+    def forward(self, x: Tensor, *, scale: Tensor, twice: bool = False) -> Tensor:
+        self.calls += 1
+        out = self.trained(torch.tanh(self.frozen(x) * scale))
+        return out + out if twice else out
+
+
+def made(device: str = "cpu") -> tuple[Net, Tensor, Tensor]:
+    torch.manual_seed(0)
+    dtype = torch.float64 if device == "cpu" else torch.float32
+    net = Net().to(device, dtype)
+    return net, *torch.randn(2, 3, 6, device=device, dtype=dtype)
+
+
+def gradients(net: Net, calls: list[tuple[Tensor, dict[str, Any]]]) -> list[Tensor]:
+    """Of the summed squares of all calls, which are made before any is sent back, last one first."""
+    net.zero_grad(set_to_none=True)
+    given = [x.detach().clone().requires_grad_() for x, _ in calls]
+    outputs = [net(x, **options) for x, (_, options) in zip(given, calls, strict=True)]
+    for output in reversed(outputs):
+        output.pow(2).sum().backward()
+    found = [one.grad for one in (*given, *net.trained.parameters())]
+    assert all(one is not None for one in found)
+    return [one.clone() for one in found if one is not None]
+
+
+@pytest.fixture
+def captures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A capture that runs again what it captured; everything around it is the real thing."""
+    taken: list[Any] = []
+
+    def captured(function: Any, pool: Any) -> Any:
+        taken.append(function)
+        function()
+        return torch.enable_grad()(function)
+
+    monkeypatch.setattr(cuda_graphs, "_captured", captured)
+    monkeypatch.setattr(cuda_graphs, "_pool", lambda: None)
+    monkeypatch.setattr(cuda_graphs, "_beside", nullcontext)
+    monkeypatch.setattr(cuda_graphs, "_on_device", lambda leaves: True)
+    return taken
+
+
+def test_the_gradient_is_the_eager_one_and_follows_the_weights(captures: list[Any]) -> None:
+    net, x, y = made()
+    scale = torch.ones(8, dtype=torch.float64)
+    calls = [(x, {"scale": scale})]
+    wanted = gradients(net, calls)
+    GraphedForward(net, lambda: None, gradients=True)
+    for found, one in zip(gradients(net, calls), wanted, strict=True):
+        assert torch.equal(found, one)
+    assert len(captures) == 2  # forward and backward
+    with torch.no_grad():  # as an optimizer does
+        net.trained.weight.mul_(1.5)
+        net.frozen.weight.add_(0.1)
+    other = [(y, {"scale": scale * 2.0})]
+    found = gradients(net, other)
+    net.forward.gradients = False  # type: ignore[attr-defined]
+    for one, again in zip(found, gradients(net, other), strict=True):
+        assert torch.equal(one, again)
+    assert len(captures) == 2
+
+
+def test_calls_that_wait_for_their_backward_pass_do_not_share_a_graph(captures: list[Any]) -> None:
+    net, x, y = made()
+    scale = torch.ones(8, dtype=torch.float64)
+    calls = [(x, {"scale": scale}), (y, {"scale": scale})]
+    wanted = gradients(net, calls)
+    GraphedForward(net, lambda: None, gradients=True)
+    for _ in range(
+        2
+    ):  # the second time both graphs are there, and the accumulated gradient is no graph's own
+        for found, one in zip(gradients(net, calls), wanted, strict=True):
+            assert torch.equal(found, one)
+    assert len(captures) == 4
+
+
+def test_a_call_that_nobody_sends_back_leaves_its_graph_free(captures: list[Any]) -> None:
+    net, x, _ = made()
+    scale = torch.ones(8, dtype=torch.float64)
+    GraphedForward(net, lambda: None, gradients=True)
+    for _ in range(3):
+        loss = net(x, scale=scale).sum()
+        del loss
+    assert len(captures) == 2
+
+
+def test_each_shape_argument_and_state_has_its_own_graph(captures: list[Any]) -> None:
+    net, x, y = made()
+    scale = torch.ones(8, dtype=torch.float64)
+    state = ["one"]
+    GraphedForward(net, lambda: tuple(state), gradients=True)
+    for number, call in enumerate(
+        [(x, {"scale": scale}), (x[:2], {"scale": scale}), (y, {"scale": scale, "twice": True})]
+    ):
+        gradients(net, [call])
+        assert len(captures) == 2 * (number + 1)
+    state[0] = "two"
+    gradients(net, [(x, {"scale": scale})])
+    assert len(captures) == 8
+    net(x, scale=scale).sum().backward()  # the input wants no gradient: another backward pass
+    assert len(captures) == 10
+
+
+def test_without_anything_to_learn_or_without_the_option_the_module_itself_runs(captures: list[Any]) -> None:
+    net, x, _ = made()
+    scale = torch.ones(8, dtype=torch.float64)
+    graphed = GraphedForward(net, lambda: None, gradients=True)
+    net.trained.requires_grad_(False)
+    net(x, scale=scale)
+    net.trained.requires_grad_(True)
+    graphed.gradients = False
+    net(x, scale=scale).sum().backward()
+    with torch.no_grad():  # not switched on
+        net(x, scale=scale)
+    assert net.calls == 3
+    assert not captures
+
+
+@pytest.mark.gpu
+def test_captured_gradients_equal_the_eager_ones() -> None:
+    net, x, y = made("cuda")
+    scale = torch.ones(8, device="cuda")
+    calls = [(x, {"scale": scale}), (y, {"scale": 2.0 * scale})]
+    wanted = gradients(net, calls)
+    gradients(net, calls)  # what learns has been used on the usual stream, as in a run that was under way
+    GraphedForward(net, lambda: None, gradients=True)
+    for _ in range(2):
+        before = net.calls
+        for found, one in zip(gradients(net, calls), wanted, strict=True):
+            torch.testing.assert_close(found, one, rtol=1e-6, atol=1e-6)
+    assert net.calls == before  # replayed
+    with torch.no_grad():
+        net.trained.weight.mul_(1.5)
+    found = gradients(net, calls)
+    net.forward.gradients = False  # type: ignore[attr-defined]
+    for one, again in zip(found, gradients(net, calls), strict=True):
+        torch.testing.assert_close(one, again, rtol=1e-6, atol=1e-6)
