@@ -30,7 +30,7 @@ from vader_core.assembly.loading import load_parts
 from vader_core.assembly.parallel import in_processes
 from vader_core.assembly.parts import DTYPES
 from vader_core.assembly.prepare import prepare
-from vader_core.parallel.whole import in_pieces, own_piece
+from vader_core.parallel.whole import in_pieces, own_piece, whole
 from vader_core.registry import Registry, load_registry
 from vader_core.run.config import validated
 from vader_core.testing.plugin import add_testing_plugin
@@ -68,6 +68,8 @@ def objective(**options: Any) -> dict[str, Any]:
     return {f"objective__reward_gradient__{name}": value for name, value in options.items()}
 
 
+#: Its autoencoder makes 8 frames, and 32 pixels a side, one latent.
+LTX = {"height": 64, "width": 64, "num_frames": 9}
 HPS = {"name": "hps", "weights": "random", "architecture": "tiny"}
 CASES: dict[str, dict[str, Any]] = {
     "last": varied(),
@@ -84,6 +86,7 @@ CASES: dict[str, dict[str, Any]] = {
     "offload": varied(performance__offload=True),
     "rewards": varied(parallel__shard_rewards=True) | {"reward": [HPS]},
     "all frames": varied(**objective(reward_frames="all")),
+    "ltx": varied() | {"backbone": {**WAN["backbone"], "name": "ltx"}, "video": LTX},
 }
 
 
@@ -350,6 +353,50 @@ def _figures_apart(one: dict[str, Any], other: dict[str, Any]) -> dict[str, floa
     return found
 
 
+def unread(world: int, registry: Registry) -> dict[str, dict[str, Any]]:
+    """Weights of which each process reads its own rows, beside those that it reads whole, by case."""
+    cases = {
+        "float32": varied(),
+        "bfloat16": varied(trainer__precision="bf16"),
+        "experts": varied(backbone__architecture="tiny-a14b", trainer__precision="bf16"),
+    }
+
+    def loaded(name: str, folder: Path, parallel: dict[str, Any]) -> tuple[bool, dict[str, torch.Tensor]]:
+        stored = {"name": "wan", "weights": str(folder / name)}
+        tree = {**cases[name], "backbone": stored, "parallel": parallel}
+        assembly = prepare(complete(validated(tree), registry), registry)
+        layout = assembly.config.parallel.shard, assembly.config.parallel.context
+        processes = _JOINED[layout] if layout in _JOINED else _JOINED.setdefault(layout, join(assembly))
+        assembly.mesh = processes.mesh
+        load_parts(assembly, lambda: None)
+        denoiser = assembly.backbone.denoiser
+        state = {**denoiser.state_dict(), **dict(denoiser.named_buffers())}
+        whole_state = {key: whole(value.detach()) for key, value in state.items()}
+        return assembly.backbone.unread is not None, whole_state
+
+    def work(folder: Path) -> dict[str, dict[str, Any]]:
+        found = {}
+        for name in cases:
+            plain, one = loaded(name, folder, {})
+            later, other = loaded(name, folder, {"shard": world})
+            assert one.keys() == other.keys()
+            alike = [
+                one[key].dtype == value.dtype and torch.equal(one[key], value) for key, value in other.items()
+            ]
+            found[name] = {"left unread": [plain, later], "weights": len(alike), "alike": sum(alike)}
+        return found
+
+    DTYPES["fp32"] = torch.float32
+    with tempfile.TemporaryDirectory() as place:
+        for name, tree in cases.items():
+            tree = {**tree, "trainer": WAN["trainer"]}  # files are of float32
+            backbone = prepare(complete(validated(tree), registry), registry).backbone
+            backbone.load()
+            backbone.pipe.save_pretrained(Path(place) / name)
+        found: dict[str, dict[str, Any]] = together(world, lambda: work(Path(place)))
+    return found
+
+
 class Watched:
     """What of this process lies in the machine's memory, many times a second; of a shared page its part."""
 
@@ -462,6 +509,7 @@ def main() -> None:
     world, place, *names = int(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]
     registry = add_testing_plugin(load_registry())
     others = {"full": lambda: full(registry), "waits": lambda: waits(world, registry)}
+    others["unread"] = lambda: unread(world, registry)
     others["stored"] = lambda: stored(world, registry)
     others["figures"] = lambda: figures(world, registry, "shard", "context", "both")
     others["figures of both"] = lambda: figures(world, registry, "both")
