@@ -46,6 +46,7 @@ from vader_core.run.config import RunConfig
 from vader_core.run.layers import changed, merged
 from vader_core.testing.plugin import add_testing_plugin
 from vader_core.training.joined import join
+from vader_core.training.pauses import short_pauses
 from vader_core.training.processes import SingleProcess
 from vader_core.training.setup import make_trainer, shared_cores
 from vader_core.training.texts import encode_up_front
@@ -119,7 +120,8 @@ def measured(row: Row, folder: Path, name: str, *, tiny: bool) -> dict[str, Any]
         loaded = time.perf_counter() - begun
         loading = torch.cuda.max_memory_allocated() / GIB if cuda else 0.0
         steps = Steps(trainer, processes)
-        found = steps.turns(row) if row.turns else steps.plain(row.steps)
+        with short_pauses(assembly.device):
+            found = steps.turns(row) if row.turns else steps.plain(row.steps)
         if full:
             after = whole_tree(trainer.model.tuning.snapshot(), keep=processes.first)
             gradients = {"whole": moved(before, after)} if processes.first else {}

@@ -80,6 +80,12 @@ class LoraLayer(nn.Module):
         trained = ADAPTER in self.lora_A and not (self.folded or self.switched_off)
         return (ADAPTER, *self.beside) if trained else self.beside
 
+    def product(self, name: str) -> Tensor:
+        """Scale B A of an adapter, as a matrix [channels out, all that feeds one of them], in its dtype."""
+        down, up = self.lora_A[name].get_parameter("weight"), self.lora_B[name].get_parameter("weight")
+        product = up.flatten(1) @ down.flatten(1)
+        return product * self.scaling[name]
+
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The small matrices are cast to the dtype that the base layer computes in, explicitly.
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -33,10 +31,10 @@ class Folding:
     holds = "folded copy"
 
     def __init__(self, denoiser: nn.Module, part: Callable[[], None] = lambda: None) -> None:
-        self._layers: list[Any] = [layer for _, layer in lora_layers(denoiser)]
+        self._layers = [layer for _, layer in lora_layers(denoiser)]
         self._part = part
         part()
-        pieces = [own_piece(layer.base_layer.weight.data) for layer in self._layers]
+        pieces = [own_piece(layer.base_layer.get_parameter("weight").data) for layer in self._layers]
         self._weights: list[Tensor] = [weight for weight, _ in pieces]
         self._rows = [rows for _, rows in pieces]
         self.originals = [weight.clone() for weight in self._weights]
@@ -55,7 +53,7 @@ class Folding:
         self._part()
         kept = zip(self._layers, self._weights, self.originals, self._rows, strict=True)
         for layer, weight, original, rows in kept:
-            weight.copy_(original + _update(layer)[rows].view_as(original))
+            weight.copy_(original + layer.product(ADAPTER)[rows].view_as(original))
         self._mark(True)
 
     @torch.no_grad()
@@ -70,11 +68,3 @@ class Folding:
         for layer in self._layers:
             layer.folded = folded
         self.folded = folded
-
-
-def _update(layer: Any) -> Tensor:
-    """Scale B A as the base weight's matrix, in the adapter's float32."""
-    down, up = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
-    product = up.flatten(1) @ down.flatten(1)
-    scaled: Tensor = product * layer.scaling[ADAPTER]
-    return scaled

@@ -14,7 +14,7 @@ from torch import distributed as dist
 
 from vader_core.errors import MachineError
 from vader_core.parallel.layout import Layout, started_together
-from vader_core.parallel.news import agree_on_attempt, attempt, lost
+from vader_core.parallel.news import agree_on_attempt, attempt, lost, meeting_store
 from vader_core.parallel.whole import in_pieces
 
 if TYPE_CHECKING:
@@ -128,7 +128,14 @@ class SeveralProcesses(SingleProcess):
             # Objects travel as bytes over gloo, whatever the gradients do.
             backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
             try:
-                dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+                limit, store = timedelta(seconds=timeout), meeting_store(timeout)
+                if store is None:
+                    dist.init_process_group(backend, timeout=limit)
+                else:
+                    rank = int(os.environ["RANK"])
+                    dist.init_process_group(
+                        backend, timeout=limit, store=store, rank=rank, world_size=layout.world
+                    )
             except (RuntimeError, ValueError) as error:
                 place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
                 reason = str(error).strip().partition("\n")[0][:200]
