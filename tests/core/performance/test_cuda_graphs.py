@@ -9,8 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from vader_core.api.bench import with_prompts, with_random_files
+from vader_core.api.configure import complete, configure
+from vader_core.assembly.prepare import prepare
 from vader_core.performance import cuda_graphs
 from vader_core.performance.cuda_graphs import GraphedForward
+from vader_core.profiling.bench import Bench, load
+from vader_core.registry import load_registry
 
 
 class Net(nn.Module):
@@ -159,3 +164,44 @@ def test_captured_gradients_equal_the_eager_ones() -> None:
     net.forward.gradients = False  # type: ignore[attr-defined]
     for one, again in zip(found, gradients(net, calls), strict=True):
         torch.testing.assert_close(one, again, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["demo", "videocrafter", "opensora", "modelscope"])
+def test_an_update_is_the_same_whichever_frames_are_drawn(captures: list[Any], name: str) -> None:
+    """Denoiser and decoders captured once serve every update; the frames are chosen outside of them."""
+    registry = load_registry()
+    small = {} if name == "demo" else {"architecture": "tiny"}
+    config = configure(
+        registry=registry,
+        backbone={"name": name, **small},
+        reward=[{"name": "aesthetic", "architecture": "tiny", "weights": "random"}],
+        sampler={"num_steps": 2},
+        trainer={"device": "cpu"},
+        performance={"gradient_checkpointing": False},
+        validation={"prompts": 0},
+    )
+    config = with_prompts(with_random_files(config, registry), registry)
+    assembly = prepare(complete(config, registry), registry)
+    bench = Bench(load(assembly))
+    wanted = [update(bench, step) for step in range(3)]
+    parts = [assembly.backbone.denoiser, *assembly.backbone.decoders()]
+    for part in parts:
+        GraphedForward(part, lambda: None, gradients=True)
+    for step, (frames, one) in enumerate(wanted):
+        assert update(bench, step)[0] == frames
+        torch.testing.assert_close(update(bench, step)[1], one, rtol=1e-5, atol=1e-7)
+    assert len({frames for frames, _ in wanted}) > 1 or name == "demo"  # which decodes all of them
+    assert len(captures) == 2 * len(parts)
+
+
+def update(bench: Bench, step: int) -> tuple[tuple[int, ...], Tensor]:
+    """The decoded frames, and the gradient."""
+    trainer = bench.trainer
+    batches = trainer.batches.at(step, 0, *bench.processes.here)
+    (prepared,) = trainer.objective.prepare(trainer.model, [batches], bench.processes)
+    for parameter in bench.parameters:
+        parameter.grad = None
+    result = trainer.objective.step(trainer.model, prepared, lambda loss: loss.backward(), 0)
+    found = [one.grad.flatten() for one in bench.parameters if one.grad is not None]
+    assert found
+    return tuple(result.frames), torch.cat(found)
