@@ -169,8 +169,10 @@ class _RecordedGraph:
         self._forward()
         return tuple(one.clone() for one in self._outputs)
 
-    def send_back(self, given: Sequence[Tensor]) -> list[Tensor | None]:
+    def send_back(self, given: Sequence[Tensor], ticket: _Ticket) -> list[Tensor | None]:
         """The gradients of what was given and of what learns."""
+        if self._ticket is None or self._ticket() is not ticket:
+            raise RuntimeError("a captured call is sent back once: what it saved is gone")
         self._ticket = None
         for held, new in zip(self._given, given, strict=True):
             held.copy_(new)
@@ -199,7 +201,7 @@ class _Replayed(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *given: Tensor) -> Any:
         """Of the sources."""
-        return None, None, *ctx.graph.send_back(given)
+        return None, None, *ctx.graph.send_back(given, ctx.ticket)
 
 
 class _Around(nn.Module):

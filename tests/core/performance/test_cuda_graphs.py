@@ -113,6 +113,15 @@ def test_a_call_that_nobody_sends_back_leaves_its_graph_free(captures: list[Any]
     assert len(captures) == 2
 
 
+def test_a_second_backward_pass_is_an_error(captures: list[Any]) -> None:
+    net, x, _ = made()
+    GraphedForward(net, lambda: None, gradients=True)
+    loss = net(x, scale=torch.ones(8, dtype=torch.float64)).sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="sent back once"):
+        loss.backward()
+
+
 def test_each_shape_argument_and_state_has_its_own_graph(captures: list[Any]) -> None:
     net, x, y = made()
     scale = torch.ones(8, dtype=torch.float64)
