@@ -70,7 +70,7 @@ class GraphedForward:
         key = (spec, tuple(_signature(leaf) for leaf in leaves), self.state())
         if key not in self._graphs:
             if self._pool is None:
-                self._pool = _pool()
+                self._pool = graph_pool()
             self._graphs[key] = _Graph(self.plain, leaves, spec, self._pool)
         return self._graphs[key](leaves)
 
@@ -98,10 +98,10 @@ class _Graph:
         def call() -> None:
             self.outputs, self.spec = tree_flatten(function(*args, **kwargs))
 
-        with _beside():
+        with beside():
             for _ in range(WARM_UP):
                 call()
-        self._replay = _captured(call, pool)
+        self._replay = captured(call, pool)
 
     def __call__(self, leaves: list[Any]) -> Any:
         _fill(self.inputs, leaves)
@@ -130,16 +130,16 @@ class _RecordedGraph:
         self._around, self._learned = _Around(module, function), learned
         self._args, self._kwargs = tree_unflatten(self.inputs, spec)
         self._live: tuple[list[Tensor], list[Tensor]] | None = None
-        pool = _pool()
+        pool = graph_pool()
         with _without_cast_cache():
-            with _beside():
+            with beside():
                 for _ in range(WARM_UP):
                     self._call()
                     self._given = [torch.zeros_like(one) for one in self._outputs]
                     self._back()
-            self._forward = _captured(self._call, pool)
+            self._forward = captured(self._call, pool)
             self._given = [torch.zeros_like(one) for one in self._outputs]
-            self._backward = _captured(self._back, pool)
+            self._backward = captured(self._back, pool)
 
     def _call(self) -> None:
         own = {name: one.detach().requires_grad_() for name, one in self._learned.items()}
@@ -219,12 +219,18 @@ def _on_device(leaves: list[Any]) -> bool:
     return any(isinstance(leaf, Tensor) and leaf.is_cuda for leaf in leaves)
 
 
-def _pool() -> Any:
+def graph_pool() -> Any:
+    """Memory of a graph's own."""
     return torch.cuda.graph_pool_handle()
 
 
-def _captured(function: Callable[[], None], pool: Any) -> Callable[[], None]:
-    """What ``function`` does on the device, as one launch; its Python runs once."""
+def captured(function: Callable[[], None], pool: Any) -> Callable[[], None]:
+    """What ``function`` does on the device, as one launch; its Python runs once, after a run :func:`beside`.
+
+    Args:
+        function: Reads and writes tensors where they lie.
+        pool: From :func:`graph_pool`: where its own tensors are.
+    """
     graph = torch.cuda.CUDAGraph()
     # Other threads may go on allocating; the backward pass runs in one of torch's own.
     with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
@@ -234,7 +240,7 @@ def _captured(function: Callable[[], None], pool: Any) -> Callable[[], None]:
 
 
 @contextmanager
-def _beside() -> Iterator[None]:
+def beside() -> Iterator[None]:
     """Within, work goes to a stream of its own, as it does in a capture."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())

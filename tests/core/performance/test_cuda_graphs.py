@@ -7,15 +7,22 @@ from typing import Any
 
 import pytest
 import torch
+from levered import Net as Folded
+from levered import adapted
 from torch import Tensor, nn
 
 from vader_core.api.bench import with_prompts, with_random_files
 from vader_core.api.configure import complete, configure
 from vader_core.assembly.prepare import prepare
+from vader_core.lora.adapter import lora_layers
+from vader_core.lora.layers import ADAPTER
 from vader_core.performance import cuda_graphs
 from vader_core.performance.cuda_graphs import GraphedForward
+from vader_core.performance.fold_adapter import Folding
 from vader_core.profiling.bench import Bench, load
 from vader_core.registry import load_registry
+
+TINY = {"architecture": "tiny", "weights": "random"}
 
 
 class Net(nn.Module):
@@ -62,9 +69,9 @@ def captures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         function()
         return torch.enable_grad()(function)
 
-    monkeypatch.setattr(cuda_graphs, "_captured", captured)
-    monkeypatch.setattr(cuda_graphs, "_pool", lambda: None)
-    monkeypatch.setattr(cuda_graphs, "_beside", nullcontext)
+    monkeypatch.setattr(cuda_graphs, "captured", captured)
+    monkeypatch.setattr(cuda_graphs, "graph_pool", lambda: None)
+    monkeypatch.setattr(cuda_graphs, "beside", nullcontext)
     monkeypatch.setattr(cuda_graphs, "_on_device", lambda leaves: True)
     return taken
 
@@ -175,6 +182,28 @@ def test_captured_gradients_equal_the_eager_ones() -> None:
         torch.testing.assert_close(one, again, rtol=1e-6, atol=1e-6)
 
 
+def test_folding_is_captured_once_per_scale(captures: list[Any], net: Folded) -> None:
+    adapted(net, 0.3)
+    folding, captured = Folding(net), Folding(net, captured=True)
+    layers = [layer for _, layer in lora_layers(net)]
+    weights = [layer.get_base_layer().weight for layer in layers]
+
+    def folded(by: Folding) -> list[Tensor]:
+        by.on()
+        found = [weight.detach().clone() for weight in weights]
+        by.off()
+        return found
+
+    for scale, graphs in ((1.0, 1), (1.0, 1), (0.5, 2), (1.0, 2)):
+        for layer in layers:
+            layer.scaling[ADAPTER] = scale
+            with torch.no_grad():
+                layer.lora_B[ADAPTER].weight.add_(0.01)  # as an update does
+        for found, wanted in zip(folded(captured), folded(folding), strict=True):
+            assert torch.equal(found, wanted)
+        assert len(captures) == graphs
+
+
 @pytest.mark.parametrize("name", ["demo", "videocrafter", "opensora", "modelscope"])
 def test_an_update_is_the_same_whichever_frames_are_drawn(captures: list[Any], name: str) -> None:
     """Denoiser and decoders captured once serve every update; the frames are chosen outside of them."""
@@ -183,7 +212,7 @@ def test_an_update_is_the_same_whichever_frames_are_drawn(captures: list[Any], n
     config = configure(
         registry=registry,
         backbone={"name": name, **small},
-        reward=[{"name": "aesthetic", "architecture": "tiny", "weights": "random"}],
+        reward=[{"name": "aesthetic_hps", "aesthetic": TINY, "hps": TINY}],
         sampler={"num_steps": 2},
         trainer={"device": "cpu"},
         performance={"gradient_checkpointing": False},
@@ -193,7 +222,9 @@ def test_an_update_is_the_same_whichever_frames_are_drawn(captures: list[Any], n
     assembly = prepare(complete(config, registry), registry)
     bench = Bench(load(assembly))
     wanted = [update(bench, step) for step in range(3)]
-    parts = [assembly.backbone.denoiser, *assembly.backbone.decoders()]
+    towers = [tower for term in assembly.rewards.terms for tower in term.reward.towers()]
+    assert towers
+    parts = [assembly.backbone.denoiser, *assembly.backbone.decoders(), *towers]
     for part in parts:
         GraphedForward(part, lambda: None, gradients=True)
     for step, (frames, one) in enumerate(wanted):
