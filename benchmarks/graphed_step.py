@@ -6,9 +6,10 @@
 
 Random weights, HPS on one frame, the fastest settings. One loaded model serves all ways: `eager` replays the
 no-grad steps alone, `denoiser` the differentiated prediction and its backward pass too, `decoder` and
-`reward` those of the frames' decoder and of the reward's image tower on top, `fold` the folding as well, which is `performance.cuda_graphs=all`. Prints for each way the median and the range of a whole step,
-where the host is when (seconds since the step's begin at which it leaves a phase, the device not waited
-for), the device's busy seconds, the gradient's relative distance to the eager one, and where the host waits.
+`reward` those of the frames' decoder and of the reward's image tower on top, `fold` the folding as well,
+which is `performance.cuda_graphs=all`. Prints for each way the median and the range of a whole step, where
+the host is when (seconds since the step's begin at which it leaves a phase, the device not waited for), the
+device's busy seconds, the gradient's relative distance to the eager one, and where the host waits.
 """
 
 from __future__ import annotations
