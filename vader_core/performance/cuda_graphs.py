@@ -40,7 +40,7 @@ class GraphedForward:
         self.gradients = gradients
         self._module = module
         self._graphs: dict[Any, _Graph] = {}
-        self._recorded: dict[Any, list[_RecordedGraph]] = {}
+        self._slots: list[_Slot] = []
         self._pool: Any = None
         self._active = False
         module.forward = self
@@ -81,13 +81,15 @@ class GraphedForward:
             args, kwargs = tree_unflatten(leaves, spec)
             return self.plain(*args, **kwargs)
         key = (spec, tuple(_signature(leaf, gradient=True) for leaf in leaves), self.state())
-        graphs = self._recorded.setdefault(key, [])
-        free = next((graph for graph in graphs if not graph.awaited), None)
-        if free is None:  # none yet, or each one's backward pass is still to come
-            free = _RecordedGraph(self._module, self.plain, leaves, spec, learned)
-            graphs.append(free)
-        found = _Replayed.apply(free, leaves, *wanted, *learned.values())
-        return tree_unflatten(list(found), free.spec)
+        slot = next((slot for slot in self._slots if not slot.awaited), None)
+        if slot is None:  # none yet, or each one's backward pass is still to come
+            slot = _Slot()
+            self._slots.append(slot)
+        if key not in slot.graphs:
+            slot.graphs[key] = _RecordedGraph(self._module, self.plain, leaves, spec, learned, slot)
+        graph = slot.graphs[key]
+        found = _Replayed.apply(graph, leaves, *wanted, *learned.values())
+        return tree_unflatten(list(found), graph.spec)
 
 
 class _Graph:
@@ -110,6 +112,24 @@ class _Graph:
         return tree_unflatten(copies, self.spec)
 
 
+class _Slot:
+    """Room for one call whose backward pass is still to come.
+
+    Its graphs, one per shape, share their memory: none is replayed before the last one's call was sent back
+    or forgotten, and what leaves them is copied.
+    """
+
+    def __init__(self) -> None:
+        self.pool = graph_pool()
+        self.graphs: dict[Any, _RecordedGraph] = {}
+        self.ticket: weakref.ref[_Ticket] | None = None
+
+    @property
+    def awaited(self) -> bool:
+        """Whether a backward pass of the last call may still come."""
+        return self.ticket is not None and self.ticket() is not None
+
+
 class _RecordedGraph:
     """A call and its backward pass, a graph each; what the first saves for the second stays in their memory.
 
@@ -124,22 +144,22 @@ class _RecordedGraph:
         leaves: list[Any],
         spec: Any,
         learned: dict[str, Tensor],
+        slot: _Slot,
     ) -> None:
-        self._ticket: weakref.ref[_Ticket] | None = None
+        self._slot = slot
         self.inputs = [_standing(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         self._around, self._learned = _Around(module, function), learned
         self._args, self._kwargs = tree_unflatten(self.inputs, spec)
         self._live: tuple[list[Tensor], list[Tensor]] | None = None
-        pool = graph_pool()
         with _without_cast_cache():
             with beside():
                 for _ in range(WARM_UP):
                     self._call()
                     self._given = [torch.zeros_like(one) for one in self._outputs]
                     self._back()
-            self._forward = captured(self._call, pool)
+            self._forward = captured(self._call, slot.pool)
             self._given = [torch.zeros_like(one) for one in self._outputs]
-            self._backward = captured(self._back, pool)
+            self._backward = captured(self._back, slot.pool)
 
     def _call(self) -> None:
         own = {name: one.detach().requires_grad_() for name, one in self._learned.items()}
@@ -156,14 +176,9 @@ class _RecordedGraph:
         self._live = None  # the graph's own leaves and nodes are not needed again
         self._gradients = torch.autograd.grad(outputs, sources, self._given, allow_unused=True)
 
-    @property
-    def awaited(self) -> bool:
-        """Whether a backward pass of the last call may still come."""
-        return self._ticket is not None and self._ticket() is not None
-
     def replay(self, leaves: list[Any], ticket: _Ticket) -> tuple[Tensor, ...]:
         """The outputs."""
-        self._ticket = weakref.ref(ticket)
+        self._slot.ticket = weakref.ref(ticket)
         with torch.no_grad():
             _fill(self.inputs, leaves)
         self._forward()
@@ -171,9 +186,9 @@ class _RecordedGraph:
 
     def send_back(self, given: Sequence[Tensor], ticket: _Ticket) -> list[Tensor | None]:
         """The gradients of what was given and of what learns."""
-        if self._ticket is None or self._ticket() is not ticket:
+        if self._slot.ticket is None or self._slot.ticket() is not ticket:
             raise RuntimeError("a captured call is sent back once: what it saved is gone")
-        self._ticket = None
+        self._slot.ticket = None
         for held, new in zip(self._given, given, strict=True):
             held.copy_(new)
         self._backward()
