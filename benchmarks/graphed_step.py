@@ -5,10 +5,11 @@
     python benchmarks/graphed_step.py videocrafter --tiny          the same on the CPU, without graphs
 
 Random weights, HPS on one frame, the fastest settings. One loaded model serves all ways: `eager` replays the
-no-grad steps alone, `denoiser` the differentiated prediction and its backward pass too, `all` the decoder's
-too. Prints for each way the median and the range of a whole step, where the host is when (seconds since the
-step's begin at which it leaves a phase, the device not waited for), the device's busy seconds, the gradient's
-relative distance to the eager one, and where the host waits for the device.
+no-grad steps alone, `denoiser` the differentiated prediction and its backward pass too, `decoder` and
+`reward` those of the frames' decoder and of the reward's image tower on top, `fold` the folding as well,
+which is `performance.cuda_graphs=all`. Prints for each way the median and the range of a whole step, where
+the host is when (seconds since the step's begin at which it leaves a phase, the device not waited for), the
+device's busy seconds, the gradient's relative distance to the eager one, and where the host waits.
 """
 
 from __future__ import annotations
@@ -33,11 +34,13 @@ from vader_core.assembly.levers import process_switches
 from vader_core.assembly.parts import Assembly
 from vader_core.assembly.prepare import prepare
 from vader_core.performance.cuda_graphs import GraphedForward
+from vader_core.performance.fold_adapter import Folding
 from vader_core.profiling.bench import Bench, load
 from vader_core.profiling.stopwatch import SilentStopwatch, Stopwatch, timed_parts, timed_updates
 from vader_core.registry import Registry, load_registry
 
-WAYS = ("eager", "denoiser", "all")
+#: Each replays what the one before replays, and more.
+WAYS = ("eager", "denoiser", "decoder", "reward", "fold")
 
 
 class HostStopwatch(Stopwatch):
@@ -72,12 +75,17 @@ def assemble(options: argparse.Namespace, registry: Registry) -> Assembly:
 
 def choose(assembly: Assembly, way: str) -> None:
     """Which calls with a gradient are replayed."""
-    parts = {"denoiser": [assembly.backbone.denoiser], "all": assembly.backbone.decoders()}
-    for name, modules in parts.items():
+    most = WAYS.index(way)
+    towers = [tower for term in assembly.rewards.terms for tower in term.reward.towers()]
+    parts = [[assembly.backbone.denoiser], assembly.backbone.decoders(), towers]
+    for number, modules in enumerate(parts, start=1):
         for module in modules:
             graphed = module.forward
             if isinstance(graphed, GraphedForward):
-                graphed.gradients = way == "all" or way == name
+                graphed.gradients = number <= most
+    for lever in assembly.model.levers:
+        if isinstance(lever, Folding):
+            lever.captured = most == len(WAYS) - 1
 
 
 def gradient(bench: Bench) -> Tensor:
@@ -167,10 +175,9 @@ def reserved() -> dict[str, float]:
 
 def ready(bench: Bench, about: dict[str, Any]) -> list[str]:
     """Two steps each way, in which the graphs are captured; the ways that succeed."""
-    backbone, cuda = bench.assembly.backbone, bench.device.type == "cuda"
-    ways = [way for way in WAYS if cuda or way == "eager"]
+    cuda = bench.device.type == "cuda"
     able = []
-    for way in ways if backbone.decoders() else ways[:2]:
+    for way in WAYS if cuda else WAYS[:1]:
         choose(bench.assembly, way)
         if cuda:
             torch.cuda.reset_peak_memory_stats()

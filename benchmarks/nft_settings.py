@@ -160,6 +160,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "lr 1e-3, batch 4, floor 20 at 0.80, group 16": _setting(1e-3, 4, aligned=20.0, floor=0.80, group=16),
     "lr 1e-3, batch 4, floor 20 at 0.80, old 0.9": _setting(1e-3, 4, aligned=20.0, floor=0.80, **_SLOW),
     "lr 1e-3, batch 4, floor 20 at 0.80, 4 levels": _setting(1e-3, 4, aligned=20.0, floor=0.80, timesteps=4),
+    "lr 1e-3, batch 4, floor 20 at 0.78, group 16": _setting(1e-3, 4, aligned=20.0, floor=0.78, group=16),
+    "lr 5e-4, batch 8, floor 20 at 0.78": _setting(5e-4, 8, aligned=20.0, floor=0.78),
     "lr 1e-3, batch 4, alignment 4": _setting(1e-3, 4, aligned=4.0),
     "lr 5e-4, batch 4, alignment 3": _setting(5e-4, 4, aligned=3.0),
     "lr 1e-3, batch 4, alignment 3, old 0.9": _setting(1e-3, 4, aligned=3.0, **_SLOW),

@@ -264,7 +264,8 @@ def _no_grad_levers(assembly: Assembly, sharded: Sharded | None) -> Iterator[Lev
     if asked.fold_adapter:
         from vader_core.performance.fold_adapter import Folding
 
-        folding = Folding(denoiser) if sharded is None else Folding(denoiser, sharded.part)
+        pieces = {} if sharded is None else {"part": sharded.part}
+        folding = Folding(denoiser, **pieces, captured=bool(asked.cuda_graphs))
         yield folding
     if sharded is not None and assembly.config.parallel.keep_gathered:
         from vader_core.parallel.shard import KeptGathered
@@ -293,8 +294,9 @@ def _no_grad_levers(assembly: Assembly, sharded: Sharded | None) -> Iterator[Lev
         gradients = asked.cuda_graphs == "all"
         yield GraphedForward(denoiser, state, gradients=gradients)
         if gradients:
-            for decoder in assembly.backbone.decoders():
-                GraphedForward(decoder, lambda: None, gradients=True)
+            towers = [tower for term in assembly.rewards.terms for tower in term.reward.towers()]
+            for module in (*assembly.backbone.decoders(), *towers):
+                GraphedForward(module, lambda: None, gradients=True)
 
 
 def _compile(backbone: Backbone, *, everywhere: bool) -> None:

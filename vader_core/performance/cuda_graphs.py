@@ -40,7 +40,7 @@ class GraphedForward:
         self.gradients = gradients
         self._module = module
         self._graphs: dict[Any, _Graph] = {}
-        self._recorded: dict[Any, list[_RecordedGraph]] = {}
+        self._slots: list[_Slot] = []
         self._pool: Any = None
         self._active = False
         module.forward = self
@@ -70,7 +70,7 @@ class GraphedForward:
         key = (spec, tuple(_signature(leaf) for leaf in leaves), self.state())
         if key not in self._graphs:
             if self._pool is None:
-                self._pool = _pool()
+                self._pool = graph_pool()
             self._graphs[key] = _Graph(self.plain, leaves, spec, self._pool)
         return self._graphs[key](leaves)
 
@@ -81,13 +81,15 @@ class GraphedForward:
             args, kwargs = tree_unflatten(leaves, spec)
             return self.plain(*args, **kwargs)
         key = (spec, tuple(_signature(leaf, gradient=True) for leaf in leaves), self.state())
-        graphs = self._recorded.setdefault(key, [])
-        free = next((graph for graph in graphs if not graph.awaited), None)
-        if free is None:  # none yet, or each one's backward pass is still to come
-            free = _RecordedGraph(self._module, self.plain, leaves, spec, learned)
-            graphs.append(free)
-        found = _Replayed.apply(free, leaves, *wanted, *learned.values())
-        return tree_unflatten(list(found), free.spec)
+        slot = next((slot for slot in self._slots if not slot.awaited), None)
+        if slot is None:  # none yet, or each one's backward pass is still to come
+            slot = _Slot()
+            self._slots.append(slot)
+        if key not in slot.graphs:
+            slot.graphs[key] = _RecordedGraph(self._module, self.plain, leaves, spec, learned, slot)
+        graph = slot.graphs[key]
+        found = _Replayed.apply(graph, leaves, *wanted, *learned.values())
+        return tree_unflatten(list(found), graph.spec)
 
 
 class _Graph:
@@ -98,16 +100,34 @@ class _Graph:
         def call() -> None:
             self.outputs, self.spec = tree_flatten(function(*args, **kwargs))
 
-        with _beside():
+        with beside():
             for _ in range(WARM_UP):
                 call()
-        self._replay = _captured(call, pool)
+        self._replay = captured(call, pool)
 
     def __call__(self, leaves: list[Any]) -> Any:
         _fill(self.inputs, leaves)
         self._replay()
         copies = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in self.outputs]
         return tree_unflatten(copies, self.spec)
+
+
+class _Slot:
+    """Room for one call whose backward pass is still to come.
+
+    Its graphs, one per shape, share their memory: none is replayed before the last one's call was sent back
+    or forgotten, and what leaves them is copied.
+    """
+
+    def __init__(self) -> None:
+        self.pool = graph_pool()
+        self.graphs: dict[Any, _RecordedGraph] = {}
+        self.ticket: weakref.ref[_Ticket] | None = None
+
+    @property
+    def awaited(self) -> bool:
+        """Whether a backward pass of the last call may still come."""
+        return self.ticket is not None and self.ticket() is not None
 
 
 class _RecordedGraph:
@@ -124,22 +144,22 @@ class _RecordedGraph:
         leaves: list[Any],
         spec: Any,
         learned: dict[str, Tensor],
+        slot: _Slot,
     ) -> None:
-        self._ticket: weakref.ref[_Ticket] | None = None
+        self._slot = slot
         self.inputs = [_standing(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         self._around, self._learned = _Around(module, function), learned
         self._args, self._kwargs = tree_unflatten(self.inputs, spec)
         self._live: tuple[list[Tensor], list[Tensor]] | None = None
-        pool = _pool()
         with _without_cast_cache():
-            with _beside():
+            with beside():
                 for _ in range(WARM_UP):
                     self._call()
                     self._given = [torch.zeros_like(one) for one in self._outputs]
                     self._back()
-            self._forward = _captured(self._call, pool)
+            self._forward = captured(self._call, slot.pool)
             self._given = [torch.zeros_like(one) for one in self._outputs]
-            self._backward = _captured(self._back, pool)
+            self._backward = captured(self._back, slot.pool)
 
     def _call(self) -> None:
         own = {name: one.detach().requires_grad_() for name, one in self._learned.items()}
@@ -156,22 +176,19 @@ class _RecordedGraph:
         self._live = None  # the graph's own leaves and nodes are not needed again
         self._gradients = torch.autograd.grad(outputs, sources, self._given, allow_unused=True)
 
-    @property
-    def awaited(self) -> bool:
-        """Whether a backward pass of the last call may still come."""
-        return self._ticket is not None and self._ticket() is not None
-
     def replay(self, leaves: list[Any], ticket: _Ticket) -> tuple[Tensor, ...]:
         """The outputs."""
-        self._ticket = weakref.ref(ticket)
+        self._slot.ticket = weakref.ref(ticket)
         with torch.no_grad():
             _fill(self.inputs, leaves)
         self._forward()
         return tuple(one.clone() for one in self._outputs)
 
-    def send_back(self, given: Sequence[Tensor]) -> list[Tensor | None]:
+    def send_back(self, given: Sequence[Tensor], ticket: _Ticket) -> list[Tensor | None]:
         """The gradients of what was given and of what learns."""
-        self._ticket = None
+        if self._slot.ticket is None or self._slot.ticket() is not ticket:
+            raise RuntimeError("a captured call is sent back once: what it saved is gone")
+        self._slot.ticket = None
         for held, new in zip(self._given, given, strict=True):
             held.copy_(new)
         self._backward()
@@ -199,7 +216,7 @@ class _Replayed(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *given: Tensor) -> Any:
         """Of the sources."""
-        return None, None, *ctx.graph.send_back(given)
+        return None, None, *ctx.graph.send_back(given, ctx.ticket)
 
 
 class _Around(nn.Module):
@@ -217,12 +234,18 @@ def _on_device(leaves: list[Any]) -> bool:
     return any(isinstance(leaf, Tensor) and leaf.is_cuda for leaf in leaves)
 
 
-def _pool() -> Any:
+def graph_pool() -> Any:
+    """Memory of a graph's own."""
     return torch.cuda.graph_pool_handle()
 
 
-def _captured(function: Callable[[], None], pool: Any) -> Callable[[], None]:
-    """What ``function`` does on the device, as one launch; its Python runs once."""
+def captured(function: Callable[[], None], pool: Any) -> Callable[[], None]:
+    """What ``function`` does on the device, as one launch; its Python runs once, after a run :func:`beside`.
+
+    Args:
+        function: Reads and writes tensors where they lie.
+        pool: From :func:`graph_pool`: where its own tensors are.
+    """
     graph = torch.cuda.CUDAGraph()
     # Other threads may go on allocating; the backward pass runs in one of torch's own.
     with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
@@ -232,7 +255,7 @@ def _captured(function: Callable[[], None], pool: Any) -> Callable[[], None]:
 
 
 @contextmanager
-def _beside() -> Iterator[None]:
+def beside() -> Iterator[None]:
     """Within, work goes to a stream of its own, as it does in a capture."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())

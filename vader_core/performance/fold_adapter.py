@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from vader_core.lora.adapter import lora_layers
 from vader_core.lora.layers import ADAPTER
 from vader_core.parallel.whole import own_piece
+from vader_core.performance import cuda_graphs
 
 
 class Folding:
@@ -23,6 +25,7 @@ class Folding:
     Args:
         denoiser: With a LoRA attached.
         part: Lets go of gathered weights, where they are in pieces.
+        captured: Fold from a CUDA graph, one for each state of the scales: a layer alone is five launches.
     """
 
     #: Validation and sampling use it too.
@@ -30,7 +33,11 @@ class Folding:
     #: What it holds beside the model.
     holds = "folded copy"
 
-    def __init__(self, denoiser: nn.Module, part: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, denoiser: nn.Module, part: Callable[[], None] = lambda: None, *, captured: bool = False
+    ) -> None:
+        self.captured = captured
+        self._replays: dict[tuple[float, ...], Callable[[], None]] = {}
         self._layers = [layer for _, layer in lora_layers(denoiser)]
         self._part = part
         part()
@@ -51,10 +58,24 @@ class Folding:
         if self.folded or any(layer.switched_off for layer in self._layers):
             return
         self._part()
+        if self.captured:
+            self._replay()
+        else:
+            self._fold()
+        self._mark(True)
+
+    def _fold(self) -> None:
         kept = zip(self._layers, self._weights, self.originals, self._rows, strict=True)
         for layer, weight, original, rows in kept:
             weight.copy_(original + layer.product(ADAPTER)[rows].view_as(original))
-        self._mark(True)
+
+    def _replay(self) -> None:
+        scales = tuple(layer.scaling[ADAPTER] for layer in self._layers)
+        if scales not in self._replays:
+            with cuda_graphs.beside():
+                self._fold()
+            self._replays[scales] = cuda_graphs.captured(self._fold, cuda_graphs.graph_pool())
+        self._replays[scales]()
 
     @torch.no_grad()
     def off(self) -> None:

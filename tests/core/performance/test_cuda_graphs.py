@@ -7,10 +7,22 @@ from typing import Any
 
 import pytest
 import torch
+from levered import Net as Folded
+from levered import adapted
 from torch import Tensor, nn
 
+from vader_core.api.bench import with_prompts, with_random_files
+from vader_core.api.configure import complete, configure
+from vader_core.assembly.prepare import prepare
+from vader_core.lora.adapter import lora_layers
+from vader_core.lora.layers import ADAPTER
 from vader_core.performance import cuda_graphs
 from vader_core.performance.cuda_graphs import GraphedForward
+from vader_core.performance.fold_adapter import Folding
+from vader_core.profiling.bench import Bench, load
+from vader_core.registry import load_registry
+
+TINY = {"architecture": "tiny", "weights": "random"}
 
 
 class Net(nn.Module):
@@ -53,13 +65,13 @@ def captures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     taken: list[Any] = []
 
     def captured(function: Any, pool: Any) -> Any:
-        taken.append(function)
+        taken.append(pool)
         function()
         return torch.enable_grad()(function)
 
-    monkeypatch.setattr(cuda_graphs, "_captured", captured)
-    monkeypatch.setattr(cuda_graphs, "_pool", lambda: None)
-    monkeypatch.setattr(cuda_graphs, "_beside", nullcontext)
+    monkeypatch.setattr(cuda_graphs, "captured", captured)
+    monkeypatch.setattr(cuda_graphs, "graph_pool", object)
+    monkeypatch.setattr(cuda_graphs, "beside", nullcontext)
     monkeypatch.setattr(cuda_graphs, "_on_device", lambda leaves: True)
     return taken
 
@@ -96,6 +108,21 @@ def test_calls_that_wait_for_their_backward_pass_do_not_share_a_graph(captures: 
         for found, one in zip(gradients(net, calls), wanted, strict=True):
             assert torch.equal(found, one)
     assert len(captures) == 4
+    assert len(set(captures)) == 2
+
+
+def test_graphs_of_several_shapes_share_their_memory(captures: list[Any]) -> None:
+    net, x, y = made()
+    scale = torch.ones(8, dtype=torch.float64)
+    calls = [(x, {"scale": scale}), (y[:2], {"scale": scale})]
+    wanted = [gradients(net, [call]) for call in calls]
+    GraphedForward(net, lambda: None, gradients=True)
+    for _ in range(2):
+        for call, eager in zip(calls, wanted, strict=True):
+            for found, one in zip(gradients(net, [call]), eager, strict=True):
+                assert torch.equal(found, one)
+    assert len(captures) == 4
+    assert len(set(captures)) == 1
 
 
 def test_a_call_that_nobody_sends_back_leaves_its_graph_free(captures: list[Any]) -> None:
@@ -106,6 +133,15 @@ def test_a_call_that_nobody_sends_back_leaves_its_graph_free(captures: list[Any]
         loss = net(x, scale=scale).sum()
         del loss
     assert len(captures) == 2
+
+
+def test_a_second_backward_pass_is_an_error(captures: list[Any]) -> None:
+    net, x, _ = made()
+    GraphedForward(net, lambda: None, gradients=True)
+    loss = net(x, scale=torch.ones(8, dtype=torch.float64)).sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="sent back once"):
+        loss.backward()
 
 
 def test_each_shape_argument_and_state_has_its_own_graph(captures: list[Any]) -> None:
@@ -145,13 +181,14 @@ def test_captured_gradients_equal_the_eager_ones() -> None:
     net, x, y = made("cuda")
     scale = torch.ones(8, device="cuda")
     calls = [(x, {"scale": scale}), (y, {"scale": 2.0 * scale})]
-    wanted = gradients(net, calls)
-    gradients(net, calls)  # what learns has been used on the usual stream, as in a run that was under way
+    shorter = [(y[:2], {"scale": scale})]  # in the memory of one of them
+    wanted = [gradients(net, calls), gradients(net, shorter)]
     GraphedForward(net, lambda: None, gradients=True)
     for _ in range(2):
         before = net.calls
-        for found, one in zip(gradients(net, calls), wanted, strict=True):
-            torch.testing.assert_close(found, one, rtol=1e-6, atol=1e-6)
+        for given, eager in zip((calls, shorter), wanted, strict=True):
+            for found, one in zip(gradients(net, given), eager, strict=True):
+                torch.testing.assert_close(found, one, rtol=1e-6, atol=1e-6)
     assert net.calls == before  # replayed
     with torch.no_grad():
         net.trained.weight.mul_(1.5)
@@ -159,3 +196,70 @@ def test_captured_gradients_equal_the_eager_ones() -> None:
     net.forward.gradients = False  # type: ignore[attr-defined]
     for one, again in zip(found, gradients(net, calls), strict=True):
         torch.testing.assert_close(one, again, rtol=1e-6, atol=1e-6)
+
+
+def test_folding_is_captured_once_per_scale(captures: list[Any], net: Folded) -> None:
+    adapted(net, 0.3)
+    folding, captured = Folding(net), Folding(net, captured=True)
+    layers = [layer for _, layer in lora_layers(net)]
+    weights = [layer.get_base_layer().weight for layer in layers]
+
+    def folded(by: Folding) -> list[Tensor]:
+        by.on()
+        found = [weight.detach().clone() for weight in weights]
+        by.off()
+        return found
+
+    for scale, graphs in ((1.0, 1), (1.0, 1), (0.5, 2), (1.0, 2)):
+        for layer in layers:
+            layer.scaling[ADAPTER] = scale
+            with torch.no_grad():
+                layer.lora_B[ADAPTER].weight.add_(0.01)  # as an update does
+        for found, wanted in zip(folded(captured), folded(folding), strict=True):
+            assert torch.equal(found, wanted)
+        assert len(captures) == graphs
+
+
+@pytest.mark.parametrize("name", ["demo", "videocrafter", "opensora", "modelscope"])
+def test_an_update_is_the_same_whichever_frames_are_drawn(captures: list[Any], name: str) -> None:
+    """Denoiser and decoders captured once serve every update; the frames are chosen outside of them."""
+    registry = load_registry()
+    small = {} if name == "demo" else {"architecture": "tiny"}
+    config = configure(
+        registry=registry,
+        backbone={"name": name, **small},
+        reward=[{"name": "aesthetic_hps", "aesthetic": TINY, "hps": TINY}],
+        sampler={"num_steps": 2},
+        trainer={"device": "cpu"},
+        performance={"gradient_checkpointing": False},
+        validation={"prompts": 0},
+    )
+    config = with_prompts(with_random_files(config, registry), registry)
+    assembly = prepare(complete(config, registry), registry)
+    bench = Bench(load(assembly))
+    wanted = [update(bench, step) for step in range(3)]
+    towers = [tower for term in assembly.rewards.terms for tower in term.reward.towers()]
+    assert towers
+    parts = [assembly.backbone.denoiser, *assembly.backbone.decoders(), *towers]
+    for part in parts:
+        GraphedForward(part, lambda: None, gradients=True)
+    for step, (frames, one) in enumerate(wanted):
+        assert update(bench, step)[0] == frames
+        torch.testing.assert_close(update(bench, step)[1], one, rtol=1e-5, atol=1e-7)
+    assert len({frames for frames, _ in wanted}) > 1 or name == "demo"  # which decodes all of them
+    assert len(set(captures)) == len(parts)  # graphs of one network share their memory
+    if name != "opensora":  # which has one for each length of text
+        assert len(captures) == 2 * len(parts)
+
+
+def update(bench: Bench, step: int) -> tuple[tuple[int, ...], Tensor]:
+    """The decoded frames, and the gradient."""
+    trainer = bench.trainer
+    batches = trainer.batches.at(step, 0, *bench.processes.here)
+    (prepared,) = trainer.objective.prepare(trainer.model, [batches], bench.processes)
+    for parameter in bench.parameters:
+        parameter.grad = None
+    result = trainer.objective.step(trainer.model, prepared, lambda loss: loss.backward(), 0)
+    found = [one.grad.flatten() for one in bench.parameters if one.grad is not None]
+    assert found
+    return tuple(result.frames), torch.cat(found)
