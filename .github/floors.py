@@ -10,7 +10,7 @@ LEFT_OUT = ("vader-data",)
 
 
 def main() -> None:
-    """Print them, one a line."""
+    """Print them, one per line."""
     for path in [ROOT / "pyproject.toml", *sorted(ROOT.glob("*/vader-*/pyproject.toml"))]:
         project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
         if project["name"] in LEFT_OUT:
