@@ -397,7 +397,7 @@ def test_of_a_repository_the_folders_that_are_read_are_downloaded(hub, tmp_path)
     }
     hub.files = {"all_in_one.safetensors": b"other layout"}
     none = run_python(WANTING, "its_folders", "--download", **online(hub, tmp_path / "new"))
-    assert none.code == 1
+    assert none.code == 2
     assert "hub repository made/up: it has no files in sub, text" in none.err
 
 
