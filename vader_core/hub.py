@@ -24,7 +24,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 from vader_core.errors import MachineError, VaderError
-from vader_core.files import sha256_of
+from vader_core.files import replacing, sha256_of
 
 if TYPE_CHECKING:
     from vader_core.weights import WeightFile
@@ -127,7 +127,23 @@ def _snapshot(wanted: WeightFile, progress: Progress) -> Path:
         inside = f" in {', '.join(wanted.folders)}" if wanted.folders else ""
         raise VaderError(f"hub repository {repository}: it has no files{inside}")
     paths = [_file(repository, name, commit, kind, progress) for name in names]
+    _name_commit(wanted, commit)
     return paths[0].parents[len(PurePosixPath(names[0]).parts) - 1]
+
+
+def _name_commit(wanted: WeightFile, commit: str) -> None:
+    """Note which commit the branch or tag was, as the client does: offline it finds the snapshot by that."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    revision = wanted.revision or constants.DEFAULT_REVISION
+    check_name(revision, wanted.repository)
+    folder = repo_folder_name(repo_id=wanted.repository, repo_type=wanted.repository_type)
+    note = Path(constants.HF_HUB_CACHE) / folder / "refs" / revision
+    if revision != commit:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(note) as beside:
+            beside.write_text(commit, encoding="utf-8")
 
 
 def _is_read(name: str, folders: tuple[str, ...]) -> bool:

@@ -389,12 +389,13 @@ def test_of_a_repository_the_folders_that_are_read_are_downloaded(hub, tmp_path)
     done = run_python(WANTING, "its_folders", "--download", **online(hub, tmp_path))
     assert done.code == 0, done.err
     assert "here made/up" in done.out
-    assert {name for name, _ in hub.asked} == {
-        "index.json",
-        "sub/two.bin",
-        "sub/config.json",
-        "text/three.bin",
-    }
+    asked = {name for name, _ in hub.asked}
+    assert asked == {"index.json", "sub/two.bin", "sub/config.json", "text/three.bin"}
+    offline = online(hub, tmp_path) | {"HF_HUB_OFFLINE": "1"}
+    again = run_python(WANTING, "its_folders", "--download", "--json", **offline)
+    assert again.code == 0, again.err
+    (facts,) = json.loads(again.out)["reward its_folders"]
+    assert Path(facts["path"]) == cache
     hub.files = {"all_in_one.safetensors": b"other layout"}
     none = run_python(WANTING, "its_folders", "--download", **online(hub, tmp_path / "new"))
     assert none.code == 2
