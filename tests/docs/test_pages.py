@@ -290,6 +290,15 @@ def test_every_page_in_a_menu_is_there():
     assert not [name for name in listed - generated if not (DOCS / name).is_file()]
 
 
+def test_what_a_page_from_a_folder_needs_is_in_the_folder():
+    """The search's shim is our own file: left out, the plugin names one of another site's."""
+    settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert "  - offline" in settings
+    (shim,) = re.findall(r"polyfills: \[([^\]]*)\]", settings)
+    assert "iframe-worker" in shim  # what the plugin looks for
+    assert "Permission is hereby granted" in (DOCS / shim).read_text(encoding="utf-8")
+
+
 def sentences(text: str) -> list[int]:
     """Words per sentence of running text: no tables, code, lists of links or headings."""
     text = re.sub(r"```.*?```", "", text, flags=re.S)

@@ -60,7 +60,7 @@ class ResumePath(EnteredPath):
 @processes_option
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--quiet", is_flag=True, help="Print the result alone.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 def command(**flags: Any) -> int:
     """Align a video model with rewards, or fit it to clips. Bare, it runs the demo."""
     arguments = (click.get_current_context().find_root().obj or {}).get("arguments", ())
