@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from vader_core.builtin.prompts.grammar import parse_prompts
 from vader_core.cli import completion
 from vader_core.cli.devices import Device
 from vader_core.cli.overrides import (
@@ -18,8 +19,9 @@ from vader_core.cli.overrides import (
     parse_weighted,
 )
 from vader_core.cli.paths import EnteredPath
+from vader_core.component import Kind
 from vader_core.errors import VaderError
-from vader_core.paths import check_there, run_of
+from vader_core.paths import check_there, file_of, run_of
 from vader_core.registry import Registry
 from vader_core.run.config import RunConfig, check_keys, validated
 from vader_core.run.layers import merged, read_yaml
@@ -104,15 +106,7 @@ _MODEL = [
         "-o", "options", multiple=True, metavar="KEY=VALUE", help="Any other option; see `vader show`."
     ),
 ]
-_REWARDS = [
-    click.option(
-        "--objective",
-        "objectives",
-        multiple=True,
-        metavar="NAME[:WEIGHT]",
-        shell_complete=completion.names("objective"),
-        help="What to minimise (repeat); by default what --reward and --data imply.",
-    ),
+_SCORES = [
     click.option(
         "--reward",
         "rewards",
@@ -129,6 +123,17 @@ _REWARDS = [
         shell_complete=completion.names("reward"),
         help="A reward to watch and not to train on (repeat).",
     ),
+]
+_REWARDS = [
+    click.option(
+        "--objective",
+        "objectives",
+        multiple=True,
+        metavar="NAME[:WEIGHT]",
+        shell_complete=completion.names("objective"),
+        help="What to minimise (repeat); by default what --reward and --data imply.",
+    ),
+    *_SCORES,
     click.option(
         "--reward-frames", metavar="F", help="random, first, middle, last, fml, alternate, all or an index."
     ),
@@ -178,9 +183,32 @@ def reward_options(command: Any) -> Any:
     return _apply(_REWARDS, command)
 
 
+def scoring_options(command: Any) -> Any:
+    """What to score with, for a command that trains on nothing."""
+    return _apply(_SCORES, command)
+
+
 def training_options(command: Any) -> Any:
     """How to train."""
     return _apply(_TRAINING, command)
+
+
+def lora_base(lora: str | None, flags: dict[str, Any], registry: Registry) -> Tree:
+    """What a ``--lora`` value says of a run: its own configuration, or the model that a file is for.
+
+    Raises:
+        VaderError: As :func:`run_base`, or a file that cannot be read.
+    """
+    found = run_base(lora)
+    if found or lora is None or flags.get("backbone") is not None:
+        return found
+    file = file_of(lora)
+    if file is None:
+        return {}
+    from vader_core.run.adapters import backbone_of
+
+    name = backbone_of(file, registry)
+    return {} if name is None else {"backbone": {"name": name}}
 
 
 def run_base(lora: str | None) -> Tree:
@@ -270,7 +298,26 @@ def _without_shape(layer: Tree) -> Tree:
 
 def config_of(flags: dict[str, Any], registry: Registry, *, base: Tree | None = None) -> RunConfig:
     """The checked configuration that the command line asks for."""
-    return validated(tree_of(flags, registry, base=base))
+    return _known(validated(tree_of(flags, registry, base=base)), registry)
+
+
+def _known(config: RunConfig, registry: Registry) -> RunConfig:
+    """The configuration, its names looked up: a slip is told before torch is imported, which takes seconds.
+
+    Raises:
+        VaderError: A name that nothing installed has.
+    """
+    named: list[tuple[Kind, str | None]] = [("backbone", config.backbone.name)]
+    named.append(("sampler", config.sampler.name))
+    named += [("objective", name) for name in config.objective]
+    scored = [item for item in (*config.reward, *config.monitor) if item.function_file is None]
+    named += [("reward", item.name) for item in scored]
+    if config.prompts.source is not None:
+        named.append(("prompt source", parse_prompts(config.prompts.source)[0]))
+    for kind, name in named:
+        if name is not None:
+            registry.get(kind, name)
+    return config
 
 
 def config_alone(flags: dict[str, Any], registry: Registry, *, base: Tree | None = None) -> RunConfig:
@@ -285,7 +332,7 @@ def config_alone(flags: dict[str, Any], registry: Registry, *, base: Tree | None
             f"-o {shared[0]}: this command runs in one process; vader train, sample and evaluate share a "
             "model. Leave it out; for memory see performance.offload and performance.swap_blocks"
         )
-    return validated({**tree_of(flags, registry, base=base), "parallel": {}})
+    return _known(validated({**tree_of(flags, registry, base=base), "parallel": {}}), registry)
 
 
 def config_shared(flags: dict[str, Any], registry: Registry, *, base: Tree | None = None) -> RunConfig:
@@ -293,7 +340,8 @@ def config_shared(flags: dict[str, Any], registry: Registry, *, base: Tree | Non
     tree = tree_of(flags, registry, base=base)
     asked = {key.partition(".")[2] for key in _sharing(flags)}
     held = tree.get("parallel", {})
-    return validated({**tree, "parallel": {name: held[name] for name in held if name in asked}})
+    kept = {name: held[name] for name in held if name in asked}
+    return _known(validated({**tree, "parallel": kept}), registry)
 
 
 def _sharing(flags: dict[str, Any]) -> list[str]:
