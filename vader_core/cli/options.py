@@ -309,7 +309,6 @@ def _known(config: RunConfig, registry: Registry) -> RunConfig:
     """
     named: list[tuple[Kind, str | None]] = [("backbone", config.backbone.name)]
     named.append(("sampler", config.sampler.name))
-    named += [("objective", name) for name in config.objective]
     scored = [item for item in (*config.reward, *config.monitor) if item.function_file is None]
     named += [("reward", item.name) for item in scored]
     if config.prompts.source is not None:
