@@ -110,7 +110,7 @@ def _check_asked(loras: Sequence[str], count: int, batch_size: int, *, base: boo
     if count > MOST_SEEDS:
         raise VaderError(f"--count {count} is not allowed: use at most {MOST_SEEDS:,} videos per prompt")
     if base and not loras:
-        raise VaderError("--base shows the model before tuning beside the tuned one: give --lora L as well")
+        raise VaderError("--base shows the model before tuning beside the tuned one: give --lora RUN as well")
 
 
 def check_sample(

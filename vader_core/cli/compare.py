@@ -21,7 +21,7 @@ from vader_core.registry import Registry, load_registry
     cls=GroupedCommand,
     examples=("vader compare runs/one runs/two --max-prompts 4",),
 )
-@click.argument("subjects", nargs=-1, required=True, metavar="L[:SCALE]…")
+@click.argument("subjects", nargs=-1, required=True, metavar="LORA[:SCALE]…")
 @model_options
 @click.option(
     "--reward", "rewards", multiple=True, metavar="NAME", help="Score with it (repeat); the first run's own."

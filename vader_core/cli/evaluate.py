@@ -37,7 +37,7 @@ from vader_core.registry import Registry, load_registry
 @click.option("--suite", metavar="NAME", help="Judge by a suite's dimensions and prompts, such as vbench.")
 @click.option("--suite-prompts", type=EnteredPath(), metavar="FILE", help="The suite's file of prompts.")
 @click.option(
-    "--dimension", "dimensions", multiple=True, metavar="D", help="Of the suite (repeat); all by default."
+    "--dimension", "dimensions", multiple=True, metavar="NAME", help="Of the suite (repeat); all by default."
 )
 @click.option("--most-prompts", type=int, metavar="N", help="Prompts per dimension, for a quick look.")
 @click.option("--most-videos", type=int, metavar="N", help="Clips per prompt, for a quick look.")

@@ -70,7 +70,9 @@ _MODEL = [
     click.option(
         "--backbone", metavar="NAME", shell_complete=completion.names("backbone"), help="The video model."
     ),
-    click.option("--weights", metavar="W", help="pretrained, PATH, hub:REPO[/FILE][@REVISION] or random."),
+    click.option(
+        "--weights", metavar="WEIGHTS", help="pretrained, PATH, hub:REPO[/FILE][@REVISION] or random."
+    ),
     click.option("--height", type=int, metavar="PIXELS", help="Height of the videos."),
     click.option("--width", type=int, metavar="PIXELS", help="Width of the videos."),
     click.option("--num-frames", metavar="N", help="Frames, or a form of the model's own, such as 2s."),
@@ -81,11 +83,11 @@ _MODEL = [
         shell_complete=completion.names("sampler"),
         help="The rule by which noise becomes a clip.",
     ),
-    click.option("--num-steps", type=int, metavar="S", help="Sampling steps."),
-    click.option("--guidance-scale", metavar="G", help="A number, or FIRST:LAST over the frames."),
+    click.option("--num-steps", type=int, metavar="STEPS", help="Sampling steps."),
+    click.option("--guidance-scale", metavar="SCALE", help="A number, or FIRST:LAST over the frames."),
     click.option(
         "--prompts",
-        metavar="P",
+        metavar="PROMPTS",
         shell_complete=completion.names("prompt source"),
         help="NAME, file:PATH, text:… or images:FOLDER.",
     ),
@@ -135,16 +137,18 @@ _REWARDS = [
     ),
     *_SCORES,
     click.option(
-        "--reward-frames", metavar="F", help="random, first, middle, last, fml, alternate, all or an index."
+        "--reward-frames",
+        metavar="FRAMES",
+        help="random, first, middle, last, fml, alternate, all or an index.",
     ),
 ]
 _TRAINING = [
     click.option(
-        "--data", metavar="D", help="Learn from clips: file:PATH, videos:FOLDER, cache:FOLDER or NAME."
+        "--data", metavar="DATA", help="Learn from clips: file:PATH, videos:FOLDER, cache:FOLDER or NAME."
     ),
     click.option(
         "--gradient",
-        metavar="G",
+        metavar="STEPS",
         help="last, last:K, random, random:LO-HI, from:I, steps:I,J, refl or refl:LO-HI.",
     ),
     click.option(
@@ -152,10 +156,14 @@ _TRAINING = [
     ),
     click.option("--lora-rank", type=int, help="Size of the LoRA's matrices."),
     click.option("--lora-alpha", type=float, help="The LoRA counts alpha / rank times."),
-    click.option("--lora-targets", metavar="A,B", help="Layers that get one: ends of their names, or all."),
-    click.option("--lora", metavar="L", help="Start from a run directory, a PATH or hub:REPO[/FILE]."),
     click.option(
-        "--rollout-lora", metavar="L", help="A distilled adapter that makes a store's rollouts in few steps."
+        "--lora-targets", metavar="LAYERS", help="Layers that get one: ends of their names, or all."
+    ),
+    click.option("--lora", metavar="LORA", help="Start from a run directory, a PATH or hub:REPO[/FILE]."),
+    click.option(
+        "--rollout-lora",
+        metavar="LORA",
+        help="A distilled adapter that makes a store's rollouts in few steps.",
     ),
     click.option("--lr", type=float, help="Learning rate."),
     click.option("--batch-size", type=int, help="Videos at once, per process."),

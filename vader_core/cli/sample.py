@@ -35,7 +35,7 @@ UNASKED = 64
 @click.option(
     "--lora",
     multiple=True,
-    metavar="L[:SCALE]",
+    metavar="LORA[:SCALE]",
     help="A run directory, a PATH or hub:REPO[/FILE] (repeat to add several).",
 )
 @click.option(

@@ -145,6 +145,17 @@ def test_what_scores_is_not_told_how_to_train(capsys):
     assert "\nScores:\n  --reward NAME" in told
 
 
+def test_a_placeholder_is_a_word(capsys):
+    """``N``, a number, is the one letter that says what it is."""
+    from vader_core.cli import COMMANDS, cli
+
+    for name in COMMANDS:
+        cli.main([name, "--help"], standalone_mode=False)
+        told = capsys.readouterr().out
+        letters = re.findall(r"^  --[a-z-]+ ([A-Z])(?![A-Za-z])", told, flags=re.M)
+        assert set(letters) <= {"N"}, name
+
+
 def test_a_missing_file_of_a_mix_is_named_by_the_option_that_gives_it(tmp_path, capsys, monkeypatch):
     from vader_core.cli import run
 
