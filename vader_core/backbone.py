@@ -407,6 +407,13 @@ class Backbone(ABC):
         """
         return [module for module in self.denoiser.modules() if hasattr(module, "recompute_switch")]
 
+    def decoders(self) -> list[nn.Module]:
+        """Networks that :meth:`decode` gives tensors of one shape in every training step; by default none.
+
+        What chooses the frames lies outside them: they may be replayed from CUDA graphs.
+        """
+        return []
+
     def experts(self) -> list[nn.Module]:
         """Parts of the denoiser of which a prediction uses one, so the others may rest; by default none."""
         return []

@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from vader_core.component import told
 from vader_core.errors import MachineError, VaderError, line_in
@@ -107,6 +107,13 @@ class Reward(ABC):
         """Which frames it must see."""
         return IMAGE
 
+    def towers(self) -> list[nn.Module]:
+        """Networks that are given pixels of one shape in every training step; by default none.
+
+        Texts reach them as tensors or not at all: they may be replayed from CUDA graphs.
+        """
+        return []
+
     @abstractmethod
     def __call__(
         self, video: Float[Tensor, "b f 3 H W"], prompts: Sequence[Prompt], rng: Randomness
@@ -133,7 +140,7 @@ class ImageReward(Reward):
         """One score per frame, each against its own prompt."""
 
     def loss_frames(self, scores: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """One loss a frame; without a target form, minus the score."""
+        """One loss per frame; without a target form, minus the score."""
         return -scores
 
     def __call__(
@@ -170,7 +177,7 @@ class ClipReward(Reward):
         """One score per video."""
 
     def loss(self, scores: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        """One loss a video."""
+        """One loss per video."""
         return -scores
 
     def __call__(

@@ -246,7 +246,7 @@ def _mixture(
             reward = component.make(item.options, device=assembly.device, dtype=assembly.dtype)
         if wants_gradient and not reward.differentiable:
             raise VaderError(
-                f"reward {item.name!r} has no gradient, so this objective cannot be trained on it: use "
+                f"reward {item.name!r} has no gradient, and this objective needs one: use "
                 f"--objective nft, or watch it with --monitor {item.name} and train on another --reward"
             )
         if isinstance(item, RewardSection):

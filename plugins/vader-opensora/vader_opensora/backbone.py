@@ -82,7 +82,7 @@ class OpenSora(OpenSoraFamily):
 
     @property
     def defaults(self) -> Defaults:
-        """VADER's published Open-Sora run: 240p 3:4, 2 s at 24 frames a second, 30 steps, guidance 7."""
+        """VADER's published Open-Sora run: 240p 3:4, 2 s at 24 frames per second, 30 steps, guidance 7."""
         height, width = image_size(self.options.resolution, self.options.aspect_ratio)
         return Defaults(
             prompts="animal",
@@ -164,6 +164,11 @@ class OpenSora(OpenSoraFamily):
     def modules(self) -> dict[str, nn.Module]:
         """Denoiser and autoencoder, and T5 while it is loaded."""
         return {"denoiser": self.denoiser, "autoencoder": self.autoencoder, **self.held_text_encoder()}
+
+    def decoders(self) -> list[nn.Module]:
+        """The temporal one is given a chunk, the image one the chosen frames."""
+        image: nn.Module = self.autoencoder.spatial_vae.module.decoder
+        return [self.autoencoder.temporal_vae.decoder, image]
 
     def blocks(self) -> list[nn.Module]:
         """Every block, in space and time."""
