@@ -69,7 +69,7 @@ def objective(**options: Any) -> dict[str, Any]:
 
 
 #: Its autoencoder makes 8 frames, and 32 pixels a side, one latent.
-LTX = {"height": 64, "width": 64, "num_frames": 9}
+LTX = {"height": 32, "width": 64, "num_frames": 9}
 HPS = {"name": "hps", "weights": "random", "architecture": "tiny"}
 CASES: dict[str, dict[str, Any]] = {
     "last": varied(),
@@ -359,8 +359,7 @@ def _figures_apart(one: dict[str, Any], other: dict[str, Any]) -> dict[str, floa
 
 def unread(world: int, registry: Registry) -> dict[str, dict[str, Any]]:
     """Weights of which each process reads its own rows, beside those that it reads whole, by case."""
-    half = varied(trainer__precision="bf16")
-    cases = {"float32": varied(), "bfloat16": half, "experts": half}
+    cases = {"float32": varied(), "experts in bfloat16": varied(trainer__precision="bf16")}
 
     def loaded(tree: dict[str, Any]) -> tuple[bool, dict[str, torch.Tensor]]:
         DTYPES["fp32"] = torch.float32
@@ -391,7 +390,7 @@ def unread(world: int, registry: Registry) -> dict[str, dict[str, Any]]:
 
     DTYPES["fp32"] = torch.float32
     with tempfile.TemporaryDirectory() as place:
-        for name, model in {"float32": "tiny", "bfloat16": "tiny", "experts": "tiny-a14b"}.items():
+        for name, model in zip(cases, ("tiny", "tiny-a14b"), strict=True):
             tiny_pipeline("wan", model, Path(place) / name)
         found: dict[str, dict[str, Any]] = together(world, lambda: work(Path(place)))
     return found

@@ -60,7 +60,7 @@ def check_full(found: dict[str, Any]) -> None:
 
 def check_unread(found: dict[str, Any]) -> None:
     """What each process reads its own rows of is what is read whole, to the bit; buffers and adapters too."""
-    assert set(found) == {"float32", "bfloat16", "experts"}
+    assert set(found) == {"float32", "experts in bfloat16"}
     for case in found.values():
         assert case["left unread"] == [False, True]
         assert case["alike"] == case["weights"] > 40
