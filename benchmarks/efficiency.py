@@ -6,7 +6,7 @@
     python benchmarks/efficiency_report.py benchmarks/results/efficiency.json docs/efficiency.svg
 
 All methods train the same LoRA of the same model with the same sampler, prompts, reward, optimizer and
-clipping; they differ in where the update comes from and in the clips an update. ``nft`` and ``supervised``
+clipping; they differ in where the update comes from and in the clips per update. ``nft`` and ``supervised``
 make theirs without guidance or not at all. Every run is scored at intervals on the same held-out prompts and
 noise, sampled without random steps. Runs that have their file are not made again. It runs from a bare
 checkout too, with ``PYTHONPATH=.:plugins/vader-demo:examples/vader-policy-gradient``.
@@ -305,7 +305,7 @@ def _median_seconds(update: Callable[[], None], device: torch.device, repeats: i
 
 
 def timing(options: argparse.Namespace) -> None:
-    """Seconds an update of each method with nothing else running; what the sweep's own clock cannot say."""
+    """Seconds per update of each method with nothing else running; what the sweep's own clock cannot say."""
     options.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {
         "machine": _machine(options.device),

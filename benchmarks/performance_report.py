@@ -26,7 +26,7 @@ def step_table(rows: dict[str, Any]) -> list[str]:
     """Seconds and memory, a row a measurement."""
     floors = {_work(name, row): row["floor_seconds"] for name, row in rows.items() if "floor_seconds" in row}
     lines = [
-        "| backbone | what | s a step | range | steps per second, official code = 1 | over the floor | "
+        "| backbone | what | s per step | range | steps per second, official code = 1 | over the floor | "
         "peak allocated, GiB | reserved |",
         "|---|---|---|---|---|---|---|---|",
     ]

@@ -10,7 +10,7 @@ Every variant is the recipe ``demo`` with a few options changed. With the learni
 how soon is it at reward 9 with the content kept? Every variant gets the same tuning: each rate of one grid,
 with seeds that are used for nothing else (``tune``); then five fresh seeds (``final``). All are scored after
 their updates on the same held-out captions and noise, sampled as the recipe samples, whatever the variant
-does while training. What a variant gains an update does not depend on the machine, so curves may come from
+does while training. What a variant gains per update does not depend on the machine, so curves may come from
 any device; what an update costs is measured alone on one CPU thread, in seconds of processor time
 (``timing``). Runs that have their file are not made again. It works from a bare checkout too, with
 ``PYTHONPATH=.:plugins/vader-demo``.

@@ -90,7 +90,7 @@ def fall(changes: Sequence[float]) -> str:
 def cells(
     runs: Sequence[Run], cost: dict[str, Any], reward: float, before: float = 0.0
 ) -> tuple[list[str], float]:
-    """Updates, seconds, reward a second and alignment at ``reward``; and the median seconds.
+    """Updates, seconds, reward per second and alignment at ``reward``; and the median seconds.
 
     Args:
         runs: Of one variant and rate.
@@ -130,7 +130,7 @@ def table(tree: dict[str, Any], reward: float) -> list[str]:
     runs = [run for run in tree["runs"] if run["seed"] in tree["seeds"]]
     rates = chosen_rates(tree["runs"], tree["tuning_seeds"])
     lines = [
-        "| variant | lr | s an update | updates | seconds | reward a second | alignment | times as fast |",
+        "| variant | lr | s per update | updates | seconds | reward per second | alignment | times as fast |",
         "|---|---|---|---|---|---|---|---|",
     ]
     plain = [run for run in runs if run["variant"] == RECIPE and run["lr"] == rates[RECIPE]]

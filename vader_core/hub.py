@@ -20,11 +20,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 from vader_core.errors import MachineError, VaderError
-from vader_core.files import sha256_of
+from vader_core.files import replacing, sha256_of
+
+if TYPE_CHECKING:
+    from vader_core.weights import WeightFile
 
 _BLOCK = 1 << 20
 _ATTEMPTS = 5
@@ -61,16 +64,11 @@ class Unseen:
         """Ignored."""
 
 
-def fetched(
-    repository: str, file: str, revision: str | None, kind: str, progress: Progress | None = None
-) -> Path:
-    """The local path of a file of the hub, or of a repository's snapshot where ``file`` is empty.
+def fetched(wanted: WeightFile, progress: Progress | None = None) -> Path:
+    """The local path of a file of the hub, or of a repository's snapshot where no file is named.
 
     Args:
-        repository: ``OWNER/NAME``.
-        file: Path in it; ``""`` is the whole repository.
-        revision: Branch, tag or commit.
-        kind: ``model`` or ``dataset``.
+        wanted: Which; of a repository with ``folders``, these and the JSON files beside them.
         progress: Told how far it is.
 
     Raises:
@@ -80,9 +78,9 @@ def fetched(
     """
     shown = progress or Unseen()
     with guarded():
-        if file:
-            return _file(repository, file, revision, kind, shown)
-        return _snapshot(repository, revision, kind, shown)
+        if wanted.file:
+            return _file(wanted.repository, wanted.file, wanted.revision, wanted.repository_type, shown)
+        return _snapshot(wanted, shown)
 
 
 def _file(repository: str, file: str, revision: str | None, kind: str, progress: Progress) -> Path:
@@ -111,9 +109,10 @@ class _UnreachableError(Exception):
         self.error = error
 
 
-def _snapshot(repository: str, revision: str | None, kind: str, progress: Progress) -> Path:
+def _snapshot(wanted: WeightFile, progress: Progress) -> Path:
     from huggingface_hub import HfApi, constants, snapshot_download
 
+    repository, revision, kind = wanted.repository, wanted.revision, wanted.repository_type
     if constants.HF_HUB_OFFLINE:
         return Path(snapshot_download(repository, revision=revision, repo_type=kind))
     try:
@@ -123,10 +122,33 @@ def _snapshot(repository: str, revision: str | None, kind: str, progress: Progre
     except Exception:  # unreachable, perhaps: what is here already is found offline
         return Path(snapshot_download(repository, revision=revision, repo_type=kind, local_files_only=True))
     commit, names = str(facts.sha), [one.rfilename for one in getattr(facts, "siblings", None) or []]
+    names = [name for name in names if _is_read(name, wanted.folders)]
     if not names:
-        raise VaderError(f"hub repository {repository}: it has no files")
+        inside = f" in {', '.join(wanted.folders)}" if wanted.folders else ""
+        raise VaderError(f"hub repository {repository}: it has no files{inside}")
     paths = [_file(repository, name, commit, kind, progress) for name in names]
+    _name_commit(wanted, commit)
     return paths[0].parents[len(PurePosixPath(names[0]).parts) - 1]
+
+
+def _name_commit(wanted: WeightFile, commit: str) -> None:
+    """Note which commit the branch or tag was, as the client does: offline it finds the snapshot by that."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    revision = wanted.revision or constants.DEFAULT_REVISION
+    check_name(revision, wanted.repository)
+    folder = repo_folder_name(repo_id=wanted.repository, repo_type=wanted.repository_type)
+    note = Path(constants.HF_HUB_CACHE) / folder / "refs" / revision
+    if revision != commit:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(note) as beside:
+            beside.write_text(commit, encoding="utf-8")
+
+
+def _is_read(name: str, folders: tuple[str, ...]) -> bool:
+    first, _, rest = name.partition("/")
+    return not folders or (first in folders if rest else name.endswith(".json"))
 
 
 # -- what is asked of an answer ------------------------------------------------------------------------------

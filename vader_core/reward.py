@@ -140,7 +140,7 @@ class ImageReward(Reward):
         """One score per frame, each against its own prompt."""
 
     def loss_frames(self, scores: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """One loss a frame; without a target form, minus the score."""
+        """One loss per frame; without a target form, minus the score."""
         return -scores
 
     def __call__(
@@ -177,7 +177,7 @@ class ClipReward(Reward):
         """One score per video."""
 
     def loss(self, scores: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        """One loss a video."""
+        """One loss per video."""
         return -scores
 
     def __call__(

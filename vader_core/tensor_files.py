@@ -17,6 +17,8 @@ from typing import Any
 
 from vader_core.errors import VaderError
 
+#: How the names of files with weights end.
+ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 #: The longest header of a safetensors file that is read: a hundred thousand tensors need no more, and what is
 #: longer would take gigabytes once it is parsed.
 _LONGEST_HEADER = 1 << 24
@@ -316,8 +318,7 @@ def _load_folder(folder: Path, needed_for: str) -> dict[str, Any]:
     if indices:
         preferred = [index for index in indices if ".safetensors." in index.name] or indices
         return _load_shards(preferred[0], needed_for)
-    endings = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
-    files = [path for path in sorted(folder.iterdir()) if path.suffix in endings and path.name[0] != "."]
+    files = [path for path in sorted(folder.iterdir()) if path.suffix in ENDINGS and path.name[0] != "."]
     if len(files) == 1:
         return load_tensors(files[0], needed_for=needed_for)
     shown = ", ".join(path.name for path in files[:6]) or "nothing"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vader_core.component import KINDS
+from vader_core.tensor_files import ENDINGS
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -19,7 +20,11 @@ _ELSEWHERE = ("github.com/", "http://", "https://")
 
 
 def present(wanted: WeightFile) -> Path | None:
-    """Where the file (of a whole repository, its newest snapshot) lies in the hub's cache, if it does."""
+    """Where the file lies in the hub's cache, if it does.
+
+    Of a whole repository, its newest snapshot: one with weights in it and each folder that is read, since a
+    plan fetches the JSON files alone.
+    """
     from huggingface_hub import constants, try_to_load_from_cache
     from huggingface_hub.file_download import repo_folder_name
 
@@ -32,7 +37,12 @@ def present(wanted: WeightFile) -> Path | None:
         return Path(found) if isinstance(found, str) else None
     folder = repo_folder_name(repo_id=wanted.repository, repo_type=wanted.repository_type)
     snapshots = sorted((Path(constants.HF_HUB_CACHE) / folder / "snapshots").glob("*"), key=_changed)
-    return snapshots[-1] if snapshots else None
+    found = [one for one in snapshots if all((one / name).is_dir() for name in wanted.folders)]
+    return next((one for one in reversed(found) if _holds_weights(one)), None)
+
+
+def _holds_weights(folder: Path) -> bool:
+    return any(path.suffix in ENDINGS for path in folder.rglob("*"))
 
 
 def _changed(path: Path) -> float:
@@ -132,6 +142,7 @@ def file_facts(wanted: WeightFile) -> dict[str, Any]:
     return {
         "repository": wanted.repository,
         "file": wanted.file,
+        "folders": list(wanted.folders),
         "revision": wanted.revision,
         "sha256": wanted.sha256,
         "size": size,

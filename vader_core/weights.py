@@ -39,6 +39,8 @@ class WeightFile:
     Args:
         repository: Hub repository, e.g. ``xswu/HPSv2``.
         file: File in it; ``""`` stands for the whole repository in its library's own layout.
+        folders: Of a whole repository, the folders that are read, with the JSON files beside them; empty
+            where all of it is. Repositories hold the same weights in other layouts too.
         revision: Commit to pin; ``None`` where none is known, shown as not pinned.
         sha256: Checked after every read where known.
         size: Bytes, where known.
@@ -55,6 +57,7 @@ class WeightFile:
     repository: str
     file: str = ""
     revision: str | None = None
+    folders: tuple[str, ...] = ()
     sha256: str | None = None
     size: int | None = None
     numbers: int | None = None
@@ -153,7 +156,7 @@ def fetch(
     from vader_core.hub import fetched
 
     try:
-        path = fetched(wanted.repository, wanted.file, wanted.revision, wanted.repository_type, progress)
+        path = fetched(wanted, progress)
     except VaderError as error:
         raise type(error)(f"{needed_for}: {error}") from error
     except GatedRepoError as error:

@@ -326,6 +326,7 @@ files = {
     "one": (WeightFile("made/up", "one.bin", note="a note"),),
     "two": (WeightFile("made/up", "one.bin"), WeightFile("made/up", "missing.bin")),
     "all_of_it": (WeightFile("made/up"),),
+    "its_folders": (WeightFile("made/up", folders=("sub", "text"), numbers=2**20),),
     "elsewhere": (WeightFile("github.com/made/up", "head.pt", note="get it by hand"),),
 }
 def register_rewards(register):
@@ -373,6 +374,32 @@ def test_weights_are_downloaded(hub, tmp_path):
     folder = Path(json.loads(whole.out)["reward all_of_it"][0]["path"])
     assert (folder / "sub" / "two.bin").read_bytes() == b"two"
     assert hub.asked[asked:] == [("sub/two.bin", None)]
+
+
+def test_of_a_repository_the_folders_that_are_read_are_downloaded(hub, tmp_path):
+    hub.files = {"all_in_one.safetensors": b"other layout", "index.json": b"{}", "other/x.bin": b"x"}
+    hub.files |= {"sub/two.bin": b"two", "sub/config.json": b"{ }", "text/three.bin": b"3"}
+    cache = tmp_path / "hub" / "models--made--up" / "snapshots" / COMMIT
+    for name in ("sub", "text"):  # what a plan fetches: JSON alone
+        (cache / name).mkdir(parents=True)
+        (cache / name / "config.json").write_text("{}")
+    before = run_python(WANTING, "its_folders", **online(hub, tmp_path))
+    assert "made/up  the folders sub, text; about 2.0 MiB in 16 bit, 4.0 MiB in 32" in before.out
+    assert "here" not in before.out
+    done = run_python(WANTING, "its_folders", "--download", **online(hub, tmp_path))
+    assert done.code == 0, done.err
+    assert "here made/up" in done.out
+    asked = {name for name, _ in hub.asked}
+    assert asked == {"index.json", "sub/two.bin", "sub/config.json", "text/three.bin"}
+    offline = online(hub, tmp_path) | {"HF_HUB_OFFLINE": "1"}
+    again = run_python(WANTING, "its_folders", "--download", "--json", **offline)
+    assert again.code == 0, again.err
+    (facts,) = json.loads(again.out)["reward its_folders"]
+    assert Path(facts["path"]) == cache
+    hub.files = {"all_in_one.safetensors": b"other layout"}
+    none = run_python(WANTING, "its_folders", "--download", **online(hub, tmp_path / "new"))
+    assert none.code == 2
+    assert "hub repository made/up: it has no files in sub, text" in none.err
 
 
 def test_a_killed_download_is_continued(hub, tmp_path):

@@ -337,5 +337,5 @@ def adapter_state(model: Model) -> tuple[object, ...]:
     """What tells two states of the adapters apart: off, folded, scaled, and what counts beside."""
     beside = tuple(sorted(getattr(model.tuning, "beside", {}).items()))
     for _, layer in lora_layers(model.backbone.denoiser):
-        return layer._disable_adapters, getattr(layer, "folded", False), layer.scaling[ADAPTER], beside
+        return layer.switched_off, layer.folded, layer.scaling[ADAPTER], beside
     return (beside,)

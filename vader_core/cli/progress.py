@@ -186,7 +186,7 @@ def clock(seconds: float) -> str:
 
 
 class JsonListener:
-    """One JSON object a line on standard output."""
+    """One JSON object per line on standard output."""
 
     def __enter__(self) -> JsonListener:
         self.begun = time.time()

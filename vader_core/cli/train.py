@@ -60,7 +60,7 @@ class ResumePath(EnteredPath):
 @processes_option
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--quiet", is_flag=True, help="Print the result alone.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 def command(**flags: Any) -> int:
     """Align a video model with rewards, or fit it to clips. Bare, it runs the demo."""
     arguments = (click.get_current_context().find_root().obj or {}).get("arguments", ())
@@ -91,7 +91,7 @@ def _asked_processes(flags: dict[str, Any], out: Path) -> int | None:
 
 
 def _configuration(flags: dict[str, Any], registry: Registry) -> tuple[Path, RunConfig]:
-    from vader_core.api.train import default_out
+    from vader_core.run.layers import default_out
 
     base: Tree = {}
     if flags.get("resume") is AUTO and flags.get("overwrite"):

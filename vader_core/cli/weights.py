@@ -162,7 +162,7 @@ def print_files(out: Console, groups: list[tuple[str, list[dict[str, Any]]]]) ->
             here = "[green]here[/]" if facts["path"] else "    "
             name = "/".join(part for part in (facts["repository"], facts["file"]) if part)
             about = [
-                "" if facts["file"] else "whole repository",
+                _part_words(facts),
                 size_words(facts["size"], facts["numbers"]),
                 f"revision {facts['revision'][:12]}" if facts["revision"] else "not pinned",
                 facts["licence"] or "licence not known",
@@ -172,6 +172,12 @@ def print_files(out: Console, groups: list[tuple[str, list[dict[str, Any]]]]) ->
             ]
             shown = "; ".join(part for part in about if part)
             out.print(f"  {here} {escape(name)}  [dim]{escape(shown)}[/]", soft_wrap=True)
+
+
+def _part_words(facts: dict[str, Any]) -> str:
+    """How much of the repository it is; nothing of a file, which is named."""
+    folders = facts["folders"]
+    return f"the folders {', '.join(folders)}" if folders else "" if facts["file"] else "whole repository"
 
 
 def _download(chosen: list[tuple[Component, tuple[WeightFile, ...]]], *, quiet: bool, optional: bool) -> None:

@@ -23,7 +23,7 @@ def statistics(video: Float[Tensor, "n f 3 H W"], seeds: int) -> dict[str, float
 
     Args:
         video: In [0, 1] (clamped here), the ``seeds`` samples of a prompt next to each other.
-        seeds: Samples a prompt.
+        seeds: Samples per prompt.
 
     Returns:
         ``motion`` (mean absolute difference of neighbouring frames), ``saturation`` (mean of max - min over

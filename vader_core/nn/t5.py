@@ -23,7 +23,7 @@ class T5TextEncoder:
         folder: Model and tokenizer, or ``text_encoder`` and ``tokenizer`` with one each.
         device: Where it runs. Between calls it may rest on the CPU.
         dtype: Of its weights.
-        max_length: Tokens a prompt is padded and cut to.
+        max_length: Tokens that a prompt is padded and cut to.
         channels: Width that the denoiser expects.
         label: What asks, for messages.
 
@@ -99,7 +99,7 @@ class WordVectors:
     prompt.
 
     Args:
-        max_length: Tokens a prompt is cut to.
+        max_length: Tokens that a prompt is cut to.
         channels: Width of the vectors.
         key: Sets the vectors apart from other models'.
     """

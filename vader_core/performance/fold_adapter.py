@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,10 +38,10 @@ class Folding:
     ) -> None:
         self.captured = captured
         self._replays: dict[tuple[float, ...], Callable[[], None]] = {}
-        self._layers: list[Any] = [layer for _, layer in lora_layers(denoiser)]
+        self._layers = [layer for _, layer in lora_layers(denoiser)]
         self._part = part
         part()
-        pieces = [own_piece(layer.get_base_layer().weight.data) for layer in self._layers]
+        pieces = [own_piece(layer.base_layer.get_parameter("weight").data) for layer in self._layers]
         self._weights: list[Tensor] = [weight for weight, _ in pieces]
         self._rows = [rows for _, rows in pieces]
         self.originals = [weight.clone() for weight in self._weights]
@@ -56,7 +55,7 @@ class Folding:
     @torch.no_grad()
     def on(self) -> None:
         """Fold; does nothing where that is so already, or where the adapter is switched off."""
-        if self.folded or any(layer._disable_adapters for layer in self._layers):
+        if self.folded or any(layer.switched_off for layer in self._layers):
             return
         self._part()
         if self.captured:
@@ -68,7 +67,7 @@ class Folding:
     def _fold(self) -> None:
         kept = zip(self._layers, self._weights, self.originals, self._rows, strict=True)
         for layer, weight, original, rows in kept:
-            weight.copy_(original + _update(layer)[rows].view_as(original))
+            weight.copy_(original + layer.product(ADAPTER)[rows].view_as(original))
 
     def _replay(self) -> None:
         scales = tuple(layer.scaling[ADAPTER] for layer in self._layers)
@@ -90,11 +89,3 @@ class Folding:
         for layer in self._layers:
             layer.folded = folded
         self.folded = folded
-
-
-def _update(layer: Any) -> Tensor:
-    """Scale B A as the base weight's matrix, in the adapter's float32."""
-    down, up = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
-    product = up.flatten(1) @ down.flatten(1)
-    scaled: Tensor = product * layer.scaling[ADAPTER]
-    return scaled

@@ -20,7 +20,7 @@ MATRIX_SIDE = {"cuda": 8192, "cpu": 1024}
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of a large square matrix product, 2 a multiply-add."""
+    """Operations per second of a large square matrix product, 2 per multiply-add."""
     side = MATRIX_SIDE.get(device.type, 1024)
     generator = torch.Generator().manual_seed(0)
     left = torch.randn(side, side, generator=generator).to(device, dtype)

@@ -15,6 +15,7 @@ from vader_diffusers.options import (
     TracedOptions,
     WanOptions,
 )
+from vader_diffusers.pipeline_source import INDEX, components
 from vader_diffusers.published_models import DEFAULT, published
 
 _BACKBONES: dict[str, tuple[str, type[PipelineOptions], str]] = {
@@ -47,10 +48,12 @@ def _maker(where: str) -> Any:
 
 
 def _files(name: str) -> tuple[WeightFile, ...]:
-    """The repository of each of a backbone's published models, and which model it is read for."""
+    """The repository of each of a backbone's published models, what is read of it, and for which model."""
     return tuple(
         WeightFile(
             model.repository,
+            folders=tuple(components(model.folder[INDEX])),
+            numbers=model.numbers,
             licence=model.licence,
             note=model.note,
             when=(("model", (None, model.name) if model.name == DEFAULT[name] else (model.name,)),),

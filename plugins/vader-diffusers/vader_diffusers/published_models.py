@@ -41,6 +41,7 @@ class Published:
         note: What else a user should know.
         defaults: Geometry, steps and guidance of its authors.
         folder: The repository's JSON files: ``model_index``, and ``config`` of each component of diffusers.
+        numbers: Parameters in the folders that the pipeline reads, text encoders included; 0 of a tiny one.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Published:
     note: str
     defaults: Mapping[str, Any]
     folder: Mapping[str, Mapping[str, Any]]
+    numbers: int = 0
 
 
 @cache

@@ -17,7 +17,7 @@ from vader_core.randomness import derive_seed
 def random_encodings(
     texts: Sequence[str], shapes: Mapping[str, tuple[int, ...]], *, dtype: torch.dtype, zeros_behind: bool
 ) -> dict[str, Tensor]:
-    """Standard normal encodings, and masks of one token a word and one more.
+    """Standard normal encodings, and masks of one token per word and one more.
 
     Args:
         texts: N of them.

@@ -78,7 +78,7 @@ class EasyAnimate(Backbone):
 
     @property
     def defaults(self) -> Defaults:
-        """The official size at 24 frames a second; short clips for training, 144 frames for sampling.
+        """The official size at 24 frames per second; short clips for training, 144 frames for sampling.
 
         DPM-Solver++ ends at no noise from a level of 0.14, so its last step reaches the adapter; DDIM's last
         one, from timestep 1, carries next to nothing.

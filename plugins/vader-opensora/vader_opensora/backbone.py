@@ -82,7 +82,7 @@ class OpenSora(OpenSoraFamily):
 
     @property
     def defaults(self) -> Defaults:
-        """VADER's published Open-Sora run: 240p 3:4, 2 s at 24 frames a second, 30 steps, guidance 7."""
+        """VADER's published Open-Sora run: 240p 3:4, 2 s at 24 frames per second, 30 steps, guidance 7."""
         height, width = image_size(self.options.resolution, self.options.aspect_ratio)
         return Defaults(
             prompts="animal",

@@ -54,7 +54,7 @@ _EXCEPTIONS: dict[tuple[str, str], tuple[int, int]] = {
     ("480p", "4:3"): (740, 555),
 }
 
-#: Frames by length in seconds, at 25.5 frames a second: whole chunks of 17.
+#: Frames by length in seconds, at 25.5 frames per second: whole chunks of 17.
 SECONDS: dict[str, int] = {"2s": 51, "4s": 102, "8s": 204, "16s": 408, "32s": 816}
 #: The same lengths as multiples of the shortest.
 MULTIPLES: dict[str, int] = {"1x": 51, "2x": 102, "4x": 204, "8x": 408, "16x": 816}

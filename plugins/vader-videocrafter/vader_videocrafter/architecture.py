@@ -13,7 +13,8 @@ class UNetArchitecture(BaseModel):
     The defaults are those of `inference_t2v_512_v2.0.yaml` (1,413,284,420 parameters).
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Until 2.10 pydantic warns of every field that begins with ``model_``.
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     in_channels: PositiveInt = 4
     out_channels: PositiveInt = 4

@@ -12,7 +12,7 @@ def sinusoidal_embedding(values: Tensor, width: int) -> Tensor:
     """Embeds scalars by cosines and sines of geometric frequencies.
 
     Args:
-        values: `[b]`, any dtype: timesteps 0..999 or frames a second.
+        values: `[b]`, any dtype: timesteps 0..999 or frames per second.
         width: Even width of the embedding; frequencies exp(-ln(10000) i / (width/2)).
 
     Returns:

@@ -65,7 +65,7 @@ class TemporalConvBlock(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions a frame with the time embedding added between, then the temporal convolutions."""
+    """Two convolutions per frame with the time embedding added between, then the temporal convolutions."""
 
     def __init__(
         self, in_channels: int, out_channels: int, embedding_width: int, *, temporal_conv: bool

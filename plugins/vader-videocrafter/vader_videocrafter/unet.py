@@ -22,7 +22,7 @@ from vader_videocrafter.residual import Downsample, ResidualBlock, Upsample
 from vader_videocrafter.transformer import SpatialTransformer, TemporalTransformer
 
 DEFAULT_FPS = 16
-"""Frames a second that the official UNet assumes when none is given."""
+"""Frames per second that the official UNet assumes when none is given."""
 
 INITIAL_ATTENTION_HEADS = 8
 """The initial temporal attention has eight heads at any width."""
@@ -161,7 +161,7 @@ class VideoUNet(nn.Module):
             latents: `[b, 4, t, h, w]`, noisy latents; h and w multiples of 8 in the full model.
             timesteps: `[b]`, 0..999.
             context: `[b, l, d]`, text tokens, shared by all frames.
-            fps: Frames a second, `[b]` or one number for all.
+            fps: Frames per second, `[b]` or one number for all.
 
         Returns:
             Predicted noise, shape and dtype of `latents`.

@@ -1,1 +1,1 @@
-"""The pages, one a file: what is shown, and what their scripts ask for."""
+"""The pages, one per file: what is shown, and what their scripts ask for."""
