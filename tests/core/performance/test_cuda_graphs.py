@@ -202,7 +202,7 @@ def test_folding_is_captured_once_per_scale(captures: list[Any], net: Folded) ->
     adapted(net, 0.3)
     folding, captured = Folding(net), Folding(net, captured=True)
     layers = [layer for _, layer in lora_layers(net)]
-    weights = [layer.get_base_layer().weight for layer in layers]
+    weights = [layer.base_layer.weight for layer in layers]
 
     def folded(by: Folding) -> list[Tensor]:
         by.on()
