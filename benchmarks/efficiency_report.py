@@ -194,10 +194,28 @@ PANEL = (WIDTH - LEFT - GAP - 18) / 2
 COLOURS = {
     ("vader", 0.0): ("#9ecae1", "#5aa0cf", "#2171b5", "#08306b"),
     ("policy_gradient", 0.7): ("#fdbe85", "#f0803c", "#b8470a", "#6e2a04"),
-    ("policy_gradient", 0.3): ("#a8c686", "#4d7a2a"),
+    ("policy_gradient", 0.3): ("#bdbdbd", "#636363"),
     ("nft", 1.0): ("#c994c7", "#980043"),
     ("nft", 0.25): ("#bcbddc", "#54278f"),
 }
+#: Lines of the methods that are no reward gradient, for readers who see no colours.
+DASHES = {"policy_gradient": "6 3", "nft": "2 3"}
+
+
+def at_queries(run: Run, key: str) -> dict[float, float]:
+    """A run's value by its reward queries."""
+    return {point["queries"]: point[key] for point in run["curve"]}
+
+
+def spread_of(runs: Sequence[Run], key: str) -> list[tuple[float, float, float, float]]:
+    """(queries, lowest, median, highest) over seeds, where half of them were measured at least."""
+    every = [at_queries(run, key) for run in runs]
+    found = []
+    for queries in sorted({queries for one in every for queries in one}):
+        values = [one[queries] for one in every if queries in one]
+        if 2 * len(values) >= len(runs):
+            found.append((queries, min(values), statistics.median(values), max(values)))
+    return found
 
 
 class Axes:
@@ -222,10 +240,21 @@ class Axes:
         height = HEIGHT - TOP - BOTTOM
         return self.left + PANEL * min(max(across, 0), 1), TOP + height * (1 - min(max(up, 0), 1))
 
-    def line(self, points: Iterable[tuple[float, float]], colour: str) -> str:
-        """A run's curve."""
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (self.place(*point) for point in points))
-        return f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.4" opacity="0.85"/>'
+    def path(self, points: Iterable[tuple[float, float]]) -> str:
+        """Points in pixels, as SVG writes them."""
+        return " ".join(f"{x:.1f},{y:.1f}" for x, y in (self.place(*point) for point in points))
+
+    def line(self, points: Iterable[tuple[float, float]], colour: str, dash: str) -> str:
+        """A setting's median."""
+        dashed = f' stroke-dasharray="{dash}"' if dash else ""
+        path = self.path(points)
+        return f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8"{dashed}/>'
+
+    def band(
+        self, low: Sequence[tuple[float, float]], high: Sequence[tuple[float, float]], colour: str
+    ) -> str:
+        """The range over a setting's seeds."""
+        return f'<polygon points="{self.path([*low, *reversed(high)])}" fill="{colour}" opacity="0.22"/>'
 
     def frame(self, title: str, below: str, xs: Sequence[float], ys: Sequence[float]) -> list[str]:
         """Grid, ticks and titles."""
@@ -251,7 +280,7 @@ class Axes:
 
 
 def plot(tree: dict[str, Any]) -> str:
-    """Reward over queries, and alignment over reward: one line per run, one colour per setting."""
+    """Reward over queries, and alignment over reward: medians over seeds, and the reward's range."""
     grouped = settings_of(tree["runs"])
     queries = Axes(LEFT, (4, 4000), (3.5, 10.5), log=True)
     content = Axes(LEFT + PANEL + GAP, (6.0, 10.5), (0.1, 0.9), log=False)
@@ -269,6 +298,7 @@ def plot(tree: dict[str, Any]) -> str:
             "Held-out alignment against that reward", "reward", (6, 7, 8, 9, 10), (0.2, 0.4, 0.6, 0.8)
         ),
     ]
+    framed = len(parts)  # bands lie behind every line
     used = dict.fromkeys(COLOURS, 0)
     rows = [0, 0]
     for key, runs in grouped.items():
@@ -276,15 +306,19 @@ def plot(tree: dict[str, Any]) -> str:
         if family not in COLOURS:  # fine-tuning asks its queries at once: it has no line over them
             continue
         colour = COLOURS[family][used[family]]
-        for run in runs:
-            curve = run["curve"]
-            parts.append(queries.line(((p["queries"], p[REWARD]) for p in curve if p["queries"]), colour))
-            parts.append(content.line(((p[REWARD], p[ALIGNMENT]) for p in curve), colour))
+        dash = DASHES.get(key[0], "")
+        rewards = [one for one in spread_of(runs, REWARD) if one[0]]
+        kept = {one[0]: one[2] for one in spread_of(runs, ALIGNMENT)}
+        low, middle, high = ([(one[0], one[place]) for one in rewards] for place in (1, 2, 3))
+        parts.insert(framed, queries.band(low, high, colour))
+        parts.append(queries.line(middle, colour, dash))
+        parts.append(content.line(((reward, kept[at]) for at, reward in middle), colour, dash))
         column = 1 if key[0] == "policy_gradient" else 0
         row = rows[column]
         x, y = LEFT + column * (PANEL + GAP), HEIGHT - BOTTOM + 58 + 15 * row
         parts.append(
-            f'<line x1="{x}" x2="{x + 22}" y1="{y - 4}" y2="{y - 4}" stroke="{colour}" stroke-width="3"/>'
+            f'<line x1="{x}" x2="{x + 22}" y1="{y - 4}" y2="{y - 4}" stroke="{colour}" stroke-width="2.4" '
+            f'stroke-dasharray="{dash or "none"}"/>'
         )
         parts.append(f'<text x="{x + 30}" y="{y}">{name_of(key)} ({len(runs)} seeds)</text>')
         used[family] += 1

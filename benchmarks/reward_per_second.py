@@ -92,6 +92,20 @@ def _stored(size: int, refresh: int, gradient: str, **rollout: Any) -> dict[str,
     return _trainer(batch_size=1) | _objective(**store) | ({"rollout": rollout} if rollout else {})
 
 
+def _held(weight: float, variant: dict[str, Any]) -> dict[str, Any]:
+    """A variant with the caption's own reward beside the trained one; what judges it is another net."""
+    return variant | {"reward": [{"name": REWARD}, {"name": "demo_alignment", "weight": weight}]}
+
+
+#: The banks that keep the content best, and what holds it on top.
+_BANKS = {
+    "bank of 4 in 3 steps, 4th step": _stored(4, 0, "steps:3", num_steps=3, guidance_scale=3.0),
+    "bank of 4 in 3 steps, 4th or 5th step": _stored(4, 0, "random:3-4", num_steps=3, guidance_scale=3.0),
+    "bank of 4 in 2 steps, 4th step": _stored(4, 0, "steps:3", num_steps=2, guidance_scale=3.0),
+}
+#: Weights of the caption's reward beside them.
+_WEIGHTS = (3, 10, 30, 100)
+
 #: What each variant changes in the recipe: a batch of 4, 6 steps, all 8 frames, guidance 3.
 VARIANTS: dict[str, dict[str, Any]] = {
     RECIPE: {},
@@ -107,11 +121,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "bank of 24, 4th step": _stored(24, 0, "steps:3"),
     "bank of 4, 4th step": _stored(4, 0, "steps:3"),
     # The same, from clips that are cheaper to make.
-    "bank of 4 in 3 steps, 4th step": _stored(4, 0, "steps:3", num_steps=3, guidance_scale=3.0),
-    "bank of 4 in 2 steps, 4th step": _stored(4, 0, "steps:3", num_steps=2, guidance_scale=3.0),
+    "bank of 4 in 3 steps, 4th step": _BANKS["bank of 4 in 3 steps, 4th step"],
+    "bank of 4 in 2 steps, 4th step": _BANKS["bank of 4 in 2 steps, 4th step"],
     "bank of 8 in 2 steps, 4th step": _stored(8, 0, "steps:3", num_steps=2, guidance_scale=3.0),
     "bank of 4, 4th or 5th step": _stored(4, 0, "random:3-4"),
-    "bank of 4 in 3 steps, 4th or 5th step": _stored(4, 0, "random:3-4", num_steps=3, guidance_scale=3.0),
+    "bank of 4 in 3 steps, 4th or 5th step": _BANKS["bank of 4 in 3 steps, 4th or 5th step"],
+    # The caption's reward beside the trained one.
+    **{
+        f"{name}, caption {weight}": _held(weight, bank)
+        for name, bank in _BANKS.items()
+        for weight in _WEIGHTS
+    },
     # By a student that benchmarks/demo_student.py distilled: two steps without guidance.
     "student, 4th step": _stored(1, 1, "steps:3", **STUDENT),
     "store by student, 4th step": _stored(4, 4, "steps:3", **STUDENT),

@@ -1,18 +1,21 @@
 """What several devices bring: seconds per step, peak memory, and how far the gradient is from one device's.
 
-    python benchmarks/scale.py                       all rows, for a machine with two 80 GB devices
+    python benchmarks/scale.py                       all rows of two devices (of 80 GB)
     python benchmarks/scale.py wan-1 wan-shard       some of them
     python benchmarks/scale.py --tiny                the same rows at tiny sizes on the CPU, over gloo
     python benchmarks/scale.py --estimate            what the estimate says of them; no device is needed
 
 Weights are random and of the models' sizes; the reward is the mean of the pixels where a row names no other.
 Each row has its own processes and its own limit, and prints one JSON line when it is done. A row that names
-another one compares its gradient with that one's, which must have run before in the same call.
+another one compares its gradient (with ``--tune full`` how far the weights have moved) with that one's, which
+must have run before in the same call. Every step of every process is timed apart: until its first reduction,
+in that one, where it waits for the others, and in the later ones.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import signal
@@ -22,11 +25,13 @@ import sys
 import tempfile
 import time
 import traceback
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from scale_rows import ROWS, Row
+from torch import Tensor
 
 from vader_core.api.configure import complete, configure
 from vader_core.assembly.levers import process_switches
@@ -34,115 +39,38 @@ from vader_core.assembly.loading import load_parts
 from vader_core.assembly.parallel import in_processes
 from vader_core.assembly.prepare import prepare
 from vader_core.device import GIB
+from vader_core.parallel.whole import whole_tree
 from vader_core.profiling.estimate import estimate, without_files
 from vader_core.registry import Registry, load_registry
 from vader_core.run.config import RunConfig
 from vader_core.run.layers import changed, merged
 from vader_core.testing.plugin import add_testing_plugin
 from vader_core.training.joined import join
-from vader_core.training.setup import make_trainer
+from vader_core.training.pauses import short_pauses
+from vader_core.training.processes import SingleProcess
+from vader_core.training.setup import make_trainer, shared_cores
 from vader_core.training.texts import encode_up_front
+from vader_core.training.trainer import Trainer
+from vader_core.tuning.full import Full
 
 PROMPT = "a red ball moving left on a blue background"
 
 
-@dataclass(frozen=True)
-class Row:
-    """One measurement.
-
-    Args:
-        backbone: Its section of the configuration.
-        tiny: The same at tiny size.
-        reward: Its section.
-        tiny_reward: The same at tiny size.
-        world: Processes.
-        steps: Optimizer steps; the first warms up, unless it is the only one.
-        limit: Seconds until it is given up.
-        parallel: Its section.
-        against: The row whose gradient is compared, and after how many of its micro-steps.
-        accumulate: Micro-steps.
-        given: Further sections.
-    """
-
-    backbone: dict[str, Any]
-    tiny: dict[str, Any]
-    world: int = 1
-    steps: int = 2
-    limit: int = 90
-    parallel: dict[str, Any] = field(default_factory=dict)
-    against: tuple[str, int] | None = None
-    accumulate: int = 1
-    given: dict[str, Any] = field(default_factory=dict)
-    reward: dict[str, Any] = field(default_factory=lambda: {"name": "brightness"})
-    tiny_reward: dict[str, Any] = field(default_factory=lambda: {"name": "brightness"})
-
-
-_WAN = {"name": "wan", "model": "2.1-1.3b"}
-_A14B = {"name": "wan", "model": "2.2-a14b"}
-_VC = {"name": "videocrafter"}
-_TINY, _PAIR = ({"name": "wan", "architecture": name} for name in ("tiny", "tiny-a14b"))
-_TINY_VC = {"name": "videocrafter", "architecture": "tiny"}
-_LARGE = {"video": {"height": 480, "width": 832, "num_frames": 81}, "sampler": {"num_steps": 4}}
-#: A small clip: what the reward takes is what is looked at.
-_SHORT = {"video": {"height": 256, "width": 448, "num_frames": 17}, "sampler": {"num_steps": 4}}
-
-#: Else the pace is the processor's, which launches many small kernels.
-_GRAPHS = {"performance": {"cuda_graphs": True}}
-_FASTEST = {"performance": {"cuda_graphs": True, "fold_adapter": True, "gradient_checkpointing": False}}
-
-
-def _videocrafter(world: int, **given: Any) -> Row:
-    """One of VideoCrafter2's rows, with HPS as the reward."""
-    hps = {"name": "hps", "weights": "random"}
-    tiny = {**hps, "architecture": "tiny"}
-    return Row(_VC, _TINY_VC, world, steps=10, limit=120, given=given, reward=hps, tiny_reward=tiny)
-
-
-def _with_reward(world: int, **more: Any) -> Row:
-    """A small model with a reward of 7B, HPSv3."""
-    reward = {"name": "hps_v3", "weights": "random"}
-    tiny = {**reward, "architecture": "tiny"}
-    return Row(_WAN, _TINY, world, steps=3, given=_SHORT, reward=reward, tiny_reward=tiny, **more)
-
-
-_IN_PIECES = {"shard": 2, "shard_rewards": True}
-
-#: In the order of their worth.
-ROWS = {
-    "wan-1": Row(_WAN, _TINY, accumulate=2, limit=110, given=_LARGE),
-    "wan-shard": Row(_WAN, _TINY, 2, parallel={"shard": 2}, against=("wan-1", 2), given=_LARGE),
-    "wan-context": Row(_WAN, _TINY, 2, parallel={"context": 2}, against=("wan-1", 1), given=_LARGE),
-    "a14b-both": Row(_A14B, _PAIR, 2, steps=2, limit=150, parallel={"shard": 2, "context": 2}, given=_LARGE),
-    "a14b-shard": Row(_A14B, _PAIR, 2, steps=1, limit=150, parallel={"shard": 2}, given=_LARGE),
-    "vc2-1": _videocrafter(1, **_GRAPHS),
-    "vc2-2": _videocrafter(2, **_GRAPHS),
-    "vc2-fastest-1": _videocrafter(1, **_FASTEST),
-    "vc2-fastest-2": _videocrafter(2, **_FASTEST),
-    "vc2-plain-1": _videocrafter(1),
-    "vc2-plain-2": _videocrafter(2),
-    "vc2-texts": Row(_VC, _TINY_VC, 2, steps=2, limit=80, parallel={"shard": 2, "shard_text_encoders": True}),
-    "wan-data": Row(_WAN, _TINY, 2, against=("wan-1", 2), given=_LARGE),
-    "wan-shard-kept": Row(
-        _WAN, _TINY, 2, parallel={"shard": 2, "keep_gathered": True}, against=("wan-1", 2), given=_LARGE
-    ),
-    "reward-1": _with_reward(1, accumulate=2),
-    "reward-shard": _with_reward(2, parallel={"shard": 2}, against=("reward-1", 2)),
-    "reward-pieces": _with_reward(2, parallel=_IN_PIECES, against=("reward-1", 2)),
-}
-
-
 def asked_for(row: Row, registry: Registry, *, tiny: bool) -> RunConfig:
     """A row's configuration."""
-    given = {} if tiny else row.given
+    given = {name: value for name, value in row.given.items() if not tiny or name in ("tuning", "trainer")}
     config = configure(
         registry=registry,
         backbone=row.tiny if tiny else row.backbone,
         prompts=f"text:{PROMPT}",
         reward=[row.tiny_reward if tiny else row.reward],
         objective={"reward_gradient": {"gradient": "last"}},
-        trainer={"max_steps": row.steps, "accumulate": row.accumulate},
         validation={"prompts": 0},
-        **merged({"sampler": {"num_steps": 4}} if tiny else {}, given),
+        **merged(
+            {"trainer": {"max_steps": row.steps, "accumulate": row.accumulate}},
+            {"sampler": {"num_steps": 4}} if tiny else {},
+            given,
+        ),
     )
     return changed(config, parallel=row.parallel)
 
@@ -182,28 +110,24 @@ def measured(row: Row, folder: Path, name: str, *, tiny: bool) -> dict[str, Any]
     with process_switches(assembly.config):
         load_parts(assembly, lambda: encode_up_front(assembly, processes))
         trainer = make_trainer(assembly, processes, None)
-        fill(trainer.updates.parameters)
+        full = isinstance(assembly.model.tuning, Full)
+        before = whole_tree(trainer.model.tuning.snapshot(), keep=processes.first) if full else {}
+        gradients = {} if full else keep_gradients(trainer, processes)
+        if not full:
+            fill(trainer.updates.parameters)
         if cuda:
             torch.cuda.empty_cache()
         loaded = time.perf_counter() - begun
         loading = torch.cuda.max_memory_allocated() / GIB if cuda else 0.0
-        if cuda:
-            torch.cuda.reset_peak_memory_stats()
-        gradients = keep_gradients(trainer, processes)
-        seconds, peaks = [], []
-        for _ in range(row.steps):
-            if cuda:
-                torch.cuda.synchronize()
-            started = time.perf_counter()
-            trainer.train_step()
-            if cuda:
-                torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - started)
-            peaks.append(torch.cuda.max_memory_allocated() / GIB if cuda else 0.0)
+        steps = Steps(trainer, processes)
+        with short_pauses(assembly.device):
+            found = steps.turns(row) if row.turns else steps.plain(row.steps)
+        if full:
+            after = whole_tree(trainer.model.tuning.snapshot(), keep=processes.first)
+            gradients = {"whole": moved(before, after)} if processes.first else {}
+            gradients[row.accumulate] = gradients.get("whole")
     if processes.first:
         torch.save(gradients, folder / f"{name}.pt")
-    timed = seconds[1:] or seconds
-    per_step = statistics.median(timed)
     videos = processes.count * row.accumulate
     found = {
         "row": name,
@@ -211,24 +135,127 @@ def measured(row: Row, folder: Path, name: str, *, tiny: bool) -> dict[str, Any]
         "parallel": row.parallel,
         "reward": assembly.config.reward[0].name,
         "video": str(assembly.geometry),
-        "seconds_per_step": per_step,
-        "warmed_up": row.steps > 1,
-        "all_seconds": seconds,
+        **found,
         "videos_per_step": videos,
-        "seconds_per_video": per_step / videos,
-        "peak_gib": every(max(peaks), row.world),
+        "seconds_per_video": found["seconds_per_step"] / videos,
+        "peak_gib": every(steps.peak, row.world),
         "loading_peak_gib": every(loading, row.world),
         "loading_seconds": loaded,
         "loss": trainer.last_loss,
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "torch": torch.__version__,
+        "threads": [torch.get_num_threads(), shared_cores(1000) * row.world],
     }
-    if row.against is not None:
-        found["gradient"] = compared(gradients, folder, row.against)
+    if row.against is not None and processes.first:
+        kind = "weights" if full else "gradient"
+        found[kind] = compared(gradients, folder, row.against)
     return found
 
 
-def every(value: float, world: int) -> list[float]:
+def moved(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """How far each weight is from where it was."""
+    return {name: after[name].float() - value.float() for name, value in before.items()}
+
+
+class Steps:
+    """A trainer's steps, each timed apart.
+
+    Args:
+        trainer: Loaded.
+        processes: Those that train together.
+    """
+
+    def __init__(self, trainer: Trainer, processes: SingleProcess) -> None:
+        self.trainer, self.together = trainer, processes
+        self.alone = SingleProcess(processes.device)
+        self.cuda = processes.device.type == "cuda"
+        #: The most memory that a step had, GiB.
+        self.peak = 0.0
+        self._spans: list[float] = []
+        self._collecting = 0.0
+        for one in (self.together, self.alone):
+            one.mean = self._timed(one.mean)  # type: ignore[method-assign]
+        gc.callbacks.append(self._collected)
+
+    def _collected(self, phase: str, _: Mapping[str, Any]) -> None:
+        self._collecting += time.perf_counter() * (1 if phase == "stop" else -1)
+
+    def _now(self) -> float:
+        if self.cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def _timed(self, mean: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        def timed(value: Tensor) -> Tensor:
+            self._spans.append(self._now())
+            found = mean(value)
+            self._spans.append(self._now())
+            return found
+
+        return timed
+
+    def one(self) -> dict[str, float]:
+        """Seconds of one step: all of it, until its first reduction, in that one, in the later ones.
+
+        Beside them the seconds of processors, and those spent collecting garbage.
+        """
+        self._spans, self._collecting = [], 0.0
+        if self.cuda:
+            torch.cuda.reset_peak_memory_stats()
+        begun, worked = self._now(), time.process_time()
+        self.trainer.train_step()
+        ended = self._now()
+        if self.cuda:
+            self.peak = max(self.peak, torch.cuda.max_memory_allocated() / GIB)
+        lasted = [stop - start for start, stop in zip(self._spans[::2], self._spans[1::2], strict=True)]
+        found = {
+            "all": ended - begun,
+            "before": self._spans[0] - begun,
+            "waiting": lasted[0],
+            "later": sum(lasted[1:]),
+            "processor": time.process_time() - worked,
+            "garbage": self._collecting,
+        }
+        return {name: round(value, 4) for name, value in found.items()}
+
+    def plain(self, count: int) -> dict[str, Any]:
+        """So many steps together, of which the first warms up unless it is the only one."""
+        done = [self.one() for _ in range(count)]
+        return {
+            "seconds_per_step": median(done[1:] or done),
+            "warmed_up": count > 1,
+            "steps": every(done, self.together.layout.world),
+        }
+
+    def turns(self, row: Row) -> dict[str, Any]:
+        """One process alone, all apart, all together, ``row.turns`` times ``row.steps`` steps of each."""
+        self.one()
+        done: dict[str, list[dict[str, float]]] = {"alone": [], "apart": [], "together": []}
+        for kind in [*done] * row.turns:
+            processes = self.together if kind == "together" else self.alone
+            self.trainer.processes = self.trainer.updates.processes = processes
+            if kind != "alone" or self.together.first:
+                done[kind] += [self.one() for _ in range(row.steps)]
+            self.together.wait()
+        world = self.together.layout.world
+        by_process = {kind: every(steps, world) for kind, steps in done.items()}
+        medians = {kind: [median(steps) for steps in each if steps] for kind, each in by_process.items()}
+        (alone,), together = medians["alone"], max(medians["together"])
+        return {
+            "seconds_per_step": together,
+            "warmed_up": True,
+            "of_the_speed": alone / together,
+            "medians": medians,
+            "turns": by_process,
+        }
+
+
+def median(steps: list[dict[str, float]]) -> float:
+    """Of the whole steps."""
+    return statistics.median(step["all"] for step in steps)
+
+
+def every(value: Any, world: int) -> list[Any]:
     """Each process's ``value``."""
     found = [value] * world
     if world > 1:
@@ -286,7 +313,13 @@ def compared(gradients: dict[Any, Any], folder: Path, against: tuple[str, int]) 
     apart = max(float((value - own[key]).abs().max()) for key, value in other.items())
     norm = sum(float(value.pow(2).sum()) for value in other.values()) ** 0.5
     difference = sum(float((value - own[key]).pow(2).sum()) for key, value in other.items()) ** 0.5
-    return {"against": name, "largest": apart / largest, "norm": difference / norm}
+    return {
+        "against": name,
+        "largest": apart / largest,
+        "norm": difference / norm,
+        "largest_number": largest,
+        "largest_difference": apart,
+    }
 
 
 # -- processes ---------------------------------------------------------------------------------------------
@@ -369,7 +402,7 @@ def main() -> None:
     if asked.tiny:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     with tempfile.TemporaryDirectory() as folder:
-        for name in asked.rows or ROWS:
+        for name in asked.rows or [name for name, row in ROWS.items() if row.world <= 2]:
             run_row(name, Path(folder), tiny=asked.tiny)
 
 

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import torch
 from jaxtyping import Bool, Float
@@ -23,6 +23,9 @@ from vader_core.prompts import Prompt
 from vader_core.randomness import Randomness
 from vader_core.schedule import Schedule
 from vader_core.text import Text, TextCache
+
+if TYPE_CHECKING:
+    from vader_core.parallel.unread import Unread
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,10 @@ class Backbone(ABC):
         self.dtype = dtype
         #: Recompute activations in the backward pass; has an effect only where gradients are recorded.
         self.gradient_checkpointing = False
+        #: Told before :meth:`load`: the denoiser's weights may be left in their files, to be read once it is
+        #: cut. A backbone that can do so says in :attr:`unread` that it did.
+        self.may_leave_unread = False
+        self.unread: Unread | None = None
         self.text_cache = TextCache(type(self).__name__)
 
     # -- known before the weights are ------------------------------------------------------------------
@@ -399,6 +406,13 @@ class Backbone(ABC):
         that checkpoints by itself names its own.
         """
         return [module for module in self.denoiser.modules() if hasattr(module, "recompute_switch")]
+
+    def decoders(self) -> list[nn.Module]:
+        """Networks that :meth:`decode` gives tensors of one shape in every training step; by default none.
+
+        What chooses the frames lies outside them: they may be replayed from CUDA graphs.
+        """
+        return []
 
     def experts(self) -> list[nn.Module]:
         """Parts of the denoiser of which a prediction uses one, so the others may rest; by default none."""

@@ -104,6 +104,13 @@ def run_of(lora: str) -> Path | None:
     return None
 
 
+def file_of(lora: str) -> Path | None:
+    """The file that a ``--lora`` value, with or without its scale, names; ``None`` where it is none here."""
+    if lora.startswith("hub:"):
+        return None
+    return next((path for text in _without_scale(lora) if (path := entered(text)).is_file()), None)
+
+
 def _without_scale(lora: str) -> list[str]:
     """The value itself, and what stands before its scale where it has one."""
     place, colon, scale = lora.rpartition(":")

@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from vader_core.component import told
 from vader_core.errors import MachineError, VaderError, line_in
@@ -106,6 +106,13 @@ class Reward(ABC):
     def frames(self) -> FramesNeeded:
         """Which frames it must see."""
         return IMAGE
+
+    def towers(self) -> list[nn.Module]:
+        """Networks that are given pixels of one shape in every training step; by default none.
+
+        Texts reach them as tensors or not at all: they may be replayed from CUDA graphs.
+        """
+        return []
 
     @abstractmethod
     def __call__(

@@ -61,17 +61,20 @@ def test_every_setting_can_be_trained(setting):
     weights = {item.name: item.weight for item in assembly.config.reward}
     asked = re.search(r"(?:alignment|floor) (\d+)", setting)
     assert weights.get("demo_alignment", 0) == (float(asked[1]) if asked else 0)
-    assert nft_settings.SETTINGS[setting]["floor"] == ("floor" in setting)
+    at = re.search(r"floor \d+(?: at (0\.\d+))?", setting)
+    floor = None if at is None else float(at[1] or nft_settings.FLOOR)
+    assert nft_settings.SETTINGS[setting]["floor"] == floor
 
 
-def test_enough_of_the_caption_is_enough():
+@pytest.mark.parametrize("floor", [nft_settings.FLOOR, 0.7])
+def test_enough_of_the_caption_is_enough(floor):
     class Cosines:
         def __call__(self, video, prompts, rng):
-            return RewardOutput(torch.tensor([0.5, nft_settings.FLOOR, 0.9]), torch.zeros(3))
+            return RewardOutput(torch.tensor([0.5, floor, 0.9]), torch.zeros(3))
 
-    found = nft_settings.Enough(Cosines())(torch.zeros(3, 1, 3, 4, 4), [], None)
-    assert found.score.tolist() == pytest.approx([0.5, nft_settings.FLOOR, 0.9])
-    assert found.loss.tolist() == pytest.approx([nft_settings.FLOOR - 0.5, 0, 0])
+    found = nft_settings.Enough(Cosines(), floor)(torch.zeros(3, 1, 3, 4, 4), [], None)
+    assert found.score.tolist() == pytest.approx([0.5, floor, 0.9])
+    assert found.loss.tolist() == pytest.approx([floor - 0.5, 0, 0])
 
 
 def test_a_sweep_has_every_method_and_a_file_for_every_run():

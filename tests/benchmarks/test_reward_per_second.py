@@ -115,6 +115,9 @@ def test_every_variant_can_be_trained(variant):
     assert assembly.model.num_steps == (int(variant[0]) if variant[1:].startswith(" steps") else 6)
     assert config.trainer.batch_size == (4 if variant in ("recipe", "2 steps", "low variance 2") else 1)
     assert assembly.objective.terms[0].objective.config.low_variance == 2 * (variant == "low variance 2")
+    weights = {item.name: item.weight for item in config.reward}
+    caption = {"demo_alignment": float(variant.split()[-1])} if ", caption " in variant else {}
+    assert weights == {report.REWARD: 1.0, **caption}
 
 
 def test_an_update_of_a_variant_trains_and_the_judge_sees_it():

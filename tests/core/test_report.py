@@ -10,10 +10,12 @@ from html.parser import HTMLParser
 
 import pytest
 import torch
+from PIL import Image
 
 from vader_core.errors import VaderError
 from vader_core.report import write_report
 from vader_core.report.curves import Line, chart, smoothed, thinned, ticks
+from vader_core.report.headline import GLOSSARY
 from vader_core.run.record import curve
 from vader_core.video import contact_sheet, write_video
 
@@ -182,6 +184,61 @@ def test_the_page_holds_everything(run):
     assert page.tags.count("svg") == 1 + 5  # three validations are a table
 
 
+def test_the_page_says_what_was_trained_and_how_it_is_read(tmp_path):
+    folder = make_run(tmp_path / "told")
+    about = {"demo": "a small text-to-video model.", "demo_aesthetic": "how vivid, outlined and sunlit"}
+    (folder / "about.json").write_text(json.dumps(about))
+    page = parsed(write_report(folder))
+    text = " ".join(page.text)
+    assert (
+        "demo (a small text-to-video model) was tuned for 20 steps, so that its clips score higher on "
+        "demo_aesthetic (how vivid, outlined and sunlit); demo_alignment only watched, as a check."
+    ) in text
+    assert "2 January 2025, 03:04 UTC" in text
+    for word, meaning in GLOSSARY.items():
+        assert word in page.text
+        assert meaning in page.text
+    assert page.tags.count("details") == 4  # how to read, timings, environment, configuration: all folded
+    assert ("open", None) not in page.attributes
+
+
+def test_a_score_is_one_line_from_before_to_after(run):
+    source = write_report(run).read_text()
+    found = re.search(r"<li>demo_<wbr>aesthetic(.*?)</li>", source, flags=re.S)[1]
+    assert found == ' 6.20 → <b class="better">8.20</b>'
+
+
+def test_the_page_has_a_dark_scheme_breaks_long_names_and_makes_cards_on_a_phone(run):
+    """What it says; tests/studio/test_pages.py looks at it in a browser, dark and 390 pixels wide."""
+    source = write_report(run).read_text()
+    assert "@media (prefers-color-scheme: dark)" in source
+    assert "@media print" in source
+    assert "demo_<wbr>aesthetic" in source
+    assert '<table class="rows">' in source
+    assert '<td data-label="95 % interval">' in source
+
+
+def test_commands_to_copy_name_the_run(run):
+    copied = {value for name, value in parsed(write_report(run)).attributes if name == "data-copy"}
+    assert copied == {
+        "vader sample --lora demo --prompts 'text:…' --base --out clips",
+        "vader train --resume demo --max-steps 40",
+        "vader lora convert demo demo-peft --to peft",
+    }
+
+
+def test_the_picture_that_a_clip_starts_from_is_shown(tmp_path):
+    folder = make_run(tmp_path / "pictured", steps=10)
+    for place in (folder / "samples").iterdir():
+        Image.new("RGB", (8, 8), "teal").save(place / "given.jpg")
+        listed = json.loads((place / "prompts.json").read_text())
+        (place / "prompts.json").write_text(json.dumps([{**one, "picture": "given.jpg"} for one in listed]))
+    page = parsed(write_report(folder))
+    assert page.text.count("given picture") == 2
+    shown = [value for name, value in page.attributes if name == "src" and value.startswith("data:image")]
+    assert base64.b64decode(shown[0].partition(",")[2]) == (place / "given.jpg").read_bytes()
+
+
 def test_clips_are_inside_and_play_muted_in_a_loop(run):
     source = write_report(run).read_text()
     found = re.findall(r"<video ([^>]*)>", source)
@@ -267,4 +324,5 @@ def test_curves_keep_their_values():
     left, right = (float(point.split(",")[1]) for point in re.search(r'points="([^"]*)"', svg)[1].split())
     assert left > right  # larger values stand higher
     assert chart("empty", [Line("loss", [])]) == ""
+    assert ">optimizer step</text>" in svg
     assert "<circle" in chart("one", [Line("loss", [(5.0, 1.0)])])

@@ -11,9 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from vader_diffusers.parts import bare
+from vader_diffusers.pipeline_source import PipelineSource
 from vader_diffusers.plugin import _BACKBONES
 from vader_diffusers.published_models import published
 from vader_diffusers.scheduling import read_scheduler
+from vader_diffusers.unread import left_unread
 
 from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
@@ -104,6 +109,51 @@ def test_a_folder_of_another_family_is_named(folder):
 def test_a_text_to_video_folder_is_not_picture_to_video(folder):
     with pytest.raises(VaderError, match="text alone: use --backbone wan"):
         make("wan_i2v", weights=str(folder))
+
+
+TINY = [(backbone, name) for backbone in _BACKBONES for name in published(backbone) if "tiny" in name]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "name", "dtype"),
+    [*((*one, torch.bfloat16) for one in TINY), ("wan", "tiny", torch.float64)],
+    ids=str,
+)
+def test_a_network_that_is_cut_before_it_is_read_is_the_one_that_is_read_whole(
+    backbone, name, dtype, tmp_path
+):
+    """In one file and in several; parts that diffusers keeps in float32, and buffers, too."""
+    source = PipelineSource(str(tmp_path), None, published(backbone)[name].folder, None)
+    names = tuple(part for part in source.folder if part.startswith("transformer"))
+    for number, part in enumerate(names):
+        network = tiny_pipelines.randomise(bare(source, part, needed_for="a test"), number)
+        network.save_pretrained(tmp_path / part, max_shard_size="20KB" if number == 0 else "1GB")
+    assert (tmp_path / names[0]).joinpath("diffusion_pytorch_model.safetensors.index.json").is_file()
+    unread, found = left_unread(source, names, dtype=dtype, needed_for="a test")
+    assert tuple(found) == names
+    for part, network in found.items():
+        whole = type(network).from_pretrained(tmp_path, subfolder=part, dtype=dtype)
+        whole = nn.Module.to(whole, torch.float64 if dtype == torch.float64 else None)
+        stand_ins = dict(network.named_parameters())
+        assert all(value.untyped_storage().nbytes() <= 8 for value in stand_ins.values())
+        unread.on_meta(network)
+        unread.read(torch.device("cpu"))
+        expected = {**dict(whole.named_parameters()), **dict(whole.named_buffers())}
+        seen = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+        assert seen.keys() == expected.keys()
+        for key, value in expected.items():
+            assert seen[key].dtype == value.dtype, key
+            assert torch.equal(seen[key], value), key
+
+
+def test_what_a_file_lacks_is_said_where_it_is_read_whole(copied):
+    tensors = load_file(copied / "transformer" / "diffusion_pytorch_model.safetensors")
+    source = make("wan", weights=str(copied)).source
+    told = {"dtype": torch.float32, "needed_for": "a test"}
+    assert left_unread(source, ("transformer",), **told)[0] is not None
+    for change in ({"patch_embedding.bias": torch.zeros(3)}, {"one_more": torch.zeros(3)}):
+        save_file(tensors | change, copied / "transformer" / "diffusion_pytorch_model.safetensors")
+        assert left_unread(source, ("transformer",), **told) == (None, {})
 
 
 def test_half_a_download_is_named(copied):

@@ -284,6 +284,23 @@ def test_every_link_leads_somewhere(page):
             assert anchor[1:] in anchors(target), f"{page.relative_to(ROOT)}: {place}{anchor}"
 
 
+def test_every_row_of_what_a_newcomer_meets_names_tests_that_are_there():
+    rows = [
+        line for line in (DOCS / "reference/first-hour.md").read_text().splitlines() if line.count("|") > 4
+    ]
+    rows = [row for row in rows if not re.match(r"\|(-|.* held by \|$)", row)]
+    assert len(rows) > 60
+    wrong = []
+    for row in rows:
+        named = re.findall(r"`([\w/]+\.py)::(test_\w+)`", row.split(" | ")[-1])
+        wrong += [row] if not named else []
+        for file, test in named:
+            place = ROOT / "tests" / file
+            if not place.is_file() or not re.search(rf"^def {test}\(", place.read_text(), flags=re.M):
+                wrong.append(f"{file}::{test}")
+    assert not wrong, "\n".join(wrong)
+
+
 def test_every_page_in_a_menu_is_there():
     listed = set(re.findall(r"[\w/.-]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
     generated = {f"reference/{name}.md" for name in ("commands", "options", "components")}

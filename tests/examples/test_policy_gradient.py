@@ -6,13 +6,17 @@ import json
 
 import pytest
 import torch
+from booked import held
 from reference_loop import batch_of, forget, gradients, make
 from vader_policy_gradient.objective import PolicyGradient
 
 from vader_core.builtin.samplers.options import RectifiedFlowOptions
 from vader_core.builtin.samplers.rectified_flow import RectifiedFlowEuler
+from vader_core.device import GIB
 from vader_core.prediction import Prediction
+from vader_core.profiling.estimate import WORKSPACE, estimate
 from vader_core.registry import load_registry
+from vader_core.run.config import validated
 from vader_core.sampler import State
 from vader_core.schedule import RectifiedFlow
 from vader_core.testing.plugin import add_testing_plugin
@@ -76,6 +80,25 @@ def test_the_update_is_the_one_written_by_hand(registry):
     assert scale > 0
     for name, value in expected.items():
         assert float((found[name] - value).abs().max()) <= 1e-9 * max(1.0, scale), name
+
+
+def test_its_memory_is_estimated(registry):
+    """On paper as on the device: its rollout keeps every step, one of which has a graph at a time."""
+    config = validated(
+        {
+            "backbone": {"name": "tiny", "width": 64, "depth": 2, "schedule": "flow"},
+            "video": {"height": 64, "width": 64, "num_frames": 8},
+            "sampler": {"name": "rectified_flow", "noise_level": 0.7, "num_steps": 4, "guidance_scale": 3.0},
+            "reward": [{"name": "brightness"}],
+            "objective": {"policy_gradient": {"weight": 1.0, "group": 3}},
+            "prompts": {"source": "fixed"},
+            "trainer": {"precision": "fp32"},
+            "performance": {"gradient_checkpointing": True},
+            "validation": {"prompts": 0},
+        }
+    )
+    found = estimate(config, registry).peak - WORKSPACE / GIB
+    assert found == pytest.approx(held(registry, config), rel=0.05)
 
 
 def test_a_sampler_without_random_steps_is_refused(registry, capsys):

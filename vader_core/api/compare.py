@@ -93,6 +93,7 @@ def compare(  # noqa: PLR0913 - what a person can ask for
     with tempfile.TemporaryDirectory() as place:
         for group in _groups(subjects, columns):
             loras = [f"{scaled_lora(subjects[number])[0]}:0" for number in group.subjects]
+            listener.phase("loading the model", 0, 0)
             assembly = sampling_assembly(config, loras, registry, names, batch_size)
             pairs = pairs_of(_spread(assembly, max_prompts), config.trainer.seed, count)
             with process_switches(assembly.config), watched(assembly, listener):

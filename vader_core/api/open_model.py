@@ -177,7 +177,7 @@ def _loaded(ready: Ready, opened: Opened | None) -> Assembly:
         return assembly
     if opened is not None:
         opened.key = opened.model = None
-    load_model(assembly, ready.attach)
+    load_model(assembly, ready.attach, later=ready.full is None)
     set_strengths(assembly, strengths)
     if opened is not None:
         opened.key, opened.model = key, assembly.model

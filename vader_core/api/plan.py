@@ -189,7 +189,9 @@ def require_trainable(assembly: Assembly) -> None:
     """
     config = assembly.config
     if assembly.objective is None:
-        raise VaderError("nothing to train on: give --reward NAME (`vader plugins` lists them), or --data D")
+        raise VaderError(
+            "nothing to train on: give --reward NAME (`vader plugins` lists them), or --data videos:FOLDER"
+        )
     for need in sorted(assembly.objective.needs & set(_NEEDS)):
         section, message = _NEEDS[need]
         if not (config.data.source if section == "data" else getattr(config, section)):

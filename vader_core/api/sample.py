@@ -94,10 +94,12 @@ def sample(  # noqa: PLR0913 - what a person can ask for
     _check_asked(loras, count, batch_size, base=base)
     forms, place = checked_forms(also), None if out is None else entered(out)
     _refuse_many(config, registry, most_prompts if max_prompts is None else None, count)
+    listener = listener or Silence()
+    listener.phase("loading the model", 0, 0)
     assembly, processes = shared_assembly(config, loras, registry, rewards, batch_size, opened, out=place)
     with processes.together(), process_switches(assembly.config):
         pairs = pairs_of(assembly.every_prompt()[:max_prompts], config.trainer.seed, count)
-        work = _Work(assembly, processes, listener or Silence(), pairs, base=base, keep_videos=keep_videos)
+        work = _Work(assembly, processes, listener, pairs, base=base, keep_videos=keep_videos)
         work.keep_in(place, clip_settings(assembly, loras, lora_scale), overwrite=overwrite, forms=forms)
         return work.make(batch_size)
 
@@ -108,7 +110,7 @@ def _check_asked(loras: Sequence[str], count: int, batch_size: int, *, base: boo
     if count > MOST_SEEDS:
         raise VaderError(f"--count {count} is not allowed: use at most {MOST_SEEDS:,} videos per prompt")
     if base and not loras:
-        raise VaderError("--base shows the model before tuning beside the tuned one: give --lora L as well")
+        raise VaderError("--base shows the model before tuning beside the tuned one: give --lora RUN as well")
 
 
 def check_sample(

@@ -91,8 +91,11 @@ def _scores(
 ) -> dict[str, float]:
     """One clip's scores by the reward's name."""
     count = count_frames(path)
-    check_choice(reward_frames, count)
-    frames = mixture.choose_frames(reward_frames, count, rng)
+    try:
+        check_choice(reward_frames, count)
+        frames = mixture.choose_frames(reward_frames, count, rng)
+    except VaderError as error:
+        raise VaderError(f"{path}: {error}") from error
     seen = read_frames(path, frames.union).unsqueeze(0).to(device)
     with torch.no_grad():
         output = mixture(seen, frames, [Prompt(text)], rng)

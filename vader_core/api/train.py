@@ -24,7 +24,7 @@ from vader_core.report import write_report
 from vader_core.run.checkpoint import newest_whole, prune, read_checkpoint, restoring, step_of
 from vader_core.run.config import RunConfig, SeamSection
 from vader_core.run.directory import Run
-from vader_core.run.layers import changes
+from vader_core.run.layers import changes, default_out
 from vader_core.run.names import ABOUT, CONFIG, SUMMARY
 from vader_core.run.stages import (
     ALONE,
@@ -46,14 +46,6 @@ from vader_core.training.setup import make_trainer
 from vader_core.training.signals import StoppedError as StoppedError
 from vader_core.training.texts import encode_up_front
 from vader_core.training.trainer import Trainer
-
-
-def default_out(config: RunConfig) -> Path:
-    """``runs/BACKBONE-REWARD…``, ``runs/BACKBONE-data`` where clips are learned from."""
-    parts = [config.backbone.name or "run", *(item.name for item in config.reward)]
-    if config.data.source is not None:
-        parts.append("data")
-    return Path("runs") / "-".join(parts)
 
 
 def train(
@@ -341,6 +333,7 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
         low, high = found["ci95"]
         lines.append(
             f"{name}: {found['base']:.4g} -> {found['tuned']:.4g} "
-            f"({found['difference']:+.4g}, 95 % [{low:+.4g}, {high:+.4g}], wins {found['win_rate']:.0%})"
+            f"({found['difference']:+.4g}, 95 % [{low:+.4g}, {high:+.4g}], won {found['win_rate']:.0%} of "
+            "the pairs)"
         )
     return lines

@@ -16,6 +16,7 @@ from vader_core.backbone import Backbone
 from vader_core.errors import MissingDependencyError, VaderError
 from vader_core.lora.adapter import lora_layers
 from vader_core.lora.layers import ADAPTER
+from vader_core.method.gradient import draws_one, parse_gradient
 from vader_core.method.guidance import Guidance
 from vader_core.method.model import Lever, Model, Stages
 from vader_core.method.shortcuts import Shortcuts, ShortPredictions, parse_interval
@@ -81,6 +82,8 @@ def check_levers(assembly: Assembly) -> None:
                 f"performance.{name} and lora.dropout={config.lora.dropout:g} cannot be used together: the "
                 "no-grad steps would lose the dropout; leave one out"
             )
+    if asked.cuda_graphs == "all":
+        _check_graphed(assembly)
     if asked.compile_blocks:
         _check_compiled(config)
     if asked.fp8:
@@ -129,6 +132,37 @@ def _check_swap(asked: PerformanceSection) -> None:
                 f"performance.swap_blocks moves the weights that performance.{name} needs in one place: "
                 "leave one out"
             )
+
+
+def _check_graphed(assembly: Assembly) -> None:
+    config, asked = assembly.config, assembly.config.performance
+    reasons = {
+        "performance.gradient_checkpointing": (
+            bool(asked.gradient_checkpointing),
+            "decides in Python what is computed again",
+        ),
+        "performance.offload": (asked.offload, "moves weights between calls"),
+        "performance.offload_activations": (
+            asked.offload_activations,
+            "copies what the backward pass needs to and fro",
+        ),
+        "performance.compile_blocks": (bool(asked.compile_blocks), "launches by itself"),
+        "objective.reward_gradient.segments": (
+            assembly.segments.count > 1,
+            "would need a graph per segment",
+        ),
+    }
+    for name, (on, reason) in reasons.items():
+        if on:
+            off = "set it to false" if name.endswith("checkpointing") else "leave one out"
+            raise VaderError(f"{name} {reason}, so it does not go with performance.cuda_graphs=all: {off}")
+    item = config.objective.get("reward_gradient")
+    chosen = str(((item and item.options) or {}).get("gradient") or "last")
+    if item is not None and not draws_one(parse_gradient(chosen), assembly.model.num_steps):
+        raise VaderError(
+            f"performance.cuda_graphs=all holds one differentiated step, and --gradient {chosen} takes more: "
+            "use last, steps:I, random:LO-HI or refl:LO-HI, or performance.cuda_graphs=true"
+        )
 
 
 def _check_compiled(config: RunConfig) -> None:
@@ -180,7 +214,7 @@ def process_switches(config: RunConfig) -> Iterator[None]:
     asked = config.performance
     with fused_kernels(asked.fused_kernels), compiler_settings(asked.compile_blocks):
         # cuDNN's search must be over before a graph is captured.
-        torch.backends.cudnn.benchmark = before or asked.cuda_graphs
+        torch.backends.cudnn.benchmark = before or bool(asked.cuda_graphs)
         try:
             yield
         finally:
@@ -230,7 +264,8 @@ def _no_grad_levers(assembly: Assembly, sharded: Sharded | None) -> Iterator[Lev
     if asked.fold_adapter:
         from vader_core.performance.fold_adapter import Folding
 
-        folding = Folding(denoiser) if sharded is None else Folding(denoiser, sharded.part)
+        pieces = {} if sharded is None else {"part": sharded.part}
+        folding = Folding(denoiser, **pieces, captured=bool(asked.cuda_graphs))
         yield folding
     if sharded is not None and assembly.config.parallel.keep_gathered:
         from vader_core.parallel.shard import KeptGathered
@@ -256,7 +291,12 @@ def _no_grad_levers(assembly: Assembly, sharded: Sharded | None) -> Iterator[Lev
             kept = None if cache is None else cache.state
             return adapter_state(model), kept, fp8 is not None and fp8.active
 
-        yield GraphedForward(denoiser, state)
+        gradients = asked.cuda_graphs == "all"
+        yield GraphedForward(denoiser, state, gradients=gradients)
+        if gradients:
+            towers = [tower for term in assembly.rewards.terms for tower in term.reward.towers()]
+            for module in (*assembly.backbone.decoders(), *towers):
+                GraphedForward(module, lambda: None, gradients=True)
 
 
 def _compile(backbone: Backbone, *, everywhere: bool) -> None:
@@ -297,5 +337,5 @@ def adapter_state(model: Model) -> tuple[object, ...]:
     """What tells two states of the adapters apart: off, folded, scaled, and what counts beside."""
     beside = tuple(sorted(getattr(model.tuning, "beside", {}).items()))
     for _, layer in lora_layers(model.backbone.denoiser):
-        return layer._disable_adapters, getattr(layer, "folded", False), layer.scaling[ADAPTER], beside
+        return layer.switched_off, layer.folded, layer.scaling[ADAPTER], beside
     return (beside,)

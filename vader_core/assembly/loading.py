@@ -57,7 +57,7 @@ def load_parts(assembly: Assembly, encode: Callable[[], None]) -> None:
         offload = Offload(assembly.device)
         load_rewards(assembly, then=offload.reward)
     if mesh is not None and mesh.layout.shard > 1:
-        sharded = load_in_pieces(assembly, mesh, attach)
+        sharded = load_in_pieces(assembly, mesh, attach, later=assembly.config.tuning.kind == "lora")
     else:
         load_backbone(assembly)
     if offload is not None:
@@ -73,16 +73,17 @@ def load_parts(assembly: Assembly, encode: Callable[[], None]) -> None:
     pull_levers(assembly, offload, sharded)
 
 
-def load_model(assembly: Assembly, attach: Callable[[Assembly], Any]) -> None:
+def load_model(assembly: Assembly, attach: Callable[[Assembly], Any], *, later: bool = False) -> None:
     """Load a model that samples alone, shared as its mesh says.
 
     Args:
         assembly: Prepared.
         attach: Puts what was trained on the loaded backbone.
+        later: Whether the denoiser's weights may be read after that, as they may where it is an adapter.
     """
     mesh = assembly.mesh
     if mesh is not None and mesh.layout.shard > 1:
-        sharded = load_in_pieces(assembly, mesh, attach)
+        sharded = load_in_pieces(assembly, mesh, attach, later=later)
         if assembly.config.parallel.keep_gathered:
             from vader_core.parallel.shard import KeptGathered
 
@@ -102,24 +103,32 @@ def cutting(assembly: Assembly) -> Callable[[Reward], Reward]:
     return lambda reward: cut_reward(reward, mesh)
 
 
-def load_in_pieces(assembly: Assembly, mesh: Mesh, attach: Callable[[Assembly], Any]) -> Sharded:
+def load_in_pieces(
+    assembly: Assembly, mesh: Mesh, attach: Callable[[Assembly], Any], *, later: bool
+) -> Sharded:
     """Load the backbone, one process of a machine after the other, and cut it.
 
-    A model that no device holds whole is read into the CPU's memory, which so holds it once.
+    Where the backbone can leave the denoiser in its files, it is cut first, and then all processes read their
+    own rows at once. Else a model that no device holds whole is read into the CPU's memory, which so holds it
+    once.
 
     Args:
         assembly: Prepared.
         mesh: Who shares it.
         attach: Puts what learns, or what was trained, on the loaded backbone.
+        later: Whether the denoiser's weights may be read after ``attach``.
     """
     backbone, device = assembly.backbone, assembly.device
     with mesh.own_turn():
+        backbone.may_leave_unread = later
         backbone.device = device if _fits(assembly) else torch.device("cpu")
         try:
             load_backbone(assembly)
         finally:
             backbone.device = device
         attach(assembly)
+        if backbone.unread is not None:
+            backbone.unread.on_meta(backbone.denoiser)
         sharded = cut_denoiser(assembly, mesh)
         if isinstance(assembly.model.tuning, Full):
             assembly.model.tuning.cut(sharded.part)
@@ -128,6 +137,8 @@ def load_in_pieces(assembly: Assembly, mesh: Mesh, attach: Callable[[Assembly], 
         for role, module in backbone.modules().items():
             if role != "denoiser" and not any(in_pieces(one) for one in module.parameters()):
                 nn.Module.to(module, device)
+    if backbone.unread is not None:
+        backbone.unread.read(device)
     return sharded
 
 
@@ -235,7 +246,7 @@ def _mixture(
             reward = component.make(item.options, device=assembly.device, dtype=assembly.dtype)
         if wants_gradient and not reward.differentiable:
             raise VaderError(
-                f"reward {item.name!r} has no gradient, so this objective cannot be trained on it: use "
+                f"reward {item.name!r} has no gradient, and this objective needs one: use "
                 f"--objective nft, or watch it with --monitor {item.name} and train on another --reward"
             )
         if isinstance(item, RewardSection):

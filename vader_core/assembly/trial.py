@@ -34,7 +34,8 @@ def try_rewards(assembly: Assembly) -> None:
 def _try(assembly: Assembly, term: Term, *, gradient: bool) -> None:
     rng = Randomness(0, scope=("trial",))
     needed, count = term.reward.frames, assembly.segments.joined_frames(assembly.geometry)
-    frames = choose_frames(needed, "first" if needed.kind == "image" else "all", count, rng)
+    choice = "first" if needed.kind == "image" else "all"
+    frames = choose_frames(needed, choice, count, rng, name=term.name)
     video = _noise(assembly, len(frames), rng).requires_grad_(gradient)
     with assembly.autocast():
         output = asked(term.name, term.reward, video, assembly.draw_prompts([0]), rng)

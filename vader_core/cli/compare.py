@@ -10,8 +10,9 @@ import click
 
 from vader_core.cli.console import console
 from vader_core.cli.help import GroupedCommand
-from vader_core.cli.options import config_alone, model_options, run_base
+from vader_core.cli.options import config_alone, lora_base, model_options, run_base
 from vader_core.cli.paths import EnteredPath
+from vader_core.progress import counted
 from vader_core.registry import Registry, load_registry
 
 
@@ -20,7 +21,7 @@ from vader_core.registry import Registry, load_registry
     cls=GroupedCommand,
     examples=("vader compare runs/one runs/two --max-prompts 4",),
 )
-@click.argument("subjects", nargs=-1, required=True, metavar="L[:SCALE]…")
+@click.argument("subjects", nargs=-1, required=True, metavar="LORA[:SCALE]…")
 @model_options
 @click.option(
     "--reward", "rewards", multiple=True, metavar="NAME", help="Score with it (repeat); the first run's own."
@@ -44,7 +45,8 @@ def compare_command(flags: dict[str, Any], registry: Registry) -> None:
     """The command, over a given registry."""
     subjects: tuple[str, ...] = flags.pop("subjects")
     rewards, size = flags.pop("rewards"), flags.pop("batch_size")
-    base = next((found for text in subjects if (found := run_base(text))), {})
+    runs = (found for text in subjects if (found := run_base(text)))
+    base = next(runs, None) or lora_base(subjects[0], flags, registry)
     config = config_alone(flags, registry, base=base)
 
     from vader_core.api.compare import compare
@@ -73,7 +75,7 @@ def compare_command(flags: dict[str, Any], registry: Registry) -> None:
 def _print_table(found: dict[str, Any]) -> None:
     from rich.table import Table
 
-    table = Table(title=f"{found['pairs']} pairs of prompt and seed")
+    table = Table(title=f"{counted(found['pairs'], 'pair')} of prompt and seed")
     table.add_column("model", overflow="fold")
     for name in found["rewards"]:
         table.add_column(name, justify="right", overflow="fold")

@@ -13,7 +13,7 @@ from vader_core.cli.options import config_alone, model_options
 
 @click.command("encode")
 @model_options
-@click.option("--data", required=True, metavar="D", help="file:PATH, videos:FOLDER or NAME.")
+@click.option("--data", required=True, metavar="DATA", help="file:PATH, videos:FOLDER or NAME.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="The cache.")
 @click.option("--windows", type=click.IntRange(min=1), default=1, help="Windows per clip.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

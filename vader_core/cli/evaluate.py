@@ -11,7 +11,7 @@ import click
 from vader_core.cli.console import console
 from vader_core.cli.help import GroupedCommand
 from vader_core.cli.launching import asked_processes, is_first, is_to_launch, launch, processes_option
-from vader_core.cli.options import config_shared, model_options, reward_options, run_base
+from vader_core.cli.options import config_shared, lora_base, model_options, scoring_options
 from vader_core.cli.paths import EnteredPath
 from vader_core.errors import VaderError
 from vader_core.progress import counted
@@ -28,16 +28,16 @@ from vader_core.registry import Registry, load_registry
 )
 @click.argument("lora", metavar="LORA")
 @model_options
-@reward_options
+@scoring_options
 @click.option("--pairs", type=int, default=64, show_default=True, help="Prompt and seed pairs.")
 @click.option(
     "--lora-scale", "scales", multiple=True, type=float, help="Factor of the LoRA (repeat for a sweep)."
 )
-@click.option("--batch-size", type=int, help="Videos sampled at once.")
+@click.option("--batch-size", type=int, help="Videos sampled at once.  [default: the run's]")
 @click.option("--suite", metavar="NAME", help="Judge by a suite's dimensions and prompts, such as vbench.")
 @click.option("--suite-prompts", type=EnteredPath(), metavar="FILE", help="The suite's file of prompts.")
 @click.option(
-    "--dimension", "dimensions", multiple=True, metavar="D", help="Of the suite (repeat); all by default."
+    "--dimension", "dimensions", multiple=True, metavar="NAME", help="Of the suite (repeat); all by default."
 )
 @click.option("--most-prompts", type=int, metavar="N", help="Prompts per dimension, for a quick look.")
 @click.option("--most-videos", type=int, metavar="N", help="Clips per prompt, for a quick look.")
@@ -59,7 +59,7 @@ def evaluate_command(flags: dict[str, Any], registry: Registry) -> int:
     """The command, over a given registry."""
     lora: str = flags.pop("lora")
     size = flags.pop("batch_size")
-    config = config_shared(flags, registry, base=run_base(lora))
+    config = config_shared(flags, registry, base=lora_base(lora, flags, registry))
     _check_suite(flags)
     processes = asked_processes(flags["num_processes"])
     if processes is not None and is_to_launch(processes):
@@ -139,7 +139,7 @@ def _print_table(result: dict[str, Any]) -> None:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in (*(["scale"] if several else []), "reward"):
         table.add_column(column, overflow="fold")
-    for column in ("base", "tuned", "change", "95 % interval", "wins"):
+    for column in ("base", "tuned", "change", "95 % interval", "won"):
         table.add_column(column, justify="right", no_wrap=True)
     for scale, rewards in result["evaluation"].items():
         for name, row in rewards.items():

@@ -17,6 +17,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Machine": ("precision", "device", "seed", "num_processes"),
     "Configuration": ("recipe", "config_file", "options"),
 }
+#: What a group is called in a command that trains nothing.
+_ELSEWHERE = {"What it learns from": "Scores", "Training": "Batches"}
 #: Defaults that no model of options holds.
 _WORDS = {
     **dict.fromkeys(
@@ -52,8 +54,11 @@ class GroupedCommand(click.Command):
         """The options, group by group."""
         given = [parameter for parameter in self.get_params(ctx) if isinstance(parameter, click.Option)]
         left: dict[str | None, click.Parameter] = {parameter.name: parameter for parameter in given}
+        trains = "objectives" in left
         for title, names in GROUPS.items():
-            self._section(ctx, formatter, title, [left.pop(name) for name in names if name in left])
+            found = [left.pop(name) for name in names if name in left]
+            title = title if trains else _ELSEWHERE.get(title, title)
+            self._section(ctx, formatter, title, found)
         self._section(ctx, formatter, "This command", list(left.values()))
 
     def _section(

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from vader_core.builtin.prompts.grammar import parse_prompts
 from vader_core.cli import completion
 from vader_core.cli.devices import Device
 from vader_core.cli.overrides import (
@@ -18,8 +19,9 @@ from vader_core.cli.overrides import (
     parse_weighted,
 )
 from vader_core.cli.paths import EnteredPath
+from vader_core.component import Kind
 from vader_core.errors import VaderError
-from vader_core.paths import check_there, run_of
+from vader_core.paths import check_there, file_of, run_of
 from vader_core.registry import Registry
 from vader_core.run.config import RunConfig, check_keys, validated
 from vader_core.run.layers import merged, read_yaml
@@ -68,7 +70,9 @@ _MODEL = [
     click.option(
         "--backbone", metavar="NAME", shell_complete=completion.names("backbone"), help="The video model."
     ),
-    click.option("--weights", metavar="W", help="pretrained, PATH, hub:REPO[/FILE][@REVISION] or random."),
+    click.option(
+        "--weights", metavar="WEIGHTS", help="pretrained, PATH, hub:REPO[/FILE][@REVISION] or random."
+    ),
     click.option("--height", type=int, metavar="PIXELS", help="Height of the videos."),
     click.option("--width", type=int, metavar="PIXELS", help="Width of the videos."),
     click.option("--num-frames", metavar="N", help="Frames, or a form of the model's own, such as 2s."),
@@ -79,11 +83,11 @@ _MODEL = [
         shell_complete=completion.names("sampler"),
         help="The rule by which noise becomes a clip.",
     ),
-    click.option("--num-steps", type=int, metavar="S", help="Sampling steps."),
-    click.option("--guidance-scale", metavar="G", help="A number, or FIRST:LAST over the frames."),
+    click.option("--num-steps", type=int, metavar="STEPS", help="Sampling steps."),
+    click.option("--guidance-scale", metavar="SCALE", help="A number, or FIRST:LAST over the frames."),
     click.option(
         "--prompts",
-        metavar="P",
+        metavar="PROMPTS",
         shell_complete=completion.names("prompt source"),
         help="NAME, file:PATH, text:… or images:FOLDER.",
     ),
@@ -104,15 +108,7 @@ _MODEL = [
         "-o", "options", multiple=True, metavar="KEY=VALUE", help="Any other option; see `vader show`."
     ),
 ]
-_REWARDS = [
-    click.option(
-        "--objective",
-        "objectives",
-        multiple=True,
-        metavar="NAME[:WEIGHT]",
-        shell_complete=completion.names("objective"),
-        help="What to minimise (repeat); by default what --reward and --data imply.",
-    ),
+_SCORES = [
     click.option(
         "--reward",
         "rewards",
@@ -129,17 +125,30 @@ _REWARDS = [
         shell_complete=completion.names("reward"),
         help="A reward to watch and not to train on (repeat).",
     ),
+]
+_REWARDS = [
     click.option(
-        "--reward-frames", metavar="F", help="random, first, middle, last, fml, alternate, all or an index."
+        "--objective",
+        "objectives",
+        multiple=True,
+        metavar="NAME[:WEIGHT]",
+        shell_complete=completion.names("objective"),
+        help="What to minimise (repeat); by default what --reward and --data imply.",
+    ),
+    *_SCORES,
+    click.option(
+        "--reward-frames",
+        metavar="FRAMES",
+        help="random, first, middle, last, fml, alternate, all or an index.",
     ),
 ]
 _TRAINING = [
     click.option(
-        "--data", metavar="D", help="Learn from clips: file:PATH, videos:FOLDER, cache:FOLDER or NAME."
+        "--data", metavar="DATA", help="Learn from clips: file:PATH, videos:FOLDER, cache:FOLDER or NAME."
     ),
     click.option(
         "--gradient",
-        metavar="G",
+        metavar="STEPS",
         help="last, last:K, random, random:LO-HI, from:I, steps:I,J, refl or refl:LO-HI.",
     ),
     click.option(
@@ -147,10 +156,14 @@ _TRAINING = [
     ),
     click.option("--lora-rank", type=int, help="Size of the LoRA's matrices."),
     click.option("--lora-alpha", type=float, help="The LoRA counts alpha / rank times."),
-    click.option("--lora-targets", metavar="A,B", help="Layers that get one: ends of their names, or all."),
-    click.option("--lora", metavar="L", help="Start from a run directory, a PATH or hub:REPO[/FILE]."),
     click.option(
-        "--rollout-lora", metavar="L", help="A distilled adapter that makes a store's rollouts in few steps."
+        "--lora-targets", metavar="LAYERS", help="Layers that get one: ends of their names, or all."
+    ),
+    click.option("--lora", metavar="LORA", help="Start from a run directory, a PATH or hub:REPO[/FILE]."),
+    click.option(
+        "--rollout-lora",
+        metavar="LORA",
+        help="A distilled adapter that makes a store's rollouts in few steps.",
     ),
     click.option("--lr", type=float, help="Learning rate."),
     click.option("--batch-size", type=int, help="Videos at once, per process."),
@@ -178,9 +191,32 @@ def reward_options(command: Any) -> Any:
     return _apply(_REWARDS, command)
 
 
+def scoring_options(command: Any) -> Any:
+    """What to score with, for a command that trains on nothing."""
+    return _apply(_SCORES, command)
+
+
 def training_options(command: Any) -> Any:
     """How to train."""
     return _apply(_TRAINING, command)
+
+
+def lora_base(lora: str | None, flags: dict[str, Any], registry: Registry) -> Tree:
+    """What a ``--lora`` value says of a run: its own configuration, or the model that a file is for.
+
+    Raises:
+        VaderError: As :func:`run_base`, or a file that cannot be read.
+    """
+    found = run_base(lora)
+    if found or lora is None or flags.get("backbone") is not None:
+        return found
+    file = file_of(lora)
+    if file is None:
+        return {}
+    from vader_core.run.adapters import backbone_of
+
+    name = backbone_of(file, registry)
+    return {} if name is None else {"backbone": {"name": name}}
 
 
 def run_base(lora: str | None) -> Tree:
@@ -270,7 +306,25 @@ def _without_shape(layer: Tree) -> Tree:
 
 def config_of(flags: dict[str, Any], registry: Registry, *, base: Tree | None = None) -> RunConfig:
     """The checked configuration that the command line asks for."""
-    return validated(tree_of(flags, registry, base=base))
+    return _known(validated(tree_of(flags, registry, base=base)), registry)
+
+
+def _known(config: RunConfig, registry: Registry) -> RunConfig:
+    """The configuration, its names looked up: a slip is told before torch is imported, which takes seconds.
+
+    Raises:
+        VaderError: A name that nothing installed has.
+    """
+    named: list[tuple[Kind, str | None]] = [("backbone", config.backbone.name)]
+    named.append(("sampler", config.sampler.name))
+    scored = [item for item in (*config.reward, *config.monitor) if item.function_file is None]
+    named += [("reward", item.name) for item in scored]
+    if config.prompts.source is not None:
+        named.append(("prompt source", parse_prompts(config.prompts.source)[0]))
+    for kind, name in named:
+        if name is not None:
+            registry.get(kind, name)
+    return config
 
 
 def config_alone(flags: dict[str, Any], registry: Registry, *, base: Tree | None = None) -> RunConfig:
@@ -285,7 +339,7 @@ def config_alone(flags: dict[str, Any], registry: Registry, *, base: Tree | None
             f"-o {shared[0]}: this command runs in one process; vader train, sample and evaluate share a "
             "model. Leave it out; for memory see performance.offload and performance.swap_blocks"
         )
-    return validated({**tree_of(flags, registry, base=base), "parallel": {}})
+    return _known(validated({**tree_of(flags, registry, base=base), "parallel": {}}), registry)
 
 
 def config_shared(flags: dict[str, Any], registry: Registry, *, base: Tree | None = None) -> RunConfig:
@@ -293,7 +347,8 @@ def config_shared(flags: dict[str, Any], registry: Registry, *, base: Tree | Non
     tree = tree_of(flags, registry, base=base)
     asked = {key.partition(".")[2] for key in _sharing(flags)}
     held = tree.get("parallel", {})
-    return validated({**tree, "parallel": {name: held[name] for name in held if name in asked}})
+    kept = {name: held[name] for name in held if name in asked}
+    return _known(validated({**tree, "parallel": kept}), registry)
 
 
 def _sharing(flags: dict[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ import click
 
 from vader_core.cli.help import GroupedCommand
 from vader_core.cli.launching import asked_processes, is_first, is_to_launch, launch, processes_option
-from vader_core.cli.options import config_shared, model_options, run_base
+from vader_core.cli.options import config_shared, lora_base, model_options
 from vader_core.cli.overrides import parse_reward
 from vader_core.cli.paths import EnteredPath
 from vader_core.cli.progress import PhaseLine, clock
@@ -35,7 +35,7 @@ UNASKED = 64
 @click.option(
     "--lora",
     multiple=True,
-    metavar="L[:SCALE]",
+    metavar="LORA[:SCALE]",
     help="A run directory, a PATH or hub:REPO[/FILE] (repeat to add several).",
 )
 @click.option(
@@ -83,7 +83,7 @@ def sample_command(flags: dict[str, Any], registry: Registry) -> int:
     lora: tuple[str, ...] = flags.pop("lora")
     size = flags.pop("batch_size")
     rewards = [parse_reward(text, registry, "--monitor")["name"] for text in flags.pop("rewards")]
-    base = run_base(lora[0] if lora else None)
+    base = lora_base(lora[0] if lora else None, flags, registry)
     for section in ("reward", "monitor"):
         base.pop(section, None)
     config = config_shared(flags, registry, base=base)

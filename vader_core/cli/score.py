@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     "--reward-frames",
     default="all",
     show_default=True,
-    metavar="F",
+    metavar="FRAMES",
     help="random, random:N, first, middle, last, fml, alternate, all or an index.",
 )
 @click.option("--device", type=Device(), help="By default the GPU where there is one.")

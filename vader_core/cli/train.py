@@ -91,7 +91,7 @@ def _asked_processes(flags: dict[str, Any], out: Path) -> int | None:
 
 
 def _configuration(flags: dict[str, Any], registry: Registry) -> tuple[Path, RunConfig]:
-    from vader_core.api.train import default_out
+    from vader_core.run.layers import default_out
 
     base: Tree = {}
     if flags.get("resume") is AUTO and flags.get("overwrite"):

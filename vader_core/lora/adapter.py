@@ -1,9 +1,8 @@
-"""The adapter: attach, count, switch, read and write a LoRA, through peft."""
+"""The adapter: attach, count, switch, read and write a LoRA."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,17 +10,15 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from vader_core.errors import VaderError, near
 from vader_core.files import replacing
 from vader_core.lora.formats import Adapter
-from vader_core.lora.layers import ADAPTER, shorten
+from vader_core.lora.layers import ADAPTER, KINDS, LoraLayer, put_adapter
 from vader_core.lora.names import COMPONENTS, with_dots
 from vader_core.lora.reader import CONFIG_FILE, TENSORS_FILES, read_lora
-from vader_core.precision import wide, widened
+from vader_core.precision import wide
 from vader_core.randomness import derive_seed
 from vader_core.weights import save_tensors
 
@@ -78,29 +75,17 @@ def attach_lora(denoiser: nn.Module, settings: LoraSettings) -> Attached:
     Raises:
         VaderError: A target that names no module, with the names that are near.
     """
-    targets = _resolve_targets(denoiser, settings.targets)
+    modules = _resolve_targets(denoiser, settings.targets)
     denoiser.requires_grad_(False)
-    config = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # peft takes any number
-        target_modules=targets,
-        lora_dropout=settings.dropout,
-        bias="none",
-        rank_pattern={f"^{name}": rank for name, rank in settings.ranks.items()},
-        alpha_pattern={
-            f"^{name}": settings.alpha * rank / settings.rank for name, rank in settings.ranks.items()
-        },
-    )
-    with torch.random.fork_rng(devices=[]):
-        inject_adapter_in_model(config, denoiser, adapter_name=ADAPTER)
+    for module in modules:
+        rank = settings.ranks.get(module, settings.rank)
+        alpha = settings.alpha * rank / settings.rank
+        put_adapter(denoiser, module, ADAPTER, rank, alpha, settings.dropout)
     for name, parameter in denoiser.named_parameters():
         if _is_adapter(name):
             parameter.requires_grad_(True)
-            parameter.data = widened(parameter.data)
             if "lora_A" in name and not parameter.is_meta:
                 _draw(parameter, derive_seed(settings.seed, "lora", name))
-    for _, layer in lora_layers(denoiser):
-        shorten(layer)
     denoiser.eval()
     return Attached(tuple(name for name, _ in lora_layers(denoiser)), count_trainable(denoiser))
 
@@ -112,18 +97,13 @@ def _draw(parameter: nn.Parameter, seed: int) -> None:
     parameter.data.copy_((2 * drawn - 1) * bound)
 
 
-def _resolve_targets(denoiser: nn.Module, targets: tuple[str, ...]) -> list[str] | str:
-    """What peft is told: ends of names, or a pattern of whole names where a block has such an end too."""
-    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    candidates = [name for name, module in denoiser.named_modules() if isinstance(module, kinds)]
-    others = [name for name, module in denoiser.named_modules() if not isinstance(module, kinds)]
-    everything = targets == ("all",)
-    ends: list[str] = []
-    meant: list[str] = []
+def _resolve_targets(denoiser: nn.Module, targets: tuple[str, ...]) -> list[str]:
+    """The modules that are meant, by their whole names."""
+    candidates = list(_adaptable(denoiser, "", set()))
+    meant: dict[str, None] = {}
     for target in targets:
-        hits = [name for name in candidates if everything or named_by(target, name)]
-        ends += hits if everything or "*" in target else [target]
-        meant += hits
+        hits = [name for name in candidates if targets == ("all",) or named_by(target, name)]
+        meant |= dict.fromkeys(hits)
         if not hits:
             near_ones = sorted({part for name in candidates for part in (name.rpartition(".")[2], name)})
             close = near(target, near_ones) or sorted({name.rpartition(".")[2] for name in candidates})[:12]
@@ -131,14 +111,18 @@ def _resolve_targets(denoiser: nn.Module, targets: tuple[str, ...]) -> list[str]
                 f"LoRA target {target!r} names no linear or convolution of the denoiser; "
                 f"near or possible: {', '.join(close)} (`all` is every one)"
             )
-    if any(_ends_of(name).intersection(ends) for name in others):
-        return "|".join(map(re.escape, meant))
-    return ends
+    return list(meant)
 
 
-def _ends_of(name: str) -> set[str]:
-    parts = name.split(".")
-    return {".".join(parts[start:]) for start in range(len(parts))}
+def _adaptable(module: nn.Module, prefix: str, seen: set[nn.Module]) -> Iterator[str]:
+    """Names of all that can carry a LoRA, or does; what a network holds twice has its first name."""
+    for name, child in module.named_children():
+        if child not in seen:
+            seen.add(child)
+            if isinstance(child, (LoraLayer, *KINDS)):
+                yield prefix + name
+            else:
+                yield from _adaptable(child, f"{prefix}{name}.", seen)
 
 
 def named_by(target: str, name: str) -> bool:
@@ -189,28 +173,23 @@ def lora_scale(denoiser: nn.Module, scale: float) -> Iterator[None]:
     """Within, the LoRA counts ``scale`` times; 0 skips its arithmetic: exactly the base model."""
     layers = [layer for _, layer in lora_layers(denoiser)]
     before = [dict(layer.scaling) for layer in layers]
-    disabled = [layer._disable_adapters for layer in layers]
+    disabled = [layer.switched_off for layer in layers]
     try:
         for layer in layers:
             if scale == 0.0:
-                layer._disable_adapters = True
+                layer.switched_off = True
             layer.scaling[ADAPTER] *= scale
         yield
     finally:
         for layer, scaling, was in zip(layers, before, disabled, strict=True):
             layer.scaling.update(scaling)
-            layer._disable_adapters = was
+            layer.switched_off = was
 
 
 @contextmanager
 def adapter_dropout(denoiser: nn.Module, seed: int) -> Iterator[None]:
     """Within, the LoRA's dropout is on, with random numbers of its own; does nothing where there is none."""
-    dropouts = [
-        module
-        for _, layer in lora_layers(denoiser)
-        for module in layer.lora_dropout.values()
-        if isinstance(module, nn.Dropout)
-    ]
+    dropouts = [module for _, layer in lora_layers(denoiser) for module in layer.lora_dropout.values()]
     if not dropouts:
         yield
         return
@@ -233,7 +212,7 @@ def adapter_of(denoiser: nn.Module) -> Adapter:
     """The attached adapter, copied to the CPU."""
     tensors = {name: value.detach().cpu().clone() for name, value in adapter_parameters(denoiser).items()}
     # one scale everywhere, so any layer's pair of numbers would do; the commonest rank is the run's own
-    found = [(int(layer.r[ADAPTER]), float(layer.lora_alpha[ADAPTER])) for _, layer in lora_layers(denoiser)]
+    found = [(layer.ranks[ADAPTER], layer.alphas[ADAPTER]) for _, layer in lora_layers(denoiser)]
     rank, alpha = max(found, key=found.count)
     return Adapter(tensors, rank, alpha)
 
@@ -319,8 +298,7 @@ def refuse_foreign(denoiser: nn.Module, settings: LoraSettings, *, what: str) ->
 
 
 def _first(denoiser: nn.Module) -> str:
-    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    return next((name for name, module in denoiser.named_modules() if isinstance(module, kinds)), "")
+    return next((name for name, module in denoiser.named_modules() if isinstance(module, KINDS)), "")
 
 
 def save_adapter(adapter: Adapter, folder: Path, base: str | None = None) -> None:

@@ -72,11 +72,8 @@ class Settings:
 
 
 def _pattern(patterns: Mapping[str, float], module: str) -> str:
-    if not patterns:
-        return module
-    from peft.utils.other import get_pattern_key
-
-    return str(get_pattern_key(list(patterns), module))
+    """The first pattern that a module's name, or an end of it, matches; the name where none does."""
+    return next((one for one in patterns if re.match(rf"(.*\.)?({one})$", module)), module)
 
 
 def read_config(path: Path) -> Settings:

@@ -121,7 +121,7 @@ class Lora:
     def set_strength(self, scale: float) -> None:
         """Let the trained adapter count ``scale`` times from now on."""
         for _, layer in lora_layers(self.denoiser):
-            layer.scaling[ADAPTER] = scale * layer.lora_alpha[ADAPTER] / layer.r[ADAPTER]
+            layer.scaling[ADAPTER] = scale * layer.alphas[ADAPTER] / layer.ranks[ADAPTER]
 
     def set_scale(self, name: str, scale: float) -> None:
         """Let the frozen adapter ``name`` count ``scale`` times from now on; 0 is off."""

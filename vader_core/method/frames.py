@@ -83,6 +83,8 @@ def choose_frames(
     num_frames: int,
     rng: Randomness,
     among: Sequence[int] | None = None,
+    *,
+    name: str = "",
 ) -> tuple[int, ...]:
     """The frames that one reward is given.
 
@@ -92,6 +94,7 @@ def choose_frames(
         num_frames: Frames of the (joined) video.
         rng: For ``random``.
         among: Frames that a random draw may take; ``None`` is all.
+        name: The reward's, for the message.
 
     Raises:
         VaderError: The video has fewer frames than a clip needs.
@@ -102,17 +105,19 @@ def choose_frames(
         return pick(choice, num_frames, rng, among)
     if needed.count is not None:
         if needed.count > num_frames:
-            raise VaderError(
-                f"a reward needs clips of {needed.count} frames, but the video has {num_frames}: raise "
-                "--num-frames"
-            )
+            raise _too_short(name, f"{needed.count} frames", num_frames)
         return evenly_spaced(needed.count, num_frames)
     chosen = pick(choice, num_frames, rng, among)
     if len(chosen) >= needed.minimum:
         return chosen
     if needed.minimum > num_frames:
-        raise VaderError(
-            f"a reward needs clips of {needed.minimum} frames or more, but the video has {num_frames}: "
-            "raise --num-frames"
-        )
+        raise _too_short(name, f"{needed.minimum} frames or more", num_frames)
     return tuple(range(num_frames))
+
+
+def _too_short(name: str, needed: str, num_frames: int) -> VaderError:
+    who = f"reward {name!r}" if name else "a reward"
+    return VaderError(
+        f"{who} needs clips of {needed}, but the video has {num_frames}: give a longer one "
+        "(--num-frames where it is sampled)"
+    )

@@ -68,7 +68,10 @@ class Mixture:
         self, choice: str, num_frames: int, rng: Randomness, among: Sequence[int] | None = None
     ) -> FrameChoice:
         """Each term's frames and their union; random draws are taken from ``among``."""
-        own = tuple(choose_frames(term.reward.frames, choice, num_frames, rng, among) for term in self.terms)
+        own = tuple(
+            choose_frames(term.reward.frames, choice, num_frames, rng, among, name=term.name)
+            for term in self.terms
+        )
         return FrameChoice(tuple(sorted({index for frames in own for index in frames})), own)
 
     def __call__(

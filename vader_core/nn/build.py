@@ -66,7 +66,7 @@ def empty_module(
         dtype: Of its floating-point parameters and buffers.
         keep: Called once they have ``dtype`` and before they have storage; gives parts another one.
     """
-    with _parameters_without_storage():
+    with parameters_without_storage():
         module = make()
     computed = dict(module.named_buffers(remove_duplicate=False))
     tied = _tied(module)
@@ -115,7 +115,7 @@ def _allocate(module: nn.Module, computed: Mapping[str, Tensor], device: torch.d
 
 
 @contextmanager
-def _parameters_without_storage() -> Iterator[None]:
+def parameters_without_storage() -> Iterator[None]:
     """Within, what this thread registers as a parameter goes to the meta device; all else is on the CPU."""
     thread = threading.get_ident()
     moved = WeakIdKeyDictionary()

@@ -72,6 +72,28 @@ def launchers_store() -> Store | None:
     return None if store is None else PrefixStore(f"vader/{attempt()}", store)
 
 
+def meeting_store(seconds: float) -> Store | None:
+    """Where the processes of this attempt find each other; ``None`` leaves it to torch.
+
+    The agent of torch's launcher keeps one store for all attempts, in which the processes of the last one
+    stand under the same names: who is early would look for processes that are no more. The agents of several
+    machines may count attempts differently, so there it is torch's own way.
+
+    Args:
+        seconds: That a process waits for the others.
+    """
+    from datetime import timedelta
+
+    from torch._C._distributed_c10d import PrefixStore, TCPStore
+
+    kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if not kept or os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
+        return None
+    place, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = TCPStore(place, port, is_master=False, timeout=timedelta(seconds=seconds))
+    return PrefixStore(f"attempt/{attempt()}", store)
+
+
 def speaks(error: BaseException) -> bool:
     """Whether this process is the one that tells a person of ``error``: the first to have one.
 

@@ -45,11 +45,16 @@ def piece_like(value: Tensor, like: Tensor) -> Tensor:
     """``value``, whole and the same everywhere, cut as ``like`` is; as it is where ``like`` is whole."""
     if not in_pieces(like) or in_pieces(value):
         return value
+    own, rows = own_piece(like)
+    return piece_of_rows(value[rows].to(own.device, copy=True), like)
+
+
+def piece_of_rows(rows: Tensor, like: DTensor) -> DTensor:
+    """This process's rows of a tensor as a piece of it, cut as ``like`` is."""
     from torch.distributed.tensor import DTensor
 
-    own, rows = own_piece(like)
     return DTensor.from_local(
-        value[rows].to(own.device, copy=True),
+        rows,
         like.device_mesh,
         like.placements,
         run_check=False,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from vader_core.lora.adapter import lora_layers
 from vader_core.lora.layers import ADAPTER
 from vader_core.parallel.whole import own_piece
+from vader_core.performance import cuda_graphs
 
 
 class Folding:
@@ -25,6 +25,7 @@ class Folding:
     Args:
         denoiser: With a LoRA attached.
         part: Lets go of gathered weights, where they are in pieces.
+        captured: Fold from a CUDA graph, one for each state of the scales: a layer alone is five launches.
     """
 
     #: Validation and sampling use it too.
@@ -32,11 +33,15 @@ class Folding:
     #: What it holds beside the model.
     holds = "folded copy"
 
-    def __init__(self, denoiser: nn.Module, part: Callable[[], None] = lambda: None) -> None:
-        self._layers: list[Any] = [layer for _, layer in lora_layers(denoiser)]
+    def __init__(
+        self, denoiser: nn.Module, part: Callable[[], None] = lambda: None, *, captured: bool = False
+    ) -> None:
+        self.captured = captured
+        self._replays: dict[tuple[float, ...], Callable[[], None]] = {}
+        self._layers = [layer for _, layer in lora_layers(denoiser)]
         self._part = part
         part()
-        pieces = [own_piece(layer.get_base_layer().weight.data) for layer in self._layers]
+        pieces = [own_piece(layer.base_layer.get_parameter("weight").data) for layer in self._layers]
         self._weights: list[Tensor] = [weight for weight, _ in pieces]
         self._rows = [rows for _, rows in pieces]
         self.originals = [weight.clone() for weight in self._weights]
@@ -50,13 +55,27 @@ class Folding:
     @torch.no_grad()
     def on(self) -> None:
         """Fold; does nothing where that is so already, or where the adapter is switched off."""
-        if self.folded or any(layer._disable_adapters for layer in self._layers):
+        if self.folded or any(layer.switched_off for layer in self._layers):
             return
         self._part()
+        if self.captured:
+            self._replay()
+        else:
+            self._fold()
+        self._mark(True)
+
+    def _fold(self) -> None:
         kept = zip(self._layers, self._weights, self.originals, self._rows, strict=True)
         for layer, weight, original, rows in kept:
-            weight.copy_(original + _update(layer)[rows].view_as(original))
-        self._mark(True)
+            weight.copy_(original + layer.product(ADAPTER)[rows].view_as(original))
+
+    def _replay(self) -> None:
+        scales = tuple(layer.scaling[ADAPTER] for layer in self._layers)
+        if scales not in self._replays:
+            with cuda_graphs.beside():
+                self._fold()
+            self._replays[scales] = cuda_graphs.captured(self._fold, cuda_graphs.graph_pool())
+        self._replays[scales]()
 
     @torch.no_grad()
     def off(self) -> None:
@@ -70,11 +89,3 @@ class Folding:
         for layer in self._layers:
             layer.folded = folded
         self.folded = folded
-
-
-def _update(layer: Any) -> Tensor:
-    """Scale B A as the base weight's matrix, in the adapter's float32."""
-    down, up = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
-    product = up.flatten(1) @ down.flatten(1)
-    scaled: Tensor = product * layer.scaling[ADAPTER]
-    return scaled

@@ -47,6 +47,8 @@ from vader_core.weights import with_random_weights
 WORKSPACE = 4 * 32 * 2**20
 #: The share of the free memory that an estimate may take: it can be off by a tenth, and memory fragments.
 MARGIN = 0.8
+#: Phases in which a captured differentiated step goes on holding what it saves; in the others it is needed.
+OUTSIDE = ("text", "no-grad steps", "optimizer")
 #: Differentiated steps that are run on paper; each further one asks for as much as the last of them. A model
 #: of several networks takes one more than those, so that the last step wakes none.
 TRACED = 2
@@ -88,7 +90,7 @@ def estimate(
         validation: Look at a validation too, where the run has any.
         processes: How many train, each on a device of its own; the first one's is looked at.
     """
-    eight_bit = config.trainer.optimizer == "adamw8bit"
+    eight_bit, graphed = config.trainer.optimizer == "adamw8bit", config.performance.cuda_graphs == "all"
     config = without_files(config, registry)
     layout = Layout(processes, config.parallel.shard, config.parallel.context)
     layout.check()
@@ -96,7 +98,7 @@ def estimate(
         assembly = _on_cuda(config, registry)
         assembly.mesh = mesh
         paper = _Paper(assembly, device, layout, eight_bit=eight_bit)
-        return paper.estimate(validation=validation)
+        return paper.estimate(validation=validation, graphed=graphed)
 
 
 def _on_cuda(config: RunConfig, registry: Registry) -> Assembly:
@@ -252,8 +254,8 @@ class _Paper:
     def _copies(self) -> int:
         return int(self.assembly.config.validation.guard == "adapt")
 
-    def estimate(self, *, validation: bool) -> Estimate:
-        """Trace as much as the figures need."""
+    def estimate(self, *, validation: bool, graphed: bool = False) -> Estimate:
+        """Trace as much as the figures need; what a captured step saves stays when the step is over."""
         parts = self._parts()
         wanted = len(self._most_steps())
         traced = max(TRACED, 1 + len(self.assembly.backbone.experts()))
@@ -263,13 +265,15 @@ class _Paper:
             fewer = self._trace(traced - 1)
             phases = {name: peak + further * (peak - fewer.peaks[name]) for name, peak in phases.items()}
             saved += further * (saved - fewer.saved)
+        kept = saved if graphed else 0.0
+        phases = {name: peak + (kept if name in OUTSIDE else 0.0) for name, peak in phases.items()}
         return Estimate(
             peak=max(phases.values()),
             parts=parts,
             phases={name: phases[name] for name in PHASES if name in phases},
             saved=saved,
             loading=self.loading,
-            validation=self._validation() if validation else None,
+            validation=self._validation(kept) if validation else None,
             precision=str(self.assembly.config.trainer.precision),
             traffic=self._traffic(wanted, first.exchanged),
         )
@@ -334,7 +338,7 @@ class _Paper:
             assert objective is not None
             assembly.objective = self.bench.trainer.objective = objective
 
-    def _validation(self) -> float | None:
+    def _validation(self, kept: float) -> float | None:
         assembly = self.assembly
         if not assembly.config.validation.prompts:
             return None
@@ -343,7 +347,7 @@ class _Paper:
         self.ledger.reset()
         pairs = validation_pairs(assembly)[: assembly.config.validation.batch]
         score_pairs(assembly, pairs, (assembly.rewards, assembly.monitors))
-        return (self.ledger.peak + WORKSPACE) / GIB
+        return kept + (self.ledger.peak + WORKSPACE) / GIB
 
     def _most_steps(self) -> list[int]:
         """The steps that are differentiated, by the draw of the gradient choice that has most."""

@@ -105,11 +105,11 @@ def readable_time(text: str | None) -> str | None:
 def commands(record: Record) -> dict[str, str]:
     """Command lines that a reader may want, by what they do."""
     folder = shlex.quote(record.shown_folder)
-    file = shlex.quote(f"{record.name}.safetensors")
+    apart = shlex.quote(f"{record.name}-peft")
     return {
         "Copy: sample with it": f"vader sample --lora {folder} --prompts 'text:…' --base --out clips",
         "Copy: go on with it": f"vader train --resume {folder} --max-steps {max(record.steps(), 1) * 2}",
-        "Copy: the LoRA as a file": f"vader lora convert {folder} {file}",
+        "Copy: the LoRA for other programs": f"vader lora convert {folder} {apart} --to peft",
     }
 
 

@@ -119,6 +119,12 @@ def _recognising(path: Path, registry: Registry) -> tuple[LoraFormat | None, lis
     return None, broken
 
 
+def backbone_of(path: Path, registry: Registry) -> str | None:
+    """The backbone whose own format a LoRA file is written in; ``None`` where several models share it."""
+    own, _ = _recognising(path, registry)
+    return own.name if own is not None and own.name in registry.components["backbone"] else None
+
+
 def _folder_of(path: Path) -> Path:
     """The folder that holds the adapter: ``path`` itself, or a run's newest whole checkpoint."""
     from vader_core.run.checkpoint import newest_whole

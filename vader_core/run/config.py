@@ -210,8 +210,10 @@ class PerformanceSection(Section):
         description="Recompute activations of the differentiated steps; on by default on an accelerator. "
         "`auto`: only where the estimated memory without it is not free.",
     )
-    cuda_graphs: bool = Field(
-        False, description="Replay the no-grad steps from a CUDA graph; every batch has the same shapes."
+    cuda_graphs: bool | Literal["all"] = Field(
+        False,
+        description="Replay the no-grad steps from CUDA graphs, with `all` the differentiated one too; every "
+        "batch has the same shapes.",
     )
     channels_last: bool | None = Field(
         None,

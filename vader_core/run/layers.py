@@ -42,6 +42,14 @@ def changed(config: RunConfig, **sections: Mapping[str, Any]) -> RunConfig:
     return validated(merged(config.model_dump(), sections))
 
 
+def default_out(config: RunConfig) -> Path:
+    """``runs/BACKBONE-REWARD…``, ``runs/BACKBONE-data`` where clips are learned from."""
+    parts = [config.backbone.name or "run", *(item.name for item in config.reward)]
+    if config.data.source is not None:
+        parts.append("data")
+    return Path("runs") / "-".join(parts)
+
+
 #: How runs wrote the section while guidance 1 of its own could not be asked for.
 _NOTHING_ASKED = {"lora": "null", "sampler": "null", "num_steps": "null", "guidance_scale": "1.0"}
 

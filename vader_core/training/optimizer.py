@@ -185,29 +185,35 @@ class Updates:
 
         yield backward
         loss = self.processes.mean(torch.stack(total).sum())
-        self.norm = self.finish(bool(torch.isfinite(loss)))
+        self.norm = self.finish(loss)
 
-    def finish(self, finite: bool) -> float | None:
+    def finish(self, loss: Tensor) -> float | None:
         """Average, clip and step; the norm, or ``None`` where the step is skipped."""
         self.processes.average_gradients(self.parameters)
-        if not finite:
-            self.optimizer.zero_grad(set_to_none=True)
-            return None
         scaler = self.processes.scaler
-        if scaler is not None:
-            scaler.unscale_(self.optimizer)
-        norm = float(whole(nn.utils.clip_grad_norm_(self.parameters, self.trainer.max_grad_norm)))
         if scaler is None:
-            if not math.isfinite(norm):
+            norm = self._clipped()
+            # the device is waited for once: what clips was launched behind the backward pass
+            finite, size = torch.stack([torch.isfinite(loss + norm).to(norm), norm]).tolist()
+            if not finite:
                 self.optimizer.zero_grad(set_to_none=True)
                 return None
             self.optimizer.step()
-            return norm
+            return float(size)
+        if not torch.isfinite(loss):
+            self.optimizer.zero_grad(set_to_none=True)
+            return None
+        scaler.unscale_(self.optimizer)
+        norm = float(self._clipped())
         # The scaler skips the step where a gradient overflowed, and says so by lowering its scale.
         before = scaler.get_scale()
         scaler.step(self.optimizer)
         scaler.update()
         return None if scaler.get_scale() < before else norm
+
+    def _clipped(self) -> Tensor:
+        """The gradient's norm, before it was clipped to the largest that is allowed."""
+        return whole(nn.utils.clip_grad_norm_(self.parameters, self.trainer.max_grad_norm))
 
     def set_rate(self, rate: float) -> None:
         """The learning rate of the next update."""

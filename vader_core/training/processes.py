@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.distributed.tensor import DTensor
 
 from vader_core.errors import MachineError
 from vader_core.parallel.layout import Layout, started_together
-from vader_core.parallel.news import agree_on_attempt, attempt, lost
+from vader_core.parallel.news import agree_on_attempt, attempt, lost, meeting_store
+from vader_core.parallel.whole import in_pieces
 
 if TYPE_CHECKING:
     from vader_core.parallel.mesh import Mesh
@@ -128,7 +128,14 @@ class SeveralProcesses(SingleProcess):
             # Objects travel as bytes over gloo, whatever the gradients do.
             backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
             try:
-                dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+                limit, store = timedelta(seconds=timeout), meeting_store(timeout)
+                if store is None:
+                    dist.init_process_group(backend, timeout=limit)
+                else:
+                    rank = int(os.environ["RANK"])
+                    dist.init_process_group(
+                        backend, timeout=limit, store=store, rank=rank, world_size=layout.world
+                    )
             except (RuntimeError, ValueError) as error:
                 place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
                 reason = str(error).strip().partition("\n")[0][:200]
@@ -206,9 +213,9 @@ class SeveralProcesses(SingleProcess):
         sent back.
         """
         for parameter in parameters:
-            if isinstance(parameter, DTensor) and parameter.grad is not None and self.layout.context > 1:
+            if in_pieces(parameter) and parameter.grad is not None and self.layout.context > 1:
                 parameter.grad.mul_(self.layout.context)
-        plain = [parameter for parameter in parameters if not isinstance(parameter, DTensor)]
+        plain = [parameter for parameter in parameters if not in_pieces(parameter)]
         if not plain:
             return
         flat = self.mean(torch.cat([_gradient(parameter).flatten() for parameter in plain]))

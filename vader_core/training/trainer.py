@@ -29,6 +29,7 @@ from vader_core.run.stages import ALONE, Place
 from vader_core.training.average import Average
 from vader_core.training.journal import Journal
 from vader_core.training.optimizer import Updates, learning_rate
+from vader_core.training.pauses import short_pauses
 from vader_core.training.processes import SingleProcess
 from vader_core.training.signals import Asked, StoppedError, stop_signals
 from vader_core.training.validator import Validator
@@ -96,7 +97,7 @@ class Trainer:
             StoppedError: A signal asked to stop; the checkpoint is written.
             DivergedError: Too many non-finite steps in a row, none that was finite, or weights that are not.
         """
-        with stop_signals(self.journal.say) as asked:
+        with stop_signals(self.journal.say) as asked, short_pauses(self.processes.device):
             if self.step == 0:
                 self.validator.judge(0)
             while self.step < self.config.max_steps:

@@ -27,11 +27,19 @@ from vader_core.schedule import RectifiedFlow, Schedule
 from vader_core.text import Text
 from vader_diffusers.frozen_conv import keep_no_inputs
 from vader_diffusers.options import PipelineOptions
-from vader_diffusers.parts import autocast_for, bare, model_class, random_part, stored_pipeline, unread
+from vader_diffusers.parts import (
+    autocast_for,
+    bare,
+    model_class,
+    random_part,
+    stored_pipeline,
+    without_weights,
+)
 from vader_diffusers.pipeline_source import open_source
 from vader_diffusers.random_text import random_encodings
 from vader_diffusers.scheduling import Scheduling, read_scheduler
 from vader_diffusers.sequence import check_split, split
+from vader_diffusers.unread import left_unread
 
 #: Geometry, steps and guidance where a folder is like no published one and its family says nothing.
 _PLAIN = {"height": 256, "width": 256, "num_frames": 17, "fps": 16, "num_steps": 50, "guidance_scale": 5.0}
@@ -213,11 +221,12 @@ class PipelineBackbone(Backbone):
         """Read the pipeline, or make one of random numbers; bring it to the device, frozen."""
         kind = model_class(str(self.source.index["_class_name"]), needed_for=self.asks)
         self.pipe = self._random(kind) if self.source.where is None else self._stored(kind)
-        for module in self.pipe.components.values():
+        unread = self.network_names if self.unread is not None else ()
+        for name, module in self.pipe.components.items():
             if isinstance(module, nn.Module):
                 # parts that diffusers keeps in float32 are meant against half precision, not against double
                 wide = torch.float64 if self.dtype == torch.float64 else None
-                frozen(nn.Module.to(module, self.device, wide))
+                frozen(module if name in unread else nn.Module.to(module, self.device, wide))
         self.vae = self.pipe.vae
         self.denoiser = self._denoiser()
         self._prepare()
@@ -230,10 +239,14 @@ class PipelineBackbone(Backbone):
             given["transformer"] = network.from_pretrained(
                 self.source.where, subfolder=self.config.transformer_subfolder, dtype=self.dtype
             )
+        elif self.may_leave_unread:
+            self.unread, given = left_unread(
+                self.source, self.network_names, dtype=self.dtype, needed_for=self.asks
+            )
         return stored_pipeline(self.source, kind, dtypes=dtypes, given=given, needed_for=self.asks)
 
     def _random(self, kind: Any) -> Any:
-        parts: dict[str, Any] = {**unread(self.source), **dict.fromkeys(self.left_out_at_random)}
+        parts: dict[str, Any] = {**without_weights(self.source), **dict.fromkeys(self.left_out_at_random)}
         for component in self.source.folder:
             if component in ("model_index", *parts):
                 continue
@@ -281,6 +294,11 @@ class PipelineBackbone(Backbone):
                 network.set_attention_backend(name)
         except (ValueError, RuntimeError, ImportError) as error:
             raise VaderError(f"{self.asks}: attention backend {name!r}: {error}") from error
+
+    @property
+    def network_names(self) -> tuple[str, ...]:
+        """Which components are the denoiser's networks, in the order of :attr:`networks`."""
+        return ("transformer",)
 
     @property
     def networks(self) -> tuple[Any, ...]:

@@ -127,7 +127,7 @@ def autocast_for(module: Any) -> AbstractContextManager[Any]:
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
-def unread(source: PipelineSource) -> dict[str, None]:
+def without_weights(source: PipelineSource) -> dict[str, None]:
     """Components that a pipeline without weights does without: whatever belongs to text or pictures."""
     return {
         name: None for name, (library, _) in components(source.index).items() if library == "transformers"

@@ -90,6 +90,11 @@ class Wan(PipelineBackbone):
         return nn.ModuleDict({name: getattr(self.pipe, name) for name in EXPERTS["both"]}).eval()
 
     @property
+    def network_names(self) -> tuple[str, ...]:
+        """One, or both experts'."""
+        return EXPERTS["both"] if self.two else super().network_names
+
+    @property
     def networks(self) -> tuple[Any, ...]:
         """One, or both experts."""
         return tuple(self.denoiser.values()) if self.two else (self.denoiser,)

@@ -187,6 +187,10 @@ class ModelScope(Backbone):
         """The U-Net, the autoencoder and the text encoder."""
         return {"denoiser": self.denoiser, "autoencoder": self.autoencoder, "text_encoder": self.text_encoder}
 
+    def decoders(self) -> list[nn.Module]:
+        """The half of the autoencoder that is given the chosen frames."""
+        return [self.autoencoder.get_submodule("decoder")]
+
     # -- running -----------------------------------------------------------------------------------------
 
     def encode_texts(self, texts: Sequence[str]) -> dict[str, Tensor]:

@@ -165,6 +165,11 @@ class OpenSora(OpenSoraFamily):
         """Denoiser and autoencoder, and T5 while it is loaded."""
         return {"denoiser": self.denoiser, "autoencoder": self.autoencoder, **self.held_text_encoder()}
 
+    def decoders(self) -> list[nn.Module]:
+        """The temporal one is given a chunk, the image one the chosen frames."""
+        image: nn.Module = self.autoencoder.spatial_vae.module.decoder
+        return [self.autoencoder.temporal_vae.decoder, image]
+
     def blocks(self) -> list[nn.Module]:
         """Every block, in space and time."""
         return [*self.denoiser.spatial_blocks, *self.denoiser.temporal_blocks]

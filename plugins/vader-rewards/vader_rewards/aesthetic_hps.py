@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from vader_core.errors import VaderError
 from vader_core.prompts import Prompt
@@ -44,6 +44,10 @@ class AestheticHps(Reward):
                 f"reward 'aesthetic_hps': both towers must see one image size, not {self.aesthetic.size} and "
                 f"{self.hps.size}; give both the same architecture kind"
             )
+
+    def towers(self) -> list[nn.Module]:
+        """Both image towers."""
+        return [*self.aesthetic.towers(), *self.hps.towers()]
 
     def __call__(
         self, video: Float[Tensor, "b f 3 H W"], prompts: Sequence[Prompt], rng: Randomness

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from vader_core.precision import without_autocast
 from vader_core.prompts import Prompt
@@ -72,6 +72,10 @@ class ClipHeadReward(ImageReward):
             option=f"-o {key}.head_weights=PATH",
         )
         self.size = int(layout["vision_config"]["image_size"])
+
+    def towers(self) -> list[nn.Module]:
+        """The image tower."""
+        return [self.tower]
 
     def pixels(self, frames: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 h w"]:
         """Frames as the tower wants them."""

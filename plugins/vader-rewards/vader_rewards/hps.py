@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from vader_core.device import to_device
 from vader_core.errors import MissingDependencyError
@@ -89,6 +89,10 @@ class Hps(ImageReward):
         self.size = int(layout["vision_cfg"]["image_size"])
         self.length = int(layout["text_cfg"]["context_length"])
         self.vocabulary = int(layout["text_cfg"]["vocab_size"])
+
+    def towers(self) -> list[nn.Module]:
+        """The image tower."""
+        return [self.model.visual]
 
     def pixels(self, frames: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 h w"]:
         """Frames as the image tower wants them."""

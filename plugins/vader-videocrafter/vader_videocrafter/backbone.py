@@ -195,6 +195,10 @@ class VideoCrafter(Backbone):
         """Residual and transformer blocks."""
         return [part for part in self._unet.modules() if isinstance(part, ResidualBlock | TransformerBlock)]
 
+    def decoders(self) -> list[nn.Module]:
+        """The half of the autoencoder that is given the chosen frames; none where its weights are moved."""
+        return [] if self.options.offload_autoencoder else [self.autoencoder.get_submodule("decoder")]
+
     # Text.
 
     @torch.no_grad()

@@ -16,6 +16,7 @@ from vader_core.assembly.resolve import resolve
 from vader_core.errors import VaderError
 from vader_core.nn.functional import Switch
 from vader_core.run.config import validated
+from vader_core.run.layers import merged
 
 BENCH = ["bench", "--backbone", "tiny", "--reward", "brightness", "--device", "cpu"]
 
@@ -95,6 +96,38 @@ def test_a_dropout_that_would_be_lost_is_refused(registry: Any, name: str) -> No
     with pytest.raises(VaderError, match=rf"performance.{name} and lora.dropout=0.1"):
         on_cuda(registry, {name: True}, lora={"dropout": 0.1})
     assert getattr(on_cuda(registry, {name: True}).config.performance, name)
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"performance": {"gradient_checkpointing": True}}, r"gradient_checkpointing .*set it to false"),
+        ({"performance": {"offload": True}}, r"performance\.offload moves weights"),
+        ({"performance": {"offload_activations": True}}, r"performance\.offload_activations"),
+        ({"performance": {"compile_blocks": True}}, r"performance\.compile_blocks"),
+        ({"performance": {"swap_blocks": 1, "gradient_checkpointing": True}}, r"performance\.swap_blocks"),
+        ({"lora": {"dropout": 0.1}}, r"performance\.cuda_graphs and lora\.dropout"),
+        ({"objective": {"reward_gradient": {"gradient": "last:2"}}}, r"one differentiated step.*last:2"),
+        (
+            {"objective": {"reward_gradient": {"gradient": "random"}}},
+            r"one differentiated step.*random takes",
+        ),
+        ({"parallel": {"shard": 2}}, r"performance\.cuda_graphs would record"),
+        (
+            {"backbone": {"name": "tiny_image"}, "objective": {"reward_gradient": {"segments": 2}}},
+            r"objective\.reward_gradient\.segments",
+        ),
+    ],
+)
+def test_a_captured_gradient_refuses_what_it_cannot_hold(
+    registry: Any, sections: dict[str, Any], said: str
+) -> None:
+    plain = {"cuda_graphs": "all", "gradient_checkpointing": False}
+    reward = {"reward": [{"name": "brightness"}]}
+    with pytest.raises(VaderError, match=said):
+        on_cuda(registry, **merged({"performance": plain}, reward, sections))
+    one_step = {"objective": {"reward_gradient": {"gradient": "random:1-3"}}}
+    assert on_cuda(registry, plain, **reward, **one_step).config.performance.cuda_graphs == "all"
 
 
 def test_float8_says_which_device_it_wants(registry: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,7 +87,7 @@ def check(adapter, scale):
     layers = dict(lora_layers(model))
     assert set(layers) == set(MODULES)
     for module, (down, up) in halves().items():
-        found = layers[module].get_delta_weight("default")
+        found = layers[module].product("default")
         torch.testing.assert_close(found, scale * up @ down)
 
 
@@ -157,7 +157,7 @@ def test_one_modules_own_alpha_and_rank(tmp_path):
     attach_adapter(model, adapter, what="the file")
     layers = dict(lora_layers(model))
     for (module, (down, up)), scale in zip(halves().items(), (6.0, 2.0), strict=True):
-        torch.testing.assert_close(layers[module].get_delta_weight("default"), scale * up @ down)
+        torch.testing.assert_close(layers[module].product("default"), scale * up @ down)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from vader_core.assembly.loading import load_parts
 from vader_core.assembly.parallel import in_processes
 from vader_core.assembly.parts import DTYPES
 from vader_core.assembly.prepare import prepare
-from vader_core.parallel.whole import in_pieces, own_piece
+from vader_core.parallel.whole import in_pieces, own_piece, whole
 from vader_core.registry import Registry, load_registry
 from vader_core.run.config import validated
 from vader_core.testing.plugin import add_testing_plugin
@@ -68,6 +68,8 @@ def objective(**options: Any) -> dict[str, Any]:
     return {f"objective__reward_gradient__{name}": value for name, value in options.items()}
 
 
+#: Its autoencoder makes 8 frames, and 32 pixels a side, one latent.
+LTX = {"height": 64, "width": 64, "num_frames": 9}
 HPS = {"name": "hps", "weights": "random", "architecture": "tiny"}
 CASES: dict[str, dict[str, Any]] = {
     "last": varied(),
@@ -84,6 +86,7 @@ CASES: dict[str, dict[str, Any]] = {
     "offload": varied(performance__offload=True),
     "rewards": varied(parallel__shard_rewards=True) | {"reward": [HPS]},
     "all frames": varied(**objective(reward_frames="all")),
+    "ltx": varied() | {"backbone": {**WAN["backbone"], "name": "ltx"}, "video": LTX},
 }
 
 
@@ -99,7 +102,7 @@ def gradient(tree: dict[str, Any], registry: Registry, *, reduced: bool = True) 
     config = complete(validated(tree), registry)
     assembly = prepare(config, registry)
     layout = config.parallel.shard, config.parallel.context
-    processes = _JOINED[layout] if layout in _JOINED else _JOINED.setdefault(layout, join(assembly))
+    processes = _joined(layout, assembly)
     assembly.mesh = processes.mesh
     assembly.config = in_processes(assembly.config, processes.layout)
     load_parts(assembly, lambda: encode_up_front(assembly, processes))
@@ -118,6 +121,10 @@ def gradient(tree: dict[str, Any], registry: Registry, *, reduced: bool = True) 
     trainer.updates.finish = kept  # type: ignore[method-assign]
     trainer.train_step()
     return found
+
+
+def _joined(layout: tuple[int, int], assembly: Any) -> SingleProcess:
+    return _JOINED[layout] if layout in _JOINED else _JOINED.setdefault(layout, join(assembly))
 
 
 @torch.no_grad()
@@ -350,6 +357,54 @@ def _figures_apart(one: dict[str, Any], other: dict[str, Any]) -> dict[str, floa
     return found
 
 
+def unread(world: int, registry: Registry) -> dict[str, dict[str, Any]]:
+    """Weights of which each process reads its own rows, beside those that it reads whole, by case."""
+    half = varied(trainer__precision="bf16")
+    cases = {"float32": varied(), "bfloat16": half, "experts": half}
+
+    def loaded(tree: dict[str, Any]) -> tuple[bool, dict[str, torch.Tensor]]:
+        DTYPES["fp32"] = torch.float32
+        assembly = prepare(complete(validated(tree), registry), registry)
+        layout = assembly.config.parallel.shard, assembly.config.parallel.context
+        assembly.mesh = _joined(layout, assembly).mesh
+        load_parts(assembly, lambda: None)
+        denoiser = assembly.backbone.denoiser
+        state = {**denoiser.state_dict(), **dict(denoiser.named_buffers())}
+        whole_state = {key: whole(value.detach()) for key, value in state.items()}
+        return assembly.backbone.unread is not None, whole_state
+
+    def work(folder: Path) -> dict[str, dict[str, Any]]:
+        found = {}
+        for name, case in cases.items():
+            stored = {"name": "wan", "weights": str(folder / name), "max_sequence_length": 16}
+            tree = {**case, "backbone": stored}
+            cut = {**tree, "parallel": {"shard": world}}
+            (plain, one), (later, other) = loaded(tree), loaded(cut)
+            assert one.keys() == other.keys()
+            alike = [
+                value.dtype == other[key].dtype and torch.equal(value, other[key])
+                for key, value in one.items()
+            ]
+            found[name] = {"left unread": [plain, later], "weights": len(alike), "alike": sum(alike)}
+            found[name]["gradient"] = apart(gradient(tree, registry), gradient(cut, registry))
+        return found
+
+    DTYPES["fp32"] = torch.float32
+    with tempfile.TemporaryDirectory() as place:
+        for name, model in {"float32": "tiny", "bfloat16": "tiny", "experts": "tiny-a14b"}.items():
+            tiny_pipeline("wan", model, Path(place) / name)
+        found: dict[str, dict[str, Any]] = together(world, lambda: work(Path(place)))
+    return found
+
+
+def tiny_pipeline(family: str, model: str, folder: Path, **given: Any) -> Path:
+    """A pipeline's folder with a text encoder, as diffusers saves it."""
+    sys.path.insert(0, str(Path(__file__).parents[2] / "diffusers"))
+    from tiny_pipelines import build
+
+    return build(family, model, folder, **given)
+
+
 class Watched:
     """What of this process lies in the machine's memory, many times a second; of a shared page its part."""
 
@@ -373,18 +428,21 @@ class Watched:
             self.seen.append((time.monotonic(), 1024 * int(held.split()[1])))
 
 
-def stored(world: int, registry: Registry) -> dict[str, float]:
+def stored(world: int, registry: Registry, **options: Any) -> dict[str, float]:
     """What loading a model from its files takes of the machine's memory, as shares of the model.
 
     Its text encoder is real, and in pieces too.
-    """
-    sys.path.insert(0, str(Path(__file__).parents[2] / "diffusers"))
-    from tiny_pipelines import build
 
+    Args:
+        world: Processes.
+        registry: Where components come from.
+        **options: Of the backbone.
+    """
     with tempfile.TemporaryDirectory() as place:
         wide = {"num_layers": 6, "ffn_dim": 2**18}
-        folder = build("wan", "tiny", Path(place) / "model", network=wide)
-        tree = {**WAN, "backbone": {"name": "wan", "weights": str(folder), "max_sequence_length": 16}}
+        folder = tiny_pipeline("wan", "tiny", Path(place) / "model", network=wide)
+        backbone = {"name": "wan", "weights": str(folder), "max_sequence_length": 16, **options}
+        tree = {**WAN, "backbone": backbone}
 
         def loaded(parallel: dict[str, Any]) -> dict[str, Any]:
             assembly = prepare(complete(validated({**tree, "parallel": parallel}), registry), registry)
@@ -462,7 +520,9 @@ def main() -> None:
     world, place, *names = int(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]
     registry = add_testing_plugin(load_registry())
     others = {"full": lambda: full(registry), "waits": lambda: waits(world, registry)}
+    others["unread"] = lambda: unread(world, registry)
     others["stored"] = lambda: stored(world, registry)
+    others["stored whole"] = lambda: stored(world, registry, transformer_subfolder="transformer")
     others["figures"] = lambda: figures(world, registry, "shard", "context", "both")
     others["figures of both"] = lambda: figures(world, registry, "both")
     names = names or [*CASES, "full", "figures"]

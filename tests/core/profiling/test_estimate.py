@@ -10,12 +10,11 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from unittest.mock import patch
 
 import av
 import pytest
 import torch
-from booked import Booked
+from booked import held
 from PIL import Image
 from torch import Tensor, nn
 
@@ -25,7 +24,6 @@ from vader_core.device import GIB
 from vader_core.errors import VaderError
 from vader_core.nn.functional import Switch
 from vader_core.profiling import estimate as estimates
-from vader_core.profiling.bench import Bench, load
 from vader_core.profiling.estimate import (
     WORKSPACE,
     Estimate,
@@ -35,7 +33,6 @@ from vader_core.profiling.estimate import (
     memory_facts,
 )
 from vader_core.profiling.paper_optimizer import BLOCK, LEAST, PaperAdamW8bit
-from vader_core.profiling.stopwatch import Stopwatch
 from vader_core.registry import Registry
 from vader_core.run.config import RunConfig, validated
 from vader_core.run.layers import changed, merged
@@ -86,42 +83,33 @@ def test_the_estimate_is_what_a_real_step_holds(
         sampler={"num_steps": 2},
     )
     found = estimate(config, registry)
-    assert found.peak - WORKSPACE / GIB == pytest.approx(_held(registry, config), rel=0.05)
-
-
-def _held(registry: Registry, config: RunConfig) -> float:
-    """GiB of tensors that a real step holds at most."""
-
-    fused = torch.nn.functional.scaled_dot_product_attention
-
-    def plain(q: Tensor, k: Tensor, v: Tensor, **more: Any) -> Tensor:
-        if q.ndim == 4:
-            return fused(q, k, v, **more)
-        # as CUDA takes three axes; the CPU's choice varies
-        return torch.ops.aten._scaled_dot_product_attention_math(q, k, v, **more)[0]
-
-    cpu = torch.device("cpu")
-    with Booked() as booked, patch("torch.nn.functional.scaled_dot_product_attention", plain):
-        bench = Bench(load(prepare(complete(config, registry, device=cpu), registry, device=cpu)))
-        for number in range(2):  # the first makes the optimizer's states
-            booked.ledger.reset()
-            bench.step(number, Stopwatch(cpu))
-    return booked.ledger.peak / GIB
+    assert found.peak - WORKSPACE / GIB == pytest.approx(held(registry, config), rel=0.05)
 
 
 @pytest.mark.parametrize(
     "objective",
     [
         {"nft": {"weight": 1.0, "group": 2}},
+        {"nft": {"weight": 1.0, "group": 2, "loss": "awm"}},
+        {
+            "nft": {
+                "weight": 1.0,
+                "group": 3,
+                "loss": "awm",
+                "old_weight": 0.1,
+                "base_weight": 0.1,
+                "timesteps": 6,
+            }
+        },
         {"reward_gradient": {"store": "rollouts", "gradient": "steps:1", "reward_frames": "all"}},
     ],
-    ids=["nft", "store"],
+    ids=["nft", "awm", "awm that stays near", "store"],
 )
 def test_every_objective_is_estimated(registry: Registry, objective: dict[str, Any]) -> None:
     short = {**BASE["sampler"], "num_steps": 2}
     config = validated({**BASE, "objective": objective, "sampler": short})
     found = estimate(config, registry)
-    real = _held(registry, config)
+    real = held(registry, config)
     assert found.peak - WORKSPACE / GIB == pytest.approx(real, rel=0.05)
 
 
@@ -147,7 +135,7 @@ def test_fine_tuning_is_estimated(registry: Registry, footage: Path, kind: str) 
     data = {"data": {"source": f"videos:{footage}", "held_out": 0}}
     config = validated({**BASE, **own, **data, "prompts": {}})
     found = estimate(config, registry)
-    assert found.peak - WORKSPACE / GIB == pytest.approx(_held(registry, config), rel=0.05)
+    assert found.peak - WORKSPACE / GIB == pytest.approx(held(registry, config), rel=0.05)
 
 
 class _Kept(torch.optim.Optimizer):
@@ -231,6 +219,21 @@ def test_the_estimate_follows_the_levers(registry: Registry) -> None:
     assert "folded copy" not in plain.parts
     assert "autoencoder" in plain.parts
     assert "autoencoder" not in offloaded.parts
+
+
+def test_a_captured_step_holds_what_it_saves_all_the_time(registry: Registry) -> None:
+    lean = {"gradient_checkpointing": False}
+    plain, graphed = _performance(registry, **lean), _performance(registry, cuda_graphs="all", **lean)
+    assert plain.saved > 0
+    for name, peak in plain.phases.items():
+        more = plain.saved if name in ("text", "no-grad steps", "optimizer") else 0.0
+        assert graphed.phases[name] == pytest.approx(peak + more)
+    watched = {"performance": lean, "validation": {"prompts": 2}}
+    held = _found(registry, **merged(watched, {"performance": {"cuda_graphs": "all"}})).validation
+    looked_at = _found(registry, **watched).validation
+    assert held is not None
+    assert looked_at is not None
+    assert held == pytest.approx(looked_at + plain.saved)
 
 
 def test_the_estimate_follows_the_segments(registry: Registry, tmp_path: Path) -> None:

@@ -17,16 +17,19 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed import TCPStore
 
 from vader_core.cli import launcher, run
 from vader_core.cli import train as train_module
 from vader_core.cli.launched import end_with_the_launcher
 from vader_core.registry import load_registry
 from vader_core.testing.plugin import add_testing_plugin
+from vader_core.training.processes import join_processes
 from vader_core.training.trainer import Trainer
 
 STEPS = 6
@@ -272,6 +275,29 @@ class Scenes:
         (out / ".lock").touch()
         (out / ".config.yaml.17.part").touch()
         return {"codes": [self.start(*words).result()["code"] for _ in range(2)], "steps": steps(out)}
+
+    def second_attempt(self) -> list[int]:
+        """Two that torch's launcher starts again, the second of them before the first."""
+        server = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        told = {"TORCHELASTIC_USE_AGENT_STORE": "True", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.port)}
+
+        def meet(rank: int, attempt: int) -> int:
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "TORCHELASTIC_RESTART_COUNT": str(attempt)}
+            os.environ.update(told | own)
+            if attempt == 1 and rank == 0:
+                time.sleep(0.5)
+            return join_processes(torch.device("cpu"), timeout=20.0).largest(rank) - 1
+
+        codes = []
+        for attempt in (0, 1):
+            children = []
+            for rank in (0, 1):
+                children.append(os.fork())
+                if not children[-1]:
+                    _leave(partial(meet, rank, attempt))
+            codes += [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        return codes
 
     def kills(self, count: int) -> dict[str, Any]:
         """Kill a random process of two at random moments; go on by ``--resume auto`` each time."""

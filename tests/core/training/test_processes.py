@@ -18,7 +18,7 @@ import pytest
 HERE = Path(__file__).parent
 SCENES = (
     "whole killed_1 killed_0 hangs raises terminated interrupted launcher_killed mistake out_exists "
-    "different half_told other_number global_batch begun_again kills:2"
+    "different half_told other_number global_batch begun_again second_attempt kills:2"
 )
 
 
@@ -124,6 +124,10 @@ def test_a_global_batch_is_the_same_on_any_number_of_processes(seen):
 
 def test_resume_auto_begins_and_goes_on(seen):
     assert seen["begun_again"] == {"codes": [0, 0], "steps": 2}
+
+
+def test_processes_that_are_started_again_find_each_other_whoever_is_first(seen):
+    assert seen["second_attempt"] == [0, 0, 0, 0]
 
 
 def check_kills(found: dict[str, Any]) -> None:

@@ -36,7 +36,7 @@ def parse_prompts(text: str) -> tuple[str, dict[str, Any]]:
         raise VaderError(f"--prompts {text}: clips to learn from are --data {text} (prompts: {allowed})")
     if form not in FORMS:
         raise VaderError(
-            f"--prompts {text!r}: {form!r} is no form of prompts (allowed: {allowed}); "
+            f"--prompts {text!r}: {form!r} is not a kind of prompts (allowed: {allowed}); "
             f"a prompt of your own is written text:{text}"
         )
     if not rest.strip():
