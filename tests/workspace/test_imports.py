@@ -80,7 +80,7 @@ def test_the_core_imports_no_plugin():
 
 
 def test_the_core_imports_no_library_of_models():
-    """But for the makers of networks: they take seconds, and a model that needs none of them trains without."""
+    """But for the makers of networks: they take seconds, and a model without them trains without."""
     libraries = {"accelerate", "diffusers", "peft", "transformers"}
     for name, path in found.sources(ROOT / "vader_core").items():
         assert name.startswith("vader_core.nn.") or not found.imports_of(name, path, libraries), name
