@@ -6,6 +6,7 @@ import shlex
 from dataclasses import dataclass
 from datetime import datetime
 
+from vader_core.progress import counted
 from vader_core.report.numbers import number
 from vader_core.run.record import Record, curve
 
@@ -118,7 +119,8 @@ def cards(record: Record) -> list[Card]:
     found = [_reward_card(record, name) for name in record.rewards]
     queries = record.queries()
     if queries is not None:
-        found.append(Card("reward queries", f"{queries:,}", f"in {record.steps():,} optimizer steps"))
+        steps = counted(record.steps(), "optimizer step")
+        found.append(Card("reward queries", f"{queries:,}", f"in {steps}"))
     pace = record.seconds_a_step()
     more = f"{number(pace)} s per step (median)" if pace is not None else ""
     found.append(Card("training time", _duration(record.seconds()), more))
