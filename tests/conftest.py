@@ -15,7 +15,6 @@ if _FOLDER not in sys.path:
 #: Files of 20 seconds and more. They are handed out first, so that no worker ends alone with one of them.
 LONGEST = (
     "core/parallel/test_shared_sampling.py",
-    "workspace/test_types.py",
     "core/test_resume.py",
     "core/profiling/test_estimate.py",
     "core/parallel/test_parallel.py",

@@ -120,6 +120,7 @@ def test_every_variant_can_be_trained(variant):
     assert weights == {report.REWARD: 1.0, **caption}
 
 
+@pytest.mark.soak
 def test_an_update_of_a_variant_trains_and_the_judge_sees_it():
     low = study.assemble("low variance 2", 0, 2, "cpu", lr=1e-2)
     judge = study._judge(low)

@@ -153,6 +153,7 @@ sys.exit(run(sys.argv[1:]))
 """
 
 
+@pytest.mark.soak
 def test_two_processes_equal_one_with_twice_the_batch(vader, tmp_path):
     script = tmp_path / "vader_with_tiny.py"
     script.write_text(TWO_PROCESSES)

@@ -34,6 +34,7 @@ def say(question, pictures):
     return f"In this video, a scene of about red {red}, green {green} and blue {blue}."
 
 
+@pytest.mark.soak
 def test_from_footage_to_a_training_table(footage_folder, tmp_path):
     with server.captioner(say) as state:
         plan = make_plan(

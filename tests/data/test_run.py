@@ -142,6 +142,7 @@ def test_a_killed_run_goes_on(films_folder, expected, tmp_path):
     assert list(tmp_path.rglob(".*.part")) == []
 
 
+@pytest.mark.soak
 def test_an_array_of_processes_shares_the_shards(films_folder, expected, tmp_path):
     parts = [Settings(engine="process", shard_size=2, shard=(part, 2)) for part in range(2)]
     assert not run(films_folder, tmp_path, plan(), parts[0])

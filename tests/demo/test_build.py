@@ -26,6 +26,7 @@ def built(tmp_path_factory):
     return work
 
 
+@pytest.mark.soak
 def test_a_build_in_pieces_is_the_build_in_one(built, tmp_path):
     assert run(tmp_path, 0) == build.LEFT_TO_DO
     assert (tmp_path / "autoencoder.partial-position.safetensors").exists()

@@ -20,7 +20,7 @@ def parts():
         ("last", {4}, None, False),
         ("last:3", {2, 3, 4}, None, False),
         ("last:3", {2, 3, 4}, None, True),
-        ("from:0", {0, 1, 2, 3, 4}, None, False),
+        pytest.param("from:0", {0, 1, 2, 3, 4}, None, False, marks=pytest.mark.soak),
         ("steps:1,3", {1, 3}, None, False),
         ("refl:3-3", {3}, 3, False),
     ],
@@ -30,6 +30,7 @@ def test_gradient_equals_reference_loop(parts, gradient, chosen, refl_at, detach
     assert_equal(found, by_hand(parts, chosen, detach=detach, refl_at=refl_at))
 
 
+@pytest.mark.soak
 def test_checkpointing_changes_nothing(parts):
     plain = step(parts, gradient="last:2")
     assert_equal(step(parts.with_model(checkpointing=True), gradient="last:2"), plain, 1e-12)

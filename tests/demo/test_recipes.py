@@ -35,6 +35,7 @@ def test_recipes_are_valid(name, monkeypatch):
     assert plan(validated(read_recipe(registry, name)), registry=registry)["steps"] > 0
 
 
+@pytest.mark.soak
 def test_three_steps_of_the_demo_raise_reward_and_held_out_reward(tmp_path):
     found = train(
         tmp_path,

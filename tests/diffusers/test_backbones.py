@@ -24,14 +24,14 @@ torch.set_num_threads(1)
 MODELS = [
     ("wan", "tiny"),
     ("wan", "tiny-a14b"),
-    ("wan", "tiny-5b"),
+    pytest.param("wan", "tiny-5b", marks=pytest.mark.soak),
     ("wan_i2v", "tiny"),
-    ("wan_i2v", "tiny-5b"),
+    pytest.param("wan_i2v", "tiny-5b", marks=pytest.mark.soak),
     ("ltx", "tiny"),
-    ("ltx", "tiny-0.9.7"),
+    pytest.param("ltx", "tiny-0.9.7", marks=pytest.mark.soak),
     ("ltx2", "tiny-2.3"),
     ("cogvideox", "tiny"),
-    ("cogvideox", "tiny-1.5"),
+    pytest.param("cogvideox", "tiny-1.5", marks=pytest.mark.soak),
     ("hunyuan_video", "tiny"),
     ("hunyuan_video15", "tiny"),
 ]

@@ -17,7 +17,10 @@ REGISTRY = load_registry()
 
 @pytest.mark.parametrize(
     ("shift", "num_steps"),
-    [(1.0, 4), (12.0, 40)],  # with 12 a rollout of two steps would never come to the low expert, which learns
+    [
+        (1.0, 4),
+        pytest.param(12.0, 40, marks=pytest.mark.soak),
+    ],  # with 12 a rollout of two steps would never come to the low expert, which learns
 )
 def test_the_idle_expert_is_not_on_the_device(shift, num_steps):
     config = configure(

@@ -79,5 +79,7 @@ def test_a_real_kernel_runs_it(tmp_path):
     from nbclient import NotebookClient
 
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    done = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    told = [output["text"] for cell in done.cells for output in cell.get("outputs", ()) if "text" in output]
+    assert not [text for text in told if "IPython" in text]  # it warns of what we show
     assert (tmp_path / "runs" / "notebook" / "report.html").is_file()

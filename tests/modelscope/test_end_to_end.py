@@ -153,6 +153,7 @@ def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None
         assert float((value - theirs[name]).norm() / value.norm()) < 1e-3, name
 
 
+@pytest.mark.soak
 def test_neither_batching_nor_splitting_nor_recomputing_changes_the_gradient(tuned, registry):
     both = gradient_of(tuned, registry, (0, 1))
     one, two = (gradient_of(tuned, registry, (index,)) for index in (0, 1))

@@ -154,6 +154,7 @@ def test_its_checkpoint_is_what_weights_takes(run):
     assert all(torch.equal(value, made[name]) for name, value in again.denoiser.state_dict().items())
 
 
+@pytest.mark.soak
 def test_killed_in_the_second_phase_and_resumed(run, registry, miniature, tmp_path):
     folder, settings = tmp_path / "resumed", tmp_path / "miniature.yaml"
     settings.write_text(to_yaml(validated(miniature)))

@@ -98,6 +98,7 @@ def test_a_run_is_started_watched_stopped_and_resumed(run, command):
     assert (command.folder / "runs" / run / "report.html").is_file()
 
 
+@pytest.mark.soak
 def test_a_lora_generates_a_clip_that_plays(run, command, watch):
     watched = watch(command.address)
     page = watched.open(f"/generate?run={run}")
@@ -138,6 +139,7 @@ def test_runs_are_compared(run, command, watch):
     assert watched.outside() == []
 
 
+@pytest.mark.soak
 def test_the_queue_is_worked_off_after_the_server_was_killed(run, command, watch):
     page = watch(command.address).open("/generate")
     page.wait_for_selector("#f-prompt")

@@ -48,6 +48,7 @@ def test_the_default_step_is_the_one_that_reaches_farthest(make_backbone):
     assert reach(karras_sigmas(0.002, 700.0, 25))[-1] == pytest.approx(0.002, rel=1e-3)
 
 
+@pytest.mark.soak
 def test_the_default_gradient_outweighs_the_last_step(make_backbone):
     backbone = make_backbone()
     attach_lora(backbone.denoiser, LoraSettings(2, 2.0, backbone.lora_targets))

@@ -86,6 +86,7 @@ def test_the_lora_moved(run, registry):
     assert all(value.abs().max() > 0 for value in adapter.tensors.values())
 
 
+@pytest.mark.soak
 def test_killed_and_resumed_it_ends_where_the_whole_run_ends(run, registry, tmp_path):
     folder = tmp_path / "killed"
     done = subprocess.run(

@@ -2,7 +2,10 @@
 
 import json
 
+import pytest
 
+
+@pytest.mark.soak
 def test_the_example_reward_is_raised_beside_core_and_demo_alone(make_environment, wheels, tmp_path):
     environment = make_environment(*(wheels[name] for name in ("vader-core", "vader-demo", "vader-example")))
     assert environment.registry()["plugins"] == ["builtin", "demo", "example"]

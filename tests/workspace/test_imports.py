@@ -79,6 +79,13 @@ def test_the_core_imports_no_plugin():
         assert not found.imports_of(name, path, names), name
 
 
+def test_the_core_imports_no_library_of_models():
+    """But for the makers of networks: they take seconds, and a model without them trains without."""
+    libraries = {"accelerate", "diffusers", "peft", "transformers"}
+    for name, path in found.sources(ROOT / "vader_core").items():
+        assert name.startswith("vader_core.nn.") or not found.imports_of(name, path, libraries), name
+
+
 def test_the_core_imports_its_testing_kit_only_where_it_is_asked_for():
     allowed = {"vader_core.cli.check", "vader_core.cli.new_plugin", "vader_core.kinds"}
     guilty = [

@@ -107,6 +107,7 @@ def test_all_together(everything):
     assert shown.returncode == 0, shown.stderr
 
 
+@pytest.mark.soak
 def test_all_together_train(everything, tmp_path):
     options = ["-o", "backbone.weights=random", "-o", "backbone.architecture=tiny"]
     done = everything.run(

@@ -20,12 +20,10 @@ def heavy(everything):
 
     if not everything:
         return torch
-    import accelerate
-    import peft
     from diffusers import AutoencoderKL, LatteTransformer3DModel
     from transformers import ByT5Tokenizer, T5EncoderModel
 
-    return accelerate, peft, torch, AutoencoderKL, LatteTransformer3DModel, ByT5Tokenizer, T5EncoderModel
+    return torch, AutoencoderKL, LatteTransformer3DModel, ByT5Tokenizer, T5EncoderModel
 
 
 def child(words, cwd, out):

@@ -72,7 +72,7 @@ def show_report(run: str | Path, *, height: int = 640) -> Any:
         raise VaderError(f"{page} is not there: vader report {run} writes it")
     text = escape(page.read_text(encoding="utf-8"), quote=True)
     frame = f'<iframe srcdoc="{text}" style="width:100%;height:{height}px;border:0" sandbox="allow-scripts">'
-    return _display().HTML(f"{frame}</iframe>")
+    return _display().HTML(f"<div>{frame}</iframe></div>")  # IPython warns of a bare frame
 
 
 def show_clips(clips: Sequence[str | Path], captions: Sequence[str] = (), *, width: int = 160) -> Any:

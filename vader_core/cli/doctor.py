@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 _PACKAGES = (
     "vader-core",
     "torch",
-    "accelerate",
-    "peft",
     "safetensors",
     "huggingface_hub",
     "pydantic",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -143,7 +143,7 @@ class _RecordedGraph:
         function: Callable[..., Any],
         leaves: list[Any],
         spec: Any,
-        learned: dict[str, Tensor],
+        learned: Mapping[str, Tensor],
         slot: _Slot,
     ) -> None:
         self._slot = slot

@@ -131,4 +131,4 @@ def timed_updates(updates: Updates, stopwatch: Stopwatch) -> Iterator[None]:
         yield
     finally:
         processes.backward = own["backward"]  # type: ignore[method-assign,assignment]
-        updates.finish = own["finish"]  # type: ignore[method-assign,assignment]
+        updates.finish = own["finish"]  # type: ignore[method-assign]

@@ -384,7 +384,7 @@ def environment() -> dict[str, Any]:
     import torch
 
     devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    names = ("torch", "accelerate", "peft", "diffusers", "transformers", "safetensors", "pydantic")
+    names = ("torch", "diffusers", "transformers", "safetensors", "pydantic")
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": [Path(sys.argv[0]).name, *map(without_tokens, sys.argv[1:])],

@@ -192,9 +192,9 @@ class Updates:
         self.processes.average_gradients(self.parameters)
         scaler = self.processes.scaler
         if scaler is None:
-            norm = self._clipped()
+            found = self._clipped()
             # the device is waited for once: what clips was launched behind the backward pass
-            finite, size = torch.stack([torch.isfinite(loss + norm).to(norm), norm]).tolist()
+            finite, size = torch.stack([torch.isfinite(loss + found).to(found), found]).tolist()
             if not finite:
                 self.optimizer.zero_grad(set_to_none=True)
                 return None

@@ -94,7 +94,9 @@ def figures(adapter: Path) -> dict[str, Any]:
     return dict(json.loads(by_one("evaluate", adapter, *EVALUATION)[0]))
 
 
-@pytest.mark.parametrize("parallel", [(), SHARD], ids=["whole", "pieces"])
+@pytest.mark.parametrize(
+    "parallel", [pytest.param((), marks=pytest.mark.soak), SHARD], ids=["whole", "pieces"]
+)
 def test_two_processes_find_the_figures_of_one(
     adapter: Path, figures: dict[str, Any], parallel: tuple[str, ...]
 ) -> None:

@@ -236,6 +236,7 @@ def test_a_captured_step_holds_what_it_saves_all_the_time(registry: Registry) ->
     assert held == pytest.approx(looked_at + plain.saved)
 
 
+@pytest.mark.soak
 def test_the_estimate_follows_the_segments(registry: Registry, tmp_path: Path) -> None:
     Image.new("RGB", (64, 64)).save(tmp_path / "one.png")
     pictured = {"backbone": {"name": "tiny_image"}, "prompts": {"source": f"images:{tmp_path}"}}
@@ -272,6 +273,7 @@ def test_the_estimate_is_of_the_kernels_that_the_run_uses(
     assert seen == {used, False}  # the counter knows torch's own operations alone
 
 
+@pytest.mark.soak
 def test_operations_are_those_of_the_whole_optimizer_step(registry: Registry) -> None:
     few: dict[str, Any] = {"sampler": {"num_steps": 3}}
     one = count_operations(_config(**few), registry)
@@ -299,6 +301,7 @@ def test_with_offload_no_two_networks_are_loaded_together(
     assert "rewards" not in offloaded.parts
 
 
+@pytest.mark.soak
 def test_further_steps_are_extrapolated_exactly(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     config = _config(objective={"gradient": "last:5"})
     quick = estimate(config, registry)

@@ -51,8 +51,8 @@ def facts(name: str, folder: Path, processes: int = 1, **more: Any) -> dict[str,
     return found
 
 
-#: Those that `make test` looks at: two streams, a mask of the text, a split of the sequence.
-QUICK = ("cogvideox", "ltx")
+#: Those that `make test` looks at: a mask of the text, a split of the sequence.
+QUICK = ("ltx",)
 
 
 @pytest.mark.parametrize(

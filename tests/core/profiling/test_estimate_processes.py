@@ -38,6 +38,7 @@ def test_shared_weights_are_halved_and_sent_once_a_call(registry):
     assert kept.phases["no-grad steps"] > shared.phases["no-grad steps"]
 
 
+@pytest.mark.soak
 def test_a_shared_sequence_is_exchanged(registry):
     alone, shared = of(registry, 1), of(registry, 2, context=2)
     assert shared.traffic["sequence"] > 0
