@@ -58,6 +58,7 @@ _MIDDLE = {"video": {"height": 512, "width": 704, "num_frames": 97}, "sampler": 
 #: Else the pace is the processor's, which launches many small kernels.
 _GRAPHS = {"performance": {"cuda_graphs": True}}
 _FASTEST = {"performance": {"cuda_graphs": True, "fold_adapter": True, "gradient_checkpointing": False}}
+_ALL = {"performance": {**_FASTEST["performance"], "cuda_graphs": "all"}}
 
 _HALVES, _SEQUENCE = {"shard": 2}, {"context": 2}
 _BOTH = {**_HALVES, **_SEQUENCE}
@@ -112,6 +113,7 @@ ROWS: Mapping[str, Row] = {
     "vc2-fastest-1": _videocrafter(1, **_FASTEST),
     "vc2-fastest-2": _videocrafter(2, **_FASTEST),
     "vc2-fastest-turns": _turns(2, **_FASTEST),
+    "vc2-all-turns": _turns(2, **_ALL),
     "vc2-plain-1": _videocrafter(1),
     "vc2-plain-2": _videocrafter(2),
     "vc2-texts": Row(_VC, _TINY_VC, 2, steps=2, limit=80, parallel={"shard": 2, "shard_text_encoders": True}),
@@ -136,8 +138,9 @@ ROWS: Mapping[str, Row] = {
     # for four devices
     "vc2-turns-4": _turns(4, **_GRAPHS),
     "vc2-fastest-turns-4": _turns(4, **_FASTEST),
+    "vc2-all-turns-4": _turns(4, **_ALL),
     "wan4-1": Row(_WAN, _TINY, accumulate=4, limit=150, given=_LARGE),
-    "wan4-data": Row(_WAN, _TINY, 4, steps=3, limit=120, against=("wan4-1", 4), given=_LARGE),
+    "wan4-data": Row(_WAN, _TINY, 4, limit=120, against=("wan4-1", 4), given=_LARGE),
     "wan4-shard": Row(_WAN, _TINY, 4, limit=120, parallel={"shard": 4}, against=("wan4-1", 4), given=_LARGE),
     "wan4-copies": Row(_WAN, _TINY, 4, limit=120, parallel=_HALVES, against=("wan4-1", 4), given=_LARGE),
     "wan4-context": Row(
