@@ -11,6 +11,7 @@ import torch
 from vader_core.assembly.loading import load_parts
 from vader_core.assembly.parts import Assembly
 from vader_core.device import GIB
+from vader_core.parallel.whole import in_pieces
 from vader_core.profiling.stopwatch import PHASES, SilentStopwatch, Stopwatch, timed_parts, timed_updates
 from vader_core.training.processes import SingleProcess
 from vader_core.training.setup import make_trainer
@@ -152,10 +153,10 @@ class Bench:
 
 @torch.no_grad()
 def _fill(parameters: list[torch.nn.Parameter]) -> None:
-    """Small noise in the adapter's zero matrices, so that no arithmetic is done on zeros."""
+    """Small noise in the adapter's zero matrices, so that no arithmetic is done on zeros; it is never cut."""
     generator = torch.Generator().manual_seed(1)
     for parameter in parameters:
-        if not bool(parameter.any()):
+        if not in_pieces(parameter) and not bool(parameter.any()):
             parameter.copy_(0.01 * torch.randn(parameter.shape, generator=generator))
 
 

@@ -65,3 +65,8 @@ def test_every_backbone_has_an_estimate(name: str, tmp_path: Path) -> None:
     for way in FAMILIES[name][1]:
         shared = facts(name, tmp_path, 2, parallel={way: 2})
         assert shared["estimated_sent_per_step_gib"]["weights" if way == "shard" else "sequence"] > 0
+
+
+def test_full_weights_in_pieces_have_an_estimate(tmp_path: Path) -> None:
+    found = facts("opensora", tmp_path, 2, parallel={"shard": 2}, tuning={"kind": "full"})
+    assert found["estimated_sent_per_step_gib"]["gradients"] > 0
