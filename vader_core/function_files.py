@@ -98,7 +98,7 @@ class FunctionFile:
                 f"{self.file}:{self.function}: the reward {self.function!r} {whose} has that name: rename "
                 "the function"
             )
-        summary = f"the function {self.function} of {self.file}"
+        summary = f"the function {self.function} of {self.file.name}"  # reports are handed on
         load = partial(_registration, self)
         table[self.function] = Component("reward", self.function, summary, PLUGIN, str(self.file), load)
         return {"name": self.function, "function_file": str(self.file), "function_sha256": self.checksum}

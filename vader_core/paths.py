@@ -55,6 +55,17 @@ def kept_source(source: str | None) -> str | None:
     return _kept_after(source, _PROMPTS)
 
 
+def without_folder(text: str) -> str:
+    """A value of a run's settings as it is handed on: of an absolute path the last name alone.
+
+    >>> without_folder("/home/me/red.py"), without_folder("file:/home/me/shots.csv"), without_folder("animal")
+    ('red.py', 'file:shots.csv', 'animal')
+    """
+    form = next((form for form in (*_PROMPTS, *_DATA) if text.startswith(form)), "")
+    path = Path(text.removeprefix(form))
+    return f"{form}{path.name}" if path.is_absolute() and path.name else text
+
+
 def _kept_after(source: str | None, forms: tuple[str, ...]) -> str | None:
     form = next((form for form in forms if source is not None and source.startswith(form)), None)
     if form is None or source is None or not source.removeprefix(form):

@@ -196,6 +196,35 @@ def test_a_function_is_checked_scored_with_and_packaged(vader, mine, tmp_path, c
     assert vader("new-plugin", "other", "--kind", "sampler", "--function", f"{mine}:redness") == 2
 
 
+def test_what_is_handed_on_names_the_file_and_no_folder(vader, registry, mine, tmp_path, monkeypatch):
+    run, prompts = tmp_path / "run", tmp_path / "shots.txt"
+    prompts.write_text("a cat\na dog\n")
+    given = ["--reward", f"{mine}:redness:0.5", "--prompts", f"file:{prompts}", "--out", run]
+    monkeypatch.setattr("sys.argv", ["vader", *map(str, given), "-o", f"reward.redness.folder={tmp_path}"])
+    assert vader(*TRAIN, *given) == 0
+    assert vader("push", run, "me/red", "--dry-run") == 0
+    shared = [
+        path.read_text() for path in (run / "hub").iterdir() if path.suffix in (".md", ".yaml", ".json")
+    ]
+    for text in (*shared, (run / "report.html").read_text()):
+        assert str(mine.parent) not in text
+        assert str(tmp_path) not in text
+    kept = yaml.safe_load((run / "config.yaml").read_text())
+    sent = yaml.safe_load((run / "hub" / "config.yaml").read_text())
+    assert kept["reward"][0]["function_file"] == str(mine)
+    assert sent["reward"][0] == kept["reward"][0] | {"function_file": "mine.py"}
+    assert sent["prompts"]["source"] == "file:shots.txt"
+    card = (run / "hub" / "README.md").read_text()
+    assert "`vader train --config config.yaml --reward mine.py:redness` runs it again" in card
+    assert "`mine.py`, is not in this repository" in card
+    del registry.components["reward"]["redness"]
+    again = ["train", "--config", run / "hub" / "config.yaml", "--prompts", "fixed", "--quiet"]
+    assert vader(*again, "--out", tmp_path / "refused") == 2
+    assert vader(*again, "--reward", f"{mine}:redness", "--out", tmp_path / "again") == 0
+    found = yaml.safe_load((tmp_path / "again" / "config.yaml").read_text())
+    assert found["reward"] == kept["reward"]  # its weight too
+
+
 def test_parsing_imports_nothing(tmp_path):
     file = tmp_path / "bomb.py"
     file.write_text("raise SystemExit\ndef own(frames): ...\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import subprocess
@@ -356,7 +357,30 @@ def test_hps_v2_offline_is_one_clear_message(tmp_path):
     assert "benchmark/anime.json" in done.stdout
     assert "-o prompts.folder=FOLDER" in done.stdout
     assert "HF_TOKEN" in done.stdout
+    assert done.stdout.strip().endswith(", or another --prompts")
     assert len(done.stdout.strip().splitlines()) == 1
+
+
+def test_a_plan_needs_no_prompt_list_of_the_hub(vader, tmp_path, capsys, monkeypatch):
+    planning = importlib.import_module("vader_core.api.plan")
+    monkeypatch.setattr(planning, "present", lambda wanted: None)
+    monkeypatch.setattr("vader_core.wanted.present", lambda wanted: None)
+    monkeypatch.setattr(
+        "vader_core.builtin.prompts.hps_v2.fetch", lambda *given, **named: pytest.fail("fetched")
+    )
+    planned = ["train", "--backbone", "tiny", "--reward", "brightness", "--prompts", "hps_v2", "--dry-run"]
+    planned += ["--device", "cpu"]
+    assert vader(*planned) == 0
+    told = capsys.readouterr().out
+    assert "hps_v2 (not read: their files are not here yet)" in told
+    assert "4 files to fetch" in told
+    assert "zhwang/HPDv2/benchmark/anime.json" in told
+    assert vader(*planned, "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["prompts"], facts["prompts_read"], facts["held_out_prompts"]) == ("hps_v2", False, None)
+    assert vader(*planned, "-o", f"prompts.folder={tmp_path}") == 2
+    assert "anime.json cannot be read" in capsys.readouterr().err
+    assert vader(*planned, "-o", "prompts.colour=red") == 2
 
 
 def test_registering_imports_no_torch():

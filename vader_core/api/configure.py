@@ -15,7 +15,7 @@ from vader_core.paths import entered
 from vader_core.profiling.estimate import decide_checkpointing
 from vader_core.registry import Registry, load_registry
 from vader_core.run.config import RunConfig, check_keys, validated
-from vader_core.run.layers import merged, read_yaml
+from vader_core.run.layers import merged, prompts_spelled_out, read_yaml
 from vader_core.run.recipes import read_recipe
 from vader_core.run.section import Tree
 from vader_core.run.stages import stages_of
@@ -36,8 +36,9 @@ def configure(
         registry: Where recipes come from; the installed plugins by default.
         **sections: Values by section, as in the run's YAML:
             ``backbone={"name": "demo"}, reward=["demo_aesthetic"], trainer={"lr": 1e-4}``. A backbone, a
-            sampler and prompts may be given by name alone, rewards and monitors as names or as
-            ``FILE.py:FUNCTION``, which permits that file's code in this process.
+            sampler and prompts may be given by name alone, prompts of your own as a list of texts,
+            rewards and monitors as names or as ``FILE.py:FUNCTION``, which permits that file's code in this
+            process.
 
     Raises:
         VaderError: An unknown recipe, section or key, or a bad value.
@@ -85,8 +86,8 @@ def _spelled_out(section: str, value: Any) -> Any:
     """Short forms: a component by its name, rewards as names."""
     if isinstance(value, str) and section in ("backbone", "sampler"):
         return {"name": value}
-    if isinstance(value, str) and section == "prompts":
-        return {"source": value}
+    if section == "prompts":
+        return prompts_spelled_out(value)
     if section in ("reward", "monitor"):
         items = [value] if isinstance(value, str | Mapping) else list(value)
         return [_term(item) if isinstance(item, str) else dict(item) for item in items]

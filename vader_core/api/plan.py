@@ -20,11 +20,12 @@ from vader_core.profiling.estimate import memory_facts
 from vader_core.progress import Progress, unseen
 from vader_core.registry import Registry, load_registry
 from vader_core.run.adapters import find_adapter
-from vader_core.run.config import PerformanceSection, RunConfig
+from vader_core.run.config import PerformanceSection, PromptSection, RunConfig
 from vader_core.run.layers import changed
 from vader_core.run.stages import stages_of, total_steps
 from vader_core.training.optimizer import check_schedule
 from vader_core.tuning.full import chosen_weights
+from vader_core.wanted import files_read, present
 
 #: Options of ``performance`` that only a CUDA device has; off by default.
 OF_CUDA = ("cuda_graphs", "compile_blocks", "offload_activations", "swap_blocks", "fp8")
@@ -45,7 +46,8 @@ def plan(
 ) -> dict[str, Any]:
     """Check everything that can be checked without weights and return the plan.
 
-    The memory is that of a CUDA device, whether one is here or not; a run on the CPU has no estimate.
+    The memory is that of a CUDA device, whether one is here or not; a run on the CPU has no estimate. Nothing
+    is downloaded for the prompts: where a named source's files are not here, ``prompts_read`` is false.
 
     Args:
         config: What was asked for.
@@ -70,6 +72,8 @@ def plan(
             for stage in stages_of(config)
         ]
         return {"stages": every, "steps": total_steps(config)}
+    asked, config = config.prompts, _with_prompts_here(config, registry)
+    unread = config.prompts is not asked
     elsewhere = _for_an_absent_accelerator(config)
     if elsewhere:
         config = changed(config, trainer={"device": None})
@@ -80,6 +84,8 @@ def plan(
     layout.check()
     assembly.config = in_processes(assembly.config, layout)
     facts = plan_facts(assembly, layout.data)
+    if unread:
+        facts |= {"prompts": asked.source, "prompts_read": False, "held_out_prompts": None}
     if elsewhere:
         facts["device"] = "cuda (none is here)"
     if config.data.source is not None:
@@ -91,6 +97,18 @@ def plan(
     here = elsewhere or assembly.device.type == "cuda"
     on_cuda = settled if here else complete(config, registry, device=cuda)  # its defaults are not the CPU's
     return facts | memory_facts(in_processes(on_cuda, layout), registry, processes=processes)
+
+
+def _with_prompts_here(config: RunConfig, registry: Registry) -> RunConfig:
+    """The run with one prompt in words, where its source's files on the hub are not here yet."""
+    asked = config.prompts
+    if asked.source is None or asked.source not in registry.components["prompt source"]:
+        return config
+    wanted = files_read(registry.get("prompt source", asked.source), asked.options)
+    if all(one.optional or present(one) for one in wanted):
+        return config
+    placeholder = PromptSection(source="text:a video", negative_prompt=asked.negative_prompt)
+    return config.model_copy(update={"prompts": placeholder})
 
 
 def _for_an_absent_accelerator(config: RunConfig) -> bool:

@@ -70,7 +70,7 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "trains", f"{kind}, beside {facts['denoiser_parameters']:,} of the model"
     steps = f"{counted(facts['steps'], 'step')} of {counted(facts['effective_batch'], 'video')}"
     yield "steps", f"{steps} · {counted(facts['reward_queries'], 'reward query')}"
-    yield "prompts", f"{facts['prompts']}{_held_out(facts)}"
+    yield "prompts", f"{facts['prompts']}{_held_out(facts)}{_unread(facts)}"
     if "data" in facts:
         from vader_core.data.summary import from_dict
 
@@ -92,6 +92,11 @@ def _held_out(facts: Mapping[str, Any]) -> str:
     if number is None:
         return ""
     return f" ({number:,} of them held out)" if number else " (none held out: validated on those trained on)"
+
+
+def _unread(facts: Mapping[str, Any]) -> str:
+    """That the prompts were not looked at, where their files are still to be fetched."""
+    return "" if facts.get("prompts_read", True) else " (not read: their files are not here yet)"
 
 
 def _memory(facts: Mapping[str, Any]) -> str:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import Any
 
 from vader_core import __version__
 from vader_core.component import Component
 from vader_core.errors import MachineError, VaderError
-from vader_core.paths import entered
+from vader_core.paths import entered, without_folder
 from vader_core.progress import Progress, unseen
 from vader_core.registry import Registry, load_registry
 from vader_core.run.base_model import base_model
 from vader_core.run.checkpoint import newest_whole
 from vader_core.run.config import RunConfig
 from vader_core.run.directory import Run
+from vader_core.run.handed_on import handed_on
 from vader_core.run.stages import newest_trained
 from vader_core.tuning.full import is_full
 
@@ -72,7 +74,8 @@ def push(  # noqa: PLR0913 - what a person can ask for
     for name in sorted(set(names) - {"optimizer.safetensors"}):
         shutil.copyfile(place / name, target / name)
     shown = _copy_clips(folder, target / "clips", clips)
-    shutil.copyfile(folder / "config.yaml", target / "config.yaml")
+    settings = (folder / "config.yaml").read_text(encoding="utf-8")
+    (target / "config.yaml").write_text(handed_on(settings), encoding="utf-8")
     card = model_card(held, repository, registry, shown, full=is_full(place), step=place.name)
     (target / "README.md").write_text(card, encoding="utf-8")
     if not dry_run:
@@ -156,11 +159,11 @@ def model_card(
 ) -> str:
     """The model card: what it is, how it was made, what it scores, how to use it."""
     config, summary = run.config(), run.summary()
-    base = base_model(config, registry)
+    base = without_folder(base_model(config, registry) or "") or None
     licence = _licence(config, registry)
     head = ["---", "tags: [text-to-video, vader" + ("]" if full else ", lora]"), "library_name: vader"]
-    head += [f"base_model: {base}"] if base and "/" in base and not Path(base).is_absolute() else []
-    head += [f"license: {licence}" if licence and " " not in licence else "license: other", "---", ""]
+    head += [f"base_model: {base}"] if base and "/" in base else []
+    head += [f"license: {licence.lower()}" if licence and " " not in licence else "license: other", "---", ""]
     body = [*_what(config, repository, base, licence, full=full, step=step), *_scores(summary)]
     body += [*_validations(run.metrics()), *_clips(clips, repository), *_use(config, repository, full=full)]
     return "\n".join([*head, *body]) + "\n"
@@ -179,7 +182,7 @@ def _what(
         "program": f"[vader](https://arxiv.org/abs/2407.08737) {__version__}",
         "objective": ", ".join(config.objective) or "reward_gradient",
         "monitors": ", ".join(item.name for item in config.monitor) or "none",
-        "prompts": config.prompts.source or config.data.source or "",
+        "prompts": without_folder(config.prompts.source or config.data.source or ""),
         "video": f"{config.video.num_frames} frames of {config.video.height}x{config.video.width}, "
         f"{config.video.fps:g} fps",
         "sampler": f"{config.sampler.name}, {config.sampler.num_steps} steps, guidance "
@@ -193,7 +196,26 @@ def _what(
     yield "| | |\n|---|---|"
     for name, value in rows.items():
         yield f"| {name} | {value} |"
-    yield "\n`config.yaml` holds every setting; `vader train --config config.yaml` runs it again.\n"
+    yield f"\n`config.yaml` holds every setting. {_again(config)}\n"
+
+
+def _again(config: RunConfig) -> str:
+    """How it is run again: a function in a file is not part of an upload, and no configuration permits it."""
+    flags, files = "", []
+    for flag, items in (("--reward", config.reward), ("--monitor", config.monitor)):
+        for item in items:
+            if item.function_file is not None:
+                file = Path(item.function_file).name
+                flags += f" {flag} {file}:{item.name}"
+                files.append(f"`{file}`")
+    command = f"`vader train --config config.yaml{flags}`"
+    if not files:
+        return f"{command} runs it again."
+    named = " and ".join(dict.fromkeys(files))
+    return (
+        f"Its own reward's code, {named}, is not in this repository (its SHA-256 is in `config.yaml`): with "
+        f"that code at hand, {command} runs it again."
+    )
 
 
 def _scores(summary: Mapping[str, Any]) -> Iterator[str]:
@@ -250,5 +272,15 @@ def _use(config: RunConfig, repository: str, *, full: bool) -> Iterator[str]:
 
 
 def _licence(config: RunConfig, registry: Registry) -> str | None:
+    """As the plugin declares it with the files, or for weights that it ships, the plugin's own."""
     component: Component = registry.get("backbone", str(config.backbone.name))
-    return next((wanted.licence for wanted in component.weights if wanted.licence), None)
+    declared = next((wanted.licence for wanted in component.weights if wanted.licence), None)
+    weights = getattr(component.options(config.backbone.options), "weights", None)
+    if declared or component.weights or weights != "pretrained":
+        return declared
+    shipped = {plugin.name: plugin.distribution for plugin in registry.plugins}
+    try:
+        found: str | None = metadata(shipped[component.plugin]).get("License-Expression")
+    except (KeyError, ValueError, PackageNotFoundError):  # registered in code, by no distribution
+        return None
+    return found

@@ -11,7 +11,7 @@ from vader_core.assembly.levers import check_levers, make_shortcuts
 from vader_core.assembly.parts import DTYPES, ROLLOUT_ADAPTER, Assembly, precision_context
 from vader_core.assembly.resolve import backbone_component, choose_device
 from vader_core.backbone import Backbone
-from vader_core.builtin.prompts import parse_prompts
+from vader_core.builtin.prompts.grammar import prompt_source
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry
 from vader_core.method.guidance import Guidance, parse_scale
@@ -129,9 +129,7 @@ def make_prompts(config: RunConfig, registry: Registry) -> PromptSource | None:
         return None
     if source is None:
         raise VaderError("no prompts: give --prompts NAME, file:PATH, text:… or images:FOLDER")
-    name, options = parse_prompts(source)
+    name, options = prompt_source(source, config.prompts.options)
     component = registry.get("prompt source", name)
-    made: PromptSource = component.make(
-        {**options, **config.prompts.options}, device=torch.device("cpu"), dtype=torch.float32
-    )
+    made: PromptSource = component.make(options, device=torch.device("cpu"), dtype=torch.float32)
     return made

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from vader_core.builtin.prompts.grammar import parse_prompts
+from vader_core.builtin.prompts.grammar import prompt_source
 from vader_core.cli import completion
 from vader_core.cli.devices import Device
 from vader_core.cli.overrides import (
@@ -320,7 +320,7 @@ def _known(config: RunConfig, registry: Registry) -> RunConfig:
     scored = [item for item in (*config.reward, *config.monitor) if item.function_file is None]
     named += [("reward", item.name) for item in scored]
     if config.prompts.source is not None:
-        named.append(("prompt source", parse_prompts(config.prompts.source)[0]))
+        named.append(("prompt source", prompt_source(config.prompts.source, config.prompts.options)[0]))
     for kind, name in named:
         if name is not None:
             registry.get(kind, name)
@@ -364,8 +364,8 @@ def _scored(flags: dict[str, Any], tree: Tree, registry: Registry) -> Tree:
     found: Tree = {}
     for section, name, flag in (("reward", "rewards", "--reward"), ("monitor", "monitors", "--monitor")):
         given = [parse_reward(text, registry, flag) for text in flags.get(name) or ()]
-        if given and not named_again(given, tree.get(section)):
-            found[section] = given
+        if given:
+            found[section] = named_again(given, tree.get(section)) or given
     return found
 
 

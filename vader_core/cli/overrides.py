@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from vader_core.errors import VaderError, did_you_mean
@@ -186,11 +187,23 @@ def parse_reward(text: str, registry: Registry, flag: str = "--reward") -> Tree:
     return entry if weight is None else {**entry, "weight": weight}
 
 
-def named_again(given: Sequence[Tree], base: object) -> bool:
-    """Whether the rewards given are all functions that the run has already: then they permit, not replace."""
+def named_again(given: Sequence[Tree], base: object) -> list[Tree] | None:
+    """The run's own rewards where all that are given are functions that it has already: these only permit it.
+
+    A configuration that was handed on names a function's file without its folder: it is the one given here.
+
+    Returns:
+        The run's entries, each with its file's place here; ``None`` where the given ones replace them.
+    """
     known = [item for item in base if isinstance(item, dict)] if isinstance(base, list) else []
-    places = {(item.get("name"), item.get("function_file")) for item in known}
-    return bool(given) and all(
-        item.get("function_file") and "weight" not in item and (item["name"], item["function_file"]) in places
-        for item in given
-    )
+    found = [dict(item) for item in known]
+    for item in given:
+        if not item.get("function_file") or "weight" in item:
+            return None
+        file = str(item["function_file"])
+        same = [one for one in found if one.get("name") == item["name"]]
+        same = [one for one in same if one.get("function_file") in (file, Path(file).name)]
+        if not same:
+            return None
+        same[0]["function_file"] = file
+    return found if given else None

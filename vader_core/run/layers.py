@@ -81,7 +81,27 @@ def read_yaml(path: Path) -> Tree:
         return {}
     if not isinstance(tree, dict):
         raise VaderError(f"--config {path}: the file must be a mapping of keys to values")
+    if "prompts" in tree:
+        tree["prompts"] = prompts_spelled_out(tree["prompts"])
     return tree
+
+
+def prompts_spelled_out(value: Any) -> Any:
+    """The ``prompts`` section from its short forms: a source's name, or a list of prompts.
+
+    Raises:
+        VaderError: A list with anything but texts.
+
+    >>> prompts_spelled_out("animal"), prompts_spelled_out(["a cat", "a dog"])
+    ({'source': 'animal'}, {'source': 'text', 'text': ['a cat', 'a dog']})
+    """
+    if isinstance(value, str):
+        return {"source": value}
+    if not isinstance(value, list | tuple):
+        return value
+    if not all(isinstance(text, str) for text in value):
+        raise VaderError("configuration: prompts: a list of prompts holds texts alone")
+    return {"source": "text", "text": [str(text) for text in value]}
 
 
 def to_yaml(config: RunConfig) -> str:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from vader_core.errors import VaderError
+from vader_core.paths import without_folder
 from vader_core.printable import printable
+from vader_core.run.handed_on import command_word, handed_on
 from vader_core.run.names import ABOUT, CONFIG, ENVIRONMENT, METRICS, SUMMARY
 from vader_core.run.reader import Reader
 
@@ -149,7 +151,7 @@ class Record:
 
     Args:
         folder: The run directory.
-        config: The text of ``config.yaml``.
+        config: The text of ``config.yaml``, its files by name alone.
         setup: What is shown of it.
         environment: Versions and devices, as text.
         summary: Closing figures; empty where the run has not ended.
@@ -273,7 +275,7 @@ def read_record(folder: Path) -> Record:
     }
     return Record(
         folder=folder,
-        config=printable(config),
+        config=printable(handed_on(config)),
         setup=setup,
         environment=environment,
         summary=summary,
@@ -296,6 +298,10 @@ def _setup(reader: Reader, tree: dict[Any, Any]) -> Setup:
             value = reader.mapping(value, CONFIG, ".".join(keys[:depth])).get(key)
         return reader.word(value, CONFIG, ".".join(keys))
 
+    def place(*keys: str) -> str | None:
+        found = word(*keys)
+        return None if found is None else without_folder(found)
+
     def names(key: str) -> list[str]:
         entries = reader.items(tree.get(key), CONFIG, key)
         found = [
@@ -311,22 +317,31 @@ def _setup(reader: Reader, tree: dict[Any, Any]) -> Setup:
         sampler=word("sampler", "name"),
         num_steps=word("sampler", "num_steps"),
         gradient=word("objective", "reward_gradient", "gradient"),
-        prompts=word("prompts", "source"),
+        prompts=place("prompts", "source"),
         rewards=names("reward"),
         monitors=names("monitor"),
         clips_are_small=width is not None
         and re.fullmatch("[0-9]{1,3}", width) is not None
         and int(width) <= 160,
-        data=word("data", "source"),
+        data=place("data", "source"),
     )
 
 
 def _environment(reader: Reader) -> dict[str, str]:
     found = {
-        printable(name): reader.words(value, ENVIRONMENT, name)
+        printable(name): reader.words(_named(name, value), ENVIRONMENT, name)
         for name, value in reader.json_object(ENVIRONMENT).items()
     }
     return {name: value for name, value in found.items() if value}
+
+
+def _named(name: str, value: Any) -> Any:
+    """A value of the environment, with the name alone of every file in it."""
+    if name == "config" and isinstance(value, str):
+        return handed_on(value)
+    if name == "command" and isinstance(value, list):
+        return [command_word(word) if isinstance(word, str) else word for word in value]
+    return value
 
 
 def _summary(reader: Reader) -> Summary:

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from vader_core import api
+from vader_core.assembly.prepare import make_prompts
 from vader_core.errors import VaderError
 from vader_core.registry import Registry
+from vader_core.run.layers import read_yaml
 
 SOURCE = "def red(frames):\n    return frames[:, 0].mean(dim=(1, 2))\n"
 
@@ -50,3 +52,14 @@ def test_a_run_that_names_a_file_of_nobody_runs_no_code(registry: Registry, file
     config = api.configure(registry=registry, backbone="tiny", reward=[entry], prompts="fixed")
     with pytest.raises(VaderError, match=r"in Python, configure\(reward="):
         api.plan(config, registry=registry)
+
+
+def test_prompts_may_be_a_list_of_texts(registry: Registry, tmp_path: Path) -> None:
+    asked = {"backbone": "tiny", "reward": ["brightness"], "trainer": {"device": "cpu"}}
+    config = api.configure(registry=registry, prompts=["a cat", "a dog"], **asked)
+    assert {prompt.text for prompt in make_prompts(config, registry).all()} == {"a cat", "a dog"}
+    assert api.plan(config, registry=registry)["prompts"] == "text"
+    (tmp_path / "run.yaml").write_text("prompts: [a cat, 7]\n")
+    assert read_yaml(tmp_path / "run.yaml") == {"prompts": {"source": "text", "text": ["a cat", "7"]}}
+    with pytest.raises(VaderError, match="a list of prompts holds texts alone"):
+        api.configure(registry=registry, prompts=["a cat", {"text": "a dog"}], **asked)

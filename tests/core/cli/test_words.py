@@ -298,6 +298,19 @@ def test_a_push_writes_a_card_and_sends_nothing(vader, tmp_path, capsys, monkeyp
     assert (tmp_path / "other" / "mine.txt").read_text() == "keep"
 
 
+def test_a_card_names_the_licence_of_weights_that_ship_with_a_plugin(registry):
+    from vader_core import api
+    from vader_core.api.push import _licence
+
+    def licence(**backbone):
+        return _licence(api.configure(registry=registry, backbone=backbone), registry)
+
+    assert licence(name="demo") == "Apache-2.0"
+    assert licence(name="demo", weights="random") is None
+    assert licence(name="modelscope") == "cc-by-nc-4.0"
+    assert licence(name="tiny") is None  # it has no weights
+
+
 def test_a_hub_that_cannot_be_reached_is_one_message(vader, tmp_path, capsys, monkeypatch):
     import huggingface_hub
 

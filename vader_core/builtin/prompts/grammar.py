@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from vader_core.errors import VaderError
@@ -42,6 +43,19 @@ def parse_prompts(text: str) -> tuple[str, dict[str, Any]]:
     if not rest.strip():
         raise VaderError(f"--prompts {text!r}: nothing stands after the colon (allowed: {allowed})")
     return form, {FORMS[form]: rest}
+
+
+def prompt_source(source: str, given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The name of a run's prompt source and its options, those in words and those beside it.
+
+    Raises:
+        VaderError: As :func:`parse_prompts`.
+
+    >>> prompt_source("text", {"text": ["a cat", "a dog"]})
+    ('text', {'text': ['a cat', 'a dog']})
+    """
+    name, implied = (source, {}) if FORMS.get(source) in given else parse_prompts(source)
+    return name, {**implied, **given}
 
 
 def _refuse_other_forms(text: str) -> None:

@@ -46,7 +46,11 @@ def make_hps_v2(config: Any, *, device: object, dtype: object) -> ListedPrompts:
         if config.style not in ("all", style):
             continue
         if config.folder is None:
-            path = fetch(wanted, needed_for="prompts 'hps_v2'", option="-o prompts.folder=FOLDER")
+            path = fetch(
+                wanted,
+                needed_for="prompts 'hps_v2'",
+                option="-o prompts.folder=FOLDER, or another --prompts",
+            )
         else:
             path = entered(config.folder) / f"{style}.json"
         prompts += [Prompt(text, config.negative, None, {"style": style}) for text in _read(path)]
