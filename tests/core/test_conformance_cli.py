@@ -41,6 +41,8 @@ def test_check_prints_a_line_a_clause(registry, capsys, kind, name, options):
     lines = capsys.readouterr().out.splitlines()
     assert all(line.startswith("ok ") for line in lines[:8])
     assert "BROKEN" not in "".join(lines)
+    passed = sum(line.startswith("ok ") for line in lines)
+    assert lines[-1] == f"{kind} {name!r}: {passed} passed, 0 failed"
 
 
 def test_check_a_sampler_from_the_command_line(capsys):
@@ -62,11 +64,15 @@ def test_check_of_a_reward_tells_gradient_and_steadiness_as_json(registry, capsy
     assert read_video(film).shape == (2, 3, 64, 128)
 
 
-def test_a_broken_clause_ends_in_one_message(registry):
+def test_a_broken_clause_ends_in_one_message(registry, capsys):
     flags = {**FLAGS, "kind": "backbone", "name": "tiny", "options": ("backbone.weights=pretrained",)}
     with pytest.raises(ConformanceError, match="backbone 'tiny' breaks the clause") as caught:
         check_command(flags, registry)
     assert "weights 'pretrained' do not exist" in str(caught.value)
+    lines = capsys.readouterr().out.splitlines()
+    passed, failed = (sum(line.startswith(word) for line in lines) for word in ("ok ", "BROKEN "))
+    assert failed > 1
+    assert lines[-1] == f"backbone 'tiny': {passed} passed, {failed} failed"
 
 
 @pytest.mark.parametrize(

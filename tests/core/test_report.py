@@ -202,6 +202,22 @@ def test_the_page_says_what_was_trained_and_how_it_is_read(tmp_path):
     assert ("open", None) not in page.attributes
 
 
+def test_a_fine_tune_speaks_of_no_reward(tmp_path):
+    folder = make_run(tmp_path / "tuned", steps=0, alarm=False, summary=False)
+    kept = [line for line in CONFIG.splitlines() if not line.startswith(("reward:", "monitor:"))]
+    (folder / "config.yaml").write_text("\n".join([*kept, "data: {source: 'file:clips.csv'}", ""]))
+    (folder / "metrics.jsonl").write_text(
+        json.dumps({"kind": "train", "step": 1, "loss": 0.5, "seconds": 1.5, "reward_queries": 0}) + "\n"
+    )
+    told = {"train_seconds": 1.5, "steps": 1, "reward_queries": 0}
+    (folder / "summary.json").write_text(json.dumps(told))
+    text = parsed(write_report(folder)).text
+    assert "training time" in text
+    assert "held-out" in text
+    for absent in ("reward queries", "reward", "monitor", "95 % interval", "pairs won"):
+        assert absent not in text, absent
+
+
 def test_a_score_is_one_line_from_before_to_after(run):
     source = write_report(run).read_text()
     found = re.search(r"<li>demo_<wbr>aesthetic(.*?)</li>", source, flags=re.S)[1]

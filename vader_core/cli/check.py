@@ -84,6 +84,7 @@ def check_command(flags: dict[str, Any], registry: Registry) -> None:
             click.echo(line)
         if flags["saliency"] and found:
             click.echo(f"wrote {flags['saliency']}")
+        click.echo(report.verdict())
     report.require()
 
 

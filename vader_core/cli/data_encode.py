@@ -8,22 +8,25 @@ from typing import Any
 
 import click
 
+from vader_core.cli.help import GroupedCommand
 from vader_core.cli.options import config_alone, model_options
 
 
-@click.command("encode")
+@click.command(
+    "encode",
+    cls=GroupedCommand,
+    examples=(
+        "vader data encode --backbone opensora --data file:clips.csv --out cache",
+        "vader train --backbone opensora --data cache:cache",
+    ),
+)
 @model_options
 @click.option("--data", required=True, metavar="DATA", help="file:PATH, videos:FOLDER or NAME.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="The cache.")
 @click.option("--windows", type=click.IntRange(min=1), default=1, help="Windows per clip.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(out: Path, windows: int, as_json: bool, **flags: Any) -> int:
-    r"""Encode clips and captions beforehand; train from them with --data cache:DIR.
-
-    \b
-    vader data encode --backbone opensora --data file:clips.csv --out cache
-    vader train --backbone opensora --data cache:cache
-    """
+    """Encode clips and captions beforehand; train from them with --data cache:DIR."""
     from vader_core.api.encode import encode_data
     from vader_core.registry import load_registry
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from vader_core.cli.help import GroupedCommand
 from vader_core.data.examine import Examined, examine
 from vader_core.data.summary import Dropped, listed
 from vader_core.data.tables import Row, is_webdataset, read_folder, read_table
@@ -21,7 +22,14 @@ from vader_core.files import replacing
 _COLUMNS = ("path", "text", "num_frames", "height", "width", "fps", "start", "end")
 
 
-@click.command("scan")
+@click.command(
+    "scan",
+    cls=GroupedCommand,
+    examples=(
+        "vader data scan my_clips --out clips.csv",
+        "vader train --backbone demo --data file:clips.csv",
+    ),
+)
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option(
     "--out",
@@ -34,12 +42,7 @@ _COLUMNS = ("path", "text", "num_frames", "height", "width", "fps", "start", "en
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(source: Path, out: Path | None, check: bool, as_json: bool) -> int:
-    r"""Look at the clips of SOURCE, a folder or a table, without decoding them.
-
-    \b
-    vader data scan my_clips --out clips.csv
-    vader train --backbone demo --data file:clips.csv
-    """
+    """Look at the clips of SOURCE, a folder or a table, without decoding them."""
     rows = read_folder(source) if source.is_dir() and not is_webdataset(source) else read_table(source)
     examined = examine(rows, check=check)
     bad = [

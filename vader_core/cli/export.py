@@ -6,21 +6,22 @@ import json
 
 import click
 
+from vader_core.cli.help import GroupedCommand
 from vader_core.cli.paths import EnteredPath
 
 
-@click.command("export")
+@click.command(
+    "export",
+    cls=GroupedCommand,
+    examples=("vader export runs/mine EasyAnimateV2-mine/transformer --dtype bf16",),
+)
 @click.argument("run", metavar="RUN")
 @click.argument("out", type=EnteredPath(), metavar="OUT")
 @click.option("--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True)
 @click.option("--overwrite", is_flag=True, help="Write into a folder that is not empty.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(run: str, out: str, dtype: str, overwrite: bool, as_json: bool) -> int:
-    r"""Write the full weights of RUN as safetensors under the model's official names.
-
-    \b
-    vader export runs/mine EasyAnimateV2-mine/transformer --dtype bf16
-    """
+    """Write the full weights of RUN as safetensors under the model's official names."""
     from vader_core.api.export import export
 
     found = export(run, out, dtype=dtype, overwrite=overwrite)

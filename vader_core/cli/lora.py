@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +27,11 @@ def command() -> None:
 @click.argument("source", metavar="IN")
 @click.argument("target", metavar="OUT", type=EnteredPath())
 @click.option(
-    "--to", "to", required=True, metavar="FORMAT", help="peft, diffusers, comfyui, or a plugin's own."
+    "--to",
+    "to",
+    required=True,
+    metavar="FORMAT",
+    help="peft, diffusers, a plugin's own, or comfyui: the run's model's own NAME_comfyui.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace OUT.")
 def convert(source: str, target: Path, to: str, overwrite: bool) -> None:
@@ -92,6 +98,7 @@ def comfyui_of(source: str, registry: Registry) -> str:
         VaderError: The source does not say which model it is for, or the model has none.
     """
     from vader_core.paths import run_of
+    from vader_core.run.adapters import find_adapter
     from vader_core.run.layers import read_yaml
 
     known = sorted(name for name in registry.lora_formats if name.endswith(f"_{COMFYUI}"))
@@ -102,8 +109,41 @@ def comfyui_of(source: str, registry: Registry) -> str:
     backbone = str((read_yaml(run / "config.yaml").get("backbone") or {}).get("name"))
     own = [name for name in known if backbone.startswith(name.removesuffix(f"_{COMFYUI}"))]
     if not own:
-        raise VaderError(f"--to {COMFYUI}: there is no such format for the backbone {backbone!r} ({named})")
+        fitting = _formats_for(find_adapter(source, registry), registry, besides=COMFYUI)
+        raise VaderError(
+            f"--to {COMFYUI}: there is no such format for the backbone {backbone!r}: use another --to "
+            f"({fitting})"
+        )
     return max(own, key=len)
+
+
+def _formats_for(adapter: Adapter, registry: Registry, *, besides: str) -> str:
+    """The formats that hold this adapter, found by writing it in each: a format of another model refuses."""
+    with tempfile.TemporaryDirectory() as place:
+        fitting = [
+            name
+            for name in sorted(registry.lora_formats)
+            if name != besides and _holds(name, adapter, registry, Path(place) / name)
+        ]
+    return ", ".join(fitting)
+
+
+def _holds(name: str, adapter: Adapter, registry: Registry, place: Path) -> bool:
+    """Whether a format writes an adapter, as a file of either kind or a folder, and knows it again."""
+    from vader_core.lora.compared import check_equal
+    from vader_core.run.adapters import lora_format
+
+    for ending in (".safetensors", ".pt", ""):
+        path = place.with_suffix(ending)
+        with suppress(Exception):  # the plugin border: whatever it raises, the format does not fit
+            format_ = lora_format(name, registry)
+            if name == "diffusers" and _foreign_names(adapter):
+                return False
+            format_.write(adapter, path)
+            first = format_.paths(adapter, path)[0]
+            check_equal(adapter, format_.read(first), what=name)
+            return format_.recognises(first)
+    return False
 
 
 #: Blocks whose names are those of diffusers' own models.
@@ -114,15 +154,20 @@ _DIFFUSERS = re.compile(
 )
 
 
+def _foreign_names(adapter: Adapter) -> list[str]:
+    """The names that diffusers does not have, where they are most of them; else none."""
+    foreign = [name for name in sorted(adapter.tensors) if not _DIFFUSERS.match(name)]
+    return foreign if 2 * len(foreign) > len(adapter.tensors) and not adapter.flat else []
+
+
 def _refuse_foreign_names(adapter: Adapter, source: str, registry: Registry) -> None:
     """Diffusers would load none of what a model with names of its own has trained.
 
     Raises:
         VaderError: Names the first such module, and the formats that there are.
     """
-    foreign = [name for name in sorted(adapter.tensors) if not _DIFFUSERS.match(name)]
-    if 2 * len(foreign) > len(adapter.tensors) and not adapter.flat:
-        others = ", ".join(sorted(set(registry.lora_formats) - {"diffusers"}))
+    if foreign := _foreign_names(adapter):
+        others = _formats_for(adapter, registry, besides="diffusers")
         raise VaderError(
             f"{source}: its model's modules have other names than diffusers' ("
             f"{foreign[0].partition('.lora_')[0]}), so no pipeline could load the file: use another --to "

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     metavar="FRAMES",
     help="random, random:N, first, middle, last, fml, alternate, all or an index.",
 )
-@click.option("--device", type=Device(), help="By default the GPU where there is one.")
+@click.option("--device", type=Device(), help="Where the rewards are computed.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of rewards that draw.")
 @click.option(
     "-o", "options", multiple=True, metavar="KEY=VALUE", help="reward.NAME.K=VALUE; see `vader show`."

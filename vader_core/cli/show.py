@@ -24,7 +24,9 @@ class _Kind(click.Choice):  # type: ignore[type-arg]  # generic since click 8.2 
     """The word of a kind; the plural, as `vader plugins` heads its lists, is taken too."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The singular."""
+        """The singular; a recipe is no component, and the command that shows one is named."""
+        if value in ("recipe", "recipes"):
+            self.fail("a recipe is no component: `vader config --recipe NAME` prints all it sets", param, ctx)
         known = {f"{word}s": word for word in self.choices}
         return super().convert(known.get(value, value), param, ctx)
 

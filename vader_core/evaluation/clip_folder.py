@@ -57,7 +57,11 @@ class ClipFolder:
         found = self._listed()
         if found is None and not overwrite:
             raise VaderError(f"--out {folder} exists and is not empty: choose another, or give --overwrite")
-        other = [entry for entry in found or () if entry["settings"] != self.settings]
+        other = [
+            entry
+            for entry in found or ()
+            if entry["settings"] != _settings_of_clip(self.settings, base=bool(entry.get("base")))
+        ]
         if other and not overwrite:
             raise VaderError(
                 f"--out {folder} holds clips of other settings ({_difference(other[0], self.settings)}): "
@@ -143,9 +147,16 @@ def clip_entry(pair: Pair, position: int, settings: Mapping[str, Any], *, base: 
         "seed": pair.seed,
         "base": base,
         "scores": {},
-        "settings": dict(settings),
+        "settings": _settings_of_clip(settings, base=base),
     }
     return entry | {"command": command_of(entry)}
+
+
+def _settings_of_clip(settings: Mapping[str, Any], *, base: bool) -> dict[str, Any]:
+    """What made one clip: of the model before tuning, the first adapter at 0 and none beside it."""
+    if not (base and settings["lora"]):
+        return dict(settings)
+    return {**settings, "lora": settings["lora"][:1], "lora_scale": 0.0}
 
 
 def file_words(prompt: str) -> str:
@@ -185,7 +196,7 @@ def command_of(entry: Entry) -> list[str]:
     for lora in settings["lora"]:
         words += ["--lora", lora]
     if settings["lora"]:
-        words += ["--lora-scale", _told(0 if entry["base"] else settings["lora_scale"])]
+        words += ["--lora-scale", _told(settings["lora_scale"])]
     words += ["--precision", settings["precision"], "--device", settings["device"]]
     words += ["--prompts", f"text:{entry['prompt']}"] if entry["prompt"] else []
     if entry["negative"] is not None:

@@ -25,6 +25,21 @@ GLOSSARY = {
 }
 
 
+#: Words that only a run with such scores has.
+_OF_SCORES = ("95 % interval", "pairs won")
+
+
+def glossary(record: Record) -> dict[str, str]:
+    """The words that this run's page uses, explained."""
+    left_out = [] if record.rewards else ["reward"]
+    left_out += [] if record.monitors else ["monitor"]
+    left_out += [] if record.rewards or record.monitors else _OF_SCORES
+    shown = {word: meaning for word, meaning in GLOSSARY.items() if word not in left_out}
+    if "monitor" in shown and not record.rewards:  # the rest compares it with a reward
+        shown["monitor"] = f"{GLOSSARY['monitor'].partition('.')[0]}."
+    return shown
+
+
 @dataclass(frozen=True)
 class Card:
     """One figure with its explanation.
@@ -115,7 +130,7 @@ def commands(record: Record) -> dict[str, str]:
 
 
 def cards(record: Record) -> list[Card]:
-    """A card for each trained reward, the reward queries, and the time."""
+    """A card for each trained reward, the reward queries where there were any, and the time."""
     found = [_reward_card(record, name) for name in record.rewards]
     queries = record.queries()
     if queries is not None:

@@ -24,7 +24,7 @@ from vader_core.report.figures import (
     watch_charts,
     watched_rows,
 )
-from vader_core.report.headline import GLOSSARY, aligned, cards, commands, facts, sentence
+from vader_core.report.headline import aligned, cards, commands, facts, glossary, sentence
 from vader_core.report.numbers import number
 from vader_core.run.record import Record
 from vader_core.run.staged_record import read_run
@@ -78,7 +78,7 @@ def _told(record: Record, source: Source) -> dict[str, Any]:
         "record": record,
         "aligned": aligned(record),
         "sentence": sentence(record),
-        "glossary": GLOSSARY,
+        "glossary": glossary(record),
         "commands": commands(record),
         "facts": facts(record),
         "cards": cards(record),

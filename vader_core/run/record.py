@@ -209,11 +209,11 @@ class Record:
         return sum(self._train("seconds"))
 
     def queries(self) -> int | None:
-        """Reward queries, where the run counted them."""
-        if self.summary.reward_queries is not None:
-            return self.summary.reward_queries
-        counted = self._train("reward_queries")
-        return int(counted[-1]) if counted else None
+        """Reward queries, where the run counted them; ``None`` as well where there is no reward to ask."""
+        counted = self.summary.reward_queries
+        if counted is None:
+            counted = next(iter(self._train("reward_queries")[::-1]), None)
+        return None if counted is None or not (counted or self.rewards) else int(counted)
 
     def best_step(self) -> int | None:
         """The step that ``checkpoints/best`` holds, where an alarm makes it differ from the last."""

@@ -228,6 +228,11 @@ class Report:
             for finding in self.findings
         ]
 
+    def verdict(self) -> str:
+        """How many clauses were kept and how many broken, in one line."""
+        failed = len(self.broken)
+        return f"{self.subject}: {len(self.findings) - failed} passed, {failed} failed"
+
     def require(self) -> Report:
         """The report itself.
 

@@ -81,6 +81,30 @@ def test_the_folder_says_how_each_clip_is_made_again(config, registry, tmp_path,
     assert "--seed 8" in page
 
 
+def test_the_base_models_clip_says_what_made_it(config, registry, tmp_path, vader):
+    run, out = tmp_path / "run", tmp_path / "clips"
+    few = ["--reward", "brightness", "--max-steps", "1", "--num-steps", "2", "-o", "validation.prompts=0"]
+    assert vader("train", "--backbone", "tiny", "--prompts", "fixed", *few, "--quiet", "--out", run) == 0
+    both = {"lora": [str(run), f"{run}:0.5"], "base": True, "keep_videos": False, "registry": registry}
+    api.sample(asked(config, PROMPTS[0]), out=out, **both)
+    entries = {entry["base"]: entry for entry in json.loads((out / "prompts.json").read_text())}
+    assert (entries[False]["settings"]["lora_scale"], len(entries[False]["settings"]["lora"])) == (1.0, 2)
+    base = entries[True]
+    assert (base["settings"]["lora_scale"], base["settings"]["lora"]) == (0.0, [str(run)])
+    assert vader(*base["command"][1:], "--out", tmp_path / "again") == 0
+    (made,) = (tmp_path / "again").glob("*.mp4")
+    (again,) = json.loads((tmp_path / "again" / "prompts.json").read_text())
+    assert again["settings"] == base["settings"]
+    first, second = (
+        [frame.to_ndarray() for frame in av.open(str(path)).decode(video=0)]
+        for path in (out / base["file"], made)
+    )
+    assert all((one == two).all() for one, two in zip(first, second, strict=True))
+    heard = Heard()
+    api.sample(asked(config, PROMPTS[0]), out=out, listener=heard, **both)  # the same settings: nothing to do
+    assert not heard.records
+
+
 def test_more_than_anybody_asked_for_is_not_begun(config, registry, tmp_path):
     many = tmp_path / "many.txt"
     many.write_text("\n".join(f"thing {number}" for number in range(7)))

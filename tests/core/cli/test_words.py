@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -82,6 +83,44 @@ def test_help_is_in_groups_with_defaults_and_examples(capsys):
         assert cli.main([name, "--help"], standalone_mode=False) == 0
 
 
+def every_command():
+    """All commands with the words that name them, those within groups too."""
+    import click
+
+    from vader_core.cli import cli
+
+    root = click.Context(cli, info_name="vader")
+    waiting = [([name], cli.get_command(root, name)) for name in cli.list_commands(root)]
+    while waiting:
+        words, command = waiting.pop()
+        yield words, command
+        if isinstance(command, click.Group):
+            context = click.Context(command, info_name=words[-1], parent=root)
+            names = command.list_commands(context)
+            waiting += [([*words, name], command.get_command(context, name)) for name in names]
+
+
+def test_no_help_prints_marks_or_says_a_default_twice(capsys):
+    from vader_core.cli import cli
+
+    seen = set()
+    for words, _ in every_command():
+        assert cli.main([*words, "--help"], standalone_mode=False) == 0
+        told = capsys.readouterr().out
+        seen.add(" ".join(words))
+        assert "\\b" not in told, words
+        for row in re.split(r"\n(?=  -)", told):
+            said = " ".join(row.split())
+            assert not ("y default" in said and "[default:" in said), f"{words}: {said}"
+    assert {"data scan", "data encode", "data run", "export", "lora convert", "score", "train"} <= seen
+
+
+def test_show_leads_from_a_recipe_to_its_settings(vader, capsys):
+    for word in ("recipe", "recipes"):
+        assert vader("show", word, "demo") == 2
+        assert "`vader config --recipe NAME` prints all it sets" in capsys.readouterr().err
+
+
 def completed(words: str) -> list[str]:
     """What bash would be given for the words of a command line."""
     found = subprocess.run(
@@ -159,9 +198,10 @@ def test_names_that_are_not_diffusers_are_refused(vader, tmp_path, capsys):
     run = tmp_path / "run"
     assert vader(*TRAIN, *FAST, "--prompts", "fixed", "--out", run) == 0
     assert vader("lora", "convert", run, tmp_path / "x.safetensors", "--to", "diffusers") == 2
-    assert "no pipeline could load the file: use another --to (" in capsys.readouterr().err
+    assert "no pipeline could load the file: use another --to (peft)" in capsys.readouterr().err
     assert vader("lora", "convert", run, tmp_path / "x.safetensors", "--to", "comfyui") == 2
-    assert "there is no such format for the backbone 'tiny'" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "there is no such format for the backbone 'tiny': use another --to (peft)" in said
 
 
 def test_comfyui_means_the_format_of_the_runs_model(tmp_path):
