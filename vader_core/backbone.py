@@ -25,7 +25,7 @@ from vader_core.schedule import Schedule
 from vader_core.text import Text, TextCache
 
 if TYPE_CHECKING:
-    from vader_core.parallel.unread import Unread
+    from vader_core.unread import Unread
 
 
 @dataclass(frozen=True)
@@ -119,10 +119,9 @@ class Backbone(ABC):
         self.dtype = dtype
         #: Recompute activations in the backward pass; has an effect only where gradients are recorded.
         self.gradient_checkpointing = False
-        #: Told before :meth:`load`: the denoiser's weights may be left in their files, to be read once it is
-        #: cut. A backbone that can do so says in :attr:`unread` that it did.
+        #: Told before :meth:`load`: the denoiser's weights may be left in their files until it is cut.
         self.may_leave_unread = False
-        self.unread: Unread | None = None
+        self.unread: Unread | None = None  # where they were
         self.text_cache = TextCache(type(self).__name__)
 
     # -- known before the weights are ------------------------------------------------------------------
@@ -408,10 +407,7 @@ class Backbone(ABC):
         return [module for module in self.denoiser.modules() if hasattr(module, "recompute_switch")]
 
     def decoders(self) -> list[nn.Module]:
-        """Networks that :meth:`decode` gives tensors of one shape in every training step; by default none.
-
-        What chooses the frames lies outside them: they may be replayed from CUDA graphs.
-        """
+        """Networks that :meth:`decode` gives one shape at every training step; none by default."""
         return []
 
     def experts(self) -> list[nn.Module]:

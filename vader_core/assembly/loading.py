@@ -25,6 +25,7 @@ from vader_core.function_files import permitted
 from vader_core.lora.tuning import Lora
 from vader_core.method.mixture import Mixture, Term
 from vader_core.method.tuning import Tuning
+from vader_core.parallel.rows import read_pieces
 from vader_core.parallel.whole import in_pieces
 from vader_core.reward import Reward
 from vader_core.run.adapters import find_adapter
@@ -138,7 +139,7 @@ def load_in_pieces(
             if role != "denoiser" and not any(in_pieces(one) for one in module.parameters()):
                 nn.Module.to(module, device)
     if backbone.unread is not None:
-        backbone.unread.read(device)
+        read_pieces(backbone.unread, device)
     return sharded
 
 

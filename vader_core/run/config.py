@@ -211,9 +211,7 @@ class PerformanceSection(Section):
         "`auto`: only where the estimated memory without it is not free.",
     )
     cuda_graphs: bool | Literal["all"] = Field(
-        False,
-        description="Replay the no-grad steps from CUDA graphs, with `all` the differentiated one too; every "
-        "batch has the same shapes.",
+        False, description="Replay the no-grad steps from CUDA graphs; with `all` the differentiated too."
     )
     channels_last: bool | None = Field(
         None,

@@ -11,7 +11,7 @@ from torch import nn
 
 from vader_core.hub import guarded
 from vader_core.nn.build import parameters_without_storage
-from vader_core.parallel.unread import Unread, covered
+from vader_core.unread import Unread, covered
 from vader_diffusers.parts import as_stored, bare, default_dtype
 from vader_diffusers.pipeline_source import PipelineSource
 
