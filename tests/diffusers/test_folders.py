@@ -23,6 +23,7 @@ from vader_diffusers.unread import left_unread
 from vader_core.conditioning import Conditioning
 from vader_core.errors import VaderError
 from vader_core.geometry import Geometry, GeometryRequest
+from vader_core.parallel.rows import read_pieces
 from vader_core.registry import load_registry
 from vader_core.run.config import validated
 from vader_core.run.layers import read_recipe
@@ -137,7 +138,7 @@ def test_a_network_that_is_cut_before_it_is_read_is_the_one_that_is_read_whole(
         stand_ins = dict(network.named_parameters())
         assert all(value.untyped_storage().nbytes() <= 8 for value in stand_ins.values())
         unread.on_meta(network)
-        unread.read(torch.device("cpu"))
+        read_pieces(unread, torch.device("cpu"))
         expected = {**dict(whole.named_parameters()), **dict(whole.named_buffers())}
         seen = {**dict(network.named_parameters()), **dict(network.named_buffers())}
         assert seen.keys() == expected.keys()
