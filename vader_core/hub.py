@@ -20,14 +20,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, Any, Protocol
 from urllib.parse import urlsplit
 
 from vader_core.errors import MachineError, VaderError
 from vader_core.files import replacing, sha256_of
-
-if TYPE_CHECKING:
-    from vader_core.weights import WeightFile
 
 _BLOCK = 1 << 20
 _ATTEMPTS = 5
@@ -54,6 +51,30 @@ class Progress(Protocol):
         """``size`` more bytes are here."""
 
 
+class Wanted(Protocol):
+    """What is fetched; a :class:`~vader_core.weights.WeightFile` is one."""
+
+    @property
+    def repository(self) -> str:
+        """``OWNER/NAME``."""
+
+    @property
+    def file(self) -> str:
+        """Path in it; ``""`` is the whole repository."""
+
+    @property
+    def revision(self) -> str | None:
+        """Branch, tag or commit."""
+
+    @property
+    def repository_type(self) -> str:
+        """``model`` or ``dataset``."""
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Those of a whole repository that are read; all where there are none."""
+
+
 class Unseen:
     """Progress that nobody watches."""
 
@@ -64,7 +85,7 @@ class Unseen:
         """Ignored."""
 
 
-def fetched(wanted: WeightFile, progress: Progress | None = None) -> Path:
+def fetched(wanted: Wanted, progress: Progress | None = None) -> Path:
     """The local path of a file of the hub, or of a repository's snapshot where no file is named.
 
     Args:
@@ -109,7 +130,7 @@ class _UnreachableError(Exception):
         self.error = error
 
 
-def _snapshot(wanted: WeightFile, progress: Progress) -> Path:
+def _snapshot(wanted: Wanted, progress: Progress) -> Path:
     from huggingface_hub import HfApi, constants, snapshot_download
 
     repository, revision, kind = wanted.repository, wanted.revision, wanted.repository_type
@@ -131,7 +152,7 @@ def _snapshot(wanted: WeightFile, progress: Progress) -> Path:
     return paths[0].parents[len(PurePosixPath(names[0]).parts) - 1]
 
 
-def _name_commit(wanted: WeightFile, commit: str) -> None:
+def _name_commit(wanted: Wanted, commit: str) -> None:
     """Note which commit the branch or tag was, as the client does: offline it finds the snapshot by that."""
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
