@@ -292,7 +292,8 @@ def _no_grad_levers(assembly: Assembly, sharded: Sharded | None) -> Iterator[Lev
             return adapter_state(model), kept, fp8 is not None and fp8.active
 
         gradients = asked.cuda_graphs == "all"
-        yield GraphedForward(denoiser, state, gradients=gradients)
+        for network in assembly.backbone.experts() or [denoiser]:  # a prediction calls one expert itself
+            yield GraphedForward(network, state, gradients=gradients)
         if gradients:
             towers = [tower for term in assembly.rewards.terms for tower in term.reward.towers()]
             for module in (*assembly.backbone.decoders(), *towers):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vader_core.api.bench import with_prompts, with_random_files
 from vader_core.api.configure import complete, configure
+from vader_core.assembly.levers import _no_grad_levers
 from vader_core.assembly.prepare import prepare
 from vader_core.lora.adapter import lora_layers
 from vader_core.lora.layers import ADAPTER
@@ -275,3 +276,29 @@ def update(bench: Bench, step: int) -> tuple[tuple[int, ...], Tensor]:
     found = [one.grad.flatten() for one in bench.parameters if one.grad is not None]
     assert found
     return tuple(result.frames), torch.cat(found)
+
+
+def test_each_expert_is_replayed(captures: list[Any]) -> None:
+    """A prediction calls one of two experts itself, past the denoiser that holds them."""
+    registry = load_registry()
+    config = configure(
+        registry=registry,
+        backbone={"name": "wan", "weights": "random", "model": "tiny-a14b", "max_sequence_length": 4},
+        reward=[{"name": "hps", **TINY}],
+        prompts="text:a red boat",
+        sampler={"num_steps": 4, "shift": 1.0},
+        video={"height": 32, "width": 32, "num_frames": 5},
+        trainer={"device": "cpu"},
+        performance={"gradient_checkpointing": False},
+        validation={"prompts": 0},
+    )
+    assembly = prepare(complete(config, registry), registry)
+    bench = Bench(load(assembly))
+    _, wanted = update(bench, 0)
+    asked = assembly.config.performance.model_copy(update={"cuda_graphs": "all"})
+    assembly.config = assembly.config.model_copy(update={"performance": asked})
+    bench.trainer.model.levers = tuple(_no_grad_levers(assembly, None))
+    torch.testing.assert_close(update(bench, 0)[1], wanted, rtol=1e-5, atol=1e-7)
+    for expert in assembly.backbone.experts():
+        assert isinstance(expert.forward, GraphedForward)
+        assert expert.forward._graphs or expert.forward._slots
