@@ -59,8 +59,10 @@ class DataOptions(BaseModel):
         "of nearly its shape.",
     )
     held_out: int | None = Field(
-        None, ge=0, description="So many clips are kept for validation alone; by default a tenth, 8 at most, "
-        "and none of fewer than ten."
+        None,
+        ge=0,
+        description="So many clips are kept for validation alone; by default a tenth, 8 at most, "
+        "and none of fewer than ten.",
     )
     check: bool = Field(False, description="Read every file whole before training, to find those cut off.")
     unreadable_limit: float = Field(
