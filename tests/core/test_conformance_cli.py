@@ -42,7 +42,8 @@ def test_check_prints_a_line_a_clause(registry, capsys, kind, name, options):
     assert all(line.startswith("ok ") for line in lines[:8])
     assert "BROKEN" not in "".join(lines)
     passed = sum(line.startswith("ok ") for line in lines)
-    assert lines[-1] == f"{kind} {name!r}: {passed} passed, 0 failed"
+    assert passed >= 8
+    assert lines[-1].endswith(f" {name!r}: {passed} passed, 0 failed")
 
 
 def test_check_a_sampler_from_the_command_line(capsys):

@@ -223,3 +223,15 @@ def test_names_go_both_ways():
                     assert theirs is not None
                     assert names.ours(theirs[0], flat=False)[theirs[1]] == module
                     assert names.ours(theirs[0].replace(".", "_"), flat=True)[theirs[1]] == module
+
+
+def test_the_formats_that_a_message_lists_are_those_that_hold_the_lora(tmp_path):
+    from vader_core.cli.lora import _formats_for
+
+    (tmp_path / "config.yaml").write_text("backbone: {name: wan}\n")
+    adapter = adapter_of(denoiser("wan", "tiny"), ATTENTION)
+    known = _formats_for(adapter, str(tmp_path), REGISTRY)
+    assert known == "diffusers, peft, wan_comfyui, wan_kohya"
+    other = _formats_for(adapter, "lora.safetensors", REGISTRY)  # of a file nobody says which model it is for
+    assert {"diffusers", "peft", "wan_comfyui", "wan_kohya"} <= set(other.split(", "))
+    assert not {"t2v_turbo", "easyanimate", "opensora", "svd_diffusers"} & set(other.split(", "))

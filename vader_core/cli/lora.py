@@ -97,19 +97,16 @@ def comfyui_of(source: str, registry: Registry) -> str:
     Raises:
         VaderError: The source does not say which model it is for, or the model has none.
     """
-    from vader_core.paths import run_of
     from vader_core.run.adapters import find_adapter
-    from vader_core.run.layers import read_yaml
 
     known = sorted(name for name in registry.lora_formats if name.endswith(f"_{COMFYUI}"))
     named = ", ".join(known) or "none is installed"
-    run = run_of(source)
-    if run is None:
+    backbone = _backbone_of(source)
+    if backbone is None:
         raise VaderError(f"--to {COMFYUI}: {source} does not say which model it is for: say it ({named})")
-    backbone = str((read_yaml(run / "config.yaml").get("backbone") or {}).get("name"))
     own = [name for name in known if backbone.startswith(name.removesuffix(f"_{COMFYUI}"))]
     if not own:
-        fitting = _formats_for(find_adapter(source, registry), registry, besides=COMFYUI)
+        fitting = _formats_for(find_adapter(source, registry), source, registry)
         raise VaderError(
             f"--to {COMFYUI}: there is no such format for the backbone {backbone!r}: use another --to "
             f"({fitting})"
@@ -117,13 +114,26 @@ def comfyui_of(source: str, registry: Registry) -> str:
     return max(own, key=len)
 
 
-def _formats_for(adapter: Adapter, registry: Registry, *, besides: str) -> str:
-    """The formats that hold this adapter, found by writing it in each: a format of another model refuses."""
+def _backbone_of(source: str) -> str | None:
+    """The backbone that a run trained; ``None`` where the source is no run."""
+    from vader_core.paths import run_of
+    from vader_core.run.layers import read_yaml
+
+    run = run_of(source)
+    if run is None:
+        return None
+    return str((read_yaml(run / "config.yaml").get("backbone") or {}).get("name"))
+
+
+def _formats_for(adapter: Adapter, source: str, registry: Registry) -> str:
+    """The formats that hold this adapter: the core's and its model's plugin's, if writing it succeeds."""
+    backbone = registry.components["backbone"].get(_backbone_of(source) or "")
     with tempfile.TemporaryDirectory() as place:
         fitting = [
             name
-            for name in sorted(registry.lora_formats)
-            if name != besides and _holds(name, adapter, registry, Path(place) / name)
+            for name, announced in sorted(registry.lora_formats.items())
+            if backbone is None or announced.plugin in ("builtin", backbone.plugin)
+            if _holds(name, adapter, registry, Path(place) / name)
         ]
     return ", ".join(fitting)
 
@@ -167,7 +177,7 @@ def _refuse_foreign_names(adapter: Adapter, source: str, registry: Registry) -> 
         VaderError: Names the first such module, and the formats that there are.
     """
     if foreign := _foreign_names(adapter):
-        others = _formats_for(adapter, registry, besides="diffusers")
+        others = _formats_for(adapter, source, registry)
         raise VaderError(
             f"{source}: its model's modules have other names than diffusers' ("
             f"{foreign[0].partition('.lora_')[0]}), so no pipeline could load the file: use another --to "

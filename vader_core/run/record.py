@@ -210,7 +210,7 @@ class Record:
 
     def queries(self) -> int | None:
         """Reward queries, where the run counted them; ``None`` as well where there is no reward to ask."""
-        counted = self.summary.reward_queries
+        counted: float | None = self.summary.reward_queries
         if counted is None:
             counted = next(iter(self._train("reward_queries")[::-1]), None)
         return None if counted is None or not (counted or self.rewards) else int(counted)
