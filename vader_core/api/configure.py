@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from vader_core.assembly.resolve import choose_device, resolve
+from vader_core.builtin.prompts.grammar import giving_way
 from vader_core.errors import VaderError
 from vader_core.function_files import named_in_python
 from vader_core.paths import entered
@@ -49,7 +50,10 @@ def configure(
         layers.append(read_recipe(found, recipe))
     if from_run is not None:
         layers.append(run_settings(entered(from_run)))
-    layers.append({name: _spelled_out(name, value) for name, value in sections.items()})
+    given = {name: _spelled_out(name, value) for name, value in sections.items()}
+    if "source" in (given.get("prompts") or {}):
+        layers = [_other_prompts(layer) for layer in layers]
+    layers.append(given)
     for layer in layers:
         check_keys(layer)
     return validated(merged(*layers))
@@ -80,6 +84,11 @@ def complete_stages(config: RunConfig, registry: Registry) -> RunConfig:
         seam = None if item.seam is None else item.seam.model_dump()
         found.append({"name": item.name, "seam": seam, **sections})
     return validated(config.model_dump() | {"stages": found})
+
+
+def _other_prompts(layer: Tree) -> Tree:
+    held = layer.get("prompts")
+    return {**layer, "prompts": giving_way(held)} if isinstance(held, Mapping) else layer
 
 
 def _spelled_out(section: str, value: Any) -> Any:

@@ -280,7 +280,7 @@ def _licence(config: RunConfig, registry: Registry) -> str | None:
         return declared
     shipped = {plugin.name: plugin.distribution for plugin in registry.plugins}
     try:
-        found: str | None = metadata(shipped[component.plugin]).get("License-Expression")
+        about = metadata(shipped[component.plugin])
     except (KeyError, ValueError, PackageNotFoundError):  # registered in code, by no distribution
         return None
-    return found
+    return next(iter(about.get_all("License-Expression") or ()), None)

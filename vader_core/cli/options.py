@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from vader_core.builtin.prompts.grammar import prompt_source
+from vader_core.builtin.prompts.grammar import giving_way, prompt_source
 from vader_core.cli import completion
 from vader_core.cli.devices import Device
 from vader_core.cli.overrides import (
@@ -279,7 +279,7 @@ def _giving_way(layer: Tree, flags: dict[str, Any], options: Sequence[str]) -> T
     """A layer below the command line without what would be idle there: its choice goes before a recipe's.
 
     Another kind of tuning than the layer's takes the layer's options of the other kind away, and named
-    objectives take the place of the layer's.
+    objectives and prompts take the place of the layer's.
     """
     typed = {key: value for key, _, value in (option.partition("=") for option in options)}
     kind = flags.get("tune") or typed.get("tuning.kind")
@@ -288,6 +288,8 @@ def _giving_way(layer: Tree, flags: dict[str, Any], options: Sequence[str]) -> T
         found.pop("lora", None)
     elif kind == "lora" and isinstance(found.get("tuning"), dict):
         found["tuning"] = {key: value for key, value in found["tuning"].items() if key != "modules"}
+    if flags.get("prompts") and isinstance(found.get("prompts"), dict):
+        found["prompts"] = giving_way(found["prompts"])
     named = {parse_weighted(text, "--objective")[0] for text in flags.get("objectives") or ()}
     if named and isinstance(found.get("objective"), dict):
         found["objective"] = {name: item for name, item in found["objective"].items() if name in named}

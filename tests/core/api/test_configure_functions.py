@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from vader_core import api
 from vader_core.assembly.prepare import make_prompts
 from vader_core.errors import VaderError
 from vader_core.registry import Registry
-from vader_core.run.layers import read_yaml
+from vader_core.run.layers import read_yaml, to_yaml
 
 SOURCE = "def red(frames):\n    return frames[:, 0].mean(dim=(1, 2))\n"
 
@@ -63,3 +64,23 @@ def test_prompts_may_be_a_list_of_texts(registry: Registry, tmp_path: Path) -> N
     assert read_yaml(tmp_path / "run.yaml") == {"prompts": {"source": "text", "text": ["a cat", "7"]}}
     with pytest.raises(VaderError, match="a list of prompts holds texts alone"):
         api.configure(registry=registry, prompts=["a cat", {"text": "a dog"}], **asked)
+
+
+def test_other_prompts_take_the_place_of_a_runs_list(
+    registry: Registry, vader: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = api.configure(registry=registry, backbone="tiny", prompts=["a cat", "a dog"])
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    mine = api.configure(from_run=tmp_path, registry=registry, prompts="text:a bird")
+    assert [prompt.text for prompt in make_prompts(mine, registry).all()] == ["a bird"]
+    same = api.configure(from_run=tmp_path, registry=registry)
+    assert [prompt.text for prompt in make_prompts(same, registry).all()] == ["a cat", "a dog"]
+    shown = ["config", "--config", tmp_path / "config.yaml", "--prompts", "text:a bird"]
+    assert vader(*shown) == 0
+    told = capsys.readouterr().out
+    assert "source: text:a bird" in told
+    assert "a cat" not in told
+    with pytest.raises(VaderError, match=r"text:a bird and prompts\.text say the same thing twice"):
+        make_prompts(
+            api.configure(registry=registry, prompts={"source": "text:a bird", "text": "a cat"}), registry
+        )

@@ -49,13 +49,28 @@ def prompt_source(source: str, given: Mapping[str, Any]) -> tuple[str, dict[str,
     """The name of a run's prompt source and its options, those in words and those beside it.
 
     Raises:
-        VaderError: As :func:`parse_prompts`.
+        VaderError: As :func:`parse_prompts`, or an option that the words say too.
 
     >>> prompt_source("text", {"text": ["a cat", "a dog"]})
     ('text', {'text': ['a cat', 'a dog']})
     """
     name, implied = (source, {}) if FORMS.get(source) in given else parse_prompts(source)
+    twice = implied.keys() & given.keys()
+    if twice:
+        raise VaderError(
+            f"--prompts {source} and prompts.{min(twice)} say the same thing twice: give one of them"
+        )
     return name, {**implied, **given}
+
+
+def giving_way(prompts: Mapping[str, Any]) -> dict[str, Any]:
+    """A ``prompts`` section below one that names another source: what only spelled out its own goes.
+
+    >>> giving_way({"source": "text", "text": ["a cat"], "negative_prompt": "blur"})
+    {'source': 'text', 'negative_prompt': 'blur'}
+    """
+    spelled_out = FORMS.get(str(prompts.get("source")))
+    return {key: value for key, value in prompts.items() if key != spelled_out}
 
 
 def _refuse_other_forms(text: str) -> None:
