@@ -72,7 +72,7 @@ def test_the_words_of_prompts(words, name, options):
         ("text", "text:…"),
         ("file:", "nothing stands after the colon"),
         ("text:  ", "nothing stands after the colon"),
-        ("flie:a.txt", "'flie' is no form"),
+        ("flie:a.txt", "'flie' is not a kind of prompts"),
         ("a cat: the film", "text:a cat: the film"),
     ],
 )

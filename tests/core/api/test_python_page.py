@@ -10,12 +10,13 @@ PAGE = Path(__file__).parents[3] / "docs" / "python.md"
 
 def test_the_blocks_of_the_page_run(tmp_path, monkeypatch, capsys):
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.S)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     monkeypatch.chdir(tmp_path)
     for block in blocks:
         exec(compile(block, str(PAGE), "exec"), {"__name__": "page"})
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "2 4"
+    assert printed.pop(1) == "text"
     assert printed[1].startswith("torch.Size([1, ")
     assert printed[2].startswith("torch.Size([2, ")
     base, tuned, low, high, rate = map(float, re.sub(r"[\[\],]", "", printed[4]).split())
