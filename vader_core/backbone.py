@@ -273,7 +273,7 @@ class Backbone(ABC):
         shape, dtype = self.latent_shape(geometry), wide(self.dtype)
         noise = rng.normal("noise", shape, device=self.device, dtype=dtype)
         if len(noise) != batch:
-            raise VaderError(f"noise for {batch} samples was asked of a randomness for {len(noise)}")
+            raise VaderError(f"{batch} prompts need a Randomness with as many samples, not {len(noise)}")
         return noise
 
     @abstractmethod
