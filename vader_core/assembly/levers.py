@@ -242,7 +242,8 @@ def pull_levers(assembly: Assembly, offload: Offload | None = None, sharded: Sha
         model.stages = Stages(offload.rewards_awake, offload.autoencoder.awake)
     if asked.compile_blocks:
         _compile(backbone, everywhere=asked.compile_blocks == "all")
-    in_place = asked.fold_adapter or asked.fp8 or asked.cuda_graphs  # these need the weights where they are
+    # These need the weights where they are; pieces are torch's to move.
+    in_place = asked.fold_adapter or asked.fp8 or asked.cuda_graphs or sharded is not None
     if asked.swap_blocks:
         _swap(backbone, asked.swap_blocks, assembly.device)
     elif assembly.device.type == "cuda" and backbone.experts() and not in_place:

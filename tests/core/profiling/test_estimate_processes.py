@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from vader_core.errors import VaderError
+from vader_core.performance import rest_experts
 from vader_core.profiling.estimate import Estimate, estimate
 from vader_core.registry import Registry
 from vader_core.run.config import validated
@@ -48,3 +49,20 @@ def test_a_shared_sequence_is_exchanged(registry):
 def test_what_does_not_divide_is_refused(registry):
     with pytest.raises(VaderError, match=r"parallel.shard=3 does not divide"):
         of(registry, 4, shard=3)
+
+
+@pytest.mark.parametrize(("parallel", "resting"), [({}, 1), ({"shard": 2}, 0)])
+def test_two_experts_in_pieces_stay_on_the_device(registry, monkeypatch, parallel, resting):
+    """Whole, the one that does not predict rests in CPU memory; pieces are torch's to move, and stay."""
+    put_to_rest: list[object] = []
+
+    class Seen(rest_experts.RestingExperts):
+        def __init__(self, *given: Any) -> None:
+            put_to_rest.append(given)
+            super().__init__(*given)
+
+    monkeypatch.setattr(rest_experts, "RestingExperts", Seen)
+    pair = {**WAN, "backbone": {**WAN["backbone"], "architecture": "tiny-a14b"}, "parallel": parallel}
+    found = estimate(validated(pair), registry, processes=2)
+    assert len(put_to_rest) == resting
+    assert ("denoiser" in found.parts) == (not resting)
