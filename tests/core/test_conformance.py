@@ -71,6 +71,7 @@ def test_the_built_in_samplers_pass(name):
     assert check_sampler(name, registry=load_registry()).passed
 
 
+@pytest.mark.quick_cases("{}")
 @pytest.mark.parametrize(
     "options",
     [{}, {"inner_updates": 2}, {"base_weight": 0.5}, {"low_variance": 2}],
@@ -136,6 +137,13 @@ CHECKS = {
 }
 
 
+@pytest.mark.slow_cases(
+    "objective-[!tnrs]*",
+    "objective-the check*",
+    "objective-takes*",
+    "objective-needs*",
+    "objective-[rs]e[na]*",
+)
 @pytest.mark.parametrize("case", broken("broken_plugin").CASES, ids=lambda case: f"{case.kind}-{case.defect}")
 def test_a_defect_is_caught_by_the_right_clause(case):
     with reseeded(3):  # some defects are draws from the global generators

@@ -161,6 +161,7 @@ def test_a_probe_without_a_gradient_has_none():
     assert "gradient norm         none" in found.lines()
 
 
+@pytest.mark.slow
 def test_installed_samplers_pass():
     from vader_core.testing import check_sampler
 

@@ -1,4 +1,4 @@
-"""Faults at every operation and odd inputs of every kind: a few here, all of them in the soak."""
+"""Faults at every operation and odd inputs of every kind: a few here, more that are slow, all in the soak."""
 
 from __future__ import annotations
 
@@ -31,11 +31,24 @@ def script(name: str, folder: Path, **options: object) -> str:
 
 
 @needs_cc
+def test_a_run_meets_faults_at_some_operations(tmp_path):
+    found = script("matrix.py", tmp_path, what="overwrite", moments=1)
+    assert found.count(" of ") == found.count(", 0 wrong") == 4
+
+
+def test_a_few_odd_inputs_end_in_one_message(tmp_path):
+    found = script("fuzz.py", tmp_path, what="weights:10,inputs:6,values:6,commands:2,runs:1")
+    assert found.count(", 0 wrong") == 5
+
+
+@pytest.mark.slow
+@needs_cc
 def test_runs_meet_faults_at_some_operations(tmp_path):
     found = script("matrix.py", tmp_path, what="train,overwrite", moments=1)
     assert found.count(" of ") == found.count(", 0 wrong") == 8
 
 
+@pytest.mark.slow
 def test_some_odd_inputs_end_in_one_message(tmp_path):
     found = script("fuzz.py", tmp_path, what="weights:50,inputs:30,values:30,commands:10,runs:3")
     assert found.count(", 0 wrong") == 5

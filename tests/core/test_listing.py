@@ -186,6 +186,7 @@ def test_every_noisy_plugin_is_listed_and_not_heard(tmp_path):
     assert not [plugin for plugin in found["plugins"] if plugin["error"] and plugin["name"].startswith("bad")]
 
 
+@pytest.mark.quick_cases("ends*")
 @pytest.mark.parametrize("case", ["ends the process at once", "raises the base of all"])
 def test_an_unrelated_command_does_not_notice(vader_with, case):
     run = vader_with(BROKEN[case][0])
@@ -271,6 +272,7 @@ def test_listing_imports_no_plugin_and_asks_nobody_twice(tmp_path):
     assert len(list(tmp_path.glob("vader/plugins-*.json"))) == 1
 
 
+@pytest.mark.quick_cases("{", "[[]]")
 @pytest.mark.parametrize(
     "damage", ["", "{", "[]", '{"a": 3}', '{"a": {"error": null}}', "[" * 100_000, "\udcff"]
 )

@@ -34,6 +34,7 @@ def installed(tmp_path, monkeypatch):
 GOOD = b"summary: fine\nbackbone: {name: demo}\n"
 
 
+@pytest.mark.slow_cases("broken4")
 @pytest.mark.parametrize(
     "broken", [b"\xff\xfe", b"a: [", b"[1, 2]", b"", b"a: " + b"[" * 5000, b"x: &a [*a]", b"a: \x00"]
 )

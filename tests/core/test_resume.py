@@ -42,6 +42,7 @@ def kill_and_resume(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_killed_runs_resume_to_the_same_bytes(tmp_path):
     assert kill_and_resume(tmp_path, "--kills", "3").startswith("3 kills")
 

@@ -52,6 +52,7 @@ def test_two_stages_that_keep_everything_are_one_run(vader, tmp_path):
     assert [stage["steps"] for stage in summary["stages"]] == [2, 3]
 
 
+@pytest.mark.quick_cases("seam0")
 @pytest.mark.parametrize(
     "seam",
     [

@@ -259,6 +259,7 @@ def test_guard_adapt_goes_back_to_the_best_adapter_with_half_the_rate(vader, pus
     assert min(record["monitors"]["darkness"] for record in held) > pushed_on[-1]["monitors"]["darkness"]
 
 
+@pytest.mark.slow
 def test_an_adapted_run_resumes_to_the_same_bytes(vader, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert vader(*RUN, *ADAPT, "--out", whole) == 0

@@ -137,6 +137,7 @@ def opened(path, tmp_path, width):
     return json.loads(found[1])
 
 
+@pytest.mark.quick_cases("500")
 @pytest.mark.parametrize("width", [1280, 500])
 def test_a_browser_plays_every_sample(out, tmp_path, width):
     found = opened(out / "report.html", tmp_path, width)

@@ -88,6 +88,7 @@ def test_processes_give_the_same_table(films_folder, expected, tmp_path):
     assert read_manifest(tmp_path).rows == expected.rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["daft", pytest.param("ray", marks=pytest.mark.soak)])
 def test_engines_give_the_same_table(films_folder, expected, tmp_path, engine):
     """In a process of its own: Daft chooses its runner once per process."""
@@ -115,6 +116,7 @@ def test_engines_give_the_same_table(films_folder, expected, tmp_path, engine):
     assert set(begun.values()) == {1}
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(films_folder, expected, tmp_path):
     options = [part for option in OPTIONS for part in ("-o", option)]
     command, _ = vader(
@@ -175,6 +177,7 @@ def test_parts_that_are_none(text):
         parse_shard(text)
 
 
+@pytest.mark.slow
 def test_captions_images_and_a_late_score(films_folder, tmp_path):
     def say(question, pictures):
         return "Single image" if len(pictures) == 1 else "The video shows a Wall"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import footage
+import pytest
 import server
 
 from vader_core.cli import run as vader
 
 
+@pytest.mark.slow
 def test_footage_is_learned_from(tmp_path, capsys):
     for number in range(3):
         frames = footage.scenes(40, 40, seed=2 * number, height=96, width=96, speed=1)

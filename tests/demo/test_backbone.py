@@ -32,6 +32,7 @@ def backbone():
     return made
 
 
+@pytest.mark.slow
 def test_accuracy_on_held_out_captions(tmp_path):
     assert main(["--captions", "24", "--device", "cpu", "--out", str(tmp_path)]) == 0
     report = json.loads((tmp_path / "accuracy.json").read_text())

@@ -27,6 +27,7 @@ def subject(request):
     return backbone_subject("demo", request.param, prompts=PROMPTS)
 
 
+@pytest.mark.slow_cases("full-bfloat16", "full-checkpointing", "full-swapping", "full-gradient_to_lora")
 @pytest.mark.parametrize("clause", backbone_clauses(), ids=str)
 def test_backbone(subject, clause):
     clause.require(subject)
@@ -58,5 +59,6 @@ def test_prompt_source(options):
     check_prompt_source("demo", options)
 
 
+@pytest.mark.slow
 def test_clips_to_learn_from():
     check_prompt_source("demo_style", {"count": 12})

@@ -14,6 +14,7 @@ def parts():
     return make(add_testing_plugin(load_registry()), "demo", {}, prompts="demo")
 
 
+@pytest.mark.quick_cases("last-*")
 @pytest.mark.parametrize(
     ("gradient", "chosen", "refl_at", "detach"),
     [
@@ -36,6 +37,7 @@ def test_checkpointing_changes_nothing(parts):
     assert_equal(step(parts.with_model(checkpointing=True), gradient="last:2"), plain, 1e-12)
 
 
+@pytest.mark.slow
 def test_gradient_of_two_is_the_mean_of_two_of_one(parts):
     both = step(parts, gradient="last:2")
     one, other = (step(parts, gradient="last:2", indices=(index,)) for index in (0, 1))

@@ -37,12 +37,14 @@ MODELS = [
 ]
 
 
+@pytest.mark.quick_cases("wan-tiny", "ltx-tiny")
 @pytest.mark.parametrize(("backbone", "model"), MODELS, ids=lambda value: value)
 def test_contract(backbone, model):
     short = {} if backbone in ("wan_i2v", "cogvideox") else {"max_sequence_length": 16}  # written into those
     check_backbone(backbone, {"weights": "random", "model": model, **short})
 
 
+@pytest.mark.slow
 def test_contract_of_a_traced_pipeline(tmp_path):
     path = tiny_pipelines.build("wan", "tiny", tmp_path)
     request = GeometryRequest(height=32, width=32, num_frames=9)

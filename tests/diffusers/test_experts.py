@@ -15,6 +15,7 @@ torch.set_num_threads(1)
 REGISTRY = load_registry()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shift", "num_steps"),
     [

@@ -80,6 +80,7 @@ def test_every_name_in_a_command_is_installed():
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.slow_cases("start/first-run.md", "do/own-clips.md")
 @pytest.mark.parametrize("name", RUN)
 def test_the_blocks_run(name, tmp_path, monkeypatch, capsys):
     from vader_core.cli import run

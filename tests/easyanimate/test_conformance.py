@@ -16,6 +16,15 @@ def subject():
     return backbone_subject("easyanimate", OPTIONS, geometry=request)
 
 
+@pytest.mark.slow_cases(
+    "bfloat16",
+    "checkpointing",
+    "swapping",
+    "chosen_gradient",
+    "encoding",
+    "gradient_to_lora",
+    "chosen_frames",
+)
 @pytest.mark.parametrize("clause", backbone_clauses(), ids=str)
 def test_backbone(clause, subject):
     clause.require(subject)

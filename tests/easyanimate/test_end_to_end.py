@@ -55,12 +55,14 @@ def run(tmp_path_factory, registry) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_lora_moved(run, registry):
     adapter = find_adapter(str(run), registry)
     assert (adapter.rank, adapter.alpha, len(adapter.tensors)) == (2, 1.0, 2 * 95)
     assert all(value.abs().max() > 0 for value in adapter.tensors.values())
 
 
+@pytest.mark.slow
 def test_the_run_is_converted_and_sampled(run, registry, tmp_path):
     adapter, file = find_adapter(str(run), registry), tmp_path / "lora.safetensors"
     EasyAnimateLora().write(adapter, file)
@@ -97,6 +99,7 @@ def save_clip(path: Path, frames: int, seed: int) -> None:
             file.mux(packet)
 
 
+@pytest.mark.slow
 def test_a_lora_of_ones_own_pictures_and_clips(registry, tmp_path):
     folder = tmp_path / "clips"
     folder.mkdir()
@@ -148,6 +151,7 @@ def test_full_weights_are_saved_under_official_names(registry, tmp_path):
     assert torch.equal(again.denoiser.proj_out.weight, backbone.denoiser.proj_out.weight)
 
 
+@pytest.mark.slow
 def test_full_weights_are_exported_as_a_model_folder(registry, tmp_path):
     """The folder is what `--weights` and the official loader read: config.json and sharded safetensors."""
     changes = {

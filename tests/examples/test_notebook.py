@@ -59,6 +59,7 @@ def run_cells(folder):
     return values
 
 
+@pytest.mark.slow
 def test_the_cells_run_in_order(tmp_path, monkeypatch, display):
     monkeypatch.chdir(tmp_path)
     name, plan, outcome, clips, shape, page = run_cells(tmp_path)

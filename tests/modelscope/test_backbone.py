@@ -36,6 +36,7 @@ def subject():
     return backbone_subject("modelscope", OPTIONS, geometry=request)
 
 
+@pytest.mark.slow_cases("bfloat16", "checkpointing", "swapping", "chosen_gradient", "gradient_to_lora")
 @pytest.mark.parametrize("clause", backbone_clauses(), ids=str)
 def test_conformance(clause, subject):
     clause.require(subject)
@@ -81,6 +82,7 @@ def test_official_sizes_are_allowed():
         assert backbone.latent_shape(geometry) == (4, 16, size // 8, size // 8)
 
 
+@pytest.mark.slow
 def test_default_lora_covers_every_attention_projection():
     backbone = ModelScope(ModelScopeConfig(), device=torch.device("cpu"), dtype=torch.float32)
     with torch.device("meta"):
@@ -124,6 +126,7 @@ def test_checkpointing_changes_no_bit():
     assert not torch.equal(plain, other), "the dropout must have been on for this test to mean anything"
 
 
+@pytest.mark.slow
 def test_checkpointing_holds_fewer_activations():
     def held(on: bool) -> int:
         backbone = make()

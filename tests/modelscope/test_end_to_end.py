@@ -51,6 +51,7 @@ def run(tmp_path_factory, registry) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_ten_steps_raise_the_brightness(run):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     validations = [line for line in lines if line["kind"] == "validation"]
@@ -58,6 +59,7 @@ def test_ten_steps_raise_the_brightness(run):
     assert after > before + 0.01
 
 
+@pytest.mark.slow
 def test_every_layer_carries_a_lora_that_moved(run, registry):
     adapter = find_adapter(str(run), registry)
     shapes = architecture_shapes(TINY)
@@ -67,6 +69,7 @@ def test_every_layer_carries_a_lora_that_moved(run, registry):
     assert not still
 
 
+@pytest.mark.slow
 def test_the_run_is_sampled(run, tmp_path):
     from vader_core.cli.sample import command
 
@@ -85,6 +88,7 @@ def test_the_run_is_sampled(run, tmp_path):
     assert list((tmp_path / "samples").rglob("*.mp4"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [ListFormat, DiffusersFormat])
 def test_the_run_s_lora_goes_out_and_in_again(run, registry, tmp_path, kind):
     form = kind(architecture_shapes(TINY))
@@ -153,6 +157,7 @@ def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None
         assert float((value - theirs[name]).norm() / value.norm()) < 1e-3, name
 
 
+@pytest.mark.slow
 @pytest.mark.soak
 def test_neither_batching_nor_splitting_nor_recomputing_changes_the_gradient(tuned, registry):
     both = gradient_of(tuned, registry, (0, 1))

@@ -93,6 +93,7 @@ def test_list_means_up_of_down(tmp_path):
     assert (output(model) - output(unet())).abs().max() > 1e-2
 
 
+@pytest.mark.slow
 def test_list_of_the_full_model_is_found_by_the_registry(tmp_path):
     source = tmp_path / "100_unet.pt"
     with torch.device("meta"):
@@ -156,6 +157,7 @@ def stable_lora_file(path, rank: int = 2) -> dict[str, torch.Tensor]:
     return tensors
 
 
+@pytest.mark.slow
 def test_stable_lora_means_the_reshaped_product(tmp_path):
     """Against the library's formulas: the product reshaped; in time as k by k, then averaged."""
     path = tmp_path / "100_lora_text_to_video_unet.safetensors"

@@ -86,6 +86,7 @@ def test_facts(film, expected):
     assert str(facts.rate) == wanted["average_rate"]
 
 
+@pytest.mark.slow_cases("*bikes", "*bigbuckbunny", "*-long")
 @pytest.mark.parametrize(("film", "expected"), READABLE)
 def test_cascade_passes(film, expected):
     facts = probe(film)
@@ -120,6 +121,7 @@ def timecode(seconds):
     return f"{hours:02d}:{minutes:02d}:{rest // 1000:02d}.{rest % 1000:03d}"
 
 
+@pytest.mark.slow_cases("*bikes-*", "*bigbuckbunny-*", "*-long-*", "*-cuts-*")
 @pytest.mark.parametrize("preset", ["easyanimate_v2", "easyanimate_v2_article"])
 @pytest.mark.parametrize(("film", "expected"), READABLE)
 def test_easyanimate_clips(film, expected, preset):
@@ -132,6 +134,7 @@ def test_easyanimate_clips(film, expected, preset):
             assert times == expected[f"easyanimate_timecodes_max{longest}"]
 
 
+@pytest.mark.slow_cases("*bikes-*", "*bigbuckbunny-*", "*-long-*")
 @pytest.mark.parametrize("preset", ["opensora_1_1", "text2bricks"])
 @pytest.mark.parametrize(("film", "expected"), READABLE)
 def test_opensora_clips(film, expected, preset):
@@ -149,6 +152,7 @@ def test_opensora_clips(film, expected, preset):
     assert str(default.detector.options["min_scene_len"]) == own
 
 
+@pytest.mark.slow_cases("*bikes", "*bigbuckbunny", "*-long")
 @pytest.mark.parametrize(("film", "expected"), READABLE)
 def test_content_detector(film, expected):
     facts = probe(film)
@@ -178,6 +182,7 @@ def test_content_values(film, expected):
         assert seen[number - 1] == pytest.approx(value, abs=5e-5), number
 
 
+@pytest.mark.slow_cases("*bikes", "*bigbuckbunny")
 @pytest.mark.parametrize(("film", "expected"), READABLE)
 def test_motion(film, expected):
     facts = probe(film)
@@ -435,6 +440,7 @@ def scorer():
     return text_area.TextArea(TextAreaOptions())
 
 
+@pytest.mark.slow_cases("*a-pan*", "*a-static*")
 @pytest.mark.parametrize(("film", "expected"), ocr_cases())
 def test_text_boxes(film, expected, scorer):
     frame = read_frames(film, [expected["frame"]])[0]

@@ -268,6 +268,17 @@ def off(one, other) -> float:
     return float((one.clamp(0, 1) - other).abs().max()) / contrast
 
 
+@pytest.mark.quick_cases(
+    "wan-tiny",
+    "wan-tiny-a14b-*",
+    "wan_i2v-tiny",
+    "ltx-tiny",
+    "ltx2-tiny-2.3",
+    "cogvideox-tiny",
+    "hunyuan_video-tiny",
+    "hunyuan_video15-tiny-shift=9.0",
+    "diffusers-ltx/tiny",
+)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_video_is_diffusers(case, saved):
     path = saved(case.backbone, case.model, case.scheduler)
@@ -290,6 +301,7 @@ def picture_file(place: Path, seed: int) -> Path:
     return place
 
 
+@pytest.mark.slow_cases("first and last")
 @pytest.mark.parametrize(
     ("model", "network", "ends"),
     [("tiny", None, False), ("tiny", {"pos_embed_seq_len": 514}, True), ("tiny-a14b", None, True)],
@@ -360,6 +372,7 @@ def with_lora(backbone, rank=3, alpha=5.0):
             parameter.copy_(0.6 * drawn / parameter[0].numel() ** 0.5)
 
 
+@pytest.mark.quick_cases("wan-*", "ltx-*")
 @pytest.mark.parametrize("case", LORAS, ids=str)
 def test_lora_written_by_us_is_read_by_diffusers(case, saved, tmp_path):
     """Alpha is not the rank, so a scale that is left out is seen; so is a LoRA that changes nothing."""
@@ -385,6 +398,7 @@ def test_lora_written_by_us_is_read_by_diffusers(case, saved, tmp_path):
 # -- precision -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow_cases("hunyuan_video15")
 @pytest.mark.parametrize("backbone", ["wan", "ltx", "cogvideox", "hunyuan_video", "hunyuan_video15"])
 def test_half_precision_is_the_pipelines_own(backbone, saved):
     """A run's autocast changes no number: the pipeline runs its half weights without."""
@@ -510,6 +524,7 @@ def decoded_by_hand(case: Case, pipe, latents):
     return (pipe.vae.decode(latents).sample / 2 + 0.5).transpose(1, 2)
 
 
+@pytest.mark.quick_cases("wan-*")
 @pytest.mark.parametrize(
     ("case", "recompute"),
     [(GRADIENTS[0], False), *((case, True) for case in GRADIENTS)],

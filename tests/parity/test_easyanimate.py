@@ -425,6 +425,7 @@ def tuned_backbone(folder: Path, vae: str) -> EasyAnimate:
     return backbone
 
 
+@pytest.mark.quick_cases("*-last")
 @pytest.mark.parametrize(("path", "strategy"), strategies())
 def test_reward_gradient(path, strategy):
     said = read(path)
@@ -533,6 +534,7 @@ def lora_runs() -> list[Any]:
     ]
 
 
+@pytest.mark.slow_cases("*snr")
 @pytest.mark.parametrize("path", lora_runs())
 def test_lora_training_steps(path):
     said, held = read(path), load_file(path.with_suffix(".safetensors"))

@@ -208,6 +208,7 @@ def test_a_training_step_equals_the_reference(case, layout):
             close(gradients[key], value, key)
 
 
+@pytest.mark.quick_cases("last")
 @pytest.mark.parametrize("name", list(json.loads(found("values.json")[0].read_text())))
 def test_gradient_norms_equal_the_reference(name, layout):
     source = found("values.json")[0]

@@ -337,6 +337,7 @@ def geometry_of(backbone: VideoCrafter, noise: Tensor) -> Geometry:
     return Geometry(noise.shape[-2] * factor, noise.shape[-1] * factor, noise.shape[2], 24)
 
 
+@pytest.mark.slow_cases("*split")
 @pytest.mark.parametrize("split", [False, True], ids=["one-batch", "split"])
 def test_whole_sampling_trace(ddim_folder, split):
     stored, settings = load_file(ddim_folder / "trace.safetensors"), read_json(ddim_folder / "ddim.json")
@@ -368,6 +369,7 @@ def vader_cases() -> list[tuple[Path, str]]:
     ]
 
 
+@pytest.mark.slow_cases("*recomputed")
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
 @pytest.mark.parametrize(("folder", "case"), vader_cases(), ids=lambda value: getattr(value, "name", value))
 def test_vader_gradient(folder, case, checkpointing):

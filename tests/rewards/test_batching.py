@@ -57,6 +57,7 @@ def what_is_seen(reward, video):
     return [Prompt("", metadata={"object": str(row.mode().values.item())}) for row in best]
 
 
+@pytest.mark.slow_cases("dynamic_degree", "*dino")
 @pytest.mark.parametrize("variant", sorted(VARIANTS))
 def test_four_videos_and_prompts_score_as_four_alone(variant):
     reward, video = make(variant), videos(frames=1 if "dino" in variant else 2)
@@ -82,6 +83,7 @@ def test_every_video_is_scored_against_its_own_prompt(variant):
 BLACK_BOXES = {"jpeg_size", "dynamic_degree", "http"}
 
 
+@pytest.mark.quick_cases("*bfloat16")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("variant", sorted(set(REWARDS) - BLACK_BOXES))
 def test_half_precision_keeps_score_and_gradient(variant, dtype):

@@ -29,6 +29,17 @@ PROMPTS = (
 )
 
 
+@pytest.mark.slow_cases(
+    "dynamic_degree",
+    "video_reward",
+    "object_detection",
+    "mps",
+    "aesthetic_hps",
+    "background_consistency",
+    "hps_v3",
+    "actpred",
+    "pick_score",
+)
 @pytest.mark.parametrize("name", sorted(set(REWARDS) - {"http"}))
 def test_contract(name, monkeypatch):
     monkeypatch.setattr("vader_rewards.dynamic_degree.UPDATES", 1)  # of 20, which take long

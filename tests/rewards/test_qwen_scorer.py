@@ -291,6 +291,7 @@ def test_they_are_no_independent_judges_of_each_other():
     assert set(Mps.families) & set(PickScore.families)
 
 
+@pytest.mark.quick_cases("VqaYes")
 @pytest.mark.parametrize("kind", [VideoReward, HpsV3, VqaYes])
 def test_a_run_with_one_can_be_estimated(kind):
     registry = add_testing_plugin(load_registry())

@@ -173,6 +173,9 @@ def test_load_model_with_random_weights_needs_no_file():
 WITHOUT_WEIGHTS = ("jpeg_size", "temporal_flickering", "pick_score", "clip_score")
 
 
+@pytest.mark.slow_cases(
+    "actpred", "mps", "*grounding_dino_tiny", "aesthetic_hps", "image_reward", "hps_v3", "video_reward"
+)
 @pytest.mark.parametrize("row", [row for row in ROWS if row not in WITHOUT_WEIGHTS])
 def test_a_model_lies_whole_on_its_device(row):
     """The meta device stands for a GPU; PickScore reads its scale while it is made, so it cannot be there."""

@@ -94,6 +94,7 @@ def run(command, browser):
     return "first"
 
 
+@pytest.mark.slow
 def test_a_run_is_started_watched_stopped_and_resumed(run, command):
     assert (command.folder / "runs" / run / "report.html").is_file()
 
@@ -124,6 +125,7 @@ def test_a_lora_generates_a_clip_that_plays(run, command, watch):
     assert watched.outside() == []
 
 
+@pytest.mark.slow
 def test_runs_are_compared(run, command, watch):
     watched = watch(command.address)
     page = watched.open("/compare")

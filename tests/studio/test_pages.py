@@ -89,6 +89,7 @@ PAGES = [
 PAGES += ["/queue", "/batches", "/batches/{s}", "/label", "/nowhere"]
 
 
+@pytest.mark.quick_cases("1280-light")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_every_page_is_sound(filled, watch, width, scheme):
@@ -117,6 +118,7 @@ def test_a_run_that_another_process_trains_shows_its_time_left(filled, watch):
     (run / ".lock").unlink()
 
 
+@pytest.mark.slow
 def test_hostile_words_are_words(filled, watch):
     watched = watch(filled.address)
     page = watched.open(f"/batches/{filled.sample}")
@@ -130,6 +132,7 @@ def test_hostile_words_are_words(filled, watch):
     assert watched.wrong == []
 
 
+@pytest.mark.slow
 def test_a_clip_plays_and_is_enlarged_and_wiped(filled, watch):
     page = watch(filled.address).open(f"/batches/{filled.sample}")
     until(page, "document.querySelector('video').currentTime > 0")
@@ -151,6 +154,7 @@ def test_a_clip_plays_and_is_enlarged_and_wiped(filled, watch):
     assert page.locator("dialog[open]").count() == 0
 
 
+@pytest.mark.slow
 def test_a_mistake_stands_beside_its_field(filled, watch):
     watched = watch(filled.address)
     page = watched.open("/generate")
@@ -170,6 +174,7 @@ def test_a_mistake_stands_beside_its_field(filled, watch):
     assert watched.wrong == []
 
 
+@pytest.mark.slow
 def test_the_form_follows_the_model_and_a_job_fills_it_again(filled, watch):
     page = watch(filled.address).open("/generate")
     page.wait_for_selector("#f-prompt")
@@ -185,6 +190,7 @@ def test_the_form_follows_the_model_and_a_job_fills_it_again(filled, watch):
     assert page.locator(".lora input").first.input_value() == "0.5"
 
 
+@pytest.mark.slow
 def test_a_batch_is_scored_and_labelled_from_the_page(filled, watch):
     page = watch(filled.address).open("/generate")
     card = page.locator(f"#job-{filled.sample}")
@@ -207,6 +213,7 @@ def test_a_batch_is_scored_and_labelled_from_the_page(filled, watch):
     assert page.get_by_role("button", name="Undo the last answer").is_hidden()
 
 
+@pytest.mark.slow
 def test_a_clip_is_saved_in_any_form(filled, watch):
     watched = watch(filled.address)
     page = watched.open(f"/batches/{filled.sample}")
@@ -221,6 +228,7 @@ def test_a_clip_is_saved_in_any_form(filled, watch):
     assert watched.wrong == []
 
 
+@pytest.mark.slow
 def test_every_kind_of_job_stands_in_the_queue(filled, watch):
     watched = watch(filled.address)
     page = watched.open("/runs")
@@ -236,6 +244,7 @@ def test_every_kind_of_job_stands_in_the_queue(filled, watch):
     page.locator(f"#job-{name} .state.cancelled").wait_for()
 
 
+@pytest.mark.slow
 def test_pages_handed_on_need_nothing_and_play_from_a_folder(filled, watch, tmp_path):
     run = filled.studio.places.runs / "run_with_a_long_name_of_many_words"
     site = api.export_site([run, filled.studio.places.clips / filled.sample], tmp_path / "site")

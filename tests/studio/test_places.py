@@ -81,6 +81,7 @@ def test_five_hundred_addresses_read_nothing(trapped, served):
     assert SECRET not in served.ask("/batches/batch").body
 
 
+@pytest.mark.slow
 def test_five_hundred_hostile_requests_read_and_run_nothing(trapped, served):
     drawn = random.Random(1)
     outside = [

@@ -26,6 +26,7 @@ def subject():
     return backbone_subject("svd", {"weights": "random", "architecture": "tiny"})
 
 
+@pytest.mark.slow_cases("bfloat16", "checkpointing", "swapping", "chosen_gradient", "gradient_to_lora")
 @pytest.mark.parametrize("clause", backbone_clauses(), ids=str)
 def test_contract(clause, subject):
     clause.examine(subject)
@@ -62,6 +63,7 @@ def pipeline_of(backbone) -> StableVideoDiffusionPipeline:
     return pipeline
 
 
+@pytest.mark.quick_cases("1")
 @pytest.mark.parametrize("num_steps", [1, 3])
 def test_a_picture_file_becomes_the_pipelines_video(make_backbone, prompts, num_steps):
     backbone = make_backbone(noise_aug_strength=0.0, motion_bucket_id=90)
@@ -266,6 +268,7 @@ def test_encoding_a_video_is_framewise_and_scaled(tiny, geometry):
 # -- half precision ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.quick_cases("dtype0")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_the_encoder_stays_in_float32(make_backbone, prompts, geometry, dtype):
     half, single = make_backbone(dtype), make_backbone()
@@ -293,6 +296,7 @@ def lora_gradient(backbone, prompts, geometry, weight, scale):
     return torch.cat([gradient.flatten() for gradient in gradients]).double() / scale
 
 
+@pytest.mark.slow
 def test_loss_scaling_saves_the_last_steps_gradient_in_float16(make_backbone, prompts):
     weight, prompts, geometry = 0.01, prompts[:1], Geometry(16, 16, 2, 7)
     wanted = lora_gradient(make_backbone(), prompts, geometry, weight, 1.0)

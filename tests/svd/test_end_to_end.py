@@ -74,6 +74,7 @@ def test_the_lora_moved(run, registry):
     assert all(moved)
 
 
+@pytest.mark.slow
 def test_the_run_is_sampled(run, tmp_path):
     out = tmp_path / "samples"
     flags = ["--lora", str(run), "--max-prompts", "1", "--num-frames", "2", "--out", str(out)]
@@ -113,6 +114,7 @@ def apart(one, other) -> float:
     return float((one - other).norm() / other.norm())
 
 
+@pytest.mark.slow
 def test_a_batch_of_two_is_the_mean_of_two(tuned, prompts):
     both, _ = gradient(tuned, prompts)
     alone = [gradient(tuned, prompts[i : i + 1], Randomness(0, samples=(i,)))[0] for i in (0, 1)]
@@ -139,6 +141,7 @@ def test_three_segments_are_joined_without_the_repeated_frame(tuned, prompts):
     torch.testing.assert_close(video[:, 3:5], second[:, 1:], atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_boundary_frame_carries_gradient_only_when_asked(tuned, prompts):
     last, result = gradient(tuned, prompts, segments=3)
     assert result.frames == tuple(range(7))
@@ -149,6 +152,7 @@ def test_the_boundary_frame_carries_gradient_only_when_asked(tuned, prompts):
     assert apart(carried, every) > 1e-4
 
 
+@pytest.mark.slow
 def test_memory_of_a_graph_does_not_grow_with_the_segments(tuned, prompts):
     """Bytes kept for the backward pass, the same frames given to the reward."""
 
@@ -167,6 +171,7 @@ def test_memory_of_a_graph_does_not_grow_with_the_segments(tuned, prompts):
     assert kept(segments=3) < 1.1 * kept(segments=1)
 
 
+@pytest.mark.slow
 def test_one_middle_step_is_enough_for_a_gradient(tuned, prompts):
     middle, result = gradient(tuned, prompts, gradient="steps:1")
     assert result.steps == {1}
@@ -177,6 +182,7 @@ def test_one_middle_step_is_enough_for_a_gradient(tuned, prompts):
 # -- before the weights are there --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_default_run_is_planned_without_weights(registry):
     tree = {"backbone": {"name": "svd"}, "reward": [{"name": "brightness"}], "trainer": {"device": "cpu"}}
     facts = plan(validated(tree), registry=registry)

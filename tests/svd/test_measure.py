@@ -70,6 +70,7 @@ def test_the_error_falls_with_the_neighbours_to_nothing(make_backbone):
     assert backbone.config.neighbours == 3
 
 
+@pytest.mark.slow_cases("command0-*")
 @pytest.mark.parametrize(
     ("command", "heads", "rows"),
     [(["gradient", "--num-steps", "2"], "sigma", 4), (["decode"], "RMS", 2)],

@@ -132,6 +132,7 @@ def test_more_sequences_than_one_kernel_takes(backbone, monkeypatch):
         torch.testing.assert_close(backbone.denoiser(*arguments), whole, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow_cases("1")
 @pytest.mark.parametrize("size", [1, 2, None])
 def test_slices_change_no_number(backbone, size):
     geometry, latents = Geometry(16, 24, 5, 24), latents_of(5)

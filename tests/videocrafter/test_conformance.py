@@ -16,6 +16,7 @@ def backbone_case():
     return backbone_subject("videocrafter", OPTIONS, geometry=GeometryRequest(16, 24, 3))
 
 
+@pytest.mark.slow_cases("bfloat16", "checkpointing", "swapping", "chosen_gradient", "gradient_to_lora")
 @pytest.mark.parametrize("clause", backbone_clauses(), ids=str)
 def test_backbone(backbone_case, clause):
     assert clause.require(backbone_case)

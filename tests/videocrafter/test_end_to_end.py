@@ -80,12 +80,14 @@ def run(tmp_path_factory, registry) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_lora_moved(run, registry):
     adapter = find_adapter(str(run), registry)
     assert (adapter.rank, adapter.alpha, len(adapter.tensors)) == (2, 8.0, 108)
     assert all(value.abs().max() > 0 for value in adapter.tensors.values())
 
 
+@pytest.mark.slow
 @pytest.mark.soak
 def test_killed_and_resumed_it_ends_where_the_whole_run_ends(run, registry, tmp_path):
     folder = tmp_path / "killed"
@@ -99,6 +101,7 @@ def test_killed_and_resumed_it_ends_where_the_whole_run_ends(run, registry, tmp_
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+@pytest.mark.slow
 def test_the_run_is_sampled_and_converted(run, registry, tmp_path):
     flags = [
         "--lora",
@@ -160,6 +163,7 @@ def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None
         assert ((value - theirs[name]).norm() / value.norm()).item() < 1e-3, name
 
 
+@pytest.mark.slow
 def test_neither_batching_nor_splitting_nor_recomputing_changes_the_gradient(tuned, registry):
     both = gradient_of(tuned, registry, (0, 1))
     one, two = (gradient_of(tuned, registry, (index,)) for index in (0, 1))

@@ -121,13 +121,26 @@ def build_wheel(source: Path, out: Path) -> Path:
     return wheel
 
 
+class Wheels(dict[str, Path]):
+    """Wheels by distribution name; each is built when it is first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __missing__(self, name: str) -> Path:
+        self[name] = build_wheel(PACKAGES[name], self._folder / name)
+        return self[name]
+
+    def every(self) -> list[Path]:
+        """The wheel of each package."""
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(self.__getitem__, PACKAGES))
+
+
 @pytest.fixture(scope="session")
 def wheels(tmp_path_factory):
     """Every package's wheel, by distribution name."""
-    folder = tmp_path_factory.mktemp("wheels")
-    with ThreadPoolExecutor(2) as pool:
-        built = pool.map(lambda item: build_wheel(item[1], folder / item[0]), PACKAGES.items())
-    return dict(zip(PACKAGES, built, strict=True))
+    return Wheels(tmp_path_factory.mktemp("wheels"))
 
 
 @pytest.fixture(scope="session")
@@ -175,7 +188,7 @@ def core(make_environment, wheels):
 @pytest.fixture(scope="session")
 def everything(make_environment, wheels):
     """An environment with every package."""
-    return make_environment(*wheels.values())
+    return make_environment(*wheels.every())
 
 
 @pytest.fixture(scope="session")

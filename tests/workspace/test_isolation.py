@@ -32,6 +32,7 @@ def distribution(tmp_path):
     return lay_out
 
 
+@pytest.mark.quick_cases("brokenimport-*", "outdated-*")
 @pytest.mark.parametrize(
     ("name", "source", "requires", "words"),
     [
@@ -90,6 +91,7 @@ def test_two_plugins_that_claim_one_name_are_both_named(core, distribution):
     assert "reward 'shade' is registered by 'one' and 'two'; uninstall one of them" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_component_that_fails_when_made_is_named_without_a_traceback(core, distribution):
     source = SOUND.format(reward="fragile")
     source = source.replace('raise AssertionError("listing makes nothing")', "import nothing_like_it")

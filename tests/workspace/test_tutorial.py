@@ -26,6 +26,7 @@ def apart(make_environment, wheels):
     return make_environment(wheels["vader-core"])
 
 
+@pytest.mark.slow
 def test_every_command_of_the_tutorial_works(apart, tmp_path):
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     with apart.warm(tmp_path) as run:

@@ -17,6 +17,7 @@ SOURCES = {
 PLUGINS = [name for name in SOURCES if name != "vader-core"]
 
 
+@pytest.mark.quick_cases("vader-core", "vader-example")
 @pytest.mark.parametrize("name", SOURCES)
 def test_a_wheel_holds_its_package_and_nothing_else(wheels, name):
     package = name.replace("-", "_")
@@ -42,6 +43,7 @@ def test_a_wheel_holds_its_package_and_nothing_else(wheels, name):
         assert Requirement(core).specifier.contains(built)
 
 
+@pytest.mark.slow
 def test_source_distributions_hold_no_tests_and_no_goldens(tmp_path):
     import subprocess
     import sys
@@ -57,6 +59,7 @@ def test_source_distributions_hold_no_tests_and_no_goldens(tmp_path):
         assert not [entry for entry in inside if entry.startswith(("plugins", "tests/parity", "docs"))]
 
 
+@pytest.mark.slow
 def test_the_core_alone_lists_and_runs(core):
     listed = core.registry()
     assert listed["plugins"] == ["builtin"]
@@ -80,6 +83,7 @@ def test_the_core_alone_asked_to_train_names_what_to_install(core, tmp_path):
 COMMANDS = {"vader-data": ("data", "cut"), "vader-studio": ("studio",)}
 
 
+@pytest.mark.quick_cases("vader-example")
 @pytest.mark.parametrize("name", PLUGINS)
 def test_the_core_and_one_plugin(core, unpacked, name):
     alone = core.registry()["components"]
@@ -94,6 +98,7 @@ def test_the_core_and_one_plugin(core, unpacked, name):
         assert any(brought.values())
 
 
+@pytest.mark.slow
 def test_all_together(everything):
     listed = everything.registry()
     assert listed["errors"] == {}

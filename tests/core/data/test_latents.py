@@ -100,6 +100,7 @@ def test_a_model_that_starts_from_a_picture_trains_from_its_cache(vader, clips, 
     assert vader(*train, *arguments) == 0
 
 
+@pytest.mark.slow
 def test_clips_of_several_sizes_are_encoded_for_their_buckets(vader, tmp_path, write_clip_once, capsys):
     clips, cache, run = tmp_path / "clips", tmp_path / "cache", tmp_path / "run"
     clips.mkdir()

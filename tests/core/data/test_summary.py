@@ -50,6 +50,7 @@ def examined(thousand):
     return examine(read_folder(thousand), check=True)
 
 
+@pytest.mark.slow
 def test_a_thousand_clips_in_buckets(examined):
     """By hand: sizes of 15,360 pixels are below 0.8 of 36,864; a clip needs more frames than its bucket."""
     source = Videos(examined)
@@ -86,6 +87,7 @@ def test_a_thousand_clips_in_buckets(examined):
         summary.check(0.01)
 
 
+@pytest.mark.slow
 def test_a_thousand_clips_at_one_size(examined):
     source = Videos(examined, held_out=30)
     plan = OneSize(
@@ -100,6 +102,7 @@ def test_a_thousand_clips_at_one_size(examined):
     assert [share.name for share in summary.shares] == ["run"]
 
 
+@pytest.mark.slow
 def test_nothing_left_is_an_error(examined):
     source = Videos(examined)
     plan = OneSize(

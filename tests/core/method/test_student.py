@@ -102,6 +102,7 @@ def test_what_cannot_be_is_refused(vader, capsys, tmp_path, more, message):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_plan_says_what_updates_start_from(vader, capsys):
     given = ["train", "--backbone", "tiny", "-o", "backbone.schedule=epsilon", "--reward", "motion"]
     given += ["--prompts", "fixed", "--dry-run", "--json"]

@@ -37,6 +37,7 @@ def switched_off() -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 def test_every_program_and_its_gradient_in_the_interpreter() -> None:
     if find_spec("triton") is None:  # a platform without Triton computes with torch's own kernels
         assert kernels.Switch.find("vader_core.nn.launches") is None
@@ -274,6 +275,7 @@ def _filled(net: nn.Module) -> nn.Module:
     return net.double().eval().requires_grad_(False)
 
 
+@pytest.mark.quick_cases("*layout0")
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(
     ("make", "blocks"), [(_text_unet, 26), (_picture_unet, 21), (lambda: _picture_unet(3), 21)]

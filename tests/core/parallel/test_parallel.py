@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).parent
-#: What two processes look at in every run of the tests; all cases, and four processes, in the soak.
+#: What two processes look at in the slow tests; one of it in every run of the tests; all cases, and four
+#: processes, in the soak.
 QUICK = (
     "last",
     "last:3",
@@ -75,6 +76,11 @@ def check_figures(found: dict[str, Any]) -> None:
             assert value < 1e-6, (way, name)
 
 
+def test_two_processes_follow_the_last_gradient_of_one(tmp_path):
+    check(ranks(tmp_path, 2, "last"))
+
+
+@pytest.mark.slow
 def test_two_processes_follow_the_gradient_of_one(tmp_path):
     found = ranks(tmp_path, 2, *QUICK, "full", "waits", "figures of both", "unread")
     check_unread(found.pop("unread"))

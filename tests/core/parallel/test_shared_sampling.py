@@ -61,6 +61,7 @@ def same(one: Path, other: Path) -> None:
         torch.testing.assert_close(read_video(other / path.name), read_video(path), rtol=0, atol=0.15)
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_files_of_one(adapter: Path, prompts: Path, tmp_path: Path) -> None:
     words = (
         "sample",
@@ -94,6 +95,7 @@ def figures(adapter: Path) -> dict[str, Any]:
     return dict(json.loads(by_one("evaluate", adapter, *EVALUATION)[0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "parallel", [pytest.param((), marks=pytest.mark.soak), SHARD], ids=["whole", "pieces"]
 )

@@ -73,6 +73,7 @@ def test_the_process_is_left_as_it_was(registry: Registry) -> None:
     assert config.model_dump() == before
 
 
+@pytest.mark.quick_cases("False-1")
 @pytest.mark.parametrize(("recomputing", "accumulate"), [(False, 1), (True, 2)])
 def test_the_estimate_is_what_a_real_step_holds(
     registry: Registry, recomputing: bool, accumulate: int
@@ -86,6 +87,7 @@ def test_the_estimate_is_what_a_real_step_holds(
     assert found.peak - WORKSPACE / GIB == pytest.approx(held(registry, config), rel=0.05)
 
 
+@pytest.mark.quick_cases("awm", "store")
 @pytest.mark.parametrize(
     "objective",
     [
@@ -129,6 +131,7 @@ def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.quick_cases("lora")
 @pytest.mark.parametrize("kind", ["lora", "full"])
 def test_fine_tuning_is_estimated(registry: Registry, footage: Path, kind: str) -> None:
     own = {"objective": {"supervised": {"weight": 1.0}}, "reward": [], "tuning": {"kind": kind}}
@@ -188,6 +191,7 @@ def test_eight_bits_are_kept_as_bitsandbytes_keeps_them() -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_black_box_counts_as_its_input(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     score = BrightnessReward.score_frames
 
@@ -254,6 +258,7 @@ def test_the_estimate_follows_the_segments(registry: Registry, tmp_path: Path) -
         assert staged.phases["backward"] > one.parts["denoiser"]
 
 
+@pytest.mark.quick_cases("True")
 @pytest.mark.parametrize("used", [True, False])
 def test_the_estimate_is_of_the_kernels_that_the_run_uses(
     registry: Registry, monkeypatch: pytest.MonkeyPatch, used: bool
@@ -341,6 +346,7 @@ def test_a_shortened_rollout_is_told_the_times_of_the_whole_one(
     assert told == [times[0], times[16], times[19], times[0], times[19]]
 
 
+@pytest.mark.quick_cases("refl", "last")
 @pytest.mark.parametrize("gradient", ["random", "refl", "steps:2", "from:4", "last"])
 def test_every_gradient_choice_has_an_estimate(registry: Registry, gradient: str) -> None:
     found = _found(registry, objective={"gradient": gradient})
@@ -441,6 +447,7 @@ WAN += (
 )
 
 
+@pytest.mark.slow
 def test_the_estimate_is_of_the_precision_that_a_device_would_have(
     vader: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:

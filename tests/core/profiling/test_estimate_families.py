@@ -67,6 +67,7 @@ def test_every_backbone_has_an_estimate(name: str, tmp_path: Path) -> None:
         assert shared["estimated_sent_per_step_gib"]["weights" if way == "shard" else "sequence"] > 0
 
 
+@pytest.mark.slow
 def test_full_weights_in_pieces_have_an_estimate(tmp_path: Path) -> None:
     found = facts("opensora", tmp_path, 2, parallel={"shard": 2}, tuning={"kind": "full"})
     assert found["estimated_sent_per_step_gib"]["gradients"] > 0

@@ -28,6 +28,7 @@ def of(registry: Registry, processes: int, **parallel: Any) -> Estimate:
     return estimate(validated({**WAN, "parallel": parallel}), registry, processes=processes)
 
 
+@pytest.mark.slow
 def test_shared_weights_are_halved_and_sent_once_a_call(registry):
     alone, shared = of(registry, 1), of(registry, 2, shard=2)
     assert alone.traffic == {}

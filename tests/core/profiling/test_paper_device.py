@@ -48,6 +48,7 @@ def test_a_mask_takes_everything_and_its_opposite_nothing() -> None:
         assert x.masked_select(mask[..., None]).shape == (60,)
 
 
+@pytest.mark.slow
 def test_the_first_thing_a_process_does_may_be_on_paper() -> None:
     code = "from vader_core.profiling.paper_device import on_paper\nwith on_paper(): pass"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).parent
-SCENES = (
-    "whole killed_1 killed_0 hangs raises terminated interrupted launcher_killed mistake out_exists "
-    "different half_told other_number global_batch begun_again second_attempt kills:2"
+#: Scenes that are played together; some need the run of `whole`.
+QUICK = "whole killed_0 mistake out_exists different half_told other_number"
+FURTHER = (
+    "whole killed_1 hangs raises terminated interrupted launcher_killed global_batch begun_again "
+    "second_attempt kills:2"
 )
 
 
@@ -33,9 +35,21 @@ def scenes(folder: Path, names: str) -> dict[str, Any]:
     return found
 
 
+class Seen(dict[str, Any]):
+    """What happened by scene; played when it is first asked for."""
+
+    def __init__(self, factory: pytest.TempPathFactory) -> None:
+        self._factory = factory
+
+    def __missing__(self, name: str) -> Any:
+        names = QUICK if name in QUICK.split() else FURTHER
+        self.update(scenes(self._factory.mktemp("processes"), names))
+        return self[name]
+
+
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return scenes(tmp_path_factory.mktemp("processes"), SCENES)
+    return Seen(tmp_path_factory)
 
 
 def errors(said: str) -> list[str]:
@@ -49,6 +63,7 @@ def test_two_are_asked_for_two_run_and_two_are_recorded(seen):
     assert whole["summary"]["reward_queries"] == 12
 
 
+@pytest.mark.slow_cases("1")
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_process_ends_the_run_with_one_message_that_names_it(seen, rank):
     killed = seen[f"killed_{rank}"]
@@ -61,12 +76,14 @@ def test_a_killed_process_ends_the_run_with_one_message_that_names_it(seen, rank
     assert killed["seconds"] < 60
 
 
-def test_the_documented_command_goes_on_with_as_many_processes(seen):
-    for name in ("killed_0", "killed_1", "terminated", "interrupted"):
-        assert seen[name]["resumed"]["code"] == 0
-        assert seen[name]["adapter"] == seen["whole"]["adapter"], name
+@pytest.mark.quick_cases("killed_0")
+@pytest.mark.parametrize("name", ["killed_0", "killed_1", "terminated", "interrupted"])
+def test_the_documented_command_goes_on_with_as_many_processes(seen, name):
+    assert seen[name]["resumed"]["code"] == 0
+    assert seen[name]["adapter"] == seen["whole"]["adapter"]
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_named_after_the_timeout(seen):
     assert seen["hangs"]["code"] == 1
     (message,) = seen["hangs"]["said"].splitlines()
@@ -74,12 +91,14 @@ def test_a_process_that_hangs_is_named_after_the_timeout(seen):
     assert not seen["hangs"]["alive"]
 
 
+@pytest.mark.slow
 def test_an_unforeseen_error_is_told_once(seen):
     assert seen["raises"]["code"] == 1
     assert seen["raises"]["said"].count("Traceback") == 1
     assert "a fault of the test's own" in seen["raises"]["said"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "code"), [("terminated", 143), ("interrupted", 130)])
 def test_a_signal_lets_the_step_end_everywhere(seen, name, code):
     found = seen[name]
@@ -89,6 +108,7 @@ def test_a_signal_lets_the_step_end_everywhere(seen, name, code):
     assert errors(found["said"]) == []
 
 
+@pytest.mark.slow
 def test_processes_end_with_their_launcher(seen):
     assert seen["launcher_killed"]["code"] == -signal.SIGKILL
     assert seen["launcher_killed"]["children"] == 2
@@ -115,6 +135,7 @@ def test_processes_that_disagree_write_nothing(seen):
     assert not seen["different"]["exists"]
 
 
+@pytest.mark.slow
 def test_a_global_batch_is_the_same_on_any_number_of_processes(seen):
     found = seen["global_batch"]
     assert found["codes"] == [0, 0, 0], found["said"]
@@ -122,10 +143,12 @@ def test_a_global_batch_is_the_same_on_any_number_of_processes(seen):
     assert one == two
 
 
+@pytest.mark.slow
 def test_resume_auto_begins_and_goes_on(seen):
     assert seen["begun_again"] == {"codes": [0, 0], "steps": 2}
 
 
+@pytest.mark.slow
 def test_processes_that_are_started_again_find_each_other_whoever_is_first(seen):
     assert seen["second_attempt"] == [0, 0, 0, 0]
 
@@ -136,6 +159,7 @@ def check_kills(found: dict[str, Any]) -> None:
     assert found["slowest"] < 60
 
 
+@pytest.mark.slow
 def test_random_kills_lose_nothing(seen):
     check_kills(seen["kills"])
 
