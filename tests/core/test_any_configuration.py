@@ -137,7 +137,7 @@ COMMON = {
 
 
 @given(**CASE)
-@settings(max_examples=8, **COMMON)
+@settings(max_examples=5, **COMMON)
 def test_some_configurations_run_dry_or_end_in_one_message(vader, capsys, sane, flags, config):
     run_any(vader, capsys, sane, flags, config)
 

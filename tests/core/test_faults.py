@@ -32,7 +32,7 @@ def script(name: str, folder: Path, **options: object) -> str:
 
 @needs_cc
 def test_a_run_meets_faults_at_some_operations(tmp_path):
-    found = script("matrix.py", tmp_path, what="overwrite", moments=1)
+    found = script("matrix.py", tmp_path, what="train", moments=1)
     assert found.count(" of ") == found.count(", 0 wrong") == 4
 
 

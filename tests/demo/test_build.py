@@ -38,6 +38,7 @@ def test_a_build_in_pieces_is_the_build_in_one(built, tmp_path):
     assert not list(tmp_path.glob("*.partial-*"))
 
 
+@pytest.mark.slow
 def test_what_was_built_can_be_measured_and_has_the_shipped_shapes(built):
     parts = load_parts(built / "weights", CPU)
     assert parts.denoiser.patch_in.out_features == 160

@@ -27,7 +27,7 @@ def subject(request):
     return backbone_subject("demo", request.param, prompts=PROMPTS)
 
 
-@pytest.mark.slow_cases("full-bfloat16", "full-checkpointing", "full-swapping", "full-gradient_to_lora")
+@pytest.mark.slow_cases("full-*")
 @pytest.mark.parametrize("clause", backbone_clauses(), ids=str)
 def test_backbone(subject, clause):
     clause.require(subject)

@@ -58,6 +58,7 @@ def copied(folder, tmp_path):
     return Path(shutil.copytree(folder, tmp_path / "copy"))
 
 
+@pytest.mark.slow_cases("ltx2-*", "*-a14b")
 @pytest.mark.parametrize(("backbone", "name"), PUBLISHED, ids=lambda value: value)
 def test_published_models_need_no_network(backbone, name):
     """Defaults, geometry, schedule and size, from the JSON that ships; the size is the published one."""

@@ -82,6 +82,14 @@ def beside_ltx2(kind: str, config: Mapping[str, Any]) -> int:
         return count(getattr(ltx2, kind).from_config(dict(config)))
 
 
+@pytest.mark.quick_cases(
+    "wan-2.1-1.3b",
+    "ltx-2b",
+    "cogvideox-5b",
+    "hunyuan_video-13b",
+    "wan_i2v-2.1-14b-480p",
+    "hunyuan_video15-480p-t2v",
+)
 @pytest.mark.parametrize(("backbone", "name"), MODELS)
 def test_the_parameters_are_those_of_the_networks(backbone, name):
     assert published(backbone)[name].numbers == counted(backbone, name)

@@ -74,6 +74,7 @@ def test_a_slice_sees_its_neighbours_latents_and_a_chunk_does_not():
         assert not bool(z.grad[:, :, 2 * unit :].abs().max() > 0)
 
 
+@pytest.mark.quick_cases("size0")
 @pytest.mark.parametrize("size", [(64, 80), (96, 104), (60, 97), (32, 50)])
 def test_narrow_last_tiles(size):
     model = autoencoder()

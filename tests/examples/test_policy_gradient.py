@@ -82,6 +82,7 @@ def test_the_update_is_the_one_written_by_hand(registry):
         assert float((found[name] - value).abs().max()) <= 1e-9 * max(1.0, scale), name
 
 
+@pytest.mark.slow
 def test_its_memory_is_estimated(registry):
     """On paper as on the device: its rollout keeps every step, one of which has a graph at a time."""
     config = validated(

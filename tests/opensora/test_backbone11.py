@@ -73,6 +73,7 @@ def test_the_last_of_the_default_steps_takes_a_hundredth_of_the_prediction():
     assert defaults.gradient == "last:3"
 
 
+@pytest.mark.slow
 def test_the_default_gradient_reaches_the_lora_well():
     norms = []
     for last in (1, 3):

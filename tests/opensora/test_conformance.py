@@ -16,7 +16,7 @@ def subject():
     return backbone_subject("opensora", OPTIONS, geometry=request)
 
 
-@pytest.mark.slow_cases("swapping")
+@pytest.mark.slow_cases("bfloat16", "checkpointing", "swapping", "chosen_gradient", "gradient_to_lora")
 @pytest.mark.parametrize("clause", backbone_clauses(), ids=str)
 def test_backbone(clause, subject):
     clause.require(subject)

@@ -300,6 +300,7 @@ def test_sampling_tables(folder):
         assert [int(timestep) for timestep in reversed(told)] == official.tolist()
 
 
+@pytest.mark.quick_cases("*-plain")
 @pytest.mark.parametrize(("folder", "run"), cases("iddpm_sampling_*", "runs"))
 def test_sampling(folder, run):
     config, given = read(folder / "config.json"), load_file(folder / "trace.safetensors")

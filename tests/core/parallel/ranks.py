@@ -515,9 +515,21 @@ def waits(world: int, registry: Registry) -> list[float]:
     return found
 
 
+def _import_what_a_case_imports(registry: Registry) -> None:
+    """A case in this process: else each fork would import 1,000 modules, longer than its own work takes."""
+    before = dict(DTYPES)
+    gradient({**WAN, "parallel": {}}, registry)
+    DTYPES.update(before)
+    _JOINED.clear()
+    import vader_core.parallel.context
+    import vader_core.parallel.shard  # noqa: F401
+
+
 def main() -> None:
     world, place, *names = int(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]
+    torch.set_num_threads(1)
     registry = add_testing_plugin(load_registry())
+    _import_what_a_case_imports(registry)
     others = {"full": lambda: full(registry), "waits": lambda: waits(world, registry)}
     others["unread"] = lambda: unread(world, registry)
     others["stored"] = lambda: stored(world, registry)

@@ -221,6 +221,7 @@ def test_folding_is_captured_once_per_scale(captures: list[Any], net: Folded) ->
         assert len(captures) == graphs
 
 
+@pytest.mark.slow_cases("demo-*")
 @pytest.mark.parametrize(
     ("name", "num_frames"),
     [

@@ -87,7 +87,7 @@ def test_the_estimate_is_what_a_real_step_holds(
     assert found.peak - WORKSPACE / GIB == pytest.approx(held(registry, config), rel=0.05)
 
 
-@pytest.mark.quick_cases("awm", "store")
+@pytest.mark.quick_cases("store")
 @pytest.mark.parametrize(
     "objective",
     [
@@ -153,6 +153,7 @@ class _Kept(torch.optim.Optimizer):
                 self.state[parameter]["exp_avg"] = torch.zeros_like(parameter)
 
 
+@pytest.mark.slow
 def test_the_states_are_those_of_the_optimizer_that_is_asked_for(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +226,7 @@ def test_the_estimate_follows_the_levers(registry: Registry) -> None:
     assert "autoencoder" not in offloaded.parts
 
 
+@pytest.mark.slow
 def test_a_captured_step_holds_what_it_saves_all_the_time(registry: Registry) -> None:
     lean = {"gradient_checkpointing": False}
     plain, graphed = _performance(registry, **lean), _performance(registry, cuda_graphs="all", **lean)

@@ -52,6 +52,7 @@ def test_what_does_not_divide_is_refused(registry):
         of(registry, 4, shard=3)
 
 
+@pytest.mark.quick_cases("parallel1-0")
 @pytest.mark.parametrize(("parallel", "resting"), [({}, 1), ({"shard": 2}, 0)])
 def test_two_experts_in_pieces_stay_on_the_device(registry, monkeypatch, parallel, resting):
     """Whole, the one that does not predict rests in CPU memory; pieces are torch's to move, and stay."""

@@ -17,6 +17,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -346,11 +347,19 @@ def _children_of(pid: int, wait: float) -> list[int]:
     return children()
 
 
+def _import_what_a_run_imports(folder: Path) -> None:
+    """A run in this process: else each fork would import 1,000 modules, ten times its own work."""
+    with Path(os.devnull).open("w") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
+        assert run([*RUN, "--max-steps", "1", "--out", str(folder)]) == 0
+    import torch.distributed.fsdp  # noqa: F401
+
+
 def main() -> None:
     folder, result, names = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
     torch.set_num_threads(1)
     registry = add_testing_plugin(load_registry())
     train_module.load_registry = lambda: registry  # type: ignore[attr-defined]
+    _import_what_a_run_imports(folder / "imports")
     launcher.Popen = Forked  # type: ignore[misc,assignment]
     launcher.GRACE = 3.0
     misbehave()
