@@ -16,27 +16,37 @@ _FOLDER = str(Path(__file__).resolve().parent)
 if _FOLDER not in sys.path:
     sys.path.insert(0, _FOLDER)
 
-#: Files of 20 seconds and more. They are handed out first, so that no worker ends alone with one of them.
+#: Files of 15 seconds and more in `make test` or in `make slow`. They are handed out first, so that no worker ends
+#: alone with one of them.
 LONGEST = (
-    "core/parallel/test_shared_sampling.py",
-    "core/test_resume.py",
     "core/profiling/test_estimate.py",
+    "core/parallel/test_shared_sampling.py",
     "core/parallel/test_parallel.py",
     "core/test_conformance.py",
+    "workspace/test_tutorial.py",
     "core/training/test_processes.py",
-    "rewards/test_conformance.py",
+    "parity/test_data.py",
+    "parity/test_diffusers.py",
     "demo/test_exactness.py",
     "core/test_faults.py",
-    "parity/test_diffusers.py",
-    "core/test_training_run.py",
     "diffusers/test_backbones.py",
-    "parity/test_data.py",
-    "videocrafter/test_end_to_end.py",
+    "studio/test_end_to_end.py",
+    "studio/test_pages.py",
     "docs/test_pages.py",
-    "opensora/test_text_encoder.py",
-    "rewards/test_batching.py",
+    "core/profiling/test_estimate_families.py",
+    "core/test_any_configuration.py",
     "workspace/test_wheels.py",
-    "core/nn/test_functional.py",
+    "rewards/test_conformance.py",
+    "data/test_run.py",
+    "core/profiling/test_estimate_processes.py",
+    "core/test_resume.py",
+    "svd/test_backbone.py",
+    "parity/test_easyanimate.py",
+    "easyanimate/test_conformance.py",
+    "core/api/test_python_page.py",
+    "core/test_cli_information.py",
+    "core/method/test_nft.py",
+    "core/test_listing.py",
 )
 
 
