@@ -16,8 +16,8 @@ _FOLDER = str(Path(__file__).resolve().parent)
 if _FOLDER not in sys.path:
     sys.path.insert(0, _FOLDER)
 
-#: Files of 15 seconds and more in `make test` or in `make slow`. They are handed out first, so that no worker ends
-#: alone with one of them.
+#: Files of 15 seconds and more in `make test` or `make slow`. They are handed out first, so that no worker
+#: ends alone with one of them.
 LONGEST = (
     "core/profiling/test_estimate.py",
     "core/parallel/test_shared_sampling.py",
