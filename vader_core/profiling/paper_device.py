@@ -24,6 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from vader_core.parallel.whole import kind_of_pieces
 from vader_core.profiling.convolutions import CONVOLUTIONS, beside, laid_out
 from vader_core.profiling.graph_walk import (
     UsedOnce,
@@ -93,7 +94,9 @@ class PaperDevice(TorchDispatchMode):
         return sum(self._booked.get(key, 0) for key in keys)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """One operation."""
+        """One operation; one on tensors in pieces is made of others on what is held of them."""
+        if any(map(kind_of_pieces, types)):
+            return NotImplemented
         kwargs = kwargs or {}
         kwargs = {name: value for name, value in kwargs.items() if name != "pin_memory"}
         if func.namespace == "prim":  # a tensor is asked for its device or layout
