@@ -332,6 +332,12 @@ def test_a_push_writes_a_card_and_sends_nothing(vader, tmp_path, capsys, monkeyp
     ):
         assert words in card
     assert vader("push", run, "me/tiny-lora", "--dry-run") == 0  # the earlier upload is replaced
+    settings = run / "hub" / "adapter_config.json"
+    own = json.loads(settings.read_text())
+    for base, named in (("/home/me/wan-1.3b", "wan-1.3b"), ("Wan-AI/Wan2.1", "Wan-AI/Wan2.1"), (None, None)):
+        settings.write_text(json.dumps(own | {"base_model_name_or_path": base}))
+        pushed._name_alone(settings)
+        assert json.loads(settings.read_text()) == own | {"base_model_name_or_path": named}
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.txt").write_text("keep")
     assert vader("push", run, "me/tiny-lora", "--dry-run", "--out", tmp_path / "other") == 2
