@@ -68,11 +68,11 @@ def _describe(given: Any, key: list[Any], tensors: list[FakeTensor]) -> bool:
     for one in given:
         kind = type(one)
         if kind is FakeTensor:
-            if one.constant is not None or one.dtype.is_complex:
+            if not _is_plain(one):
                 return False
             tensors.append(one)
             key += (one.shape, one.stride(), one.storage_offset(), one.untyped_storage().nbytes())
-            key += (one.dtype, one.fake_device, one.is_neg())
+            key += (one.dtype, one.fake_device)
         elif kind in _NUMBERS:
             key += (kind, one)
         elif kind in _PLAIN:
@@ -91,6 +91,32 @@ def _describe(given: Any, key: list[Any], tensors: list[FakeTensor]) -> bool:
 def recall(key: Key | None) -> Outcome | None:
     """What the call of that key left before; ``None`` where there was none."""
     return None if key is None else _outcomes.get(key)
+
+
+def foresee(key: Key | None, args: Any, kwargs: dict[str, Any], tensors: list[FakeTensor]) -> Outcome | None:
+    """What a view leaves, which is a matter of shape and strides alone; ``None`` for anything else.
+
+    Args:
+        key: Of the call.
+        args: What it is given.
+        kwargs: The same, by name.
+        tensors: Those among them.
+    """
+    if key is None or len(tensors) != 1 or args[0] is not tensors[0] or not _is_plain_view(key[0]):
+        return None
+    one = tensors[0]
+    if one.untyped_storage().nbytes() < _reach(one):  # emptied: another view of it would fill it
+        return None
+    with torch._C._DisableTorchDispatch():
+        bare = _bare(one.untyped_storage(), one.shape, one.stride(), one.storage_offset(), one.dtype)
+        out = key[0](bare, *args[1:], **kwargs)
+    remember(key, tensors, out, 0)
+    return recall(key)
+
+
+@cache
+def _is_plain_view(func: Any) -> bool:
+    return _is_predictable(func) and (func.is_view or func is torch.ops.aten._unsafe_view.default)
 
 
 def remember(key: Key | None, tensors: list[FakeTensor], out: Any, beside: int) -> None:
@@ -137,22 +163,29 @@ def _leaf(made: Any, tensors: list[FakeTensor]) -> Leaf | None:
     for place, one in enumerate(tensors):
         if made is one:
             return _given(place)
-    if type(made) is not FakeTensor or made.constant is not None or made.requires_grad:
+    if made.requires_grad or not _is_plain(made):
         return None
-    if made.dtype.is_complex or made.is_neg():
-        return None
+    device = made.fake_device if isinstance(made, FakeTensor) else tensors[0].fake_device
     shape, stride, start = tuple(made.shape), made.stride(), made.storage_offset()
-    storage = made.untyped_storage()
-    last = start + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
-    wanted = (1 + last) * made.itemsize if made.numel() else 0
+    storage, reached = made.untyped_storage(), _reach(made)
     for place, one in enumerate(tensors):
         if one.untyped_storage()._cdata == storage._cdata:
-            if storage.nbytes() < wanted:  # emptied: a view made anew would fill it
-                return None
-            return _view(place, shape, stride, start, made.dtype, made.fake_device)
-    if start or storage.nbytes() != wanted:
-        return None
-    return _fresh(shape, stride, made.dtype, made.fake_device)
+            fits = reached <= storage.nbytes()  # in one that was emptied, a view made anew would fill it
+            return _view(place, shape, stride, start, made.dtype, device) if fits else None
+    return None if start or storage.nbytes() != reached else _fresh(shape, stride, made.dtype, device)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether shape, strides, dtype and device are all there is to know of it."""
+    return not (getattr(tensor, "constant", None) is not None or tensor.dtype.is_complex or tensor.is_neg())
+
+
+def _reach(tensor: Tensor) -> int:
+    """The bytes of its storage up to the last number of ``tensor``."""
+    if not tensor.numel():
+        return 0
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    return (1 + tensor.storage_offset() + sum((size - 1) * step for size, step in steps)) * tensor.itemsize
 
 
 def _same(value: Any) -> Leaf:
@@ -171,6 +204,11 @@ def _view(place: int, shape: Any, stride: Any, start: int, dtype: Any, device: A
 
 def _fresh(shape: Any, stride: Any, dtype: Any, device: Any) -> Leaf:
     return lambda maker, tensors: maker.fresh(shape, stride, dtype, device)
+
+
+def _bare(storage: Any, shape: Any, stride: Any, start: int, dtype: torch.dtype) -> Tensor:
+    """A tensor without a device on a storage that is there."""
+    return torch.empty(0, dtype=dtype, device="meta").set_(storage, start, shape, stride)
 
 
 class Maker:

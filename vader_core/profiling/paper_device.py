@@ -33,7 +33,7 @@ from vader_core.profiling.graph_walk import (
     walk_backward,
     walk_grad,
 )
-from vader_core.profiling.outcomes import Maker, key_of, recall, remember
+from vader_core.profiling.outcomes import Maker, foresee, key_of, recall, remember
 
 #: The allocator hands out multiples of this many bytes.
 GRAIN = 512
@@ -51,6 +51,7 @@ _EMPTY = (_aten.empty.memory_format, _aten.empty_like.default, _aten.empty_strid
 _HALF = (torch.bfloat16, torch.float16)
 _OPPOSITE = (_aten.bitwise_not.default, _aten.logical_not.default)
 _BY_MASK = (_aten.index.Tensor, _aten.nonzero.default, _aten.masked_select.default)
+_FILLS = (_aten.normal_.default, _aten.uniform_.default, _aten.zero_.default, _aten.fill_.Scalar)
 _DEVICE = torch.ops.prim.device.default
 
 
@@ -118,7 +119,7 @@ class PaperDevice(TorchDispatchMode):
             kwargs = {name: value for name, value in kwargs.items() if name != "pin_memory"}
         tensors: list[FakeTensor] = []
         key = key_of(func, args, kwargs, tensors)
-        known = recall(key)
+        known = recall(key) or foresee(key, args, kwargs, tensors)
         if known is None:
             return self._work_out(func, args, kwargs, key, tensors)
         return self._noted(func, args, self._maker.make(known, tensors), known.beside)
@@ -134,6 +135,8 @@ class PaperDevice(TorchDispatchMode):
         if not (
             any(map(_on_paper, args)) or any(map(_on_paper, kwargs.values())) or _asked(func, args, kwargs)
         ):
+            if func in _FILLS and args[0].is_meta:  # there is nothing to fill
+                return args[0]
             with unset_fake_temporarily():
                 return func(*args, **kwargs)
         if func is _aten._local_scalar_dense.default:
@@ -254,6 +257,7 @@ def on_paper() -> Iterator[PaperDevice]:
     Whatever asks for a real device's driver is answered in its place, and put back behind.
     """
     fake = FakeTensorMode(allow_non_fake_inputs=True)
+    fake.cache_enabled = False  # it keeps less, and asks more
     device = PaperDevice(fake)
     with ExitStack() as stack:
         # Before anything is replaced: it imports a compiler that looks at all of torch.
