@@ -166,7 +166,7 @@ def _leaf(made: Any, tensors: list[FakeTensor]) -> Leaf | None:
     if made.requires_grad or not _is_plain(made):
         return None
     device = made.fake_device if isinstance(made, FakeTensor) else tensors[0].fake_device
-    shape, stride, start = tuple(made.shape), made.stride(), made.storage_offset()
+    shape, stride, start = tuple(made.shape), made.stride(), int(made.storage_offset())
     storage, reached = made.untyped_storage(), _reach(made)
     for place, one in enumerate(tensors):
         if one.untyped_storage()._cdata == storage._cdata:
@@ -185,7 +185,8 @@ def _reach(tensor: Tensor) -> int:
     if not tensor.numel():
         return 0
     steps = zip(tensor.shape, tensor.stride(), strict=True)
-    return (1 + tensor.storage_offset() + sum((size - 1) * step for size, step in steps)) * tensor.itemsize
+    last = tensor.storage_offset() + sum((size - 1) * step for size, step in steps)
+    return int(1 + last) * tensor.itemsize
 
 
 def _same(value: Any) -> Leaf:
@@ -245,7 +246,7 @@ class Maker:
         )
 
     def _fake(self, bare: Tensor, device: torch.device) -> FakeTensor:
-        made: FakeTensor = Tensor._make_subclass(  # type: ignore[assignment]
+        made: FakeTensor = Tensor._make_subclass(
             FakeTensor, bare, False, dispatch_device=True, device_for_backend_keys=device
         )
         found = self._attributes.get(device)
