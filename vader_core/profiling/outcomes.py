@@ -241,9 +241,7 @@ class Maker:
         self, storage: Any, shape: Any, stride: Any, start: int, dtype: torch.dtype, device: torch.device
     ) -> FakeTensor:
         """A tensor on a storage that is there."""
-        return self._fake(
-            torch.empty(0, dtype=dtype, device="meta").set_(storage, start, shape, stride), device
-        )
+        return self._fake(_bare(storage, shape, stride, start, dtype), device)
 
     def _fake(self, bare: Tensor, device: torch.device) -> FakeTensor:
         made: FakeTensor = Tensor._make_subclass(

@@ -7,14 +7,10 @@ has its values.
 
 from __future__ import annotations
 
-import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cache
-from importlib import import_module
 from math import prod
-from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
@@ -33,6 +29,7 @@ from vader_core.profiling.graph_walk import (
     walk_backward,
     walk_grad,
 )
+from vader_core.profiling.launchless import without_launches
 from vader_core.profiling.outcomes import Maker, foresee, key_of, recall, remember
 
 #: The allocator hands out multiples of this many bytes.
@@ -50,7 +47,6 @@ _aten = torch.ops.aten
 _EMPTY = (_aten.empty.memory_format, _aten.empty_like.default, _aten.empty_strided.default)
 _HALF = (torch.bfloat16, torch.float16)
 _OPPOSITE = (_aten.bitwise_not.default, _aten.logical_not.default)
-_BY_MASK = (_aten.index.Tensor, _aten.nonzero.default, _aten.masked_select.default)
 _FILLS = (_aten.normal_.default, _aten.uniform_.default, _aten.zero_.default, _aten.fill_.Scalar)
 _DEVICE = torch.ops.prim.device.default
 
@@ -142,8 +138,6 @@ class PaperDevice(TorchDispatchMode):
         if func is _aten._local_scalar_dense.default:
             dtype = args[0].dtype
             return 1.0 if dtype.is_floating_point else True if dtype is torch.bool else 1
-        if func in _BY_MASK:
-            key = None  # what is known of a mask is not in the key
         func, args, kwargs = self._by_shape(func, args, kwargs)
         out, turned = func(*args, **kwargs), 0
         self.exchanged += _exchanged(func, out)
@@ -164,7 +158,7 @@ class PaperDevice(TorchDispatchMode):
         return out
 
     def _book(self, tensor: Any) -> None:
-        if not isinstance(tensor, FakeTensor) or tensor.fake_device.type != "cuda":
+        if type(tensor) is not FakeTensor or tensor.fake_device.type != "cuda":
             return
         storage = tensor.untyped_storage()
         key = storage._cdata
@@ -257,7 +251,7 @@ def on_paper() -> Iterator[PaperDevice]:
     Whatever asks for a real device's driver is answered in its place, and put back behind.
     """
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    fake.cache_enabled = False  # it keeps less, and asks more
+    fake.cache_enabled = False  # outcomes are remembered here, more of them
     device = PaperDevice(fake)
     with ExitStack() as stack:
         # Before anything is replaced: it imports a compiler that looks at all of torch.
@@ -339,43 +333,6 @@ def _resize(device: PaperDevice) -> Callable[[Any, int], Any]:
     return resize_
 
 
-class _Launchless(ModuleType):
-    """Stands for Triton: whatever is asked of it is there, and no program does anything."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _Launchless(name)
-
-    def __call__(self, *_: Any, **__: Any) -> Any:
-        return self
-
-    def __getitem__(self, grid: Any) -> Any:
-        return self
-
-
-@cache
-def _without_launches(name: str) -> ModuleType:
-    """A copy of a module of Triton programs that allocates as it does and launches nothing."""
-    package = sys.modules[name.rpartition(".")[0]]
-    siblings = ("triton_programs", name.rpartition(".")[2])
-    triton, language = _Launchless("triton"), _Launchless("triton.language")
-    vars(triton)["next_power_of_2"] = lambda value: 1 << (value - 1).bit_length()
-    stands = {"triton": triton, "triton.language": language}
-    taken = {**stands, **{f"{package.__name__}.{sibling}": None for sibling in siblings}}
-    before = {place: sys.modules.pop(place, None) for place in taken}
-    held = {sibling: vars(package).pop(sibling, None) for sibling in siblings}
-    sys.modules.update(stands)
-    try:
-        return import_module(name)
-    finally:
-        for places, kept in ((sys.modules, before), (vars(package), held)):
-            for place, module in kept.items():
-                places.pop(place, None)
-                if module is not None:
-                    places[place] = module
-
-
 _real_register_hook = torch.Tensor.register_hook
 
 
@@ -422,7 +379,7 @@ def _nothing(*_: Any, **__: Any) -> None: ...
 
 
 _REPLACED: dict[str, Any] = {
-    "vader_core.nn.functional.Switch.find": _without_launches,
+    "vader_core.nn.functional.Switch.find": without_launches,
     "vader_core.nn.functional.Switch.on": True,
     "torch.nn.functional.scaled_dot_product_attention": _attention,
     "torch.nn.Module._apply": _apply,
