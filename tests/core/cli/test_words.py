@@ -265,6 +265,24 @@ def test_a_plan_needs_no_accelerator_and_says_where_and_what(vader, capsys, monk
     assert not any("optional" in file["note"] for file in files)
 
 
+def test_a_plan_is_told_before_its_memory_is_estimated(vader, capsys, monkeypatch):
+    told = []
+
+    def estimated(*given, **named):
+        told.append(capsys.readouterr().out)
+        return {}
+
+    monkeypatch.setattr(importlib.import_module("vader_core.api.plan"), "memory_facts", estimated)
+    plan = [word for word in TRAIN if word != "--quiet"] + ["--prompts", "fixed", "--dry-run"]
+    assert vader(*plan) == 0
+    lines = told[0].splitlines()
+    assert [line.split()[0] for line in lines[:2] + lines[-3:]] == [
+        *("model", "learns"),
+        *("time", "files", "writes"),
+    ]
+    assert capsys.readouterr().out == "memory   estimated for a CUDA device alone\n"
+
+
 def test_a_plan_reads_the_captions_and_says_how_long_a_clip_must_be(tmp_path, capsys, monkeypatch):
     import torch
 
