@@ -8,6 +8,7 @@ from torchvision.transforms import v2
 from transformers import CLIPImageProcessor, VJEPA2VideoProcessor
 from vader_rewards.preprocessing import (
     centre_cropped,
+    clamped,
     clip_pixels,
     clip_processor_pixels,
     cropped_imagenet_pixels,
@@ -83,6 +84,16 @@ def test_values_beyond_the_range_are_clamped_without_gradient():
     assert images.grad[0, 0].abs().max() == 0
     assert images.grad[0, 1].abs().min() > 0
     assert images.grad[0, 2].abs().max() == 0
+
+
+def test_at_the_ends_of_the_range_there_is_no_gradient_in_any_version_of_torch():
+    images = torch.tensor([0.0, 0.25, 1.0]).requires_grad_()
+    found = clamped(images)
+    assert torch.equal(found, images)
+    found.sum().backward()
+    assert images.grad.tolist() == [0.0, 1.0, 0.0]
+    wild = torch.tensor([-3.0, 2.0, float("nan"), float("inf")])
+    assert torch.equal(clamped(wild).nan_to_num(9.0), wild.clamp(0, 1).nan_to_num(9.0))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,12 +38,22 @@ _NEEDS = {
 }
 
 
+#: Called twice for a run, or for each of its stages: with all facts but the memory, and ``False``; then, when
+#: that is estimated, with all of them, and ``True``.
+Found = Callable[[dict[str, Any], bool], object]
+
+
+def unheard(facts: dict[str, Any], whole: bool) -> None:
+    """Nobody listens."""
+
+
 def plan(
     config: RunConfig,
     *,
     registry: Registry | None = None,
     processes: int = 1,
     progress: Progress = unseen,
+    found: Found = unheard,
 ) -> dict[str, Any]:
     """Check everything that can be checked without weights and return the plan.
 
@@ -54,6 +65,7 @@ def plan(
         registry: Where the components come from; the installed plugins by default.
         processes: How many will train.
         progress: Told what is being done.
+        found: Told what is known as soon as it is.
 
     Returns:
         Facts by name; of a run in stages those of each, as ``stages``.
@@ -64,13 +76,18 @@ def plan(
     progress("checking the configuration", 0, 0)
     registry = registry or load_registry()
     if config.stages:
-        every = [
-            {
-                "stage": stage.name,
-                **plan(stage.config, registry=registry, processes=processes, progress=progress),
-            }
-            for stage in stages_of(config)
-        ]
+        every = []
+        for number, stage in enumerate(stages_of(config), 1):
+
+            def of_stage(
+                facts: dict[str, Any], whole: bool, name: str = stage.name, number: int = number
+            ) -> None:
+                found({"stage": name, "number": number, **facts}, whole)
+
+            facts = plan(
+                stage.config, registry=registry, processes=processes, progress=progress, found=of_stage
+            )
+            every.append({"stage": stage.name, **facts})
         return {"stages": every, "steps": total_steps(config)}
     asked, config = config.prompts, _with_prompts_here(config, registry)
     unread = config.prompts is not asked
@@ -90,13 +107,17 @@ def plan(
         facts["device"] = "cuda (none is here)"
     if config.data.source is not None:
         facts["data"] = assembly.videos.summary.as_dict()
+    found(facts, False)
     if config.trainer.device == "cpu":
+        found(facts, True)
         return facts
     progress("estimating the memory", 0, 0)
     cuda = torch.device("cuda")
     here = elsewhere or assembly.device.type == "cuda"
     on_cuda = settled if here else complete(config, registry, device=cuda)  # its defaults are not the CPU's
-    return facts | memory_facts(in_processes(on_cuda, layout), registry, processes=processes)
+    facts |= memory_facts(in_processes(on_cuda, layout), registry, processes=processes)
+    found(facts, True)
+    return facts
 
 
 def _with_prompts_here(config: RunConfig, registry: Registry) -> RunConfig:

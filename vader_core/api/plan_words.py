@@ -27,13 +27,31 @@ def plan_words(
         Labels of at most eight letters, and texts of one line or more.
     """
     registry = registry or load_registry()
-    shared = {"out": str(out), "files": wanted_files(config, registry)}
     found: list[tuple[str, str]] = []
     for number, one in enumerate(facts.get("stages", [facts]), 1):
-        if "stage" in one:
-            found.append(("stage", f"{number}: {one['stage']}"))
-        found += _lines({**one, **shared})
+        found += [*known_words(config, {**one, "number": number}, out, registry), memory_words(one)]
     return found
+
+
+def known_words(
+    config: RunConfig, facts: Mapping[str, Any], out: str | Path, registry: Registry
+) -> Iterator[tuple[str, str]]:
+    """All but the memory, which takes long to estimate: of a run, or of one stage.
+
+    Args:
+        config: What was planned.
+        facts: Of the run, or of a stage with its ``number``.
+        out: Where the run would be written.
+        registry: Where the components come from.
+    """
+    if "stage" in facts:
+        yield "stage", f"{facts['number']}: {facts['stage']}"
+    yield from _lines({**facts, "out": str(out), "files": wanted_files(config, registry)})
+
+
+def memory_words(facts: Mapping[str, Any]) -> tuple[str, str]:
+    """The line that comes last: what memory the run, or the stage, will ask for."""
+    return "memory", _memory(facts)
 
 
 def wanted_files(config: RunConfig, registry: Registry) -> list[dict[str, Any]]:
@@ -76,7 +94,6 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
         yield "clips", from_dict(facts["data"]).table()
     yield "device", f"{facts['device']}, {facts['precision']}"
-    yield "memory", _memory(facts)
     yield "time", "not known before the first steps: `vader bench` with the same options measures them"
     yield "files", _files(facts["files"])
     yield "writes", facts["out"]

@@ -12,6 +12,8 @@ from typing import Any
 from vader_core import __version__
 from vader_core.component import Component
 from vader_core.errors import MachineError, VaderError
+from vader_core.lora.adapter import BASE
+from vader_core.lora.reader import CONFIG_FILE
 from vader_core.paths import entered, without_folder
 from vader_core.progress import Progress, unseen
 from vader_core.registry import Registry, load_registry
@@ -73,6 +75,7 @@ def push(  # noqa: PLR0913 - what a person can ask for
     names = [path.name for path in place.iterdir() if path.name in _WEIGHTS or path.suffix == ".safetensors"]
     for name in sorted(set(names) - {"optimizer.safetensors"}):
         shutil.copyfile(place / name, target / name)
+    _name_alone(target / CONFIG_FILE)
     shown = _copy_clips(folder, target / "clips", clips)
     settings = (folder / "config.yaml").read_text(encoding="utf-8")
     (target / "config.yaml").write_text(handed_on(settings), encoding="utf-8")
@@ -94,6 +97,14 @@ def _checkpoint(folder: Path, *, best: bool) -> Path:
     if place is None:
         raise VaderError(f"{folder} has no whole checkpoint: there is nothing to share")
     return place
+
+
+def _name_alone(adapter: Path) -> None:
+    """Of the base model that an adapter's settings name, no folder of this machine."""
+    if adapter.is_file():
+        settings = json.loads(adapter.read_text(encoding="utf-8"))
+        settings[BASE] = without_folder(settings.get(BASE) or "") or None
+        adapter.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 
 
 def _fresh(target: Path) -> None:

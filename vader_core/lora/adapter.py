@@ -24,6 +24,8 @@ from vader_core.weights import save_tensors
 
 #: peft's own file names, so that peft reads our folders.
 TENSORS_FILE = TENSORS_FILES[0]
+#: Which of an adapter's settings names the model that it belongs to.
+BASE = "base_model_name_or_path"
 _PREFIX = "base_model.model."
 
 
@@ -315,7 +317,7 @@ def save_adapter(adapter: Adapter, folder: Path, base: str | None = None) -> Non
     config = {
         "peft_type": "LORA",
         "task_type": None,
-        "base_model_name_or_path": base,
+        BASE: base,
         "r": adapter.rank,
         "lora_alpha": adapter.alpha,
         "lora_dropout": 0.0,

@@ -15,8 +15,13 @@ if TYPE_CHECKING:
 
 def in_pieces(value: Any) -> TypeGuard[DTensor]:
     """Whether ``value`` is a tensor of which this process holds a part."""
+    return kind_of_pieces(type(value))
+
+
+def kind_of_pieces(kind: type) -> bool:
+    """Whether tensors of a class are held in parts."""
     module = sys.modules.get("torch.distributed.tensor")  # nothing is in pieces before it is loaded
-    return module is not None and isinstance(value, module.DTensor)
+    return module is not None and issubclass(kind, module.DTensor)
 
 
 def whole(value: Tensor) -> Tensor:

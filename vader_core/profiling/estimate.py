@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -284,13 +284,13 @@ class _Paper:
 
     def _parts(self) -> dict[str, float]:
         backbone, size_of = self.assembly.backbone, self.device.bytes_of
-        adapter = {id(parameter) for parameter in self.bench.parameters}
+        learning = {id(parameter) for parameter in self.bench.parameters}
         states = [value for state in self.bench.optimizer.state.values() for value in state.values()]
-        gradients = size_of(self.bench.parameters)
+        gradients = size_of(_own(self.bench.parameters))
         averages = [*self.averages, *(self.bench.trainer.average.tensors or {}).values()]
         found = {
-            "denoiser": size_of(held for held in _tensors(backbone.denoiser) if id(held) not in adapter),
-            "adapter and optimizer": gradients + size_of([*self.bench.parameters, *states, *averages]),
+            "denoiser": size_of(_tensors(backbone.denoiser, but=learning)),
+            "adapter and optimizer": gradients + size_of(_own([*self.bench.parameters, *states, *averages])),
         }
         for lever in self.assembly.model.levers:
             found[lever.holds] = lever.bytes
@@ -375,8 +375,13 @@ def _of_steps(sampler: Sampler, num_steps: int, chosen: Sequence[int]) -> Sample
     return short
 
 
-def _tensors(module: nn.Module) -> list[Tensor]:
-    return [own_piece(one)[0] for one in (*module.parameters(), *module.buffers())]
+def _tensors(module: nn.Module, but: Container[int] = ()) -> list[Tensor]:
+    return _own(one for one in (*module.parameters(), *module.buffers()) if id(one) not in but)
+
+
+def _own(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """What this process holds of them."""
+    return [own_piece(one)[0] for one in tensors]
 
 
 #: Options that take less memory, and how to tell that they are on.

@@ -7,14 +7,10 @@ has its values.
 
 from __future__ import annotations
 
-import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cache
-from importlib import import_module
 from math import prod
-from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
@@ -24,6 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from vader_core.parallel.whole import kind_of_pieces
 from vader_core.profiling.convolutions import CONVOLUTIONS, beside, laid_out
 from vader_core.profiling.graph_walk import (
     UsedOnce,
@@ -33,6 +30,8 @@ from vader_core.profiling.graph_walk import (
     walk_backward,
     walk_grad,
 )
+from vader_core.profiling.launchless import without_launches
+from vader_core.profiling.outcomes import Maker, foresee, key_of, recall, remember
 
 #: The allocator hands out multiples of this many bytes.
 GRAIN = 512
@@ -49,6 +48,8 @@ _aten = torch.ops.aten
 _EMPTY = (_aten.empty.memory_format, _aten.empty_like.default, _aten.empty_strided.default)
 _HALF = (torch.bfloat16, torch.float16)
 _OPPOSITE = (_aten.bitwise_not.default, _aten.logical_not.default)
+_FILLS = (_aten.normal_.default, _aten.uniform_.default, _aten.zero_.default, _aten.fill_.Scalar)
+_DEVICE = torch.ops.prim.device.default
 
 
 class Ledger:
@@ -72,6 +73,13 @@ class Ledger:
         self.peak = self.live
 
 
+class _Watched(weakref.ref[Any]):
+    """A storage that is told of when it goes."""
+
+    __slots__ = ("key",)
+    key: int
+
+
 class PaperDevice(TorchDispatchMode):
     """Runs every operation that touches the device on fake tensors and books the storages it leaves.
 
@@ -79,12 +87,14 @@ class PaperDevice(TorchDispatchMode):
     mask nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, fake: FakeTensorMode) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.ledger = Ledger()
+        self._maker = Maker(fake)
         #: Bytes that came out of exchanges with other processes; gathered weights are not among them.
         self.exchanged = 0
         self._booked: dict[int, int] = {}
+        self._watched: dict[int, _Watched] = {}
         self._false: set[int] = set()
 
     def bytes_of(self, tensors: Iterable[Tensor]) -> int:
@@ -92,10 +102,29 @@ class PaperDevice(TorchDispatchMode):
         keys = {tensor.untyped_storage()._cdata for tensor in tensors}
         return sum(self._booked.get(key, 0) for key in keys)
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled on paper: there is nothing to keep a compiler from."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """One operation."""
+        """One operation; one on tensors in pieces is made of others on what is held of them."""
+        if func is _DEVICE and type(args[0]) is FakeTensor:
+            return args[0].fake_device
+        if any(map(kind_of_pieces, types)):
+            return NotImplemented
         kwargs = kwargs or {}
-        kwargs = {name: value for name, value in kwargs.items() if name != "pin_memory"}
+        if "pin_memory" in kwargs:
+            kwargs = {name: value for name, value in kwargs.items() if name != "pin_memory"}
+        tensors: list[FakeTensor] = []
+        key = key_of(func, args, kwargs, tensors)
+        known = recall(key) or foresee(key, args, kwargs, tensors)
+        if known is None:
+            return self._work_out(func, args, kwargs, key, tensors)
+        return self._noted(func, args, self._maker.make(known, tensors), known.beside)
+
+    def _work_out(self, func: Any, args: Any, kwargs: Any, key: Any, tensors: list[FakeTensor]) -> Any:
+        """An operation that was not met before, or cannot be remembered."""
         if func.namespace == "prim":  # a tensor is asked for its device or layout
             return func(*args, **kwargs)
         if func is _aten.is_pinned.default:
@@ -105,25 +134,34 @@ class PaperDevice(TorchDispatchMode):
         if not (
             any(map(_on_paper, args)) or any(map(_on_paper, kwargs.values())) or _asked(func, args, kwargs)
         ):
+            if func in _FILLS and args[0].is_meta:  # there is nothing to fill
+                return args[0]
             with unset_fake_temporarily():
                 return func(*args, **kwargs)
         if func is _aten._local_scalar_dense.default:
             dtype = args[0].dtype
             return 1.0 if dtype.is_floating_point else True if dtype is torch.bool else 1
         func, args, kwargs = self._by_shape(func, args, kwargs)
-        out = func(*args, **kwargs)
+        out, turned = func(*args, **kwargs), 0
         self.exchanged += _exchanged(func, out)
-        self._note_opposite(func, args, out)
         if func in CONVOLUTIONS:
             out = laid_out(func, args, out)
+            turned = beside(func, args, out)
+        remember(key, tensors, out, turned)
+        return self._noted(func, args, out, turned)
+
+    def _noted(self, func: Any, args: Any, out: Any, turned: int) -> Any:
+        """What an operation left, booked."""
+        if func in _OPPOSITE:
+            self._note_opposite(args, out)
         for leaf in out if isinstance(out, tuple | list) else (out,):
             self._book(leaf)
-        if func in CONVOLUTIONS:
-            self.ledger.brush(beside(func, args, out))
+        if turned:
+            self.ledger.brush(turned)
         return out
 
     def _book(self, tensor: Any) -> None:
-        if not isinstance(tensor, FakeTensor) or tensor.fake_device.type != "cuda":
+        if type(tensor) is not FakeTensor or tensor.fake_device.type != "cuda":
             return
         storage = tensor.untyped_storage()
         key = storage._cdata
@@ -131,7 +169,8 @@ class PaperDevice(TorchDispatchMode):
             size = -(-storage.nbytes() // GRAIN) * GRAIN
             self._booked[key] = size
             self.ledger.book(size)
-            weakref.finalize(storage, self._erase, key).atexit = False
+            self._watched[key] = _Watched(storage, self._erase)
+            self._watched[key].key = key
 
     def resized(self, storage: Any) -> None:
         """Book a storage anew that was emptied or filled in place, as gathered weights are."""
@@ -142,17 +181,18 @@ class PaperDevice(TorchDispatchMode):
         self.ledger.book(size - self._booked[key])
         self._booked[key] = size
 
-    def _erase(self, key: int) -> None:
-        self.ledger.book(-self._booked.pop(key, 0))
-        self._false.discard(key)
+    def _erase(self, gone: _Watched) -> None:
+        self._watched.pop(gone.key, None)
+        self.ledger.book(-self._booked.pop(gone.key, 0))
+        self._false.discard(gone.key)
 
     # -- masks -------------------------------------------------------------------------------------------
 
     def _is_false(self, mask: Tensor) -> bool:
         return mask.untyped_storage()._cdata in self._false
 
-    def _note_opposite(self, func: Any, args: Any, out: Any) -> None:
-        if func in _OPPOSITE and out.dtype is torch.bool and not self._is_false(args[0]):
+    def _note_opposite(self, args: Any, out: Any) -> None:
+        if out.dtype is torch.bool and not self._is_false(args[0]):
             self._false.add(out.untyped_storage()._cdata)
 
     def _places(self, mask: Tensor) -> list[int]:
@@ -213,7 +253,9 @@ def on_paper() -> Iterator[PaperDevice]:
 
     Whatever asks for a real device's driver is answered in its place, and put back behind.
     """
-    device = PaperDevice()
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    fake.cache_enabled = False  # outcomes are remembered here, more of them
+    device = PaperDevice(fake)
     with ExitStack() as stack:
         # Before anything is replaced: it imports a compiler that looks at all of torch.
         stack.enter_context(torch.compiler.set_stance("force_eager"))
@@ -221,7 +263,7 @@ def on_paper() -> Iterator[PaperDevice]:
             stack.enter_context(patch(place, value))
         stack.enter_context(patch("torch.UntypedStorage.resize_", _resize(device)))
         stack.enter_context(UsedOnce.hooks())
-        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        stack.enter_context(fake)
         stack.enter_context(device)
         yield device
 
@@ -294,43 +336,6 @@ def _resize(device: PaperDevice) -> Callable[[Any, int], Any]:
     return resize_
 
 
-class _Launchless(ModuleType):
-    """Stands for Triton: whatever is asked of it is there, and no program does anything."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _Launchless(name)
-
-    def __call__(self, *_: Any, **__: Any) -> Any:
-        return self
-
-    def __getitem__(self, grid: Any) -> Any:
-        return self
-
-
-@cache
-def _without_launches(name: str) -> ModuleType:
-    """A copy of a module of Triton programs that allocates as it does and launches nothing."""
-    package = sys.modules[name.rpartition(".")[0]]
-    siblings = ("triton_programs", name.rpartition(".")[2])
-    triton, language = _Launchless("triton"), _Launchless("triton.language")
-    vars(triton)["next_power_of_2"] = lambda value: 1 << (value - 1).bit_length()
-    stands = {"triton": triton, "triton.language": language}
-    taken = {**stands, **{f"{package.__name__}.{sibling}": None for sibling in siblings}}
-    before = {place: sys.modules.pop(place, None) for place in taken}
-    held = {sibling: vars(package).pop(sibling, None) for sibling in siblings}
-    sys.modules.update(stands)
-    try:
-        return import_module(name)
-    finally:
-        for places, kept in ((sys.modules, before), (vars(package), held)):
-            for place, module in kept.items():
-                places.pop(place, None)
-                if module is not None:
-                    places[place] = module
-
-
 _real_register_hook = torch.Tensor.register_hook
 
 
@@ -377,7 +382,7 @@ def _nothing(*_: Any, **__: Any) -> None: ...
 
 
 _REPLACED: dict[str, Any] = {
-    "vader_core.nn.functional.Switch.find": _without_launches,
+    "vader_core.nn.functional.Switch.find": without_launches,
     "vader_core.nn.functional.Switch.on": True,
     "torch.nn.functional.scaled_dot_product_attention": _attention,
     "torch.nn.Module._apply": _apply,

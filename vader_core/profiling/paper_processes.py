@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 from unittest.mock import patch
 
 from torch import distributed as dist
 from torch import nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from vader_core.assembly.parts import Assembly
 from vader_core.parallel.layout import Layout
@@ -27,6 +29,7 @@ def processes_on_paper(layout: Layout) -> Iterator[Mesh | None]:
     if layout.shard == layout.context == 1 or dist.is_initialized():
         yield None
         return
+    from torch.distributed.tensor._sharding_prop import ShardingPropagator
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     with ExitStack() as stack:
@@ -38,9 +41,23 @@ def processes_on_paper(layout: Layout) -> Iterator[Mesh | None]:
         # What is on the CPU has its values and stays there: sequences are cut by them.
         place = "torch.distributed.fsdp._fully_shard._fsdp_state._to_kwargs"
         stack.enter_context(patch(place, lambda args, kwargs, *_: ((args,), (kwargs,))))
+        # Whole shapes, of which torch asks what an operation makes, take up nothing.
+        place = "torch.distributed.tensor._sharding_prop.ShardingPropagator"
+        name = "_propagate_tensor_meta_non_cached"
+        stack.enter_context(patch(f"{place}.{name}", _off_paper(getattr(ShardingPropagator, name))))
         dist.init_process_group("fake", rank=0, world_size=layout.world, store=FakeStore())
         stack.callback(dist.destroy_process_group)
         yield Mesh(layout, torch.device("cuda"), (0, 1))
+
+
+def _off_paper(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function``, whose tensors nobody books."""
+
+    def call(*args: Any) -> Any:
+        with _disable_current_modes():
+            return function(*args)
+
+    return call
 
 
 def traffic(assembly: Assembly, layout: Layout, *, differentiated: int, exchanged: float) -> dict[str, float]:
@@ -64,9 +81,9 @@ def traffic(assembly: Assembly, layout: Layout, *, differentiated: int, exchange
     if layout.shard > 1:
         before = min(1, plain) if config.parallel.keep_gathered else plain
         gathered = (before + 2 * differentiated) * _calls(assembly)
-        found["weights"] = (
-            micro * gathered * _others(_bytes_in_pieces(assembly.backbone.denoiser), layout.shard)
-        )
+        experts = max(1, len(assembly.backbone.experts()))  # of which a call gathers one
+        held = _bytes_in_pieces(assembly.backbone.denoiser) / experts
+        found["weights"] = micro * gathered * _others(held, layout.shard)
         scored = [part for term in assembly.rewards.terms for part in modules_of(term.reward)]
         found["rewards"] = micro * 2 * _others(sum(map(_bytes_in_pieces, scored)), layout.shard)
     if layout.context > 1:

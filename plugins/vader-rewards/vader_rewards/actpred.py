@@ -38,10 +38,14 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def build_videomae(layout: Mapping[str, Any]) -> Any:
-    """The classifier."""
+    """The classifier. Its keys have no bias, which some versions of transformers give them."""
     from transformers import VideoMAEConfig, VideoMAEForVideoClassification
 
-    return VideoMAEForVideoClassification(VideoMAEConfig(**layout))
+    model = VideoMAEForVideoClassification(VideoMAEConfig(**layout))
+    for name, part in model.named_modules():
+        if name.endswith(".attention.key"):
+            part.bias = None
+    return model
 
 
 def current_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

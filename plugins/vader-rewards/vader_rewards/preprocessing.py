@@ -26,8 +26,13 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def clamped(frames: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n 3 H W"]:
-    """Frames in float32, clamped to [0, 1]; outside that range the gradient is zero."""
-    return frames.float().clamp(0.0, 1.0)
+    """Frames in float32, clamped to [0, 1]; outside that range and at its ends the gradient is zero.
+
+    Versions of torch differ in the gradient of ``clamp`` at its ends, so it is written out.
+    """
+    frames = frames.float()
+    inside = (frames > 0.0) & (frames < 1.0)
+    return torch.where(inside, frames, frames.detach().clamp(0.0, 1.0))
 
 
 def normalised(

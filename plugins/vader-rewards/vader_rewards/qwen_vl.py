@@ -260,7 +260,7 @@ class QwenVL:
         size = fitted_size(height, width, self.patch * self.merge, *self.limits)
         with without_autocast(video.device):
             frames = resized(clamped(video.to(self.device)).flatten(0, 1), size, mode="bicubic")
-            frames = normalised(frames.clamp(0.0, 1.0), CLIP_MEAN, CLIP_STD).unflatten(0, (batch, count))
+            frames = normalised(clamped(frames), CLIP_MEAN, CLIP_STD).unflatten(0, (batch, count))
         if count % self.tubelet:
             more = self.tubelet - count % self.tubelet
             frames = torch.cat([frames, frames[:, -1:].expand(-1, more, -1, -1, -1)], dim=1)

@@ -265,6 +265,24 @@ def test_a_plan_needs_no_accelerator_and_says_where_and_what(vader, capsys, monk
     assert not any("optional" in file["note"] for file in files)
 
 
+def test_a_plan_is_told_before_its_memory_is_estimated(vader, capsys, monkeypatch):
+    told = []
+
+    def estimated(*given, **named):
+        told.append(capsys.readouterr().out)
+        return {}
+
+    monkeypatch.setattr(importlib.import_module("vader_core.api.plan"), "memory_facts", estimated)
+    plan = [word for word in TRAIN if word != "--quiet"] + ["--prompts", "fixed", "--dry-run"]
+    assert vader(*plan) == 0
+    lines = told[0].splitlines()
+    assert [line.split()[0] for line in lines[:2] + lines[-3:]] == [
+        *("model", "learns"),
+        *("time", "files", "writes"),
+    ]
+    assert capsys.readouterr().out == "memory   estimated for a CUDA device alone\n"
+
+
 def test_a_plan_reads_the_captions_and_says_how_long_a_clip_must_be(tmp_path, capsys, monkeypatch):
     import torch
 
@@ -332,6 +350,12 @@ def test_a_push_writes_a_card_and_sends_nothing(vader, tmp_path, capsys, monkeyp
     ):
         assert words in card
     assert vader("push", run, "me/tiny-lora", "--dry-run") == 0  # the earlier upload is replaced
+    settings = run / "hub" / "adapter_config.json"
+    own = json.loads(settings.read_text())
+    for base, named in (("/home/me/wan-1.3b", "wan-1.3b"), ("Wan-AI/Wan2.1", "Wan-AI/Wan2.1"), (None, None)):
+        settings.write_text(json.dumps(own | {"base_model_name_or_path": base}))
+        pushed._name_alone(settings)
+        assert json.loads(settings.read_text()) == own | {"base_model_name_or_path": named}
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.txt").write_text("keep")
     assert vader("push", run, "me/tiny-lora", "--dry-run", "--out", tmp_path / "other") == 2

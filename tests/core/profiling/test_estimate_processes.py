@@ -68,3 +68,20 @@ def test_two_experts_in_pieces_stay_on_the_device(registry, monkeypatch, paralle
     found = estimate(validated(pair), registry, processes=2)
     assert len(put_to_rest) == resting
     assert ("denoiser" in found.parts) == (not resting)
+    if not resting:  # a call gathers one of them, which is no larger than the tiny model
+        assert found.traffic["weights"] <= of(registry, 2, shard=2).traffic["weights"]
+
+
+def test_what_learns_in_pieces_is_booked_with_its_moments(registry):
+    """Tensors in pieces are booked by what is held of them, what torch asks of whole shapes is not."""
+    full = {**WAN, "tuning": {"kind": "full"}}
+    del full["lora"]
+    whole, pieces = (
+        estimate(validated({**full, "parallel": parallel}), registry, processes=2)
+        for parallel in ({}, {"shard": 2})
+    )
+    learning = "adapter and optimizer"
+    assert whole.parts[learning] / 2 < pieces.parts[learning] < 0.8 * whole.parts[learning]
+    assert pieces.parts["denoiser"] == whole.parts["denoiser"]
+    beside = [one.phases["optimizer"] - sum(one.parts.values()) for one in (whole, pieces)]
+    assert beside[1] < beside[0]
