@@ -83,7 +83,14 @@ def test_every_video_is_scored_against_its_own_prompt(variant):
 BLACK_BOXES = {"jpeg_size", "dynamic_degree", "http"}
 
 
-@pytest.mark.quick_cases("*bfloat16")
+@pytest.mark.quick_cases(
+    "hps-*bfloat16",
+    "aesthetic-*bfloat16",
+    "vjepa-*bfloat16",
+    "actpred-*bfloat16",
+    "compression-*bfloat16",
+    "mps-*bfloat16",
+)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("variant", sorted(set(REWARDS) - BLACK_BOXES))
 def test_half_precision_keeps_score_and_gradient(variant, dtype):
