@@ -228,11 +228,8 @@ class Backbone(ABC):
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[Prompt]) -> Text:
         """Both sides of ``prompts``, each distinct text encoded once and kept."""
-        positive = [prompt.text for prompt in prompts]
-        negative = [
-            self.defaults.negative_prompt if prompt.negative is None else prompt.negative
-            for prompt in prompts
-        ]
+        positive, usual = [prompt.text for prompt in prompts], self.defaults.negative_prompt
+        negative = [usual if prompt.negative is None else prompt.negative for prompt in prompts]
         missing = [text for text in dict.fromkeys(positive + negative) if self.text_cache.get(text) is None]
         if missing:
             encoded = self.encode_texts(missing)

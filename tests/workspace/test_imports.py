@@ -1,5 +1,6 @@
 """Who may import whom, over the whole import graph: imports in functions and under TYPE_CHECKING count."""
 
+import ast
 import importlib.util
 from pathlib import Path
 
@@ -110,3 +111,18 @@ def test_a_plugin_imports_only_what_is_public_in_the_core_and_no_other_plugin(pa
         assert private == [], f"{name} imports {private}"
         assert not targets - ours, f"{name} imports another plugin"
     assert found.circles(found.graph(package)) == []
+
+
+def test_nothing_in_the_core_is_too_long_to_read():
+    """Lines of a file, of a function with its docstring, and of the trainer."""
+    long = []
+    for path in sorted((ROOT / "vader_core").rglob("*.py")):
+        text = path.read_text()
+        parts = [("file", path.name, text.count("\n"), 450)]
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                parts.append(("function", node.name, node.end_lineno - node.lineno + 1, 60))
+            elif isinstance(node, ast.ClassDef) and node.name == "Trainer":
+                parts.append(("class", node.name, node.end_lineno - node.lineno + 1, 250))
+        long += [f"{kind} {name} of {path}: {lines}" for kind, name, lines, most in parts if lines > most]
+    assert long == []

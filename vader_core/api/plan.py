@@ -76,19 +76,7 @@ def plan(
     progress("checking the configuration", 0, 0)
     registry = registry or load_registry()
     if config.stages:
-        every = []
-        for number, stage in enumerate(stages_of(config), 1):
-
-            def of_stage(
-                facts: dict[str, Any], whole: bool, name: str = stage.name, number: int = number
-            ) -> None:
-                found({"stage": name, "number": number, **facts}, whole)
-
-            facts = plan(
-                stage.config, registry=registry, processes=processes, progress=progress, found=of_stage
-            )
-            every.append({"stage": stage.name, **facts})
-        return {"stages": every, "steps": total_steps(config)}
+        return _of_stages(config, registry, processes, progress, found)
     asked, config = config.prompts, _with_prompts_here(config, registry)
     unread = config.prompts is not asked
     elsewhere = _for_an_absent_accelerator(config)
@@ -118,6 +106,22 @@ def plan(
     facts |= memory_facts(in_processes(on_cuda, layout), registry, processes=processes)
     found(facts, True)
     return facts
+
+
+def _of_stages(
+    config: RunConfig, registry: Registry, processes: int, progress: Progress, found: Found
+) -> dict[str, Any]:
+    """Each stage's plan."""
+    every = []
+    for number, stage in enumerate(stages_of(config), 1):
+        where = {"stage": stage.name, "number": number}
+
+        def of_stage(facts: dict[str, Any], whole: bool, where: dict[str, Any] = where) -> None:
+            found({**where, **facts}, whole)
+
+        facts = plan(stage.config, registry=registry, processes=processes, progress=progress, found=of_stage)
+        every.append({"stage": stage.name, **facts})
+    return {"stages": every, "steps": total_steps(config)}
 
 
 def _with_prompts_here(config: RunConfig, registry: Registry) -> RunConfig:

@@ -62,9 +62,8 @@ def sample(  # noqa: PLR0913 - what a person can ask for
     """Sample ``count`` videos of every prompt.
 
     A clip is a function of its settings, its prompt and its seed alone; seeds count from ``trainer.seed``.
-    Each is written when it is done. What ``out`` holds of the same settings is not made again, unless it is
-    to be returned. In a process of a launcher the clips are shared out, ``batch_size`` at once to each; the
-    first one writes them, hears of them, and alone returns videos and scores.
+    Each is written when it is done, and not made again where ``out`` holds it, unless it is to be returned.
+    A launcher's processes share the clips, ``batch_size`` at once; the first alone writes and returns them.
 
     Args:
         config: What was asked for; its rewards are not used.
@@ -94,8 +93,7 @@ def sample(  # noqa: PLR0913 - what a person can ask for
     _check_asked(loras, count, batch_size, base=base)
     forms, place = checked_forms(also), None if out is None else entered(out)
     _refuse_many(config, registry, most_prompts if max_prompts is None else None, count)
-    listener = listener or Silence()
-    listener.phase("loading the model", 0, 0)
+    (listener := listener or Silence()).phase("loading the model", 0, 0)
     assembly, processes = shared_assembly(config, loras, registry, rewards, batch_size, opened, out=place)
     with processes.together(), process_switches(assembly.config):
         pairs = pairs_of(assembly.every_prompt()[:max_prompts], config.trainer.seed, count)

@@ -53,9 +53,7 @@ class SamplerSection(ComponentSection):
 class ObjectiveSection(ComponentSection):
     """One objective; its own options stand beside its weight."""
 
-    weight: float | None = Field(
-        None, description="Factor of its loss; left out, it runs where it is implied."
-    )
+    weight: float | None = Field(None, description="Factor of its loss; left out, it runs where implied.")
 
 
 class ScoredSection(ComponentSection):
