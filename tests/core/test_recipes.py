@@ -34,9 +34,11 @@ def installed(tmp_path, monkeypatch):
 GOOD = b"summary: fine\nbackbone: {name: demo}\n"
 
 
-@pytest.mark.slow_cases("broken4")
+@pytest.mark.slow_cases("deep")
 @pytest.mark.parametrize(
-    "broken", [b"\xff\xfe", b"a: [", b"[1, 2]", b"", b"a: " + b"[" * 5000, b"x: &a [*a]", b"a: \x00"]
+    "broken",
+    [b"\xff\xfe", b"a: [", b"[1, 2]", b"", b"a: " + b"[" * 5000, b"x: &a [*a]", b"a: \x00"],
+    ids=["bytes", "open", "list", "empty", "deep", "circle", "zero"],
 )
 def test_an_unreadable_recipe_breaks_nothing_else(installed, broken):
     registry = installed(broken_one={"bad": broken}, other={"good": GOOD})
